@@ -1,0 +1,138 @@
+"""Which backends exist, why one does not, and which one an op takes.
+
+Every backend refuses with a reason, and the first one that does not refuse is taken. A backend named in a call
+(``backend="native"``) is binding: if it refuses, the call raises. A backend preferred for a stretch of code
+(:func:`use_backend`) or for a process (``CAGC_BACKEND``) is tried first and passed over where it has no kernel;
+:func:`explain` tells which one runs and why.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from functools import cache
+from importlib import import_module
+from importlib.util import find_spec
+
+BACKENDS = ("reference", "native", "triton")
+OPS = ("bias_act", "upfirdn2d", "modulated_conv2d")
+
+# Compiled kernels first: on the host, native is one pass over memory; on the GPU it has no launcher to warm up.
+ORDER = ("native", "triton", "reference")
+
+# The op stems each backend has kernels for; a file of that name lies in the backend's folder.
+IMPLEMENTS = {
+    "reference": OPS,
+    "native": ("bias_act",),
+    "triton": ("bias_act",),
+}
+
+_DTYPES = {
+    "native": ("float32", "float64", "float16", "bfloat16"),
+    "triton": ("float32", "float64", "float16", "bfloat16"),
+}
+
+_preferred: ContextVar[str | None] = ContextVar("cagc_backend", default=None)
+
+
+def check_name(name: str, argument: str = "backend") -> str:
+    """``name`` if it is a backend's; ValueError listing the valid names otherwise."""
+    if name not in BACKENDS:
+        raise ValueError(f"{argument}: got {name!r}, expected one of {', '.join(BACKENDS)}")
+    return name
+
+
+@contextmanager
+def use_backend(name: str | None) -> Iterator[None]:
+    """Prefer ``name`` for every op called inside the block; ``None`` restores the default order.
+
+    Raises ValueError for an unknown name.
+    """
+    token = _preferred.set(None if name is None else check_name(name, "use_backend"))
+    try:
+        yield
+    finally:
+        _preferred.reset(token)
+
+
+def preferred() -> str | None:
+    """The backend preferred by :func:`use_backend`, else by the environment variable ``CAGC_BACKEND``."""
+    name = _preferred.get()
+    if name is None and (name := os.environ.get("CAGC_BACKEND")):
+        check_name(name, "CAGC_BACKEND")
+    return name or None
+
+
+@cache
+def unavailable(name: str) -> str | None:
+    """Why backend ``name`` cannot run in this process at all; None if it can. Found out once, then kept."""
+    if name == "native":
+        return import_module("cagc_kernels.native").REASON
+    if name == "triton" and find_spec("triton") is None:
+        return "triton is not installed (pip install 'cagc[triton]')"
+    return None
+
+
+def refusal(name: str, op: str, device: str = "cpu", dtype: str = "float32") -> str | None:
+    """Why backend ``name`` does not take ``op`` for a tensor of this device type and dtype; None if it does."""
+    if op not in IMPLEMENTS[name]:
+        return f"no {op} kernel"
+    if name == "reference":
+        return None
+    if reason := unavailable(name):
+        return reason
+    if dtype not in _DTYPES[name]:
+        return f"no {dtype} kernel (has {', '.join(_DTYPES[name])})"
+    if device == "cuda":
+        if name == "native" and import_module("cagc_kernels.native").CUDA_ARCHS is None:
+            return "compiled without CUDA (CAGC_CUDA=ON pip install . compiles it; needs nvcc)"
+        return None
+    if name == "triton":
+        if device == "cpu" and os.environ.get("TRITON_INTERPRET") == "1":
+            return None
+        return f"needs a CUDA tensor, got {device} (TRITON_INTERPRET=1 runs it on the CPU, slowly)"
+    return None if device == "cpu" else f"no {device} kernel"
+
+
+def _dtype_name(dtype: object) -> str:
+    return str(dtype).removeprefix("torch.")
+
+
+@cache
+def _select(op: str, backend: str | None, first: str | None, device: str, dtype: str) -> str:
+    if backend is not None:
+        if reason := refusal(check_name(backend), op, device, dtype):
+            raise ValueError(f"backend: {backend!r} does not take {op} of {dtype} on {device}: {reason}")
+        return backend
+    order = ORDER if first is None else (first, *ORDER)
+    return next(name for name in order if refusal(name, op, device, dtype) is None)
+
+
+def select(op: str, backend: str | None, device: str, dtype: object) -> str:
+    """The backend that ``op`` takes. Raises ValueError if ``backend`` is named but unknown or refuses."""
+    return _select(op, backend, None if backend is not None else preferred(), device, _dtype_name(dtype))
+
+
+def explain(op: str, device: str = "cpu", dtype: object = "float32") -> str:
+    """One line per backend: taken, or skipped and why.
+
+    >>> print(explain("bias_act", device="cpu"))    # doctest: +SKIP
+    bias_act on cpu, float32:
+      native     taken
+      triton     skipped: needs a CUDA tensor, got cpu (TRITON_INTERPRET=1 runs it on the CPU, slowly)
+      reference  skipped: native comes first
+
+    ``dtype`` is a ``torch.dtype`` or its name. Raises ValueError for an unknown op.
+    """
+    if op not in OPS:
+        raise ValueError(f"op: got {op!r}, expected one of {', '.join(OPS)}")
+    dtype = _dtype_name(dtype)
+    taken = select(op, None, device, dtype)
+    first = preferred()
+    lines = [f"{op} on {device}, {dtype}:" + (f" (preferred: {first})" if first else "")]
+    for name in ORDER:
+        reason = refusal(name, op, device, dtype) or f"{taken} comes first"
+        lines.append(f"  {name:<10} " + ("taken" if name == taken else f"skipped: {reason}"))
+    return "\n".join(lines)

@@ -1,0 +1,17 @@
+"""The public ops: argument checks, choice of backend, registration with PyTorch."""
+
+from .bias_act import bias_act, fused_leaky_relu
+from .modulated_conv2d import modulated_conv2d, styled_conv2d
+from .upfirdn2d import downsample2d, filter2d, setup_filter, upfirdn2d, upsample2d
+
+__all__ = [
+    "bias_act",
+    "downsample2d",
+    "filter2d",
+    "fused_leaky_relu",
+    "modulated_conv2d",
+    "setup_filter",
+    "styled_conv2d",
+    "upfirdn2d",
+    "upsample2d",
+]

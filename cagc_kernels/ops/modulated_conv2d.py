@@ -1,0 +1,148 @@
+"""Modulated convolution and the generator layer built on it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+
+from .. import backend as _backend
+from ..reference import modulated_conv2d as reference
+from ..reference.bias_act import ACTIVATIONS
+from . import checks
+from .bias_act import bias_act
+from .upfirdn2d import check_filter
+
+
+def modulated_conv2d(
+    x: torch.Tensor,
+    weight: torch.Tensor,
+    styles: torch.Tensor,
+    noise: torch.Tensor | None = None,
+    up: int = 1,
+    down: int = 1,
+    padding: int | Sequence[int] = 0,
+    resample_filter: torch.Tensor | None = None,
+    demodulate: bool = True,
+    flip_weight: bool = True,
+    backend: str | None = None,
+) -> torch.Tensor:
+    """Convolution whose input channels are scaled by a style per sample (StyleGAN2, eqs. 1 and 3).
+
+        d[n, o] = rsqrt(Σ_i styles[n, i]² · Σ_k weight[o, i, k]² + 1e-8)      (1 without ``demodulate``)
+        y[n, o] = d[n, o] · conv(x[n] · styles[n], weight)[o] + noise
+
+    The activations are modulated, never the weights: one dense convolution serves the whole batch.
+
+    Args:
+        x: [N, I, H, W], any floating-point dtype; all other tensors have the same.
+        weight: [O, I, kh, kw], shared by the batch and used as it is: scale it by 1/√fan_in before.
+        styles: [N, I].
+        noise: broadcast over the output, [N or 1, 1, H', W']; added after demodulation.
+        up, down: integer factors of resampling by ``resample_filter``; not both above 1.
+        padding: of the convolution, at the up-sampled resolution: one number, ``[x, y]`` or ``[x0, x1, y0, y1]``.
+        resample_filter: float32 taps from :func:`cagc_kernels.setup_filter`; None is identity.
+        demodulate: normalise each filter of each sample to unit energy.
+        flip_weight: correlate (as ``torch.nn.Conv2d``); False mirrors the kernel.
+        backend: "reference", "native", "triton", or None to choose.
+
+    Returns:
+        [N, O, H', W'] in the dtype of ``x``.
+
+    Raises:
+        TypeError, ValueError: before any work, naming the argument.
+
+    In float16 with ``demodulate``, weight and styles are normalised first, so that the convolution stays in range.
+    Differentiable any number of times in x, weight, styles and noise.
+    """
+    _check(x, weight, styles, noise, up, down, padding, resample_filter)
+    _backend.select("modulated_conv2d", backend, x.device.type, x.dtype)
+    return reference.modulated_conv2d(
+        x, weight, styles, noise, up, down, padding, resample_filter, demodulate, flip_weight
+    )
+
+
+def _check(x, weight, styles, noise, up, down, padding, resample_filter) -> None:
+    checks.tensor("x", x, 4, "[N, I, H, W]")
+    checks.tensor("weight", weight, 4, "[O, I, kh, kw]")
+    checks.tensor("styles", styles, 2, "[N, I]")
+    checks.like("weight", weight, "x", x)
+    checks.like("styles", styles, "x", x)
+    if weight.shape[1] != x.shape[1]:
+        raise ValueError(f"weight: got {weight.shape[1]} input channels, expected {x.shape[1]} as x")
+    checks.shape("styles", styles, x.shape[:2], "samples and channels of x")
+    if noise is not None:
+        checks.tensor("noise", noise)
+        checks.like("noise", noise, "x", x)
+    for name, factor in (("up", up), ("down", down)):
+        if isinstance(factor, bool) or not isinstance(factor, int):
+            raise TypeError(f"{name}: got {factor!r}, expected an integer")
+        if factor < 1:
+            raise ValueError(f"{name}: got {factor}, expected at least 1")
+    if up > 1 and down > 1:
+        raise ValueError(f"up, down: got {up} and {down}, expected one of them to be 1")
+    pad = reference.parse_padding(checks.integers("padding", padding, (2, 4)) if padding != 0 else 0)
+    check_filter("resample_filter", resample_filter, x)
+
+
+def styled_conv2d(
+    x: torch.Tensor,
+    weight: torch.Tensor,
+    styles: torch.Tensor,
+    bias: torch.Tensor,
+    noise: torch.Tensor | None = None,
+    up: int = 1,
+    resample_filter: torch.Tensor | None = None,
+    demodulate: bool = True,
+    act: str = "lrelu",
+    alpha: float | None = None,
+    gain: float | None = None,
+    clamp: float | None = None,
+    next_styles: torch.Tensor | None = None,
+    backend: str | None = None,
+) -> torch.Tensor:
+    """A layer of the generator: modulated convolution, noise, bias, activation, gain, clamp.
+
+    Equivalent to::
+
+        y = modulated_conv2d(x, weight, styles, noise, up, 1, k // 2, resample_filter, demodulate, flip_weight=up == 1)
+        y = bias_act(y, bias, 1, act, alpha, gain, clamp)
+        y = y * next_styles[:, :, None, None]                # when given: the next layer's modulation
+
+    Args:
+        x: [N, I, H, W]; all other tensors have its dtype.
+        weight: [O, I, k, k], k odd.
+        styles: [N, I].
+        bias: [O].
+        noise: broadcast over [N, O, H·up, W·up]: [N or 1, 1, H·up, W·up], scaled by the caller.
+        next_styles: [N, O]; the next layer then takes styles of one.
+        act, alpha, gain, clamp: see :func:`cagc_kernels.bias_act`.
+        up, resample_filter, demodulate, backend: see :func:`modulated_conv2d`. A named backend binds the op as a
+            whole; by default each part takes the best one that has it.
+
+    Returns:
+        [N, O, H·up, W·up].
+
+    Raises:
+        TypeError, ValueError: before any work, naming the argument.
+    """
+    _check(x, weight, styles, noise, up, 1, 0, resample_filter)
+    kh, kw = weight.shape[2:]
+    if kh != kw or kh % 2 == 0:
+        raise ValueError(f"weight: got a {kh} x {kw} kernel, expected a square one of odd size")
+    checks.tensor("bias", bias, 1, "[O]")
+    checks.like("bias", bias, "x", x)
+    checks.shape("bias", bias, weight.shape[:1], "outputs of weight")
+    checks.choice("act", act, tuple(ACTIVATIONS))
+    for name, value, minimum in (("alpha", alpha, None), ("gain", gain, None), ("clamp", clamp, 0)):
+        checks.number(name, value, minimum)
+    if next_styles is not None:
+        checks.tensor("next_styles", next_styles, 2, "[N, O]")
+        checks.like("next_styles", next_styles, "x", x)
+        checks.shape("next_styles", next_styles, (x.shape[0], weight.shape[0]), "samples of x, outputs of weight")
+    chosen = _backend.select("modulated_conv2d", backend, x.device.type, x.dtype)
+    y = reference.modulated_conv2d(
+        x, weight, styles, noise, up, 1, kh // 2, resample_filter, demodulate, flip_weight=up == 1
+    )
+    y = bias_act(y, bias, 1, act, alpha, gain, clamp, backend=backend and chosen)
+    return y if next_styles is None else y * next_styles[:, :, None, None]

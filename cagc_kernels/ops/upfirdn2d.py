@@ -1,0 +1,177 @@
+"""Up-sampling, FIR filtering and down-sampling of image batches."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+
+from .. import backend as _backend
+from ..reference import upfirdn2d as reference
+from . import checks
+
+
+def setup_filter(
+    f: torch.Tensor | Sequence | float | None,
+    device: torch.device | str = "cpu",
+    normalize: bool = True,
+    flip_filter: bool = False,
+    gain: float = 1,
+    separable: bool | None = None,
+) -> torch.Tensor:
+    """Prepare FIR taps for :func:`upfirdn2d`.
+
+    Args:
+        f: taps as a number, a vector [k] or a matrix [kh, kw] (tensor, nested sequence), or None for identity.
+        device: where the result lives.
+        normalize: divide by the sum of the taps, so that a constant image stays as it is.
+        flip_filter: mirror the taps.
+        gain: total signal gain; a separable filter gets the square root of it on each axis.
+        separable: keep a vector as it is. Default: a vector of 8 or more taps stays, a shorter one becomes its
+            outer product.
+
+    Returns:
+        float32 taps, [kh, kw] or, when separable, [k].
+
+    Raises:
+        ValueError: more than two dimensions, no taps, taps that sum to zero with ``normalize``, or a matrix with
+            ``separable=True``.
+    """
+    taps = torch.as_tensor(1 if f is None else f, dtype=torch.float32)
+    if taps.ndim > 2 or taps.numel() == 0:
+        raise ValueError(f"f: got shape {list(taps.shape)}, expected a number, [k] or [kh, kw] with at least one tap")
+    if separable and taps.ndim == 2:
+        raise ValueError(f"f: got shape {list(taps.shape)}, expected [k] with separable=True")
+    if normalize and taps.sum() == 0:
+        raise ValueError("f: the taps sum to 0, expected another sum with normalize=True")
+    checks.number("gain", gain)
+    return reference.setup_filter(f, device, normalize, flip_filter, gain, separable)
+
+
+def check_filter(name: str, f: torch.Tensor | None, x: torch.Tensor) -> tuple[int, int]:
+    """(width, height) of a filter as :func:`setup_filter` makes it; 1 × 1 for None."""
+    if f is None:
+        return 1, 1
+    checks.tensor(name, f)
+    if f.dtype != torch.float32:
+        raise TypeError(f"{name}: got dtype {f.dtype}, expected float32 taps (see setup_filter)")
+    if f.ndim not in (1, 2) or f.numel() == 0:
+        raise ValueError(f"{name}: got shape {list(f.shape)}, expected [k] or [kh, kw] with at least one tap")
+    if f.device != x.device:
+        raise ValueError(f"{name}: is on {f.device}, expected {x.device} as x")
+    return f.shape[-1], f.shape[0]
+
+
+def _check(x, f, up, down, padding, gain) -> tuple[int, int]:
+    checks.tensor("x", x, 4, "[N, C, H, W]")
+    checks.integers("up", up, (2,), 1)
+    checks.integers("down", down, (2,), 1)
+    checks.integers("padding", padding, (2, 4))
+    checks.number("gain", gain)
+    return check_filter("f", f, x)
+
+
+def _check_size(x, f, up, padding) -> None:
+    fw, fh = check_filter("f", f, x)
+    up_x, up_y = reference.parse_factors(up)
+    x0, x1, y0, y1 = reference.parse_padding(padding)
+    width, height = x.shape[3] * up_x + x0 + x1, x.shape[2] * up_y + y0 + y1
+    if width < fw or height < fh:
+        raise ValueError(
+            f"padding: leaves {height} x {width} pixels of the up-sampled x, expected at least the {fh} x {fw} of f"
+        )
+
+
+def upfirdn2d(
+    x: torch.Tensor,
+    f: torch.Tensor | None,
+    up: int | Sequence[int] = 1,
+    down: int | Sequence[int] = 1,
+    padding: int | Sequence[int] = 0,
+    flip_filter: bool = False,
+    gain: float = 1,
+    backend: str | None = None,
+) -> torch.Tensor:
+    """Insert ``up - 1`` zeros after each pixel, pad, filter, keep every ``down``-th pixel (StyleGAN2, appendix B).
+
+    Args:
+        x: images [N, C, H, W], any floating-point dtype.
+        f: float32 taps [kh, kw], or [k] for both axes in turn, from :func:`setup_filter`; None is identity.
+        up, down: one factor, or ``[x, y]``.
+        padding: pixels of the up-sampled image added (cropped where negative): one number, ``[x, y]`` or
+            ``[x0, x1, y0, y1]``.
+        flip_filter: correlate with ``f`` as it stands; by default it is mirrored, a true convolution.
+        gain: factor on the result.
+        backend: "reference", "native", "triton", or None to choose.
+
+    Returns:
+        [N, C, (H·up_y + y0 + y1 − kh) // down_y + 1, (W·up_x + x0 + x1 − kw) // down_x + 1], dtype of ``x``.
+
+    Raises:
+        TypeError, ValueError: before any work, naming the argument.
+
+    Differentiable in ``x`` any number of times; the gradient is the same op with ``up`` and ``down`` exchanged.
+    """
+    _check(x, f, up, down, padding, gain)
+    _check_size(x, f, up, padding)
+    _backend.select("upfirdn2d", backend, x.device.type, x.dtype)
+    return reference.upfirdn2d(x, f, up, down, padding, flip_filter, gain)
+
+
+def filter2d(
+    x: torch.Tensor,
+    f: torch.Tensor | None,
+    padding: int | Sequence[int] = 0,
+    flip_filter: bool = False,
+    gain: float = 1,
+    backend: str | None = None,
+) -> torch.Tensor:
+    """Filter [N, C, H, W] with ``f`` at the same size; ``padding`` is added to the one that keeps the size.
+
+    Arguments and errors as :func:`upfirdn2d`.
+    """
+    fw, fh = _check(x, f, 1, 1, padding, gain)
+    x0, x1, y0, y1 = reference.parse_padding(padding)
+    padding = [x0 + fw // 2, x1 + (fw - 1) // 2, y0 + fh // 2, y1 + (fh - 1) // 2]
+    return upfirdn2d(x, f, padding=padding, flip_filter=flip_filter, gain=gain, backend=backend)
+
+
+def upsample2d(
+    x: torch.Tensor,
+    f: torch.Tensor | None,
+    up: int | Sequence[int] = 2,
+    padding: int | Sequence[int] = 0,
+    flip_filter: bool = False,
+    gain: float = 1,
+    backend: str | None = None,
+) -> torch.Tensor:
+    """Up-sample [N, C, H, W] to [N, C, H·up, W·up], interpolating with ``f``; a constant keeps its value.
+
+    Arguments and errors as :func:`upfirdn2d`; ``padding`` is that of the output.
+    """
+    fw, fh = _check(x, f, up, 1, padding, gain)
+    up_x, up_y = reference.parse_factors(up)
+    x0, x1, y0, y1 = reference.parse_padding(padding)
+    padding = [x0 + (fw + up_x - 1) // 2, x1 + (fw - up_x) // 2, y0 + (fh + up_y - 1) // 2, y1 + (fh - up_y) // 2]
+    return upfirdn2d(x, f, up, 1, padding, flip_filter, gain * up_x * up_y, backend)
+
+
+def downsample2d(
+    x: torch.Tensor,
+    f: torch.Tensor | None,
+    down: int | Sequence[int] = 2,
+    padding: int | Sequence[int] = 0,
+    flip_filter: bool = False,
+    gain: float = 1,
+    backend: str | None = None,
+) -> torch.Tensor:
+    """Down-sample [N, C, H, W] by ``down`` behind the low-pass ``f``.
+
+    Arguments and errors as :func:`upfirdn2d`; ``padding`` is that of the input.
+    """
+    fw, fh = _check(x, f, 1, down, padding, gain)
+    down_x, down_y = reference.parse_factors(down)
+    x0, x1, y0, y1 = reference.parse_padding(padding)
+    x0, x1 = x0 + (fw - down_x + 1) // 2, x1 + (fw - down_x) // 2
+    y0, y1 = y0 + (fh - down_y + 1) // 2, y1 + (fh - down_y) // 2
+    return upfirdn2d(x, f, 1, down, [x0, x1, y0, y1], flip_filter, gain, backend)
