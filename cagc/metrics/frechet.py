@@ -1,0 +1,174 @@
+"""Fréchet distance between two sets of images in a named feature space (Heusel et al. 2017, eq. 6).
+
+The number may be called FID only when the features are Inception's; `result_key` names it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from os import PathLike
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from ..errors import CagcError
+from ..files import atomic_write
+from .features import DEFAULT_FEATURES, FeatureExtractor, load
+from .sampling import draw, seed_batches
+
+Progress = Callable[[int, int], None]
+
+
+def result_key(features: str) -> str:
+    """Key under which a distance in the space `features` is reported, e.g. ``frechet_distance[efficientnet-lite0]``."""
+    return f"frechet_distance[{features}]"
+
+
+def _root(cov: np.ndarray) -> np.ndarray:
+    """A [D, r] with A·Aᵀ = cov [D, D], r its numerical rank; eigenvalues below rounding noise are dropped."""
+    values, vectors = np.linalg.eigh((cov + cov.T) / 2)
+    keep = values > max(values[-1], 0.0) * len(values) * np.finfo(np.float64).eps
+    return vectors[:, keep] * np.sqrt(values[keep])
+
+
+def frechet_distance(mean1: np.ndarray, cov1: np.ndarray, mean2: np.ndarray, cov2: np.ndarray) -> float:
+    """|m1 - m2|² + tr(C1 + C2 - 2·(C1·C2)^½), in float64, for means [D] and symmetric covariances [D, D].
+
+    With C = A·Aᵀ the trace of the root is the sum of the singular values of A1ᵀ·A2: no matrix root is taken, so
+    rank-deficient covariances (fewer samples than features) lose no accuracy.
+    Raises ValueError for shapes that do not agree and values that are not finite.
+    """
+    mean1, cov1, mean2, cov2 = (np.asarray(a, dtype=np.float64) for a in (mean1, cov1, mean2, cov2))
+    dim = mean1.size
+    for name, array, shape in (("mean1", mean1, (dim,)), ("cov1", cov1, (dim, dim)),
+                               ("mean2", mean2, (dim,)), ("cov2", cov2, (dim, dim))):
+        if array.shape != shape or dim == 0:
+            raise ValueError(f"{name} must have shape {shape} as mean1 has {dim} entries, got {array.shape}")
+        if not np.isfinite(array).all():
+            raise ValueError(f"{name} holds values that are not finite")
+    cross = np.linalg.svd(_root(cov1).T @ _root(cov2), compute_uv=False).sum()
+    return float(np.sum((mean1 - mean2) ** 2) + np.trace(cov1) + np.trace(cov2) - 2 * cross)
+
+
+@dataclass
+class FeatureStatistics:
+    """Mean and scatter of features, updated batch by batch in float64 and mergeable in any order.
+
+    features: name of the feature space; count: samples seen; mean [D]; scatter [D, D] = Σ (x - mean)(x - mean)ᵀ.
+    Batches are joined with the pairwise update of Chan, Golub & LeVeque (1979).
+    """
+
+    features: str
+    count: int = 0
+    mean: np.ndarray = field(default_factory=lambda: np.zeros(0))
+    scatter: np.ndarray = field(default_factory=lambda: np.zeros((0, 0)))
+
+    def update(self, batch: Tensor | np.ndarray) -> FeatureStatistics:
+        """Add features [N, D]. Raises ValueError for another shape or width, or values that are not finite."""
+        rows = batch.detach().cpu().numpy() if isinstance(batch, Tensor) else np.asarray(batch)
+        rows = rows.astype(np.float64)
+        if rows.ndim != 2 or rows.size == 0:
+            raise ValueError(f"batch must be [N, D] and not empty, got {rows.shape}")
+        if not np.isfinite(rows).all():
+            raise ValueError("batch holds features that are not finite")
+        mean = rows.mean(axis=0)
+        centred = rows - mean
+        return self._join(len(rows), mean, centred.T @ centred)
+
+    def merge(self, other: FeatureStatistics) -> FeatureStatistics:
+        """Add the samples of `other`. Raises ValueError when its feature space differs."""
+        if other.features != self.features:
+            raise ValueError(f"other holds {other.features!r} features, expected {self.features!r}")
+        return self if other.count == 0 else self._join(other.count, other.mean, other.scatter)
+
+    def _join(self, count: int, mean: np.ndarray, scatter: np.ndarray) -> FeatureStatistics:
+        if self.count == 0:
+            self.count, self.mean, self.scatter = count, mean.copy(), scatter.copy()
+            return self
+        if mean.shape != self.mean.shape:
+            raise ValueError(f"batch has {mean.size} features a sample, expected {self.mean.size}")
+        total, shift = self.count + count, mean - self.mean
+        self.scatter += scatter
+        self.scatter += np.outer(shift, shift) * (self.count * count / total)
+        self.mean = self.mean + shift * (count / total)
+        self.count = total
+        return self
+
+    @property
+    def cov(self) -> np.ndarray:
+        """Unbiased covariance [D, D] (as numpy.cov). Raises CagcError with fewer than two samples."""
+        if self.count < 2:
+            raise CagcError(f"a covariance needs at least 2 samples, got {self.count}")
+        return self.scatter / (self.count - 1)
+
+    def distance(self, other: FeatureStatistics) -> float:
+        """Fréchet distance to `other`. Raises ValueError when the feature spaces differ."""
+        if other.features != self.features:
+            raise ValueError(f"other holds {other.features!r} features, expected {self.features!r}")
+        return frechet_distance(self.mean, self.cov, other.mean, other.cov)
+
+    def save(self, path: str | PathLike[str]) -> None:
+        """Write an .npz that `load` reads back exactly; a file that exists is replaced as a whole."""
+        with atomic_write(path) as temporary, open(temporary, "wb") as stream:
+            np.savez(stream, features=np.array(self.features), count=np.array(self.count), mean=self.mean,
+                     scatter=self.scatter)
+
+    @classmethod
+    def load(cls, path: str | PathLike[str]) -> FeatureStatistics:
+        """Read what `save` wrote; nothing in the file is executed. Raises CagcError when it is missing or damaged."""
+        try:
+            with np.load(path, allow_pickle=False) as data:
+                stats = cls(str(data["features"]), int(data["count"]), data["mean"], data["scatter"])
+        except Exception as error:  # zip, npy header and key errors all mean the same to the user
+            raise CagcError(f"{path} does not hold feature statistics: {error}") from error
+        if stats.mean.ndim != 1 or stats.scatter.shape != (stats.mean.size,) * 2:
+            raise CagcError(f"{path} holds a mean {stats.mean.shape} and a scatter {stats.scatter.shape} "
+                            "that do not agree")
+        return stats
+
+
+def _extractor(features: str | FeatureExtractor, device: torch.device | str) -> FeatureExtractor:
+    return load(features, device) if isinstance(features, str) else features
+
+
+@torch.inference_mode()
+def generator_statistics(generator: nn.Module, samples: int, seed: int = 0,
+                         features: str | FeatureExtractor = DEFAULT_FEATURES, batch: int = 16,
+                         noise: str = "random", truncation: float = 1.0,
+                         progress: Progress | None = None) -> FeatureStatistics:
+    """Statistics of `samples` images of `generator`: sample i is drawn from seed + i, whatever the batch size.
+
+    noise: "random" (seeded per sample), "const" or "none". Images are clamped to [-1, 1], as a saved image would be.
+    progress(done, samples) is called after each batch. Runs on the generator's device.
+    """
+    device = next(generator.parameters()).device
+    extractor = _extractor(features, device)
+    stats = FeatureStatistics(extractor.name)
+    for seeds in seed_batches(samples, seed, batch):
+        stats.update(extractor(draw(generator, seeds, noise, truncation).clamp(-1, 1)))
+        if progress is not None:
+            progress(stats.count, samples)
+    return stats
+
+
+@torch.inference_mode()
+def dataset_statistics(dataset: Sequence[Tensor], samples: int | None = None,
+                       features: str | FeatureExtractor = DEFAULT_FEATURES, batch: int = 16,
+                       device: torch.device | str = "cpu", progress: Progress | None = None) -> FeatureStatistics:
+    """Statistics of the first `samples` images (all when None) of a sequence of [3, H, W] tensors in [-1, 1].
+
+    Raises CagcError when `samples` asks for more images than there are.
+    """
+    total = len(dataset) if samples is None else samples
+    if not 2 <= total <= len(dataset):
+        raise CagcError(f"samples must be between 2 and {len(dataset)}, the size of the image set, got {total}")
+    extractor = _extractor(features, device)
+    stats = FeatureStatistics(extractor.name)
+    for start in range(0, total, batch):
+        images = torch.stack([dataset[i] for i in range(start, min(start + batch, total))])
+        stats.update(extractor(images.to(device)))
+        if progress is not None:
+            progress(stats.count, total)
+    return stats

@@ -1,0 +1,178 @@
+"""Wall-clock comparisons on a machine that is never quite idle.
+
+Candidates run in turn (A B A B …) and are compared pair by pair, so that a slow minute touches all of them alike; single
+figures move by tens of percent on a shared machine, ratios of neighbours do not.
+"""
+
+from __future__ import annotations
+
+import gc
+import os
+import platform
+import time
+from collections.abc import Callable, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from ..seeds import z_batch
+
+
+def machine_info(device: torch.device | str = "cpu") -> dict[str, Any]:
+    """What a timing depends on: cpu, cores (usable by this process), threads, torch, python, system, and gpu or None."""
+    device = torch.device(device)
+    usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    return {
+        "cpu": _cpu_model(),
+        "cores": usable,
+        "threads": torch.get_num_threads(),
+        "gpu": torch.cuda.get_device_name(device) if device.type == "cuda" else None,
+        "torch": torch.__version__,
+        "python": platform.python_version(),
+        "system": f"{platform.system()} {platform.machine()}",
+    }
+
+
+def _cpu_model() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:
+        lines = []
+    models = [line.split(":", 1)[1].strip() for line in lines if line.lower().startswith("model name")]
+    return models[0] if models else platform.processor() or platform.machine()
+
+
+@dataclass(frozen=True)
+class LatencyResult:
+    """Times of one candidate in milliseconds.
+
+    median_ms, p10, p90: median and percentiles of `times_ms`; times_ms: every timed call, in order;
+    machine: `machine_info` of the run.
+    """
+
+    median_ms: float
+    p10: float
+    p90: float
+    times_ms: tuple[float, ...] = field(repr=False)
+    machine: dict[str, Any] = field(repr=False)
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-ready figures without the single times."""
+        return {"median_ms": self.median_ms, "p10_ms": self.p10, "p90_ms": self.p90, "repeats": len(self.times_ms)}
+
+
+@dataclass(frozen=True)
+class Speedup:
+    """How many times faster a candidate is: median of the ratios of neighbouring calls, with percentiles."""
+
+    median: float
+    p10: float
+    p90: float
+
+
+def speedup(baseline: LatencyResult, candidate: LatencyResult) -> Speedup:
+    """Ratios baseline / candidate, call by call, of two results of the same `measure_latency`.
+
+    Raises ValueError when the two were not timed the same number of times.
+    """
+    if len(baseline.times_ms) != len(candidate.times_ms):
+        raise ValueError(f"candidate has {len(candidate.times_ms)} times, expected {len(baseline.times_ms)}: "
+                         "only results of one run can be paired")
+    ratios = np.asarray(baseline.times_ms) / np.asarray(candidate.times_ms)
+    return Speedup(*_percentiles(ratios))
+
+
+def _percentiles(values: np.ndarray) -> tuple[float, float, float]:
+    p50, p10, p90 = np.percentile(values, [50, 10, 90])
+    return float(p50), float(p10), float(p90)
+
+
+@contextmanager
+def _no_garbage_collection():
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
+
+
+def _time_cpu(function: Callable[[], Any]) -> float:
+    start = time.perf_counter()
+    function()
+    return (time.perf_counter() - start) * 1e3
+
+
+def _time_cuda(function: Callable[[], Any]) -> float:
+    start, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
+    torch.cuda.synchronize()
+    start.record()
+    function()
+    end.record()
+    torch.cuda.synchronize()
+    return start.elapsed_time(end)
+
+
+def measure_latency(functions: Mapping[str, Callable[[], Any]], repeats: int = 20, warmup: int = 3,
+                    min_seconds: float = 0.0, device: torch.device | str = "cpu",
+                    progress: Callable[[int, int], None] | None = None) -> dict[str, LatencyResult]:
+    """Time each function in turn, `repeats` rounds and at least `min_seconds` in all, after `warmup` untimed rounds.
+
+    The clock is `time.perf_counter` on the CPU and CUDA events on a GPU. progress(done, repeats) is called after each
+    of the first `repeats` rounds. Raises ValueError for an empty mapping or numbers out of range, before anything runs.
+    """
+    if not functions:
+        raise ValueError("functions must hold at least one callable, got none")
+    for name, value, least in (("repeats", repeats, 1), ("warmup", warmup, 0), ("min_seconds", min_seconds, 0)):
+        if value < least:
+            raise ValueError(f"{name} must be at least {least}, got {value}")
+    device = torch.device(device)
+    clock = _time_cuda if device.type == "cuda" else _time_cpu
+    times: dict[str, list[float]] = {name: [] for name in functions}
+    for _ in range(warmup):
+        for function in functions.values():
+            function()
+    start, rounds = time.perf_counter(), 0
+    with _no_garbage_collection():
+        while rounds < repeats or time.perf_counter() - start < min_seconds:
+            for name, function in functions.items():
+                times[name].append(clock(function))
+            rounds += 1
+            if progress is not None and rounds <= repeats:
+                progress(rounds, repeats)
+    machine = machine_info(device)
+    return {name: LatencyResult(*_percentiles(np.asarray(t)), tuple(t), machine) for name, t in times.items()}
+
+
+def measure_generators(generators: Mapping[str, nn.Module], batch: int = 1, repeats: int = 20, warmup: int = 3,
+                       min_seconds: float = 0.0, seed: int = 0,
+                       progress: Callable[[int, int], None] | None = None) -> dict[str, LatencyResult]:
+    """Time whole images: z [batch, style_dim] → image [batch, 3, R, R], mapping included, constant noise, inference mode.
+
+    All generators must be on one device. Otherwise as `measure_latency`.
+    """
+    if batch < 1:
+        raise ValueError(f"batch must be at least 1, got {batch}")
+    devices = {next(g.parameters()).device for g in generators.values()}
+    if len(devices) > 1:
+        raise ValueError(f"generators must be on one device, got {sorted(map(str, devices))}")
+    device = devices.pop() if devices else torch.device("cpu")
+
+    def image(generator: nn.Module) -> Callable[[], Any]:
+        z = z_batch(range(seed, seed + batch), generator.config.style_dim).to(device)
+        return lambda: generator(z, noise="const")
+
+    training = {name: generator.training for name, generator in generators.items()}
+    try:
+        with torch.inference_mode():
+            calls = {name: image(generator.eval()) for name, generator in generators.items()}
+            return measure_latency(calls, repeats, warmup, min_seconds, device, progress)
+    finally:
+        for name, generator in generators.items():
+            generator.train(training[name])

@@ -1,0 +1,48 @@
+"""Reproducible images of a generator: the same seed gives the same latent and noise for every generator and batch size."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from ..seeds import z_batch
+
+NOISE_MODES = ("random", "const", "none")
+# Noise must not repeat the numbers of the latent that was drawn from the same seed.
+_NOISE_STREAM = 1 << 40
+
+
+def seed_batches(samples: int, seed: int, batch: int) -> Iterator[range]:
+    """Yield ranges of at most `batch` seeds that cover seed … seed + samples - 1."""
+    for name, value in (("samples", samples), ("batch", batch)):
+        if value < 1:
+            raise ValueError(f"{name} must be at least 1, got {value}")
+    for start in range(seed, seed + samples, batch):
+        yield range(start, min(start + batch, seed + samples))
+
+
+def noise_for(generator: nn.Module, seeds: Sequence[int], mode: str) -> str | list[Tensor]:
+    """Noise argument for `generator.synthesis`, one sample a seed, in a form that another generator can share.
+
+    "random": tensors [N, 1, h, w] seeded by sample. "const": the generator's own constant maps [1, 1, h, w].
+    Raises ValueError for another mode.
+    """
+    if mode not in NOISE_MODES:
+        raise ValueError(f"noise must be one of {', '.join(NOISE_MODES)}, got {mode!r}")
+    if mode == "const":
+        convs = [name for name in generator.config.channels if not name.endswith(".const")]
+        return [generator.get_buffer(f"synthesis.{name}.noise_const")[None, None] for name in convs]
+    if mode == "none":
+        return mode
+    device = next(generator.parameters()).device
+    samples = [generator.make_noise(1, seed=_NOISE_STREAM + seed, device="cpu") for seed in seeds]
+    return [torch.cat(maps).to(device) for maps in zip(*samples)]
+
+
+def draw(generator: nn.Module, seeds: Sequence[int], noise: str = "random", truncation: float = 1.0) -> Tensor:
+    """Images [N, 3, R, R] of `generator`, one a seed."""
+    device = next(generator.parameters()).device
+    z = z_batch(seeds, generator.config.style_dim).to(device)
+    return generator(z, truncation=truncation, noise=noise_for(generator, seeds, noise))
