@@ -167,6 +167,17 @@ def test_inception_sees_8_bit_images(monkeypatch):
         inception.maps(levels)
 
 
+def test_another_input_size_is_another_feature_space(extractor):
+    small = load("efficientnet-lite0@64")
+    images = torch.rand(1, 3, 64, 64) * 2 - 1
+    assert (small.name, small.size) == ("efficientnet-lite0@64", 64)
+    assert (small(images) - extractor(images)).abs().max() > 0.1
+    assert load("efficientnet-lite0@224").name == "efficientnet-lite0"
+    for name in ("efficientnet-lite0@", "efficientnet-lite0@x", "efficientnet-lite0@8", "inception@64"):
+        with pytest.raises(CagcError, match="size"):
+            load(name)
+
+
 @pytest.mark.parametrize("images, error", [
     (torch.zeros(1, 1, 8, 8), ValueError),
     (torch.zeros(3, 8, 8), ValueError),
