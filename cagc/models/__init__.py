@@ -1,0 +1,6 @@
+"""Generators and discriminators."""
+
+from .discriminator import Discriminator, DiscriminatorConfig
+from .stylegan2 import Generator, GeneratorConfig
+
+__all__ = ["Discriminator", "DiscriminatorConfig", "Generator", "GeneratorConfig"]

@@ -1,0 +1,18 @@
+"""Latents by seed: sample ``i`` is the same image whatever batch it is drawn in."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import torch
+
+
+def z_from_seed(seed: int, style_dim: int) -> torch.Tensor:
+    """Standard normal latent [style_dim], float32, on the CPU, a function of ``seed`` alone."""
+    return torch.randn(style_dim, generator=torch.Generator().manual_seed(int(seed)))
+
+
+def z_batch(seeds: Iterable[int], style_dim: int, device: torch.device | str = "cpu") -> torch.Tensor:
+    """Latents [N, style_dim] of ``seeds``, float32."""
+    rows = [z_from_seed(seed, style_dim) for seed in seeds]
+    return torch.stack(rows).to(device) if rows else torch.empty(0, style_dim, device=device)

@@ -1,0 +1,130 @@
+from __future__ import annotations
+
+import pytest
+import torch
+
+from cagc.metrics.macs import count_parameters, total_macs
+from cagc.models import Discriminator, DiscriminatorConfig, Generator, GeneratorConfig
+from cagc.models.stylegan2 import layer_names
+
+
+def small(resolution: int = 16, **options) -> Generator:
+    widths = {name: 5 + i for i, name in enumerate(layer_names(resolution))}
+    return Generator(GeneratorConfig(resolution, widths, style_dim=12, mapping_layers=2, **options))
+
+
+@pytest.mark.parametrize("resolution", [4, 8, 16, 32, 64, 128, 256, 512, 1024])
+def test_every_resolution_draws_images_of_its_size(resolution):
+    g = Generator(GeneratorConfig.uniform(resolution, channel_base=2 * resolution, channel_max=4, style_dim=8))
+    d = Discriminator(DiscriminatorConfig.uniform(resolution, channel_base=2 * resolution, channel_max=4))
+    with torch.inference_mode():
+        images = g(torch.randn(1, 8))
+        assert images.shape == (1, 3, resolution, resolution)
+        assert d(images).shape == (1, 1)
+
+
+def test_noise_modes():
+    g = small()
+    for layer in (m for m in g.modules() if hasattr(m, "noise_strength")):
+        layer.noise_strength.data.fill_(0.5)
+    z = torch.randn(2, 12)
+    assert not torch.equal(g(z, noise="random"), g(z, noise="random"))
+    assert torch.equal(g(z, noise="const"), g(z, noise="const"))
+    shared = g.make_noise(seed=3)
+    assert torch.equal(g(z, noise=shared), g(z, noise=g.make_noise(seed=3)))
+    assert torch.equal(g(z, noise="none"), g(z, noise=[torch.zeros_like(n) for n in shared]))
+    per_sample = g.make_noise(batch=2, seed=4)
+    torch.testing.assert_close(g(z, noise=per_sample)[1:], g(z[1:], noise=[n[1:] for n in per_sample]))
+
+
+def test_mixing_takes_the_second_latent_from_its_index_on():
+    g = small()
+    z, z_mix = torch.randn(2, 3, 12)
+    ws = g.ws(z, z_mix, mixing_index=2)
+    assert torch.equal(ws[:, :2], g.ws(z)[:, :2])
+    assert torch.equal(ws[:, 2:], g.ws(z_mix)[:, 2:])
+
+
+def test_truncation_pulls_towards_the_mean():
+    g = small()
+    g.estimate_w_avg(2000)
+    z = torch.randn(3, 12)
+    torch.testing.assert_close(g.ws(z, truncation=0.0), g.w_avg.expand(3, g.config.num_ws, 12))
+    halfway = (g.ws(z) + g.w_avg) / 2
+    torch.testing.assert_close(g.ws(z, truncation=0.5), halfway)
+
+
+def test_rgbs_end_in_the_image_and_features_are_named():
+    g = small()
+    ws, features = g.ws(torch.randn(2, 12)), {}
+    rgbs = g.synthesis(ws, "none", return_rgbs=True)
+    image = g.synthesis(ws, "none", features=features)
+    assert [rgb.shape[-1] for rgb in rgbs] == [4, 8, 16]
+    assert torch.equal(rgbs[-1], image)
+    assert {name: f.shape[1] for name, f in features.items()} == g.config.channels
+
+
+def test_empty_batch():
+    g = small()
+    assert g(torch.randn(0, 12)).shape == (0, 3, 16, 16)
+    d = Discriminator(DiscriminatorConfig.uniform(16, 32, 8))
+    assert d(torch.randn(0, 3, 16, 16)).shape == (0, 1)
+
+
+def test_minibatch_std_takes_any_batch():
+    d = Discriminator(DiscriminatorConfig.uniform(8, 32, 8))
+    for batch in (1, 2, 3, 4, 5, 6, 7):
+        assert d(torch.randn(batch, 3, 8, 8)).shape == (batch, 1)
+
+
+def test_parameter_table_is_the_parameters():
+    g = small()
+    table = count_parameters(g)
+    for name, count in table.items():
+        prefix = f"{name}." if name == "mapping" else f"synthesis.{name}"
+        own = [p for key, p in g.named_parameters() if key == prefix or key.startswith(prefix)]
+        if not name.endswith(".affine") and name not in ("mapping", "b4.const"):
+            own = [p for key, p in g.named_parameters() if key.startswith(f"{prefix}.") and ".affine." not in key]
+        assert sum(p.numel() for p in own) == count, name
+    assert sum(table.values()) == sum(p.numel() for p in g.parameters())
+
+
+def test_macs_fall_with_the_square_of_the_width():
+    full = total_macs(GeneratorConfig.uniform(256, mapping_layers=0, style_dim=1))
+    half = total_macs(GeneratorConfig.uniform(256, 16384, 256, mapping_layers=0, style_dim=1))
+    assert 3.9 < full / half < 4.0
+
+
+def test_groups_cover_every_axis_that_runs_over_channels():
+    g = small()
+    state, axes = g.state_dict(), set()
+    for group in g.channel_groups():
+        assert f"{group.producer}" == f"synthesis.{group.name}"
+        for axis in group.axes:
+            assert state[axis.tensor].shape[axis.dim] == group.width
+            axes.add((axis.tensor, axis.dim))
+    fixed = {"weight": 2, "affine.weight": 1}
+    convs = [n for n in state if n.startswith("synthesis") and n.endswith("weight")]
+    expected = sum(fixed["affine.weight" if "affine" in n else "weight"] - ("to_rgb.weight" in n) for n in convs)
+    assert sum(t.endswith("weight") for t, _ in axes) == expected
+
+
+@pytest.mark.parametrize(
+    "call, message",
+    [
+        (lambda g: g(torch.randn(2, 11)), r"z: got shape \[2, 11\], expected \[N, 12\]"),
+        (lambda g: g(torch.randn(2, 12), torch.randn(2, 12)), "mixing_index: got None"),
+        (lambda g: g(torch.randn(2, 12), torch.randn(2, 12), 6), "mixing_index: got 6, expected 1 to 5"),
+        (lambda g: g(torch.randn(2, 12), noise="loud"), "noise: got 'loud'"),
+        (lambda g: g(torch.randn(2, 12), noise=[]), "noise: got 0 tensors, expected 5"),
+        (lambda g: g(torch.randn(2, 12), noise=g.make_noise(3)), r"noise\[0\]: got shape \[3, 1, 4, 4\]"),
+        (lambda g: g.synthesis(torch.randn(2, 12)), r"ws: got shape \[2, 12\], expected \[N, 6, 12\]"),
+        (lambda g: GeneratorConfig(24, {}), "resolution: got 24"),
+        (lambda g: GeneratorConfig(8, {"b4.const": 3}), "channels: got layers"),
+        (lambda g: Discriminator(DiscriminatorConfig.uniform(8))(torch.zeros(1, 3, 4, 4)), "images: got shape"),
+        (lambda g: DiscriminatorConfig(8, {4: 3}), "channels: got resolutions"),
+    ],
+)
+def test_bad_input_names_the_argument(call, message):
+    with pytest.raises(ValueError, match=message):
+        call(small())
