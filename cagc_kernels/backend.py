@@ -11,7 +11,6 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
-from contextvars import ContextVar
 from functools import cache
 from importlib import import_module
 from importlib.util import find_spec
@@ -34,7 +33,8 @@ _DTYPES = {
     "triton": ("float32", "float64", "float16", "bfloat16"),
 }
 
-_preferred: ContextVar[str | None] = ContextVar("cagc_backend", default=None)
+# A plain global: torch.compile guards on it, and compiles anew when it changes.
+_preferred: str | None = os.environ.get("CAGC_BACKEND") or None
 
 
 def check_name(name: str, argument: str = "backend") -> str:
@@ -46,23 +46,21 @@ def check_name(name: str, argument: str = "backend") -> str:
 
 @contextmanager
 def use_backend(name: str | None) -> Iterator[None]:
-    """Prefer ``name`` for every op called inside the block; ``None`` restores the default order.
+    """Prefer ``name`` for every op called inside the block, in all threads; ``None`` restores the default order.
 
     Raises ValueError for an unknown name.
     """
-    token = _preferred.set(None if name is None else check_name(name, "use_backend"))
+    global _preferred
+    before, _preferred = _preferred, None if name is None else check_name(name, "use_backend")
     try:
         yield
     finally:
-        _preferred.reset(token)
+        _preferred = before
 
 
 def preferred() -> str | None:
-    """The backend preferred by :func:`use_backend`, else by the environment variable ``CAGC_BACKEND``."""
-    name = _preferred.get()
-    if name is None and (name := os.environ.get("CAGC_BACKEND")):
-        check_name(name, "CAGC_BACKEND")
-    return name or None
+    """The backend of the innermost :func:`use_backend`, else that of ``CAGC_BACKEND`` when this module was loaded."""
+    return _preferred
 
 
 @cache
@@ -96,23 +94,19 @@ def refusal(name: str, op: str, device: str = "cpu", dtype: str = "float32") -> 
     return None if device == "cpu" else f"no {device} kernel"
 
 
-def _dtype_name(dtype: object) -> str:
-    return str(dtype).removeprefix("torch.")
-
-
 @cache
-def _select(op: str, backend: str | None, first: str | None, device: str, dtype: str) -> str:
+def select(op: str, backend: str | None, first: str | None, device: str, dtype: object) -> str:
+    """The backend that ``op`` takes: ``backend`` if it is given, else ``first``, else the first of :data:`ORDER`.
+
+    Raises ValueError if a name is unknown, or if ``backend`` refuses.
+    """
+    dtype = str(dtype).removeprefix("torch.")
     if backend is not None:
         if reason := refusal(check_name(backend), op, device, dtype):
             raise ValueError(f"backend: {backend!r} does not take {op} of {dtype} on {device}: {reason}")
         return backend
-    order = ORDER if first is None else (first, *ORDER)
+    order = ORDER if first is None else (check_name(first, "CAGC_BACKEND"), *ORDER)
     return next(name for name in order if refusal(name, op, device, dtype) is None)
-
-
-def select(op: str, backend: str | None, device: str, dtype: object) -> str:
-    """The backend that ``op`` takes. Raises ValueError if ``backend`` is named but unknown or refuses."""
-    return _select(op, backend, None if backend is not None else preferred(), device, _dtype_name(dtype))
 
 
 def explain(op: str, device: str = "cpu", dtype: object = "float32") -> str:
@@ -128,9 +122,8 @@ def explain(op: str, device: str = "cpu", dtype: object = "float32") -> str:
     """
     if op not in OPS:
         raise ValueError(f"op: got {op!r}, expected one of {', '.join(OPS)}")
-    dtype = _dtype_name(dtype)
-    taken = select(op, None, device, dtype)
-    first = preferred()
+    dtype, first = str(dtype).removeprefix("torch."), preferred()
+    taken = select(op, None, first, device, dtype)
     lines = [f"{op} on {device}, {dtype}:" + (f" (preferred: {first})" if first else "")]
     for name in ORDER:
         reason = refusal(name, op, device, dtype) or f"{taken} comes first"

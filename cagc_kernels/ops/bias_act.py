@@ -1,13 +1,24 @@
-"""Bias, activation, gain and clamp in one pass."""
+"""Bias, activation, gain and clamp in one pass: the public op, its registration with PyTorch, its derivatives.
+
+``cagc::bias_act`` and its gradient ``cagc::bias_act_slope`` are registered with fake kernels and autograd, on the
+gradient too, so that R1 and path-length penalties work and ``torch.compile`` sees one node. Of the gradient's
+gradient, ``cagc::bias_act_curvature``, further derivatives are those of the reference formula. Eager calls on plain
+tensors go around the dispatcher, through the same functions in an ``autograd.Function``.
+"""
 
 from __future__ import annotations
 
+from importlib import import_module
+
 import torch
 
-from .. import backend as _backend
+from ..layout import dense
 from ..reference import bias_act as reference
 from ..reference.bias_act import ACTIVATIONS
 from . import checks
+from .dispatch import choose, is_plain
+
+_PIECEWISE_LINEAR = ("linear", "relu", "lrelu")
 
 
 def bias_act(
@@ -20,24 +31,217 @@ def bias_act(
     clamp: float | None = None,
     backend: str | None = None,
 ) -> torch.Tensor:
+    """``clamp(gain · act(x + b), ±clamp)``, the bias added along axis ``dim``.
+
+    Equivalent to::
+
+        y = act(x + b.reshape([-1 if i == dim else 1 for i in range(x.ndim)])) * gain
+        y = y if clamp is None else y.clamp(-clamp, clamp)
+
+    Args:
+        x: any shape, float16, bfloat16, float32 or float64; any strides, channels_last is kept.
+        b: [x.shape[dim]], dtype and device of ``x``; None adds nothing.
+        dim: the axis of ``b``.
+        act: linear, relu, lrelu, tanh, sigmoid, elu, selu, softplus or swish.
+        alpha: negative slope of lrelu, by default 0.2; the others have none and ignore it.
+        gain: by default √2 for relu, lrelu and swish, 1 for the others.
+        clamp: bound of the absolute value of the result, at least 0; None is no bound.
+        backend: "reference", "native", "triton", or None to choose.
+
+    Returns:
+        The shape, dtype and, if ``x`` is dense, strides of ``x``.
+
+    Raises:
+        TypeError, ValueError: before any work, naming the argument.
+
+    The kernels compute half precision in float32 and round once; the reference rounds at each step. Differentiable in x and b any number of times; at a kink
+    the derivative is that of PyTorch's activations, and zero where the result sits on the clamp. Of linear, relu and
+    lrelu only the output is kept for the backward pass.
+    """
     _check(x, b, dim, act, alpha, gain, clamp)
-    _backend.select("bias_act", backend, x.device.type, x.dtype)
-    return reference.bias_act(x, b, dim, act, alpha, gain, clamp)
+    chosen = choose("bias_act", backend, x)
+    if chosen == "reference":
+        return reference.bias_act(x, b, dim, act, alpha, gain, clamp)
+    alpha = ACTIVATIONS[act].alpha if alpha is None else float(alpha)
+    gain = ACTIVATIONS[act].gain if gain is None else float(gain)
+    clamp = -1.0 if clamp is None else float(clamp)
+    if act in _PIECEWISE_LINEAR and (gain <= 0 or (act == "lrelu" and alpha < 0)):
+        # The slope could not be read off the sign of the output. No generator does this; the reference does.
+        return reference.bias_act(x, b, dim, act, alpha, gain, None if clamp < 0 else clamp)
+    return _value(x, b, dim % x.ndim if x.ndim else 0, act, alpha, gain, clamp, chosen)
+
+
+def fused_leaky_relu(
+    x: torch.Tensor,
+    bias: torch.Tensor | None = None,
+    negative_slope: float = 0.2,
+    scale: float = 2**0.5,
+    backend: str | None = None,
+) -> torch.Tensor:
+    """``scale · leaky_relu(x + bias, negative_slope)`` with ``bias`` [C] along axis 1 of ``x`` [N, C, ...].
+
+    :func:`bias_act` under the name and argument order of rosinality's StyleGAN2; errors as there.
+    """
+    return bias_act(x, bias, 1, "lrelu", negative_slope, scale, backend=backend)
 
 
 def _check(x, b, dim, act, alpha, gain, clamp) -> None:
     checks.tensor("x", x)
-    checks.choice("act", act, tuple(ACTIVATIONS))
-    if b is not None:
-        checks.tensor("b", b, 1, "[C]")
-        checks.like("b", b, "x", x)
-        if not -x.ndim <= dim < x.ndim:
-            raise ValueError(f"dim: got {dim}, expected an axis of x, which has {x.ndim}")
-        checks.shape("b", b, (x.shape[dim],), f"x.shape[{dim}]")
+    checks.choice("act", act, ACTIVATIONS)
     checks.number("alpha", alpha)
     checks.number("gain", gain)
     checks.number("clamp", clamp, 0)
+    if b is None:
+        return
+    checks.tensor("b", b, 1, "[C]")
+    checks.like("b", b, "x", x)
+    if isinstance(dim, bool) or not isinstance(dim, int):
+        raise TypeError(f"dim: got {type(dim).__name__}, expected an integer")
+    if not -x.ndim <= dim < x.ndim:
+        raise ValueError(f"dim: got {dim}, expected an axis of x, which has {x.ndim}")
+    if b.shape[0] != x.shape[dim]:
+        raise ValueError(f"b: got shape {list(b.shape)}, expected [{x.shape[dim]}] as axis {dim} of x")
 
 
-def fused_leaky_relu(x, bias=None, negative_slope=0.2, scale=2**0.5, backend=None):
-    return bias_act(x, bias, 1, "lrelu", negative_slope, scale, backend=backend)
+# From here on every function takes (dim, act, alpha, gain, clamp, backend) last, with clamp < 0 for none.
+
+
+def _kernels(backend: str):
+    return import_module(f"cagc_kernels.{backend}.bias_act")
+
+
+def _run_value(x, b, dim, act, alpha, gain, clamp, backend):
+    return _kernels(backend).value(x, b, dim, act, alpha, gain, clamp)
+
+
+def _run_slope(g, x, b, y, dim, act, alpha, gain, clamp, backend):
+    return _kernels(backend).slope(g, x, b, y, dim, act, alpha, gain, clamp)
+
+
+def _run_curvature(h, g, x, b, dim, act, alpha, gain, clamp, backend):
+    return _kernels(backend).curvature(h, g, x, b, dim, act, alpha, gain, clamp)
+
+
+def _bias_gradient(dx: torch.Tensor, dim: int) -> torch.Tensor:
+    return dx.sum([i for i in range(dx.ndim) if i != dim]) if dx.ndim > 1 else dx
+
+
+def _save_value(ctx, inputs, output) -> None:
+    x, b, *ctx.options = inputs
+    _, act, _, _, clamp, _ = ctx.options
+    if act not in _PIECEWISE_LINEAR:
+        ctx.save_for_backward(x, b, None)
+    elif act == "linear" and clamp < 0:
+        ctx.save_for_backward(None, None, None)
+    else:
+        ctx.save_for_backward(None, None, output)
+
+
+def _backward_value(ctx, g):
+    dx = _slope(g, *ctx.saved_tensors, *ctx.options)
+    db = _bias_gradient(dx, ctx.options[0]) if ctx.needs_input_grad[1] else None
+    return dx, db, *[None] * 6
+
+
+def _save_slope(ctx, inputs, output) -> None:
+    g, x, b, y, *ctx.options = inputs
+    ctx.save_for_backward(g, x, b, y)
+
+
+def _backward_slope(ctx, h):
+    g, x, b, y = ctx.saved_tensors
+    dg = _slope(h, x, b, y, *ctx.options) if ctx.needs_input_grad[0] else None
+    dx = db = None
+    if x is not None and (ctx.needs_input_grad[1] or ctx.needs_input_grad[2]):
+        dx = _curvature(h, g, x, b, *ctx.options)
+        db = _bias_gradient(dx, ctx.options[0]) if ctx.needs_input_grad[2] else None
+    # A slope read off the output does not change with it, except on the kinks.
+    return dg, dx, db, *[None] * 7
+
+
+def _save_curvature(ctx, inputs, output) -> None:
+    h, g, x, b, *ctx.options = inputs
+    ctx.save_for_backward(h, g, x, b)
+
+
+def _backward_curvature(ctx, k):
+    """Third derivatives, by the reference: no training needs them, and no formula has to be kept twice."""
+    dim, act, alpha, gain, clamp, _ = ctx.options
+    with torch.enable_grad():
+        # Views, so that a path from g back to x (both saved, one made from the other) is not counted twice.
+        inputs = [t if t is None else t.view_as(t) for t in ctx.saved_tensors]
+        inputs = [t if t is None or t.requires_grad else t.requires_grad_() for t in inputs]
+        h, g, x, b = inputs
+        y = reference.bias_act(x, b, dim, act, alpha, gain, None if clamp < 0 else clamp)
+        (dx,) = torch.autograd.grad(y, x, g, create_graph=True)
+        (d2x,) = torch.autograd.grad(dx, x, h, create_graph=True)
+        wanted = [t for t, needed in zip(inputs, ctx.needs_input_grad, strict=False) if needed]
+        found = iter(torch.autograd.grad(d2x, wanted, k, create_graph=True, allow_unused=True))
+    return *(next(found) if needed else None for needed in ctx.needs_input_grad[:4]), *[None] * 6
+
+
+class _Value(torch.autograd.Function):
+    forward = staticmethod(_run_value)
+    setup_context = staticmethod(_save_value)
+    backward = staticmethod(_backward_value)
+
+
+class _Slope(torch.autograd.Function):
+    forward = staticmethod(_run_slope)
+    setup_context = staticmethod(_save_slope)
+    backward = staticmethod(_backward_slope)
+
+
+class _Curvature(torch.autograd.Function):
+    forward = staticmethod(_run_curvature)
+    setup_context = staticmethod(_save_curvature)
+    backward = staticmethod(_backward_curvature)
+
+
+_OPTIONS = "int dim, str act, float alpha, float gain, float clamp, str backend"
+_library = torch.library.Library("cagc", "FRAGMENT")
+
+
+def _fake(lead: torch.Tensor) -> torch.Tensor:
+    return torch.empty_like(dense(lead))
+
+
+def _register(name: str, tensors: str, run, fake, save, backward):
+    _library.define(f"{name}({tensors}, {_OPTIONS}) -> Tensor", tags=(torch.Tag.pt2_compliant_tag,))
+    for key in ("CPU", "CUDA"):
+        _library.impl(name, run, key)
+    torch.library.register_fake(f"cagc::{name}", fake, lib=_library)
+    torch.library.register_autograd(f"cagc::{name}", backward, setup_context=save, lib=_library)
+    return getattr(torch.ops.cagc, name).default
+
+
+_value_op = _register(
+    "bias_act", "Tensor x, Tensor? b", _run_value, lambda x, *_: _fake(x), _save_value, _backward_value
+)
+_slope_op = _register(
+    "bias_act_slope", "Tensor g, Tensor? x, Tensor? b, Tensor? y", _run_slope,
+    lambda g, *_: _fake(g), _save_slope, _backward_slope,
+)  # fmt: skip
+_curvature_op = _register(
+    "bias_act_curvature", "Tensor h, Tensor g, Tensor x, Tensor? b", _run_curvature,
+    lambda h, g, x, *_: _fake(x), _save_curvature, _backward_curvature,
+)  # fmt: skip
+
+
+def _entry(function, run, op):
+    """The eager road for plain tensors, the dispatcher's for all others."""
+
+    def call(*arguments):
+        tensors = [t for t in arguments[:-6] if t is not None]
+        if not is_plain(tensors):
+            return op(*arguments)
+        if torch.is_grad_enabled() and any(t.requires_grad for t in tensors):
+            return function.apply(*arguments)
+        return run(*arguments)
+
+    return call
+
+
+_value = _entry(_Value, _run_value, _value_op)
+_slope = _entry(_Slope, _run_slope, _slope_op)
+_curvature = _entry(_Curvature, _run_curvature, _curvature_op)

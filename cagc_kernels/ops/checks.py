@@ -35,8 +35,8 @@ def shape(name: str, value: torch.Tensor, expected: Sequence[int], why: str) -> 
 
 def number(name: str, value: object, minimum: float | None = None) -> float | None:
     """``value`` as a float of at least ``minimum``; None stays None."""
-    if value is None:
-        return None
+    if value is None or (type(value) is float and minimum is None):
+        return value
     if isinstance(value, bool) or not isinstance(value, Real):
         raise TypeError(f"{name}: got {type(value).__name__}, expected a number or None")
     if minimum is not None and not value >= minimum:

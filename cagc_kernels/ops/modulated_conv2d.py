@@ -6,11 +6,11 @@ from collections.abc import Sequence
 
 import torch
 
-from .. import backend as _backend
 from ..reference import modulated_conv2d as reference
 from ..reference.bias_act import ACTIVATIONS
 from . import checks
 from .bias_act import bias_act
+from .dispatch import choose
 from .upfirdn2d import check_filter
 
 
@@ -56,7 +56,7 @@ def modulated_conv2d(
     Differentiable any number of times in x, weight, styles and noise.
     """
     _check(x, weight, styles, noise, up, down, padding, resample_filter)
-    _backend.select("modulated_conv2d", backend, x.device.type, x.dtype)
+    choose("modulated_conv2d", backend, x)
     return reference.modulated_conv2d(
         x, weight, styles, noise, up, down, padding, resample_filter, demodulate, flip_weight
     )
@@ -140,7 +140,7 @@ def styled_conv2d(
         checks.tensor("next_styles", next_styles, 2, "[N, O]")
         checks.like("next_styles", next_styles, "x", x)
         checks.shape("next_styles", next_styles, (x.shape[0], weight.shape[0]), "samples of x, outputs of weight")
-    chosen = _backend.select("modulated_conv2d", backend, x.device.type, x.dtype)
+    chosen = choose("modulated_conv2d", backend, x)
     y = reference.modulated_conv2d(
         x, weight, styles, noise, up, 1, kh // 2, resample_filter, demodulate, flip_weight=up == 1
     )

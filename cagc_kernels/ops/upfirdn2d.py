@@ -6,9 +6,9 @@ from collections.abc import Sequence
 
 import torch
 
-from .. import backend as _backend
 from ..reference import upfirdn2d as reference
 from . import checks
+from .dispatch import choose
 
 
 def setup_filter(
@@ -53,8 +53,8 @@ def check_filter(name: str, f: torch.Tensor | None, x: torch.Tensor) -> tuple[in
     if f is None:
         return 1, 1
     checks.tensor(name, f)
-    if f.dtype != torch.float32:
-        raise TypeError(f"{name}: got dtype {f.dtype}, expected float32 taps (see setup_filter)")
+    if not f.is_floating_point():
+        raise TypeError(f"{name}: got dtype {f.dtype}, expected floating point taps (see setup_filter)")
     if f.ndim not in (1, 2) or f.numel() == 0:
         raise ValueError(f"{name}: got shape {list(f.shape)}, expected [k] or [kh, kw] with at least one tap")
     if f.device != x.device:
@@ -114,7 +114,7 @@ def upfirdn2d(
     """
     _check(x, f, up, down, padding, gain)
     _check_size(x, f, up, padding)
-    _backend.select("upfirdn2d", backend, x.device.type, x.dtype)
+    choose("upfirdn2d", backend, x)
     return reference.upfirdn2d(x, f, up, down, padding, flip_filter, gain)
 
 

@@ -1,0 +1,55 @@
+"""bias_act by the compiled kernels, CPU and CUDA. No autograd here: see :mod:`cagc_kernels.ops.bias_act`."""
+
+from __future__ import annotations
+
+import torch
+
+from ..layout import channel_step, dense, dense_like
+from ..reference.bias_act import ACTIVATIONS
+from . import _C
+
+# Codes of csrc/include/cagc/{common,bias_act}.h
+DTYPES = {torch.float32: 0, torch.float64: 1, torch.float16: 2, torch.bfloat16: 3}
+ACTS = {name: code for code, name in enumerate(ACTIVATIONS)}
+VALUE, SLOPE, CURVATURE = 0, 1, 2
+
+
+def _pointer(t: torch.Tensor | None) -> int:
+    return 0 if t is None else t.data_ptr()
+
+
+def _run(mode: int, lead: torch.Tensor, x, b, y, g, h, dim, act, alpha, gain, clamp) -> torch.Tensor:
+    """Launch on tensors that all have the memory order of ``lead``."""
+    out = torch.empty_like(lead)
+    if b is not None:
+        b = b.contiguous()
+    step, channels = channel_step(lead, dim, b)
+    arguments = (
+        _pointer(x), _pointer(b), _pointer(y), _pointer(g), _pointer(h), out.data_ptr(),
+        lead.numel(), step, channels, alpha, gain, clamp, ACTS[act], mode, DTYPES[lead.dtype],
+    )  # fmt: skip
+    if lead.is_cuda:
+        with torch.cuda.device(lead.device):
+            _C.bias_act_cuda(*arguments, torch.cuda.current_stream().cuda_stream)
+    else:
+        _C.bias_act_cpu(*arguments, torch.get_num_threads())
+    return out
+
+
+def value(x, b, dim, act, alpha, gain, clamp) -> torch.Tensor:
+    """``clamp(gain * act(x + b))`` in the memory order of ``x``; ``clamp < 0`` is none."""
+    x = dense(x)
+    return _run(VALUE, x, x, b, None, None, None, dim, act, alpha, gain, clamp)
+
+
+def slope(g, x, b, y, dim, act, alpha, gain, clamp) -> torch.Tensor:
+    """Gradient in x for the gradient ``g`` of the output; of x and y, the one that the activation needs."""
+    g = dense(g)
+    x, y = dense_like(x, g), dense_like(y, g)
+    return _run(SLOPE, g, x, b, y, g, None, dim, act, alpha, gain, clamp)
+
+
+def curvature(h, g, x, b, dim, act, alpha, gain, clamp) -> torch.Tensor:
+    """Gradient in x of ``sum(h * slope(g, x))``."""
+    x = dense(x)
+    return _run(CURVATURE, x, x, b, None, dense_like(g, x), dense_like(h, x), dim, act, alpha, gain, clamp)

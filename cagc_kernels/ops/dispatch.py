@@ -1,0 +1,42 @@
+"""Choice of the backend, and when an eager call may go around PyTorch's dispatcher."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import torch
+from torch.autograd import forward_ad
+
+from .. import backend as _backend
+
+@torch.compiler.assume_constant_result
+def _select(*facts: object) -> str:
+    """A constant while compiling: PyTorch guards on the facts, the preferred backend and the tensor's device and dtype."""
+    return _backend.select(*facts)
+
+
+def choose(op: str, backend: str | None, x: torch.Tensor) -> str:
+    """The backend that ``op`` takes for ``x``. Raises ValueError if ``backend`` is unknown or refuses."""
+    return _select(op, backend, _backend.preferred(), x.device.type, x.dtype)
+
+
+_PLAIN = (torch.Tensor, torch.nn.Parameter)
+
+
+def _watched() -> bool:
+    """Whether anything wants to see the call: a tracer, a compiler, a mode, a functional transform."""
+    return (
+        torch.compiler.is_compiling()
+        or torch._C._get_tracing_state() is not None
+        or torch._C._len_torch_dispatch_stack() > 0
+        or torch._C._len_torch_function_stack() > 0
+        or torch._C._functorch.peek_interpreter_stack() is not None
+        or forward_ad._current_level >= 0
+    )
+
+
+def is_plain(tensors: Iterable[torch.Tensor]) -> bool:
+    """Whether every tensor is an ordinary one in memory, and nothing watches: the dispatcher then adds only time."""
+    if _watched():
+        return False
+    return all(type(t) in _PLAIN and t.device.type in ("cpu", "cuda") and not t.is_neg() for t in tensors)

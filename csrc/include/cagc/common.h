@@ -1,0 +1,69 @@
+// What every op shares: the host/device macro, dtype codes, storage types and the type each accumulates in.
+#pragma once
+#include <cstdint>
+#include <cstring>
+
+#if defined(__CUDACC__)
+#include <cuda_bf16.h>
+#include <cuda_fp16.h>
+#define CAGC_HD __host__ __device__ __forceinline__
+#else
+#define CAGC_HD inline __attribute__((always_inline))
+#endif
+
+// GCC emits one clone per instruction set and picks at load time. It does not carry the attribute into an
+// OpenMP body, so a vector loop is always a function of its own, called from the parallel region.
+#if defined(__x86_64__) && defined(__GNUC__) && !defined(__clang__) && !defined(CAGC_NO_CLONES)
+#define CAGC_CLONES __attribute__((target_clones("arch=skylake-avx512", "arch=haswell", "default"), noinline))
+#else
+#define CAGC_CLONES __attribute__((noinline))
+#endif
+
+namespace cagc {
+
+// The codes are those of DTYPES in cagc_kernels/native/bias_act.py.
+enum class DType : int { float32 = 0, float64 = 1, float16 = 2, bfloat16 = 3 };
+
+#if defined(__CUDACC__)
+using half_t = __half;
+using bfloat_t = __nv_bfloat16;
+#else
+using half_t = _Float16;
+
+struct bfloat_t {
+  uint16_t bits;
+  bfloat_t() = default;
+  CAGC_HD explicit bfloat_t(float value) {
+    uint32_t u;
+    std::memcpy(&u, &value, 4);
+    // Round to nearest even; a NaN keeps its top bits and is made quiet, or the carry would turn it into infinity.
+    const uint32_t rounded = (u + 0x7fffu + ((u >> 16) & 1u)) >> 16, quiet = (u >> 16) | 0x40u;
+    bits = static_cast<uint16_t>((u & 0x7fffffffu) > 0x7f800000u ? quiet : rounded);
+  }
+  CAGC_HD explicit operator float() const {
+    const uint32_t u = static_cast<uint32_t>(bits) << 16;
+    float value;
+    std::memcpy(&value, &u, 4);
+    return value;
+  }
+};
+#endif
+
+template <class T> struct Accumulate { using type = float; };
+template <> struct Accumulate<double> { using type = double; };
+template <class T> using acc_t = typename Accumulate<T>::type;
+
+template <class T> struct Type { using type = T; };
+
+// Calls f(Type<T>{}) for the storage type of a dtype code; false if the code is unknown.
+template <class F> bool with_dtype(DType dtype, F &&f) {
+  switch (dtype) {
+    case DType::float32: f(Type<float>{}); return true;
+    case DType::float64: f(Type<double>{}); return true;
+    case DType::float16: f(Type<half_t>{}); return true;
+    case DType::bfloat16: f(Type<bfloat_t>{}); return true;
+  }
+  return false;
+}
+
+}  // namespace cagc

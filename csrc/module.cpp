@@ -1,0 +1,64 @@
+// The only file that knows Python: integers in (data pointers, sizes, a stream), an exception out.
+// Anything that has pointers can be bound beside it: nothing below this file includes pybind11 or Python.
+#include "cagc/bias_act.h"
+#include <pybind11/pybind11.h>
+#include <stdexcept>
+#include <string>
+
+namespace py = pybind11;
+using Pointer = std::uintptr_t;  // Tensor.data_ptr(), 0 where a tensor is absent
+
+namespace {
+
+const void *in(Pointer p) { return reinterpret_cast<const void *>(p); }
+
+// Fake, meta and functional tensors have a data pointer of 0: refuse instead of crashing.
+void require(bool present, const char *op, const char *name) {
+  if (!present) throw std::invalid_argument(std::string(op) + ": " + name + " is null (a fake, meta or functional tensor?)");
+}
+
+cagc::BiasAct bias_act_params(Pointer x, Pointer b, Pointer y, Pointer g, Pointer h, Pointer out, int64_t numel,
+                              int64_t step, int64_t channels, double alpha, double gain, double clamp, int act,
+                              int pass, int dtype) {
+  if (act < 0 || act > static_cast<int>(cagc::Act::swish)) throw std::invalid_argument("bias_act: unknown act code");
+  if (pass < 0 || pass > 2) throw std::invalid_argument("bias_act: unknown pass code");
+  if (dtype < 0 || dtype > 3) throw std::invalid_argument("bias_act: unknown dtype code");
+  if (numel < 0 || step < 1 || channels < 1) throw std::invalid_argument("bias_act: numel, step or channels out of range");
+  const cagc::BiasAct p{in(x), in(b), in(y), in(g), in(h), reinterpret_cast<void *>(out), numel, step, channels,
+                        alpha, gain, clamp, static_cast<cagc::Act>(act), static_cast<cagc::Pass>(pass),
+                        static_cast<cagc::DType>(dtype)};
+  if (numel == 0) return p;
+  const bool reads_input = p.pass != cagc::Pass::slope || p.act != cagc::Act::linear || clamp >= 0;
+  require(p.out, "bias_act", "out");
+  require(!reads_input || p.x || p.y, "bias_act", "x");
+  require(p.pass == cagc::Pass::value || p.g, "bias_act", "g");
+  require(p.pass != cagc::Pass::curvature || p.h, "bias_act", "h");
+  return p;
+}
+
+}  // namespace
+
+PYBIND11_MODULE(_C, m) {
+  m.doc() = "Compiled kernels on raw pointers. Call them through cagc_kernels.native.";
+#ifdef CAGC_CUDA_ARCHS
+  m.attr("cuda_archs") = CAGC_CUDA_ARCHS;
+#else
+  m.attr("cuda_archs") = py::none();
+#endif
+
+  m.def("bias_act_cpu", [](Pointer x, Pointer b, Pointer y, Pointer g, Pointer h, Pointer out, int64_t numel, int64_t step,
+                           int64_t channels, double alpha, double gain, double clamp, int act, int pass, int dtype,
+                           int threads) {
+    const cagc::BiasAct p = bias_act_params(x, b, y, g, h, out, numel, step, channels, alpha, gain, clamp, act, pass, dtype);
+    py::gil_scoped_release release;
+    cagc::bias_act_cpu(p, threads);
+  });
+#ifdef CAGC_CUDA_ARCHS
+  m.def("bias_act_cuda", [](Pointer x, Pointer b, Pointer y, Pointer g, Pointer h, Pointer out, int64_t numel, int64_t step,
+                            int64_t channels, double alpha, double gain, double clamp, int act, int pass, int dtype,
+                            Pointer stream) {
+    const cagc::BiasAct p = bias_act_params(x, b, y, g, h, out, numel, step, channels, alpha, gain, clamp, act, pass, dtype);
+    if (const char *error = cagc::bias_act_cuda(p, reinterpret_cast<void *>(stream))) throw std::runtime_error(error);
+  });
+#endif
+}

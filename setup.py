@@ -1,0 +1,45 @@
+"""Drives CMake from setuptools; what is compiled is said in CMakeLists.txt.
+
+Read from the environment: CAGC_CUDA (AUTO, ON, OFF), CAGC_CUDA_ARCHS, CAGC_BUILD_DIR, CMAKE_ARGS.
+"""
+
+import os
+import shlex
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+from setuptools import Extension, setup
+from setuptools.command.build_ext import build_ext
+
+ROOT = Path(__file__).resolve().parent
+
+
+class CMakeBuild(build_ext):
+    def build_extension(self, ext: Extension) -> None:
+        import pybind11
+
+        target = Path(self.get_ext_fullpath(ext.name)).resolve()
+        prefix = target.parents[len(ext.name.split(".")) - 1]
+        # One tree per interpreter, kept between runs: rebuilds are incremental.
+        tree = Path(os.environ.get("CAGC_BUILD_DIR", ROOT / "build" / f"cmake-{sys.implementation.cache_tag}"))
+        tree.mkdir(parents=True, exist_ok=True)
+        options = [f"-D{name}={os.environ[name]}" for name in ("CAGC_CUDA", "CAGC_CUDA_ARCHS") if name in os.environ]
+        cmake = shutil.which("cmake") or "cmake"
+        # What moves from one isolated build environment to the next is passed every time: a cached path never wins.
+        configure = [
+            cmake, "-S", str(ROOT), "-B", str(tree), "-G", "Ninja",
+            f"-DCMAKE_MAKE_PROGRAM={shutil.which('ninja')}",
+            f"-DCMAKE_BUILD_TYPE={'Debug' if self.debug else 'Release'}",
+            f"-DPython_EXECUTABLE={sys.executable}",
+            f"-Dpybind11_DIR={pybind11.get_cmake_dir()}",
+            *options,
+            *shlex.split(os.environ.get("CMAKE_ARGS", "")),
+        ]  # fmt: skip
+        subprocess.check_call(configure)
+        subprocess.check_call([cmake, "--build", str(tree), *([f"-j{self.parallel}"] if self.parallel else [])])
+        subprocess.check_call([cmake, "--install", str(tree), "--prefix", str(prefix)])
+
+
+setup(ext_modules=[Extension("cagc_kernels.native._C", sources=[])], cmdclass={"build_ext": CMakeBuild})
