@@ -1,0 +1,165 @@
+"""Settings of a distillation run."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import asdict, dataclass, fields
+from typing import Any, Literal
+
+# Settings that say how long a run goes on or what it writes, not which weights it reaches at a given step.
+_BOOKKEEPING = frozenset(("steps", "checkpoint_every", "sample_every", "log_every", "samples", "sample_truncation", "tensorboard"))
+
+
+@dataclass(frozen=True)
+class DistillConfig:
+    """Settings of :func:`cagc.distill.distill`. The defaults are the paper's where it states them.
+
+    Attributes:
+        steps: generator updates.
+        batch_size: images per update.
+        learning_rate: of both Adam optimisers, before the scaling for lazy regularisation.
+        lr_schedule: "constant", or "cosine" down to zero at ``steps``.
+        betas: of both Adam optimisers, before the same scaling.
+        rgb_weight: of the L1 distance between the images of student and teacher; 0 leaves it out.
+        kd_mode: L1 on the "output" image, or summed over the "intermediate" RGB of every resolution.
+        normalize_by_area: divide the masked L1 by the mask's area instead of by the image's.
+        perceptual_weight: of the perceptual distance; 0 leaves it out.
+        perceptual: name of its features: one of ``cagc.metrics.features.FEATURES`` with feature maps, or "lpips-vgg".
+        perceptual_size: side in pixels that images are resized to for it; None: as they are, 256 px at most.
+        gan_weight: of the adversarial loss; 0 runs without a discriminator.
+        gan_delay: steps in which the discriminator trains and the generator does not hear it yet.
+        gan_ramp: steps after the delay in which ``gan_weight`` grows linearly from 0.
+        r1_gamma: R1 weight; 0 leaves it out.
+        d_reg_every: steps from one R1 update to the next.
+        path_weight: of the path length regularisation; 0 leaves it out.
+        g_reg_every: steps from one path length update to the next.
+        path_batch_shrink: the path length uses ``batch_size // path_batch_shrink`` images.
+        path_decay: of the running mean path length.
+        mixing_probability: share of batches drawn with style mixing.
+        noise: "random", "const" or "none" for student and teacher during training.
+        share_noise: the same random noise for student and teacher.
+        ema_half_life: images after which the averaged weights have forgotten half of the past, whatever the batch.
+        ema_rampup: the half-life is at most this share of the images seen, so that a short run is not held back by
+            the weights it began with; None: constant, as in the paper.
+        frozen: patterns (``fnmatch``) of the student's parameters that stay as they are, such as "mapping.*".
+        flip: random horizontal flips of the real images.
+        seed: of every random draw.
+        checkpoint_every, sample_every, log_every: steps; 0 turns samples off.
+        samples: images in a sample grid.
+        sample_truncation: truncation of the sample grid.
+        tensorboard: write TensorBoard scalars and grids.
+
+    Raises:
+        ValueError: naming the setting, what came and what was expected.
+    """
+
+    steps: int = 450_000
+    batch_size: int = 16
+    learning_rate: float = 0.002
+    lr_schedule: Literal["constant", "cosine"] = "constant"
+    betas: tuple[float, float] = (0.0, 0.99)
+    rgb_weight: float = 3.0
+    kd_mode: Literal["output", "intermediate"] = "output"
+    normalize_by_area: bool = False
+    perceptual_weight: float = 3.0
+    perceptual: str = "efficientnet-lite0"
+    perceptual_size: int | None = None
+    gan_weight: float = 1.0
+    gan_delay: int = 0
+    gan_ramp: int = 0
+    r1_gamma: float = 10.0
+    d_reg_every: int = 16
+    path_weight: float = 2.0
+    g_reg_every: int = 4
+    path_batch_shrink: int = 2
+    path_decay: float = 0.01
+    mixing_probability: float = 0.9
+    noise: Literal["random", "const", "none"] = "random"
+    share_noise: bool = True
+    ema_half_life: float = 10_000.0
+    ema_rampup: float | None = 0.05
+    frozen: tuple[str, ...] = ()
+    flip: bool = True
+    seed: int = 0
+    checkpoint_every: int = 1000
+    sample_every: int = 1000
+    log_every: int = 50
+    samples: int = 8
+    sample_truncation: float = 1.0
+    tensorboard: bool = True
+
+    def __post_init__(self) -> None:
+        for name in ("steps", "batch_size", "d_reg_every", "g_reg_every", "path_batch_shrink", "checkpoint_every", "log_every", "samples"):
+            self._require(name, isinstance(self._get(name), int) and self._get(name) >= 1, "an integer of at least 1")
+        for name in ("gan_delay", "gan_ramp", "sample_every", "seed"):
+            self._require(name, isinstance(self._get(name), int) and self._get(name) >= 0, "an integer of at least 0")
+        for name in ("learning_rate", "ema_half_life"):
+            self._require(name, _number(self._get(name)) and self._get(name) > 0, "a number above 0")
+        for name in ("rgb_weight", "perceptual_weight", "gan_weight", "r1_gamma", "path_weight"):
+            self._require(name, _number(self._get(name)) and self._get(name) >= 0, "a number of at least 0")
+        for name in ("path_decay", "mixing_probability"):
+            self._require(name, _number(self._get(name)) and 0 <= self._get(name) <= 1, "a number from 0 to 1")
+        self._require("betas", len(self.betas) == 2 and all(0 <= b < 1 for b in self.betas), "two numbers in [0, 1)")
+        self._require("ema_rampup", self.ema_rampup is None or 0 < self.ema_rampup, "a number above 0, or None")
+        self._require("perceptual_size", self.perceptual_size is None or self.perceptual_size >= 32, "at least 32, or None")
+        self._require("sample_truncation", _number(self.sample_truncation), "a number")
+        for name, choices in (
+            ("lr_schedule", ("constant", "cosine")),
+            ("kd_mode", ("output", "intermediate")),
+            ("noise", ("random", "const", "none")),
+        ):
+            self._require(name, self._get(name) in choices, f"one of {', '.join(choices)}")
+        self._require("frozen", not isinstance(self.frozen, str), "a sequence of patterns")
+        if not (self.rgb_weight or self.perceptual_weight or self.gan_weight):
+            raise ValueError("rgb_weight, perceptual_weight, gan_weight: got 0 for all three, expected a loss to train with")
+        object.__setattr__(self, "betas", tuple(self.betas))
+        object.__setattr__(self, "frozen", tuple(self.frozen))
+
+    def _get(self, name: str) -> Any:
+        return getattr(self, name)
+
+    def _require(self, name: str, fulfilled: bool, expected: str) -> None:
+        if not fulfilled:
+            raise ValueError(f"{name}: got {self._get(name)!r}, expected {expected}")
+
+    def ema_decay(self, step: int) -> float:
+        """Share of the averaged weights that survives update ``step`` (from 0): ½^(batch / half-life in images)."""
+        half_life = self.ema_half_life
+        if self.ema_rampup is not None:
+            half_life = min(half_life, self.ema_rampup * (step + 1) * self.batch_size)
+        return 0.5 ** (self.batch_size / half_life)
+
+    def lr_factor(self, step: int) -> float:
+        """Factor of the learning rate at ``step`` (from 0)."""
+        return 1.0 if self.lr_schedule == "constant" else 0.5 * (1 + math.cos(math.pi * step / self.steps))
+
+    def gan_weight_at(self, step: int) -> float:
+        """Weight of the adversarial loss at ``step`` (from 0), with delay and ramp."""
+        if step < self.gan_delay:
+            return 0.0
+        return self.gan_weight * min(1.0, (step - self.gan_delay + 1) / (self.gan_ramp + 1))
+
+    def to_dict(self) -> dict[str, Any]:
+        """As JSON-ready containers."""
+        return {name: list(value) if isinstance(value, tuple) else value for name, value in asdict(self).items()}
+
+    @classmethod
+    def from_dict(cls, options: dict[str, Any]) -> DistillConfig:
+        """The inverse of :meth:`to_dict`.
+
+        Raises:
+            ValueError: a setting is unknown or out of range.
+        """
+        known = {field.name for field in fields(cls)}
+        if unknown := set(options) - known:
+            raise ValueError(f"settings: got {sorted(unknown)}, expected some of {sorted(known)}")
+        return cls(**options)
+
+    def identity(self) -> dict[str, Any]:
+        """The settings that decide the weights reached at a step; ``steps`` among them where the schedule depends on it."""
+        ignored = _BOOKKEEPING - ({"steps"} if self.lr_schedule == "cosine" else set())
+        return {name: value for name, value in self.to_dict().items() if name not in ignored}
+
+
+def _number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and math.isfinite(value)

@@ -1,0 +1,150 @@
+"""Losses of GAN training and of knowledge distillation, as pure functions of images, logits and masks."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Protocol
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from ..errors import CagcError
+from ..metrics import features as feature_extractors
+
+# Larger images are compared on a copy of this side, as the paper does for LPIPS.
+PERCEPTUAL_MAX_SIZE = 256
+
+PerceptualDistance = Callable[[Tensor, Tensor], Tensor]
+
+
+class FeatureMaps(Protocol):
+    """What a perceptual distance needs of a feature extractor."""
+
+    def maps(self, images: Tensor, size: int | None = None) -> list[Tensor]: ...
+
+
+def discriminator_loss(real_logits: Tensor, fake_logits: Tensor) -> Tensor:
+    """Logistic loss, scalar: mean softplus(-real) + mean softplus(fake), logits [N, 1] (Goodfellow et al. 2014)."""
+    return F.softplus(-real_logits).mean() + F.softplus(fake_logits).mean()
+
+
+def generator_loss(fake_logits: Tensor) -> Tensor:
+    """Non-saturating loss, scalar: mean softplus(-fake), logits [N, 1] (Goodfellow et al. 2014)."""
+    return F.softplus(-fake_logits).mean()
+
+
+def rgb_loss(
+    student_rgbs: Sequence[Tensor],
+    teacher_rgbs: Sequence[Tensor],
+    mask: Tensor | None = None,
+    mode: str = "output",
+    normalize_by_area: bool = False,
+) -> Tensor:
+    """Mean absolute difference between the images of student and teacher, scalar.
+
+    Args:
+        student_rgbs, teacher_rgbs: RGB [N, 3, r, r] per resolution, lowest first, the image last.
+        mask: content [N, 1, R, R] in [0, 1], or None for everything. A lower resolution is weighted by the share of
+            each of its pixels that is content. (The authors' code leaves their intermediate losses unmasked.)
+        mode: "output" compares the image, "intermediate" sums over all resolutions.
+        normalize_by_area: divide by the content's area instead of by the image's, so that the loss of a pixel does not
+            shrink with the content.
+
+    Raises:
+        ValueError: an unknown mode, or another number or shape of images on one side than on the other.
+    """
+    if mode not in ("output", "intermediate"):
+        raise ValueError(f"mode: got {mode!r}, expected 'output' or 'intermediate'")
+    if mode == "output":
+        student_rgbs, teacher_rgbs = student_rgbs[-1:], teacher_rgbs[-1:]
+    shapes = [tuple(rgb.shape) for rgb in student_rgbs]
+    if shapes != [tuple(rgb.shape) for rgb in teacher_rgbs]:
+        raise ValueError(f"teacher_rgbs: got shapes {[tuple(t.shape) for t in teacher_rgbs]}, expected {shapes}")
+    return sum(_masked_l1(s, t, mask, normalize_by_area) for s, t in zip(student_rgbs, teacher_rgbs))
+
+
+def _masked_l1(student: Tensor, teacher: Tensor, mask: Tensor | None, normalize_by_area: bool) -> Tensor:
+    difference = (student - teacher).abs()
+    if mask is None:
+        return difference.mean()
+    weight = mask_at(mask, student.shape[-1])
+    total = (weight * difference).sum()
+    if not normalize_by_area:
+        return total / difference.numel()
+    return total / (weight.sum() * difference.shape[1]).clamp(min=1)
+
+
+def mask_at(mask: Tensor, resolution: int) -> Tensor:
+    """Mask [N, 1, R, R] at another resolution: each pixel the mean of those it covers."""
+    return mask if mask.shape[-1] == resolution else F.adaptive_avg_pool2d(mask, resolution)
+
+
+def perceptual_loss(student: Tensor, teacher: Tensor, distance: PerceptualDistance, mask: Tensor | None = None) -> Tensor:
+    """Perceptual distance between two batches of images [N, 3, R, R] in [-1, 1], scalar; gradients reach ``student``.
+
+    With a ``mask`` [N, 1, R, R] both are multiplied by it first. Above 256 px both are compared on a bilinear 256 px copy.
+    """
+    if mask is not None:
+        student, teacher = student * mask, teacher * mask
+    if student.shape[-1] > PERCEPTUAL_MAX_SIZE:
+        student, teacher = (
+            F.interpolate(x, size=(PERCEPTUAL_MAX_SIZE,) * 2, mode="bilinear", align_corners=False) for x in (student, teacher)
+        )
+    return distance(student, teacher.detach())
+
+
+class FeatureDistance:
+    """Mean over layers and positions of ½‖â - b̂‖² = 1 - cos(a, b), for the feature vectors a, b of two images.
+
+    The form of LPIPS (Zhang et al., CVPR 2018) with every channel weighted alike. In [0, 2]; 0 for equal images.
+    ``size``: side in pixels that images are resized to first, None as they are.
+    """
+
+    def __init__(self, features: FeatureMaps, size: int | None = None) -> None:
+        self.features = features
+        self.size = size
+
+    def __call__(self, student: Tensor, teacher: Tensor) -> Tensor:
+        with torch.no_grad():
+            expected = [_unit(x) for x in self.features.maps(teacher, self.size)]
+        maps = self.features.maps(student, self.size)
+        layers = [(_unit(a) - b).square().sum(dim=1).mean() / 2 for a, b in zip(maps, expected)]
+        return torch.stack(layers).mean()
+
+
+def _unit(x: Tensor) -> Tensor:
+    return x * (x.square().sum(dim=1, keepdim=True) + 1e-8).rsqrt()
+
+
+def load_perceptual(name: str, device: torch.device | str = "cpu", size: int | None = None) -> PerceptualDistance:
+    """Perceptual distance by name: "lpips-vgg" through the package lpips, or features with maps (``FeatureDistance``).
+
+    Raises:
+        CagcError: the name is unknown or what it needs is not installed.
+    """
+    if name == "lpips-vgg":
+        return _load_lpips(device, size)
+    if name not in feature_extractors.FEATURES:
+        names = ", ".join(["lpips-vgg", *feature_extractors.FEATURES])
+        raise CagcError(f"perceptual: got {name!r}, expected one of {names}")
+    features = feature_extractors.load(name, device)
+    if type(features).maps is feature_extractors.FeatureExtractor.maps:
+        raise CagcError(f"perceptual: features {name!r} have no maps; expected lpips-vgg or {feature_extractors.DEFAULT_FEATURES}")
+    return FeatureDistance(features, size)
+
+
+def _load_lpips(device: torch.device | str, size: int | None) -> PerceptualDistance:
+    try:
+        import lpips
+
+        network = lpips.LPIPS(net="vgg", verbose=False).to(device).eval().requires_grad_(False)
+    except (ImportError, OSError) as error:
+        raise CagcError(f"perceptual 'lpips-vgg' needs the package lpips and its weights (pip install lpips): {error}") from error
+
+    def distance(student: Tensor, teacher: Tensor) -> Tensor:
+        if size is not None:
+            student, teacher = (F.interpolate(x, size=(size, size), mode="bilinear") for x in (student, teacher))
+        return network(student, teacher).mean()
+
+    return distance

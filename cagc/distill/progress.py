@@ -1,0 +1,149 @@
+"""What a run tells while it goes on: a bar on a terminal, plain lines elsewhere, TensorBoard, and averages for the log."""
+
+from __future__ import annotations
+
+import math
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from torch import Tensor
+
+from ..files import atomic_write
+
+ProgressCallback = Callable[[int, int, dict[str, float]], None]
+
+_SECONDS_BETWEEN_LINES = 10.0
+_SHOWN = ("rgb", "perceptual", "generator", "discriminator")
+
+
+class Reporter:
+    """Shows steps done, losses, speed and time left.
+
+    Args:
+        progress: True for a bar (plain lines where the output is no terminal), False for silence, or a function that is
+            called as ``progress(step, steps, losses)`` instead.
+        steps: of the whole run.
+        start: step that this process begins at.
+        batch_size: images of a step, for the speed.
+    """
+
+    def __init__(self, progress: bool | ProgressCallback, steps: int, start: int, batch_size: int) -> None:
+        self._callback = progress if callable(progress) else None
+        self._steps, self._start, self._batch_size = steps, start, batch_size
+        self._began = self._spoke = time.monotonic()
+        console = Console(stderr=True)
+        self._plain = progress is True and not console.is_terminal
+        self._bar: Progress | None = None
+        if progress is True and console.is_terminal:
+            self._bar = Progress(
+                TextColumn("distill"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[losses]}"),
+                TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn(elapsed_when_finished=False), console=console,
+            )  # fmt: skip
+            self._task = self._bar.add_task("distill", total=steps, completed=start, losses="")
+
+    def __enter__(self) -> Reporter:
+        if self._bar is not None:
+            self._bar.start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        if self._bar is not None:
+            self._bar.stop()
+
+    def speed(self, step: int) -> float:
+        """Images a second of this process."""
+        return (step - self._start) * self._batch_size / max(time.monotonic() - self._began, 1e-9)
+
+    def update(self, step: int, losses: Callable[[], dict[str, float]]) -> None:
+        """Tell that ``step`` steps are done; ``losses`` is asked for only when something is shown."""
+        if self._callback is not None:
+            self._callback(step, self._steps, losses())
+            return
+        now = time.monotonic()
+        if self._bar is not None:
+            if now - self._spoke > 0.5 or step == self._steps:
+                self._spoke = now
+                self._bar.update(self._task, completed=step, losses=_brief(losses()))
+        elif self._plain and (now - self._spoke > _SECONDS_BETWEEN_LINES or step == self._steps):
+            self._spoke = now
+            left = (self._steps - step) * (now - self._began) / (step - self._start)
+            line = f"distill: step {step}/{self._steps}  {_brief(losses())}  {self.speed(step):.1f} images/s  {_clock(left)} left"
+            print(line, file=sys.stderr, flush=True)
+
+
+def _brief(losses: dict[str, float]) -> str:
+    return "  ".join(f"{name} {losses[name]:.3f}" for name in _SHOWN if name in losses)
+
+
+def _clock(seconds: float) -> str:
+    minutes, seconds = divmod(int(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{seconds:02d}"
+
+
+class Averages:
+    """Means of losses since the last :meth:`clear`, each over the steps that had it; nothing is copied off the device before
+    it is asked for."""
+
+    def __init__(self) -> None:
+        self.clear()
+
+    def clear(self) -> None:
+        self._sums: dict[str, tuple[Tensor, int]] = {}
+
+    def add(self, losses: dict[str, Tensor]) -> None:
+        """Count the scalar losses of one step."""
+        for name, value in losses.items():
+            total, count = self._sums.get(name, (torch.zeros_like(value), 0))
+            self._sums[name] = total + value, count + 1
+
+    def values(self) -> dict[str, float]:
+        """Name → mean."""
+        return {name: (total / count).item() for name, (total, count) in self._sums.items()}
+
+
+class TensorBoard:
+    """Scalars and sample grids under ``path``. A resumed run replaces what was written after ``step``."""
+
+    def __init__(self, path: Path, step: int) -> None:
+        from torch.utils.tensorboard import SummaryWriter
+
+        self._writer = SummaryWriter(str(path), purge_step=step + 1)
+
+    def scalars(self, step: int, values: dict[str, Any]) -> None:
+        for name, value in values.items():
+            if name != "step":
+                self._writer.add_scalar(name, value, step)
+
+    def image(self, step: int, pixels: np.ndarray) -> None:
+        self._writer.add_image("teacher | student", pixels, step, dataformats="HWC")
+
+    def close(self) -> None:
+        self._writer.close()
+
+
+def pair_grid(left: Tensor, right: Tensor) -> np.ndarray:
+    """uint8 [H, W, 3]: images [N, 3, R, R] in [-1, 1] in a grid of pairs, ``left`` beside ``right``."""
+    pairs = torch.cat([left, right], dim=3).clamp(-1, 1).add(1).mul(127.5).round().to(torch.uint8).cpu()
+    n, _, height, width = pairs.shape
+    columns = max(1, round(math.sqrt(n / 2)))
+    rows = -(-n // columns)
+    grid = torch.full((rows * columns, 3, height, width), 255, dtype=torch.uint8)
+    grid[:n] = pairs
+    grid = grid.reshape(rows, columns, 3, height, width).permute(0, 3, 1, 4, 2)
+    return grid.reshape(rows * height, columns * width, 3).numpy()
+
+
+def write_png(path: Path, pixels: np.ndarray) -> None:
+    """Write uint8 [H, W, 3] as PNG, atomically."""
+    with atomic_write(path) as temporary:
+        Image.fromarray(pixels).save(temporary)

@@ -1,0 +1,158 @@
+"""The folder of a run: what it is a run of, its checkpoints, and its log. Every file in it is whole or absent."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import warnings
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ..errors import CagcError
+from ..files import atomic_write
+
+_OWN_FILES = ("config.json", "metrics.jsonl", "student.safetensors", "discriminator.safetensors")
+_OWN_FOLDERS = ("checkpoints", "samples", "tensorboard")
+_KEPT_CHECKPOINTS = 2
+
+
+class RunFolder:
+    """``config.json``, ``checkpoints/step-*.pt`` (the last two), ``metrics.jsonl``, ``samples/``, ``tensorboard/`` and, at the
+    end, ``student.safetensors``."""
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+        self.samples = self.path / "samples"
+        self.tensorboard = self.path / "tensorboard"
+        self.student = self.path / "student.safetensors"
+        self.discriminator = self.path / "discriminator.safetensors"
+        self._config = self.path / "config.json"
+        self._checkpoints = self.path / "checkpoints"
+        self._metrics = self.path / "metrics.jsonl"
+
+    def create(self, identity: dict[str, Any], settings: dict[str, Any], overwrite: bool = False) -> None:
+        """Start a new run. ``overwrite`` deletes an earlier run in the folder, and nothing else that lies there.
+
+        Raises:
+            CagcError: the folder is a file, or is not empty, without ``overwrite``; or it cannot be written to.
+        """
+        if self.path.exists() and not self.path.is_dir():
+            raise CagcError(f"out_dir: {self.path} is a file, expected a folder")
+        if self.path.is_dir() and any(self.path.iterdir()):
+            if not overwrite:
+                raise CagcError(f"out_dir: {self.path} is not empty; resume the run in it, or overwrite it")
+            self._remove_run()
+        try:
+            self._checkpoints.mkdir(parents=True, exist_ok=True)
+            self.samples.mkdir(exist_ok=True)
+        except OSError as error:
+            raise CagcError(f"out_dir: {self.path} cannot be created: {error}") from error
+        self._write_config({"identity": identity, "settings": settings})
+
+    def _remove_run(self) -> None:
+        for name in _OWN_FOLDERS:
+            shutil.rmtree(self.path / name, ignore_errors=True)
+        for name in _OWN_FILES:
+            (self.path / name).unlink(missing_ok=True)
+
+    def _write_config(self, document: dict[str, Any]) -> None:
+        with atomic_write(self._config) as temporary:
+            temporary.write_text(json.dumps(document, indent=1) + "\n")
+
+    def open(self, identity: dict[str, Any], settings: dict[str, Any]) -> None:
+        """Take up the run in the folder, with the settings that may change between two starts.
+
+        Raises:
+            CagcError: there is no run in the folder, or it is one of another student, teacher, data set or setting.
+        """
+        before = self.config()["identity"]
+        now = json.loads(json.dumps(identity))
+        for name in sorted(set(before) | set(now)):
+            if before.get(name) != now.get(name):
+                raise CagcError(f"resume: the run in {self.path} has {name} = {before.get(name)!r}, this one has {now.get(name)!r}")
+        self._write_config({"identity": identity, "settings": settings})
+
+    def config(self) -> dict[str, Any]:
+        """``config.json``: "identity" and "settings".
+
+        Raises:
+            CagcError: there is no run in the folder.
+        """
+        try:
+            document = json.loads(self._config.read_text())
+            return {"identity": dict(document["identity"]), "settings": dict(document["settings"])}
+        except FileNotFoundError:
+            raise CagcError(f"resume: {self.path} holds no run (no config.json)") from None
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise CagcError(f"resume: {self._config} cannot be read: {error}") from error
+
+    def save(self, step: int, state: dict[str, Any]) -> Path:
+        """Write the checkpoint of ``step`` and drop all but the last two."""
+        path = self._checkpoints / f"step-{step:09d}.pt"
+        with atomic_write(path) as temporary:
+            torch.save(state, temporary)
+        for old in self.checkpoints()[:-_KEPT_CHECKPOINTS]:
+            old.unlink(missing_ok=True)
+        return path
+
+    def checkpoints(self) -> list[Path]:
+        """Checkpoint files, oldest first."""
+        return sorted(self._checkpoints.glob("step-*.pt"))
+
+    def restore(self, load: Callable[[dict[str, Any]], None]) -> Path:
+        """Hand the newest sound checkpoint to ``load``; a damaged one is warned of, deleted and passed over.
+
+        Raises:
+            CagcError: there is none.
+        """
+        damaged = []
+        for path in reversed(self.checkpoints()):
+            try:
+                load(_read(path))
+            except Exception as error:  # a damaged file can fail anywhere in the unpickler or on a missing entry
+                reason = " ".join(str(error).split())[:160] or type(error).__name__
+                warnings.warn(f"resume: checkpoint {path.name} is damaged ({reason}); trying the one before", stacklevel=2)
+                damaged.append(path)
+                continue
+            for other in damaged:
+                other.unlink(missing_ok=True)
+            return path
+        found = f"all {len(damaged)} checkpoints are damaged" if damaged else "it holds no checkpoint"
+        raise CagcError(f"resume: nothing to go on from in {self.path}: {found}")
+
+    def log(self, record: dict[str, Any]) -> None:
+        """Append one line to ``metrics.jsonl``."""
+        with self._metrics.open("a") as file:
+            file.write(json.dumps(record) + "\n")
+
+    def trim_log(self, step: int) -> None:
+        """Drop the records of steps after ``step``, which a resumed run writes again, and a torn last line."""
+        if self._metrics.exists():
+            kept = [line for line in self._metrics.read_text().splitlines() if _step_of(line) <= step]
+            with atomic_write(self._metrics) as temporary:
+                temporary.write_text("".join(line + "\n" for line in kept))
+
+    def metrics(self) -> list[dict[str, Any]]:
+        """Records of ``metrics.jsonl``."""
+        lines = self._metrics.read_text().splitlines() if self._metrics.exists() else []
+        return [json.loads(line) for line in lines if _step_of(line) < float("inf")]
+
+
+def _step_of(line: str) -> float:
+    try:
+        return json.loads(line)["step"]
+    except (ValueError, KeyError, TypeError):
+        return float("inf")
+
+
+def _read(path: Path) -> dict[str, Any]:
+    # torch's reader does not check the archive's checksums, so a flipped bit would pass for a weight.
+    with zipfile.ZipFile(path) as archive:
+        if (broken := archive.testzip()) is not None:
+            raise zipfile.BadZipFile(f"checksum of {os.path.basename(broken)} does not match")
+    return torch.load(path, map_location="cpu", weights_only=True)

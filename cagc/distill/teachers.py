@@ -1,0 +1,172 @@
+"""Where a student's targets come from: a generator that is run, or images that were recorded with their latents."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from ..checkpoints import generator_hash
+from ..errors import CagcError
+from ..models import Generator
+from ..models.stylegan2 import Noise, block_resolutions
+from ..seeds import z_batch
+
+
+@dataclass(frozen=True)
+class Latents:
+    """Everything random about one batch of generated images: given these, a generator is a function.
+
+    Attributes:
+        z: [N, style_dim], standard normal; None where ``w`` is given.
+        z_mix, mixing_index: style mixing, as in ``Generator.ws``.
+        w: [N, style_dim], instead of ``z``.
+        rows: [N], the recorded samples that ``w`` belongs to.
+        seeds: of ``z``, where it was drawn by seed.
+        noise: of the student, as in ``Generator.synthesis``.
+        teacher_noise: of the teacher.
+    """
+
+    z: Tensor | None = None
+    z_mix: Tensor | None = None
+    mixing_index: int | None = None
+    w: Tensor | None = None
+    rows: Tensor | None = None
+    seeds: Sequence[int] | None = None
+    noise: Noise = "none"
+    teacher_noise: Noise = "none"
+
+    def ws(self, generator: Generator, truncation: float = 1.0) -> Tensor:
+        """``ws`` [N, num_ws, style_dim] of these latents for ``generator``."""
+        if self.w is not None:
+            return self.w[:, None].expand(-1, generator.config.num_ws, -1)
+        return generator.ws(self.z, self.z_mix, self.mixing_index, truncation)
+
+
+class Teacher(Protocol):
+    """Source of targets. ``fingerprint`` names it in a run folder."""
+
+    resolution: int
+    style_dim: int
+    fingerprint: str
+
+    def latents(self, batch: int, rng: torch.Generator, mixing_probability: float) -> Latents:
+        """Draw latents, without noise."""
+        ...
+
+    def sample_latents(self, count: int, device: torch.device | str) -> Latents:
+        """The same latents each time, with fixed noise, for sample grids."""
+        ...
+
+    def rgbs(self, latents: Latents, intermediate: bool = False, truncation: float = 1.0) -> list[Tensor]:
+        """Target images [N, 3, r, r]: of every resolution, lowest first, if ``intermediate``, else of the last alone."""
+        ...
+
+
+class LiveTeacher:
+    """A generator, run on the latents that the student gets.
+
+    ``seeds``: draw from the latents of these seeds alone, without mixing, for parsers that know only those images.
+    """
+
+    def __init__(self, generator: Generator, seeds: Sequence[int] | None = None) -> None:
+        self.generator = generator
+        self.seeds = None if seeds is None else list(seeds)
+        self.resolution = generator.config.resolution
+        self.style_dim = generator.config.style_dim
+        self.fingerprint = generator_hash(generator)
+
+    def latents(self, batch: int, rng: torch.Generator, mixing_probability: float) -> Latents:
+        """Draw z, and with ``mixing_probability`` a second z with a layer index for the whole batch."""
+        shape, device = (batch, self.style_dim), rng.device
+        if self.seeds is not None:
+            chosen = torch.randint(len(self.seeds), (batch,), generator=rng, device=device).tolist()
+            seeds = [self.seeds[i] for i in chosen]
+            return Latents(z=z_batch(seeds, self.style_dim, device), seeds=seeds)
+        z = torch.randn(shape, generator=rng, device=device)
+        mixed = torch.rand([], generator=rng, device=device).item() < mixing_probability
+        if not mixed or self.generator.config.num_ws < 2:
+            return Latents(z=z)
+        z_mix = torch.randn(shape, generator=rng, device=device)
+        index = torch.randint(1, self.generator.config.num_ws, [], generator=rng, device=device).item()
+        return Latents(z=z, z_mix=z_mix, mixing_index=index)
+
+    def sample_latents(self, count: int, device: torch.device | str) -> Latents:
+        """See :class:`Teacher`: of seeds 0, 1, … or of the first of ``seeds``."""
+        seeds = list(range(count)) if self.seeds is None else self.seeds[:count]
+        return Latents(z=z_batch(seeds, self.style_dim, device), seeds=seeds, noise="const", teacher_noise="const")
+
+    @torch.no_grad()
+    def rgbs(self, latents: Latents, intermediate: bool = False, truncation: float = 1.0) -> list[Tensor]:
+        """See :class:`Teacher`."""
+        ws = latents.ws(self.generator, truncation)
+        if intermediate:
+            return self.generator.synthesis(ws, latents.teacher_noise, return_rgbs=True)
+        return [self.generator.synthesis(ws, latents.teacher_noise)]
+
+
+class RecordedTeacher:
+    """Images recorded with the w that each was drawn from, by a generator that need not be at hand.
+
+    It is also a set of real images (``len`` and ``batch``), for the discriminator.
+
+    Args:
+        ws: [n, style_dim] floating point.
+        images: [n, 3, R, R] uint8, R a power of two from 4 on.
+        device: where batches are delivered.
+
+    Raises:
+        CagcError: a shape or type is not as above, or the two disagree in number.
+    """
+
+    def __init__(self, ws: Tensor, images: Tensor, device: torch.device | str = "cpu") -> None:
+        if ws.ndim != 2 or not ws.is_floating_point():
+            raise CagcError(f"ws: got {ws.dtype} {list(ws.shape)}, expected floating point [n, style_dim]")
+        if images.ndim != 4 or images.shape[1] != 3 or images.shape[2] != images.shape[3] or images.dtype != torch.uint8:
+            raise CagcError(f"images: got {images.dtype} {list(images.shape)}, expected uint8 [n, 3, R, R]")
+        if len(ws) != len(images) or len(ws) == 0:
+            raise CagcError(f"images: got {len(images)} for {len(ws)} ws, expected one for each")
+        block_resolutions(images.shape[2])
+        self.device = torch.device(device)
+        self.recorded_ws, self.images = ws.float(), images
+        self.resolution, self.style_dim = images.shape[2], ws.shape[1]
+        digest = hashlib.sha256(self.recorded_ws.contiguous().numpy())
+        digest.update(images.contiguous().numpy())
+        self.fingerprint = f"recorded-{digest.hexdigest()[:16]}"
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def batch(self, indices: Sequence[int] | Tensor) -> Tensor:
+        """Images [N, 3, R, R] float32 in [-1, 1] at ``indices``."""
+        pixels = self.images[torch.as_tensor(indices, dtype=torch.long, device="cpu")]
+        return pixels.to(self.device).float().div_(127.5).sub_(1)
+
+    def latents(self, batch: int, rng: torch.Generator, mixing_probability: float) -> Latents:
+        """Draw recorded samples; there is no image for mixed styles, so ``mixing_probability`` has no effect."""
+        rows = torch.randint(len(self), (batch,), generator=rng, device=rng.device).cpu()
+        return Latents(w=self.recorded_ws[rows].to(self.device), rows=rows)
+
+    def sample_latents(self, count: int, device: torch.device | str) -> Latents:
+        """See :class:`Teacher`: the first recorded samples."""
+        rows = torch.arange(min(count, len(self)))
+        return Latents(w=self.recorded_ws[rows].to(device), rows=rows, noise="const")
+
+    def rgbs(self, latents: Latents, intermediate: bool = False, truncation: float = 1.0) -> list[Tensor]:
+        """The recorded images.
+
+        Raises:
+            CagcError: ``intermediate``: nothing was recorded below the image's resolution.
+        """
+        if intermediate:
+            raise CagcError("kd_mode: got 'intermediate', expected 'output' for recorded images")
+        return [self.batch(latents.rows)]
+
+
+def with_noise(latents: Latents, noise: Noise, teacher_noise: Noise) -> Latents:
+    """The same latents with these noises."""
+    return replace(latents, noise=noise, teacher_noise=teacher_noise)
