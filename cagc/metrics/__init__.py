@@ -1,0 +1,1 @@
+"""What a generator costs (`macs`, `latency`) and how good its images are (`frechet`, `fidelity`, in named `features`)."""

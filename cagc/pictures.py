@@ -1,0 +1,159 @@
+"""Picture rows that put generators side by side on the same latents and noise."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from PIL import Image, ImageDraw, ImageFont
+from torch import Tensor, nn
+
+from .metrics.sampling import noise_for
+from .seeds import z_batch
+
+GAP = 2
+"""Pixels between neighbouring tiles."""
+DIFFERENCE_GAIN = 3
+"""A good student's differences, about a tenth of the range, would be hard to see as they are."""
+OUTLINE = (255, 196, 0)
+"""Colour of the content outline, readable on skin, hair and both backgrounds."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """One strip of a figure. label: short text at its left; alt: what a reader who cannot see it should know."""
+
+    label: str
+    alt: str
+    image: Image.Image
+
+
+@dataclass(frozen=True)
+class Figure:
+    """Rows under one title. name: file name stem, letters, digits and dashes; caption: one or two sentences."""
+
+    name: str
+    title: str
+    caption: str
+    rows: tuple[Row, ...]
+
+    def composite(self) -> Image.Image:
+        """All rows in one picture, labels at the left, for the file on disk."""
+        font = ImageFont.load_default(size=14)
+        margin = 16 + max(int(font.getlength(row.label)) for row in self.rows)
+        width = margin + max(row.image.width for row in self.rows)
+        sheet = Image.new("RGB", (width, sum(row.image.height + 6 for row in self.rows) - 6), "white")
+        top, draw = 0, ImageDraw.Draw(sheet)
+        for row in self.rows:
+            sheet.paste(row.image, (margin, top), row.image if row.image.mode == "RGBA" else None)
+            draw.text((8, top + row.image.height / 2), row.label, "black", font, anchor="lm")
+            top += row.image.height + 6
+        return sheet
+
+
+def _tiles(images: Tensor, tile: int) -> Tensor:
+    """[N, 3, H, W] in [-1, 1] → the same at `tile` px, clamped."""
+    images = images.detach().float().cpu()
+    if images.shape[-1] != tile:
+        images = F.interpolate(images, size=(tile, tile), mode="bicubic", align_corners=False, antialias=True)
+    return images.clamp(-1, 1)
+
+
+def _tile_side(resolution: int) -> int:
+    """Side at which an image is shown: small ones doubled to be seen, large ones reduced to keep a report light."""
+    return min(max(resolution, min(2 * resolution, 128)), 256)
+
+
+def image_grid(images: Tensor, columns: int | None = None, tile: int | None = None,
+               background: str | None = "white") -> Image.Image:
+    """Lay out images [N, 3, H, W] in [-1, 1] row by row; all in one row when `columns` is None.
+
+    tile: side of a tile in pixels; by default that of the images, doubled below 128 px and at most 256 px.
+    background: colour of gaps and empty cells, for an RGB picture; None leaves them transparent (RGBA).
+    """
+    if images.ndim != 4 or images.shape[1] != 3 or images.shape[0] == 0:
+        raise ValueError(f"images must be [N, 3, H, W] and not empty, got {tuple(images.shape)}")
+    tile = tile or _tile_side(images.shape[-1])
+    columns = min(columns or len(images), len(images))
+    rows = -(-len(images) // columns)
+    pixels = ((_tiles(images, tile) + 1) * 127.5).round().to(torch.uint8).permute(0, 2, 3, 1).numpy()
+    size = (columns * (tile + GAP) - GAP, rows * (tile + GAP) - GAP)
+    grid = Image.new("RGB", size, background) if background else Image.new("RGBA", size, (0, 0, 0, 0))
+    for i, image in enumerate(pixels):
+        grid.paste(Image.fromarray(image), (i % columns * (tile + GAP), i // columns * (tile + GAP)))
+    return grid
+
+
+def difference(a: Tensor, b: Tensor, gain: float = 1.0) -> Tensor:
+    """gain·|a - b| of images in [-1, 1] as images: black (-1) where they agree, white (1) from a difference of 2 / gain."""
+    return (gain * (a.clamp(-1, 1) - b.clamp(-1, 1)).abs() - 1).clamp(max=1)
+
+
+def content_overlay(images: Tensor, masks: Tensor, tile: int | None = None) -> Tensor:
+    """Images [N, 3, T, T] whose content (mask [N, 1, H, W] = 1) is left alone and outlined, the rest greyed and darkened."""
+    tile = tile or _tile_side(images.shape[-1])
+    shown = _tiles(images, tile)
+    mask = F.interpolate(masks.detach().float().cpu(), size=(tile, tile), mode="nearest")
+    grey = shown.mean(dim=1, keepdim=True) * 0.35 - 0.5
+    edge = F.max_pool2d(mask, 3, stride=1, padding=1) - mask
+    colour = torch.tensor(OUTLINE).view(1, 3, 1, 1) / 127.5 - 1
+    return torch.where(edge > 0, colour, torch.where(mask > 0, shown, grey.expand_as(shown)))
+
+
+@torch.inference_mode()
+def interpolation_strip(generator: nn.Module, seeds: tuple[int, int], steps: int = 8, truncation: float = 1.0,
+                        noise: str | list[Tensor] = "const") -> Tensor:
+    """Images [steps, 3, R, R] along the straight line in W from the w of one seed to that of the other."""
+    if steps < 2:
+        raise ValueError(f"steps must be at least 2, got {steps}")
+    device = next(generator.parameters()).device
+    start, end = generator.ws(z_batch(seeds, generator.config.style_dim).to(device), truncation=truncation)
+    path = torch.stack([torch.lerp(start, end, float(t)) for t in torch.linspace(0, 1, steps)])
+    return generator.synthesis(path, noise=noise)
+
+
+def _row(label: str, images: Tensor, alt: str) -> Row:
+    return Row(label, alt, image_grid(images, background=None))
+
+
+@torch.inference_mode()
+def comparison_figures(teacher: nn.Module, student: nn.Module, parser: Callable[..., Tensor],
+                       others: Mapping[str, nn.Module] | None = None, seeds: Sequence[int] = range(8),
+                       interpolations: Sequence[tuple[int, int]] = ((0, 1), (2, 3)),
+                       truncation: float = 1.0) -> list[Figure]:
+    """Figures of a compression: teacher against student, the content masks, and latent interpolation.
+
+    others: label → generator for rows between the two, in order (e.g. "Before distillation"). Every row shows the same
+    latents `seeds` with the teacher's constant noise maps; parser as in `evaluate_pair`.
+    """
+    device = next(teacher.parameters()).device
+    z, noise = z_batch(seeds, teacher.config.style_dim).to(device), noise_for(teacher, seeds, "const")
+    generators = {"Teacher": teacher, **(others or {}), "Student": student}
+    images = {label: g(z, truncation=truncation, noise=noise).clamp(-1, 1) for label, g in generators.items()}
+    count = f"{len(seeds)} images"
+    rows = [_row(label, x, f"{label}: {count} drawn from seeds {seeds[0]} to {seeds[-1]}") for label, x in images.items()]
+    gap = difference(images["Student"], images["Teacher"], DIFFERENCE_GAIN)
+    rows.append(_row(f"|Difference| × {DIFFERENCE_GAIN}", gap,
+                     f"Absolute difference of student and teacher for the same {count}, times {DIFFERENCE_GAIN}"))
+    mask = parser(images["Teacher"], seeds=list(seeds))
+    share = float(mask.float().mean())
+    masks = (
+        _row("Teacher", images["Teacher"], f"Teacher: the same {count}"),
+        _row("Content", content_overlay(images["Teacher"], mask),
+             f"The same {count} with everything but the content of interest greyed out; content covers {share:.0%}"),
+    )
+    paths = [
+        _row(label, interpolation_strip(g, pair, truncation=truncation, noise=noise),
+             f"{label}: eight steps from seed {pair[0]} to seed {pair[1]}")
+        for pair in interpolations for label, g in (("Teacher", teacher), ("Student", student))
+    ]
+    return [
+        Figure("comparison", "Before and after", "The same latents and noise in every row. "
+               "The difference is black where student and teacher agree.", tuple(rows)),
+        Figure("content", "Content of interest", f"What the content parser finds in the teacher's images: {share:.0%} of "
+               "all pixels. Channels are scored, and the student is held to its teacher, on these pixels.", masks),
+        Figure("interpolation", "Latent interpolation", "Straight lines in W between two latents, "
+               "walked by teacher and student.", tuple(paths)),
+    ]

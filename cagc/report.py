@@ -1,0 +1,266 @@
+"""One self-contained HTML page about a compression: what it cost, what it bought, and what the images look like."""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from os import PathLike
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from PIL import Image
+
+from .errors import CagcError
+from .files import atomic_write
+from .metrics.frechet import result_key
+from .metrics.latency import LatencyResult, Speedup, speedup
+from .metrics.macs import count_macs, total_macs, total_parameters
+from .pictures import Figure
+
+REPORT_NAME = "report.html"
+GRIDS_FOLDER = "grids"
+
+
+@dataclass(frozen=True)
+class Variant:
+    """One generator of the table. None stands for "not measured".
+
+    name: as shown; macs, parameters: of one image and of the whole generator; latency: measured together with the
+    teacher's; frechet: Fréchet distance to the real images in the report's feature space; content_l1 (in [0, 2]) and
+    content_psnr (dB): against the teacher on the content; image_l1: on the whole image; content_coverage: mean share of
+    pixels that are content.
+    """
+
+    name: str
+    macs: int
+    parameters: int
+    latency: LatencyResult | None = None
+    frechet: float | None = None
+    content_l1: float | None = None
+    content_psnr: float | None = None
+    image_l1: float | None = None
+    content_coverage: float | None = None
+
+    @classmethod
+    def of(cls, name: str, generator: Any, **measured: Any) -> Variant:
+        """Variant of a generator, MACs and parameters counted from its config."""
+        return cls(name, total_macs(generator), total_parameters(generator), **measured)
+
+
+@dataclass(frozen=True)
+class Layer:
+    """Width of one layer before and after pruning, with the MACs of its convolution."""
+
+    name: str
+    full: int
+    kept: int
+    full_macs: int
+    kept_macs: int
+
+
+@dataclass(frozen=True)
+class Curve:
+    """One panel of training curves: series name → [(step, value), …] in the order of the steps."""
+
+    title: str
+    series: Mapping[str, Sequence[tuple[float, float]]]
+
+
+@dataclass(frozen=True)
+class Report:
+    """Everything the page shows.
+
+    title, summary: heading and the sentence below it. teacher, student: the pair compared in the headline.
+    others: further rows of the table, in order, e.g. the student before distillation or a baseline.
+    features: name of the Fréchet features. batch: images a timed call makes. layers: widths, input to output.
+    figures: picture rows. curves: training panels, none when nothing was trained. provenance: label → text, e.g.
+    command, seed, versions, machine, plan hash. notes: sentences on how to read the figures, e.g. sample counts.
+    """
+
+    title: str
+    summary: str
+    teacher: Variant
+    student: Variant
+    others: Sequence[Variant] = ()
+    features: str = "efficientnet-lite0"
+    batch: int = 1
+    layers: Sequence[Layer] = ()
+    figures: Sequence[Figure] = ()
+    curves: Sequence[Curve] = ()
+    provenance: Mapping[str, str] = field(default_factory=dict)
+    notes: Sequence[str] = ()
+
+    @property
+    def variants(self) -> list[Variant]:
+        """Teacher, others, student: the rows of the table."""
+        return [self.teacher, *self.others, self.student]
+
+    @property
+    def macs_ratio(self) -> float:
+        """Teacher's MACs over the student's."""
+        return self.teacher.macs / self.student.macs
+
+    @property
+    def parameters_ratio(self) -> float:
+        """Teacher's parameters over the student's."""
+        return self.teacher.parameters / self.student.parameters
+
+    def time_ratio(self, variant: Variant) -> Speedup | None:
+        """Paired time ratio teacher / variant, None when either was not timed."""
+        if self.teacher.latency is None or variant.latency is None:
+            return None
+        return speedup(self.teacher.latency, variant.latency)
+
+    def realised(self, variant: Variant) -> float | None:
+        """Share of the MAC ratio that the clock confirms: (time ratio) / (MAC ratio)."""
+        ratio = self.time_ratio(variant)
+        return None if ratio is None else ratio.median / (self.teacher.macs / variant.macs)
+
+    def metrics(self) -> dict[str, Any]:
+        """The figures of the table, ready for strict JSON: what is not measured or not finite is None."""
+        rows = {}
+        for variant in self.variants:
+            ratio = self.time_ratio(variant)
+            row = {
+                "macs": variant.macs, "parameters": variant.parameters,
+                "macs_ratio": self.teacher.macs / variant.macs,
+                "parameters_ratio": self.teacher.parameters / variant.parameters,
+                "latency": variant.latency.to_dict() if variant.latency else None,
+                "time_ratio": ratio.median if ratio else None, "realised_share": self.realised(variant),
+                result_key(self.features): variant.frechet, "content_l1": variant.content_l1,
+                "content_psnr_db": variant.content_psnr, "image_l1": variant.image_l1,
+                "content_coverage": variant.content_coverage,
+            }
+            rows[variant.name] = {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in row.items()}
+        return rows
+
+
+def layer_table(teacher: Any, student: Any) -> list[Layer]:
+    """Layers of two generators (or configs) of one architecture, with the MACs of the convolution that makes each."""
+    before, after = getattr(teacher, "config", teacher), getattr(student, "config", student)
+    full, kept = count_macs(before), count_macs(after)
+    return [Layer(name, width, after.channels[name], full.get(name, 0), kept.get(name, 0))
+            for name, width in before.channels.items()]
+
+
+def training_curves(source: str | PathLike[str] | Iterable[Mapping[str, Any]],
+                    panels: Mapping[str, Sequence[str]] | None = None) -> list[Curve]:
+    """Panels from a `metrics.jsonl` (or its records): title → keys drawn in it; one panel a number when None.
+
+    Every record needs a "step"; a key that a record lacks is simply not drawn there, and a panel without any point is
+    left out. Lines that a killed run left incomplete are skipped.
+    """
+    records = _records(source) if isinstance(source, (str, PathLike)) else source
+    series: dict[str, list[tuple[float, float]]] = {}
+    for record in records:
+        for key, value in record.items():
+            if key != "step" and isinstance(value, (int, float)) and math.isfinite(value):
+                series.setdefault(key, []).append((float(record["step"]), float(value)))
+    panels = panels if panels is not None else {key: [key] for key in series}
+    curves = [Curve(title, {key: series[key] for key in keys if key in series}) for title, keys in panels.items()]
+    return [curve for curve in curves if curve.series]
+
+
+def _records(path: str | PathLike[str]) -> list[dict[str, Any]]:
+    records = []
+    for line in Path(path).read_text(encoding="utf-8").splitlines():
+        try:
+            record = json.loads(line)
+        except json.JSONDecodeError:
+            continue
+        if isinstance(record, dict) and "step" in record:
+            records.append(record)
+    return records
+
+
+def _png(image: Image.Image) -> bytes:
+    stream = io.BytesIO()
+    image.save(stream, "PNG")
+    return stream.getvalue()
+
+
+def _data_uri(image: Image.Image) -> str:
+    return "data:image/png;base64," + base64.b64encode(_png(image)).decode("ascii")
+
+
+def _scaled(count: float) -> str:
+    """1461000000 → "1.46 G"."""
+    for unit, size in (("T", 1e12), ("G", 1e9), ("M", 1e6), ("k", 1e3)):
+        if count >= size:
+            value = count / size
+            return f"{value:.{2 if value < 10 else 1 if value < 100 else 0}f} {unit}"
+    return f"{count:g}"
+
+
+def _ticks(low: float, high: float, count: int = 4) -> list[float]:
+    """Round numbers within [low, high], about `count` of them."""
+    span = high - low or abs(high) or 1.0
+    step = 10 ** math.floor(math.log10(span / count))
+    step *= min((m for m in (1, 2, 5, 10) if span / (m * step) <= count), default=10)
+    first = math.ceil(low / step - 1e-9)
+    return [k * step for k in range(first, math.floor(high / step + 1e-9) + 1)]
+
+
+def _thinned(points: Sequence[tuple[float, float]], most: int = 200) -> list[tuple[float, float]]:
+    """Means of neighbouring points, so that at most `most` are left."""
+    size = -(-len(points) // most)
+    groups = [points[i : i + size] for i in range(0, len(points), size)]
+    return [(sum(x for x, _ in g) / len(g), sum(y for _, y in g) / len(g)) for g in groups]
+
+
+def curve_panel(curve: Curve, width: int = 330, height: int = 150) -> dict[str, Any]:
+    """Geometry of one panel in pixels: lines as SVG points, ticks as (position, text)."""
+    lines = {name: _thinned(points) for name, points in curve.series.items()}
+    xs = [x for points in lines.values() for x, _ in points]
+    ys = [y for points in lines.values() for _, y in points]
+    (x0, x1), (y0, y1) = (min(xs), max(xs)), (min(ys), max(ys))
+    margin = 0.06 * (y1 - y0) or abs(y1) * 0.1 or 1.0
+    y0, y1 = (0.0 if 0 <= y0 < 0.3 * y1 else y0 - margin), y1 + margin
+
+    def place(x: float, y: float) -> tuple[float, float]:
+        return round((x - x0) / ((x1 - x0) or 1) * width, 1), round(height - (y - y0) / (y1 - y0) * height, 1)
+
+    return {
+        "title": curve.title, "width": width, "height": height,
+        "lines": [{"name": name, "points": " ".join("{},{}".format(*place(x, y)) for x, y in points), "last": points[-1][1]}
+                  for name, points in lines.items()],
+        "x_ticks": [(place(x, y0)[0], f"{x:g}") for x in _ticks(x0, x1)],
+        "y_ticks": [(place(x0, y)[1], f"{y:.4g}") for y in _ticks(y0, y1)],
+    }
+
+
+def _environment() -> Environment:
+    environment = Environment(loader=FileSystemLoader(Path(__file__).parent / "templates"), autoescape=True,
+                              undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    environment.filters["scaled"] = _scaled
+    environment.filters["data_uri"] = _data_uri
+    return environment
+
+
+def render(report: Report) -> str:
+    """The page as text: no script, nothing loaded from outside, pictures as data URIs."""
+    template = _environment().get_template("report.html.j2")
+    return template.render(report=report, panels=[curve_panel(c) for c in report.curves], grids=GRIDS_FOLDER)
+
+
+def write_report(out_dir: str | PathLike[str], report: Report) -> Path:
+    """Write `report.html` into `out_dir`, and each figure as `grids/<name>.png` beside it; return the page's path.
+
+    Every file appears whole or not at all. Raises CagcError when the folder does not exist.
+    """
+    folder = Path(out_dir)
+    if not folder.is_dir():
+        raise CagcError(f"cannot write the report: the folder {folder} does not exist")
+    page = render(report)
+    (folder / GRIDS_FOLDER).mkdir(exist_ok=True)
+    for figure in report.figures:
+        with atomic_write(folder / GRIDS_FOLDER / f"{figure.name}.png") as temporary:
+            temporary.write_bytes(_png(figure.composite()))
+    with atomic_write(folder / REPORT_NAME) as temporary:
+        temporary.write_text(page, encoding="utf-8")
+    return folder / REPORT_NAME
