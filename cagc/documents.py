@@ -1,0 +1,48 @@
+"""JSON documents that people read, diff and hand on: written whole, and distrusted when read."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from .errors import CagcError
+from .files import atomic_write
+
+
+def write_document(path: str | Path, kind: str, version: int, content: dict[str, Any]) -> None:
+    """Write ``content`` under a format line, atomically; number lists stay on one line each.
+
+    Raises:
+        CagcError: the folder does not exist.
+    """
+    document = {"format": f"{kind}-{version}", **content}
+    with atomic_write(path) as temporary:
+        temporary.write_text(_render(document) + "\n", encoding="utf-8")
+
+
+def read_document(path: str | Path, kind: str, version: int) -> dict[str, Any]:
+    """The document at ``path`` without its format line.
+
+    Raises:
+        CagcError: the file is missing, not JSON, not an object, or of another kind or version.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise CagcError(f"{kind} {path}: no such file")
+    try:
+        document = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise CagcError(f"{kind} {path}: truncated or not JSON ({error})") from None
+    found = document.pop("format", None) if isinstance(document, dict) else None
+    if found != f"{kind}-{version}":
+        raise CagcError(f"{kind} {path}: got format {found!r}, expected '{kind}-{version}'")
+    return document
+
+
+def _render(value: Any, indent: str = "") -> str:
+    if not isinstance(value, dict) or not value:
+        return json.dumps(value)
+    inner = indent + "  "
+    rows = [f"{inner}{json.dumps(key)}: {_render(entry, inner)}" for key, entry in value.items()]
+    return "{\n" + ",\n".join(rows) + f"\n{indent}}}"

@@ -1,0 +1,173 @@
+"""Channel scores: content-aware, and the baselines that the paper's code compares with.
+
+Groups and their order are those of ``generator.channel_groups()``: the constant input, then the output of every convolution.
+A scorer is a plain function of a generator and batches of (ws, noise); :func:`score_channels` draws the batches.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from .. import content
+from ..checkpoints import generator_hash
+from ..errors import CagcError
+from ..models.stylegan2 import Generator
+from .activations import ACTIVATION_METRICS, activation_scores
+from .consumers import CONSUMERS
+from .content_aware import BATCH_RULES, ContentNoise, content_aware_scores, content_gradients, salt_and_pepper
+from .document import ChannelScores
+from .samples import SampleBatch, batch_sizes, draw_samples
+from .weights import effective_weights, l1_in_scores, l1_out_scores, l1_style_scores, random_scores
+
+__all__ = [
+    "METRICS", "ChannelScores", "SampleBatch", "score_channels",
+    "activation_scores", "content_aware_scores", "content_gradients", "effective_weights",
+    "l1_in_scores", "l1_out_scores", "l1_style_scores", "random_scores", "salt_and_pepper",
+]  # fmt: skip
+
+Progress = Callable[[int, int], None]
+
+
+@dataclass(frozen=True)
+class _Request:
+    """Checked arguments of :func:`score_channels`."""
+
+    generator: Generator
+    parser: content.ContentParser | None
+    seeds: Sequence[int]
+    seed: int
+    batch_size: int
+    batch_rule: str
+    consumers: str
+    noise_probability: float
+    noise: str
+    truncation: float
+    progress: Progress | None
+
+    def batches(self, noise: str) -> Iterator[SampleBatch]:
+        sizes = batch_sizes(len(self.seeds), self.batch_size)
+        return draw_samples(self.generator, self.seeds, sizes, self.truncation, noise)
+
+    def report(self, done: int) -> None:
+        if self.progress is not None:
+            self.progress(done, len(self.seeds))
+
+    def settings(self, *names: str) -> dict[str, Any]:
+        return {"samples": len(self.seeds), "seed": self.seed} | {name: getattr(self, name) for name in names}
+
+
+_Result = tuple[dict[str, torch.Tensor], dict[str, Any]]
+
+
+def _content_aware(request: _Request) -> _Result:
+    disturb = ContentNoise(request.parser, request.noise_probability, request.seed)
+    scores = content_aware_scores(
+        request.generator, request.batches(request.noise), disturb, request.batch_rule, request.consumers, request.report
+    )
+    disturb.coverage.check(request.parser.name)
+    names = ["batch_rule", "consumers", "noise_probability", "noise", "truncation"]
+    names += ["batch_size"] if request.batch_rule == "batch-sum" else []
+    found = {"content": request.parser.name, "content_area": round(disturb.coverage.mean_area, 6)}
+    return scores, request.settings(*names) | found
+
+
+def _activations(metric: str, request: _Request) -> _Result:
+    scores = activation_scores(request.generator, request.batches(request.noise), metric, request.report)
+    return scores, request.settings("noise", "truncation")
+
+
+def _l1_out(request: _Request) -> _Result:
+    scores = l1_out_scores(request.generator, request.batches("none"), request.consumers)
+    return scores, request.settings("consumers", "truncation")
+
+
+def _l1_in(request: _Request) -> _Result:
+    return l1_in_scores(request.generator, request.batches("none"), request.seed), request.settings("truncation")
+
+
+def _l1_style(request: _Request) -> _Result:
+    scores = l1_style_scores(request.generator, request.batches("none"), request.consumers)
+    return scores, request.settings("consumers", "truncation")
+
+
+def _random(request: _Request) -> _Result:
+    return random_scores(request.generator, request.seed), {"seed": request.seed}
+
+
+METRICS: dict[str, Callable[[_Request], _Result]] = {
+    "content-aware": _content_aware,
+    "l1-out": _l1_out,
+    "l1-in": _l1_in,
+    "l1-style": _l1_style,
+    **{name: partial(_activations, name) for name in ACTIVATION_METRICS},
+    "random": _random,
+}
+
+
+def score_channels(
+    generator: Generator,
+    metric: str = "content-aware",
+    parser: content.ContentParser | Callable[..., torch.Tensor] | str | Path | None = None,
+    samples: int = 400,
+    batch_size: int = 10,
+    batch_rule: str = "per-sample",
+    noise_probability: float = 0.05,
+    seed: int = 0,
+    truncation: float = 1.0,
+    consumers: str = "main",
+    noise: str = "random",
+    progress: Progress | None = None,
+) -> ChannelScores:
+    """Score every channel of ``generator``, on its device; larger means keep.
+
+    Args:
+        generator: not changed.
+        metric: a name of :data:`METRICS`.
+        parser: what the content is; anything that :func:`cagc.content.load` takes. Needed by "content-aware" only. A parser
+            that knows its seeds (a mask folder) is asked for the first ``samples`` of those.
+        samples: images to draw, from seeds ``seed``, ``seed`` + 1, ...; the paper has 400, and 500 for "l1-out".
+        batch_size: images at a time. Scores depend on it under the "batch-sum" rule only.
+        batch_rule, consumers: see :func:`content_aware_scores` and :func:`cagc.scores.consumers.combine_consumers`.
+        noise_probability: that a content pixel is replaced by salt or pepper.
+        seed: of every random draw.
+        truncation: ψ of the latents.
+        noise: "random" (maps drawn for each sample from its seed), "const" or "none".
+        progress: called with the number of samples done and the number in all.
+
+    Raises:
+        ValueError, TypeError: an argument is not as above; raised before any work.
+        CagcError: no parser for "content-aware", a mask of the wrong shape or values, or masks that were all empty.
+    """
+    _check_choice("metric", metric, METRICS)
+    _check_choice("batch_rule", batch_rule, BATCH_RULES)
+    _check_choice("consumers", consumers, CONSUMERS)
+    _check_choice("noise", noise, ("random", "const", "none"))
+    for name, number in (("samples", samples), ("batch_size", batch_size)):
+        if isinstance(number, bool) or not isinstance(number, int):
+            raise TypeError(f"{name}: got {number!r}, expected an integer")
+        if number < 1:
+            raise ValueError(f"{name}: got {number}, expected at least 1")
+    if not 0 < noise_probability <= 1:
+        raise ValueError(f"noise_probability: got {noise_probability}, expected above 0 and at most 1")
+    if metric == "content-aware" and parser is None:
+        raise CagcError("metric 'content-aware': needs a content parser, such as 'faces' or 'everything'; got none")
+    if metric == "content-aware":
+        parser = content.load(parser, device=generator.w_avg.device)
+    known = getattr(parser, "seeds", None) if metric == "content-aware" else None
+    seeds = range(seed, seed + samples) if known is None else list(known)[:samples]
+    request = _Request(
+        generator, parser, seeds, seed, batch_size, batch_rule, consumers, noise_probability, noise, truncation, progress
+    )
+    scores, settings = METRICS[metric](request)
+    return ChannelScores(metric, scores, generator_hash(generator), settings)
+
+
+def _check_choice(name: str, value: str, choices: Sequence[str]) -> None:
+    if value not in choices:
+        raise ValueError(f"{name}: got {value!r}, expected one of {', '.join(choices)}")

@@ -1,0 +1,120 @@
+"""Content-aware channel scores (Liu et al., "Content-Aware GAN Compression", CVPR 2021, section 3.1).
+
+Some content pixels of the generated image I are replaced by salt and pepper, I'. A channel matters to the content as much as
+the weights that read it move L = Σ|I' - I|:
+
+    score(c) = mean over out, kh, kw of |∂L / ∂W[out, c, kh, kw]|
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+
+import torch
+from torch.func import functional_call
+
+from ..content import ContentCoverage, ContentParser, validate_mask
+from ..models.stylegan2 import Generator
+from .consumers import combine_consumers, consumer_names
+from .samples import SampleBatch, stream
+
+Disturb = Callable[[torch.Tensor, Sequence[int] | None], torch.Tensor]
+
+BATCH_RULES = ("per-sample", "batch-sum")
+
+
+def salt_and_pepper(mask: torch.Tensor, probability: float, rngs: Sequence[torch.Generator]) -> torch.Tensor:
+    """Replacement values [N, 1, H, W]: ±1 by a fair coin where a pixel of ``mask`` is replaced, 0 elsewhere.
+
+    Args:
+        mask: [N, 1, H, W], ones where pixels may be replaced.
+        probability: that such a pixel is replaced, in (0, 1].
+        rngs: one CPU generator per sample, so that a sample's draw depends neither on its batch nor on the device.
+    """
+    height, width = mask.shape[-2:]
+    chance = torch.stack([torch.rand(2, height, width, generator=rng) for rng in rngs]).to(mask.device)
+    value = torch.where(chance[:, 1:] < 0.5, 1.0, -1.0).to(mask.dtype)
+    return torch.where((mask != 0) & (chance[:, :1] < probability), value, torch.zeros_like(value))
+
+
+class ContentNoise:
+    """Salt and pepper on the content that ``parser`` finds, seeded by sample; counts how much content there was.
+
+    Attributes:
+        coverage: a :class:`cagc.content.ContentCoverage` over every mask so far.
+    """
+
+    def __init__(self, parser: ContentParser, probability: float = 0.05, seed: int = 0) -> None:
+        self.parser = parser
+        self.probability = probability
+        self.seed = seed
+        self.coverage = ContentCoverage()
+        self._drawn = 0
+
+    def __call__(self, images: torch.Tensor, seeds: Sequence[int] | None = None) -> torch.Tensor:
+        """images [N, 3, H, W] → [N, 1, H, W]; raises CagcError where the parser's mask is not as it must be."""
+        name = getattr(self.parser, "name", type(self.parser).__name__)
+        mask = validate_mask(self.parser(images, seeds=seeds), images, name)
+        self.coverage.add(mask)
+        keys = range(self._drawn, self._drawn + len(images)) if seeds is None else seeds
+        self._drawn += len(images)
+        return salt_and_pepper(mask.to(images), self.probability, [stream("salt-and-pepper", self.seed, k) for k in keys])
+
+
+def content_gradients(
+    generator: Generator, batch: SampleBatch, disturb: Disturb, modules: Sequence[str]
+) -> dict[str, torch.Tensor]:
+    """∂L/∂W [out, in, kh, kw] of the ``weight`` of each of ``modules``, L summed over the batch.
+
+    A pixel that is not replaced has loss and gradient exactly zero. The generator is left as it was.
+    """
+    synthesis = generator.synthesis
+    state = {name: p.detach() for name, p in synthesis.named_parameters()}
+    weights = [state[f"{module.removeprefix('synthesis.')}.weight"].requires_grad_() for module in modules]
+    with torch.enable_grad():
+        image = functional_call(synthesis, state, (batch.ws.detach(),), {"noise": batch.noise})
+    seen = image.detach()
+    replaced = disturb(seen, batch.seeds).to(seen)
+    direction = torch.where(replaced != 0, (seen - replaced).sign(), 0)
+    if not direction.any():
+        return {module: torch.zeros_like(weight) for module, weight in zip(modules, weights)}
+    return dict(zip(modules, torch.autograd.grad(image, weights, direction)))
+
+
+def content_aware_scores(
+    generator: Generator,
+    batches: Iterable[SampleBatch],
+    disturb: Disturb,
+    batch_rule: str = "per-sample",
+    consumers: str = "main",
+    progress: Callable[[int], None] | None = None,
+) -> dict[str, torch.Tensor]:
+    """Scores by group, each [width] float64.
+
+    Args:
+        generator: any state and device; not changed.
+        batches: the images to score over.
+        disturb: images [n, 3, H, W], seeds → the values [n, 1, H, W] that replace pixels: -1, 1, or 0 to leave one alone.
+        batch_rule: "per-sample" takes the magnitude of each sample's gradient, and the mean over samples: how samples are
+            batched does not matter. "batch-sum" is the paper's code: the gradient is summed over a batch before the
+            magnitude is taken, and the magnitudes are summed over batches.
+        consumers: see :func:`cagc.scores.consumers.combine_consumers`.
+        progress: called with the number of samples done.
+
+    Per-sample gradients are taken a sample at a time: convolutions are two thirds of the time either way, and 400 samples
+    of a 64 px generator of 128 channels took 35 s so, 29 s in batches of ten (one CPU core).
+    """
+    groups = generator.channel_groups()
+    modules = consumer_names(groups, consumers)
+    totals: dict[str, torch.Tensor] = {}
+    done = 0
+    for batch in batches:
+        for part in batch.singles() if batch_rule == "per-sample" else [batch]:
+            for module, gradient in content_gradients(generator, part, disturb, modules).items():
+                score = gradient.abs().mean(dim=(0, 2, 3), dtype=torch.float64)
+                totals[module] = totals[module] + score if module in totals else score
+            done += len(part)
+            if progress is not None:
+                progress(done)
+    count = done if batch_rule == "per-sample" else 1
+    return combine_consumers(groups, {module: (total / count).cpu() for module, total in totals.items()}, consumers)

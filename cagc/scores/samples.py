@@ -1,0 +1,72 @@
+"""The images that scores are taken over, as latents and noise; image ``i`` is a function of its seed alone."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+
+from ..models.stylegan2 import Generator, Noise
+from ..seeds import z_batch
+
+
+@dataclass(frozen=True)
+class SampleBatch:
+    """Arguments of one call of ``generator.synthesis``.
+
+    Attributes:
+        ws: [n, num_ws, style_dim].
+        noise: "const", "none", or a tensor [1 or n, 1, h, w] per convolution.
+        seeds: that the images were drawn from, for parsers which know images by seed.
+    """
+
+    ws: torch.Tensor
+    noise: Noise
+    seeds: tuple[int, ...] | None = None
+
+    def __len__(self) -> int:
+        return self.ws.shape[0]
+
+    def singles(self) -> Iterator[SampleBatch]:
+        """One batch per sample."""
+        for i in range(len(self)):
+            row = slice(i, i + 1)
+            noise = self.noise if isinstance(self.noise, str) else [n[row] if n.shape[0] > 1 else n for n in self.noise]
+            yield SampleBatch(self.ws[row], noise, self.seeds and self.seeds[row])
+
+
+def stream(purpose: str, *seeds: int) -> torch.Generator:
+    """CPU random generator for ``purpose``, independent of the streams for other purposes of the same seeds."""
+    digest = hashlib.sha256(repr((purpose, *map(int, seeds))).encode()).digest()
+    return torch.Generator().manual_seed(int.from_bytes(digest[:8], "little") >> 1)
+
+
+def batch_sizes(samples: int, batch_size: int) -> list[int]:
+    """``batch_size`` each, the last one also taking the remainder, as the paper's code splits: 25 by 10 is 10, 15."""
+    count = max(1, samples // batch_size)
+    sizes = [batch_size] * (count - 1)
+    return [*sizes, samples - sum(sizes)]
+
+
+def draw_samples(
+    generator: Generator, seeds: Sequence[int], sizes: Iterable[int], truncation: float = 1.0, noise: str = "random"
+) -> Iterator[SampleBatch]:
+    """Batches of ``sizes`` over ``seeds``: z from each seed, and with noise "random" noise maps from each seed too."""
+    start = 0
+    for size in sizes:
+        part = tuple(int(seed) for seed in seeds[start : start + size])
+        start += size
+        z = z_batch(part, generator.config.style_dim).to(generator.w_avg)
+        with torch.no_grad():
+            ws = generator.ws(z, truncation=truncation)
+        yield SampleBatch(ws, _noise(generator, part) if noise == "random" else noise, part)
+
+
+def _noise(generator: Generator, seeds: Sequence[int]) -> list[torch.Tensor]:
+    maps = []
+    for seed in seeds:
+        rng = stream("noise", seed)
+        maps.append([torch.randn(1, 1, h, w, generator=rng) for h, w in generator.synthesis.noise_shapes()])
+    return [torch.cat(layer).to(generator.w_avg) for layer in zip(*maps)]
