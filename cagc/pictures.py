@@ -66,8 +66,9 @@ def _tile_side(resolution: int) -> int:
     return min(max(resolution, min(2 * resolution, 128)), 256)
 
 
-def image_grid(images: Tensor, columns: int | None = None, tile: int | None = None,
-               background: str | None = "white") -> Image.Image:
+def image_grid(
+    images: Tensor, columns: int | None = None, tile: int | None = None, background: str | None = "white"
+) -> Image.Image:
     """Lay out images [N, 3, H, W] in [-1, 1] row by row; all in one row when `columns` is None.
 
     tile: side of a tile in pixels; by default that of the images, doubled below 128 px and at most 256 px.
@@ -87,12 +88,12 @@ def image_grid(images: Tensor, columns: int | None = None, tile: int | None = No
 
 
 def difference(a: Tensor, b: Tensor, gain: float = 1.0) -> Tensor:
-    """gain·|a - b| of images in [-1, 1] as images: black (-1) where they agree, white (1) from a difference of 2 / gain."""
+    """gain·|a - b| of images in [-1, 1]: black (-1) where they agree, white (1) from a difference of 2 / gain."""
     return (gain * (a.clamp(-1, 1) - b.clamp(-1, 1)).abs() - 1).clamp(max=1)
 
 
 def content_overlay(images: Tensor, masks: Tensor, tile: int | None = None) -> Tensor:
-    """Images [N, 3, T, T] whose content (mask [N, 1, H, W] = 1) is left alone and outlined, the rest greyed and darkened."""
+    """Images [N, 3, T, T] with the content (mask [N, 1, H, W] = 1) outlined and the rest greyed and darkened."""
     tile = tile or _tile_side(images.shape[-1])
     shown = _tiles(images, tile)
     mask = F.interpolate(masks.detach().float().cpu(), size=(tile, tile), mode="nearest")
@@ -103,8 +104,13 @@ def content_overlay(images: Tensor, masks: Tensor, tile: int | None = None) -> T
 
 
 @torch.inference_mode()
-def interpolation_strip(generator: nn.Module, seeds: tuple[int, int], steps: int = 8, truncation: float = 1.0,
-                        noise: str | list[Tensor] = "const") -> Tensor:
+def interpolation_strip(
+    generator: nn.Module,
+    seeds: tuple[int, int],
+    steps: int = 8,
+    truncation: float = 1.0,
+    noise: str | list[Tensor] = "const",
+) -> Tensor:
     """Images [steps, 3, R, R] along the straight line in W from the w of one seed to that of the other."""
     if steps < 2:
         raise ValueError(f"steps must be at least 2, got {steps}")
@@ -118,42 +124,69 @@ def _row(label: str, images: Tensor, alt: str) -> Row:
     return Row(label, alt, image_grid(images, background=None))
 
 
+def _comparison(images: Mapping[str, Tensor], seeds: Sequence[int]) -> Figure:
+    count = f"{len(seeds)} images"
+    drawn = f"{count} drawn from seeds {seeds[0]} to {seeds[-1]}"
+    rows = [_row(label, batch, f"{label}: {drawn}") for label, batch in images.items()]
+    gap = difference(images["Student"], images["Teacher"], DIFFERENCE_GAIN)
+    alt = f"Absolute difference of student and teacher for the same {count}, times {DIFFERENCE_GAIN}"
+    rows.append(_row(f"|Difference| x{DIFFERENCE_GAIN}", gap, alt))
+    caption = "The same latents and noise in every row. The difference is black where student and teacher agree."
+    return Figure("comparison", "Before and after", caption, tuple(rows))
+
+
+def _content(images: Tensor, mask: Tensor) -> Figure:
+    share = f"{100 * float(mask.float().mean()):.0f} %"
+    count = f"{len(images)} images"
+    alt = f"The same {count} with all but the content of interest greyed out; content covers {share}"
+    rows = (_row("Teacher", images, f"Teacher: the same {count}"), _row("Content", content_overlay(images, mask), alt))
+    caption = (
+        f"What the content parser finds in the teacher's images: {share} of all pixels. "
+        "Channels are scored, and the student is held to its teacher, on these pixels."
+    )
+    return Figure("content", "Content of interest", caption, rows)
+
+
+def _interpolation(
+    generators: Mapping[str, nn.Module], pairs: Sequence[tuple[int, int]], truncation: float, noise: list[Tensor]
+) -> Figure:
+    rows = [
+        _row(
+            label,
+            interpolation_strip(generator, pair, truncation=truncation, noise=noise),
+            f"{label}: eight steps from seed {pair[0]} to seed {pair[1]}",
+        )
+        for pair in pairs
+        for label, generator in generators.items()
+    ]
+    caption = "Straight lines in W between two latents, walked by teacher and student."
+    return Figure("interpolation", "Latent interpolation", caption, tuple(rows))
+
+
 @torch.inference_mode()
-def comparison_figures(teacher: nn.Module, student: nn.Module, parser: Callable[..., Tensor],
-                       others: Mapping[str, nn.Module] | None = None, seeds: Sequence[int] = range(8),
-                       interpolations: Sequence[tuple[int, int]] = ((0, 1), (2, 3)),
-                       truncation: float = 1.0) -> list[Figure]:
-    """Figures of a compression: teacher against student, the content masks, and latent interpolation.
+def comparison_figures(
+    teacher: nn.Module,
+    student: nn.Module,
+    parser: Callable[..., Tensor],
+    others: Mapping[str, nn.Module] | None = None,
+    seeds: Sequence[int] = range(8),
+    interpolations: Sequence[tuple[int, int]] = ((0, 1), (2, 3)),
+    truncation: float = 1.0,
+) -> list[Figure]:
+    """Figures of a compression: teacher against student, the content masks, and latent interpolation (unless no pair).
 
     others: label → generator for rows between the two, in order (e.g. "Before distillation"). Every row shows the same
     latents `seeds` with the teacher's constant noise maps; parser as in `evaluate_pair`.
     """
-    device = next(teacher.parameters()).device
-    z, noise = z_batch(seeds, teacher.config.style_dim).to(device), noise_for(teacher, seeds, "const")
+    z = z_batch(seeds, teacher.config.style_dim).to(next(teacher.parameters()).device)
+    noise = noise_for(teacher, seeds, "const")
     generators = {"Teacher": teacher, **(others or {}), "Student": student}
     images = {label: g(z, truncation=truncation, noise=noise).clamp(-1, 1) for label, g in generators.items()}
-    count = f"{len(seeds)} images"
-    rows = [_row(label, x, f"{label}: {count} drawn from seeds {seeds[0]} to {seeds[-1]}") for label, x in images.items()]
-    gap = difference(images["Student"], images["Teacher"], DIFFERENCE_GAIN)
-    rows.append(_row(f"|Difference| × {DIFFERENCE_GAIN}", gap,
-                     f"Absolute difference of student and teacher for the same {count}, times {DIFFERENCE_GAIN}"))
-    mask = parser(images["Teacher"], seeds=list(seeds))
-    share = float(mask.float().mean())
-    masks = (
-        _row("Teacher", images["Teacher"], f"Teacher: the same {count}"),
-        _row("Content", content_overlay(images["Teacher"], mask),
-             f"The same {count} with everything but the content of interest greyed out; content covers {share:.0%}"),
-    )
-    paths = [
-        _row(label, interpolation_strip(g, pair, truncation=truncation, noise=noise),
-             f"{label}: eight steps from seed {pair[0]} to seed {pair[1]}")
-        for pair in interpolations for label, g in (("Teacher", teacher), ("Student", student))
+    figures = [
+        _comparison(images, seeds),
+        _content(images["Teacher"], parser(images["Teacher"], seeds=list(seeds))),
     ]
-    return [
-        Figure("comparison", "Before and after", "The same latents and noise in every row. "
-               "The difference is black where student and teacher agree.", tuple(rows)),
-        Figure("content", "Content of interest", f"What the content parser finds in the teacher's images: {share:.0%} of "
-               "all pixels. Channels are scored, and the student is held to its teacher, on these pixels.", masks),
-        Figure("interpolation", "Latent interpolation", "Straight lines in W between two latents, "
-               "walked by teacher and student.", tuple(paths)),
-    ]
+    if interpolations:
+        pair = {"Teacher": teacher, "Student": student}
+        figures.append(_interpolation(pair, interpolations, truncation, noise))
+    return figures

@@ -127,16 +127,22 @@ class Report:
         for variant in self.variants:
             ratio = self.time_ratio(variant)
             row = {
-                "macs": variant.macs, "parameters": variant.parameters,
+                "macs": variant.macs,
+                "parameters": variant.parameters,
                 "macs_ratio": self.teacher.macs / variant.macs,
                 "parameters_ratio": self.teacher.parameters / variant.parameters,
                 "latency": variant.latency.to_dict() if variant.latency else None,
-                "time_ratio": ratio.median if ratio else None, "realised_share": self.realised(variant),
-                result_key(self.features): variant.frechet, "content_l1": variant.content_l1,
-                "content_psnr_db": variant.content_psnr, "image_l1": variant.image_l1,
+                "time_ratio": ratio.median if ratio else None,
+                "realised_share": self.realised(variant),
+                result_key(self.features): variant.frechet,
+                "content_l1": variant.content_l1,
+                "content_psnr_db": variant.content_psnr,
+                "image_l1": variant.image_l1,
                 "content_coverage": variant.content_coverage,
             }
-            rows[variant.name] = {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in row.items()}
+            rows[variant.name] = {
+                k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in row.items()
+            }
         return rows
 
 
@@ -144,12 +150,15 @@ def layer_table(teacher: Any, student: Any) -> list[Layer]:
     """Layers of two generators (or configs) of one architecture, with the MACs of the convolution that makes each."""
     before, after = getattr(teacher, "config", teacher), getattr(student, "config", student)
     full, kept = count_macs(before), count_macs(after)
-    return [Layer(name, width, after.channels[name], full.get(name, 0), kept.get(name, 0))
-            for name, width in before.channels.items()]
+    return [
+        Layer(name, width, after.channels[name], full.get(name, 0), kept.get(name, 0))
+        for name, width in before.channels.items()
+    ]
 
 
-def training_curves(source: str | PathLike[str] | Iterable[Mapping[str, Any]],
-                    panels: Mapping[str, Sequence[str]] | None = None) -> list[Curve]:
+def training_curves(
+    source: str | PathLike[str] | Iterable[Mapping[str, Any]], panels: Mapping[str, Sequence[str]] | None = None
+) -> list[Curve]:
     """Panels from a `metrics.jsonl` (or its records): title → keys drawn in it; one panel a number when None.
 
     Every record needs a "step"; a key that a record lacks is simply not drawn there, and a panel without any point is
@@ -226,17 +235,26 @@ def curve_panel(curve: Curve, width: int = 330, height: int = 150) -> dict[str, 
         return round((x - x0) / ((x1 - x0) or 1) * width, 1), round(height - (y - y0) / (y1 - y0) * height, 1)
 
     return {
-        "title": curve.title, "width": width, "height": height,
-        "lines": [{"name": name, "points": " ".join("{},{}".format(*place(x, y)) for x, y in points), "last": points[-1][1]}
-                  for name, points in lines.items()],
+        "title": curve.title,
+        "width": width,
+        "height": height,
+        "lines": [
+            {"name": name, "points": " ".join("{},{}".format(*place(x, y)) for x, y in points), "last": points[-1][1]}
+            for name, points in lines.items()
+        ],
         "x_ticks": [(place(x, y0)[0], f"{x:g}") for x in _ticks(x0, x1)],
         "y_ticks": [(place(x0, y)[1], f"{y:.4g}") for y in _ticks(y0, y1)],
     }
 
 
 def _environment() -> Environment:
-    environment = Environment(loader=FileSystemLoader(Path(__file__).parent / "templates"), autoescape=True,
-                              undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    environment = Environment(
+        loader=FileSystemLoader(Path(__file__).parent / "templates"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
     environment.filters["scaled"] = _scaled
     environment.filters["data_uri"] = _data_uri
     return environment

@@ -109,8 +109,13 @@ class ImageDataset(Sequence[Tensor]):
     resolution below 1. `progress(done, total)` is called as files are read.
     """
 
-    def __init__(self, path: str | os.PathLike[str], resolution: int, cache_bytes: int = 512 << 20,
-                 progress: Callable[[int, int], None] | None = None):
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        resolution: int,
+        cache_bytes: int = 512 << 20,
+        progress: Callable[[int, int], None] | None = None,
+    ):
         if resolution < 1:
             raise ValueError(f"resolution must be at least 1, got {resolution}")
         self.path, self.resolution = Path(path), int(resolution)
@@ -155,8 +160,11 @@ class ImageDataset(Sequence[Tensor]):
         more = f" and {len(self.skipped) - 5} more" if len(self.skipped) > 5 else ""
         if not self.names:
             raise CagcError(f"data: none of the {len(self.skipped)} images in {self.path} can be read: {shown}{more}")
-        warnings.warn(f"data: skipped {len(self.skipped)} of {len(self.skipped) + len(self.names)} images in "
-                      f"{self.path}: {shown}{more}", stacklevel=3)
+        warnings.warn(
+            f"data: skipped {len(self.skipped)} of {len(self.skipped) + len(self.names)} images in "
+            f"{self.path}: {shown}{more}",
+            stacklevel=3,
+        )
 
     def __len__(self) -> int:
         return len(self.names)
@@ -210,8 +218,9 @@ def _reason(error: Exception) -> str:
 class ImageStream(Iterator[Tensor]):
     """Endless batches [batch, 3, R, R] of a data set: every epoch a new order and new horizontal flips, from one seed.
 
-    Sample number k depends on (seed, k) alone, so a stream restored from `state_dict` goes on exactly where it was, even
-    in the middle of an epoch. Batches run across the end of an epoch. Raises CagcError for a set smaller than a batch.
+    Sample number k depends on (seed, k) alone, so a stream restored from `state_dict` goes on exactly where it was,
+    even in the middle of an epoch. Batches run across the end of an epoch.
+    Raises CagcError for a set smaller than a batch.
     """
 
     def __init__(self, dataset: ImageDataset, batch: int, seed: int = 0, flip: bool = True):

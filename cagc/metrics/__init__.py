@@ -1,1 +1,1 @@
-"""What a generator costs (`macs`, `latency`) and how good its images are (`frechet`, `fidelity`, in named `features`)."""
+"""What a generator costs (macs, latency) and how good its images are (frechet in named features, fidelity)."""

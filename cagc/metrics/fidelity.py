@@ -8,9 +8,9 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import CagcError
+from ..seeds import z_batch
 from .features import check_images
 from .sampling import draw, noise_for, seed_batches
-from ..seeds import z_batch
 
 
 def _check(a: Tensor, b: Tensor, mask: Tensor) -> None:
@@ -60,9 +60,17 @@ def content_psnr(a: Tensor, b: Tensor, mask: Tensor, reduction: str = "mean") ->
 
 
 @torch.inference_mode()
-def evaluate_pair(student: nn.Module, teacher: nn.Module, parser: Callable[..., Tensor], samples: int = 64,
-                  seed: int = 0, batch: int = 8, noise: str = "const", truncation: float = 1.0,
-                  progress: Callable[[int, int], None] | None = None) -> dict[str, float]:
+def evaluate_pair(
+    student: nn.Module,
+    teacher: nn.Module,
+    parser: Callable[..., Tensor],
+    samples: int = 64,
+    seed: int = 0,
+    batch: int = 8,
+    noise: str = "const",
+    truncation: float = 1.0,
+    progress: Callable[[int, int], None] | None = None,
+) -> dict[str, float]:
     """Compare two generators on the same latents (seeds seed, seed + 1, …) and the same noise maps.
 
     parser(images [N, 3, R, R] in [-1, 1], seeds=...) → mask [N, 1, R, R] in {0, 1}, asked on the teacher's images.
@@ -83,11 +91,13 @@ def evaluate_pair(student: nn.Module, teacher: nn.Module, parser: Callable[..., 
         image = student(z, truncation=truncation, noise=noise_for(teacher, seeds, noise)).clamp(-1, 1)
         mask = parser(target, seeds=seeds)
         everything = torch.ones_like(mask)
-        for key, value in (("content_l1", content_l1(image, target, mask, "none")),
-                           ("content_psnr", content_psnr(image, target, mask, "none")),
-                           ("image_l1", content_l1(image, target, everything, "none")),
-                           ("image_psnr", content_psnr(image, target, everything, "none")),
-                           ("content_coverage", mask.double().mean(dim=(1, 2, 3)))):
+        for key, value in (
+            ("content_l1", content_l1(image, target, mask, "none")),
+            ("content_psnr", content_psnr(image, target, mask, "none")),
+            ("image_l1", content_l1(image, target, everything, "none")),
+            ("image_psnr", content_psnr(image, target, everything, "none")),
+            ("content_coverage", mask.double().mean(dim=(1, 2, 3))),
+        ):
             parts.setdefault(key, []).append(value.cpu())
         if progress is not None:
             progress(seeds[-1] + 1 - seed, samples)

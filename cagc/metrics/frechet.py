@@ -42,8 +42,12 @@ def frechet_distance(mean1: np.ndarray, cov1: np.ndarray, mean2: np.ndarray, cov
     """
     mean1, cov1, mean2, cov2 = (np.asarray(a, dtype=np.float64) for a in (mean1, cov1, mean2, cov2))
     dim = mean1.size
-    for name, array, shape in (("mean1", mean1, (dim,)), ("cov1", cov1, (dim, dim)),
-                               ("mean2", mean2, (dim,)), ("cov2", cov2, (dim, dim))):
+    for name, array, shape in (
+        ("mean1", mean1, (dim,)),
+        ("cov1", cov1, (dim, dim)),
+        ("mean2", mean2, (dim,)),
+        ("cov2", cov2, (dim, dim)),
+    ):
         if array.shape != shape or dim == 0:
             raise ValueError(f"{name} must have shape {shape} as mean1 has {dim} entries, got {array.shape}")
         if not np.isfinite(array).all():
@@ -112,8 +116,13 @@ class FeatureStatistics:
     def save(self, path: str | PathLike[str]) -> None:
         """Write an .npz that `load` reads back exactly; a file that exists is replaced as a whole."""
         with atomic_write(path) as temporary, open(temporary, "wb") as stream:
-            np.savez(stream, features=np.array(self.features), count=np.array(self.count), mean=self.mean,
-                     scatter=self.scatter)
+            np.savez(
+                stream,
+                features=np.array(self.features),
+                count=np.array(self.count),
+                mean=self.mean,
+                scatter=self.scatter,
+            )
 
     @classmethod
     def load(cls, path: str | PathLike[str]) -> FeatureStatistics:
@@ -124,8 +133,9 @@ class FeatureStatistics:
         except Exception as error:  # zip, npy header and key errors all mean the same to the user
             raise CagcError(f"{path} does not hold feature statistics: {error}") from error
         if stats.mean.ndim != 1 or stats.scatter.shape != (stats.mean.size,) * 2:
-            raise CagcError(f"{path} holds a mean {stats.mean.shape} and a scatter {stats.scatter.shape} "
-                            "that do not agree")
+            raise CagcError(
+                f"{path} holds a mean {stats.mean.shape} and a scatter {stats.scatter.shape} that do not agree"
+            )
         return stats
 
 
@@ -134,10 +144,16 @@ def _extractor(features: str | FeatureExtractor, device: torch.device | str) -> 
 
 
 @torch.inference_mode()
-def generator_statistics(generator: nn.Module, samples: int, seed: int = 0,
-                         features: str | FeatureExtractor = DEFAULT_FEATURES, batch: int = 16,
-                         noise: str = "random", truncation: float = 1.0,
-                         progress: Progress | None = None) -> FeatureStatistics:
+def generator_statistics(
+    generator: nn.Module,
+    samples: int,
+    seed: int = 0,
+    features: str | FeatureExtractor = DEFAULT_FEATURES,
+    batch: int = 16,
+    noise: str = "random",
+    truncation: float = 1.0,
+    progress: Progress | None = None,
+) -> FeatureStatistics:
     """Statistics of `samples` images of `generator`: sample i is drawn from seed + i, whatever the batch size.
 
     noise: "random" (seeded per sample), "const" or "none". Images are clamped to [-1, 1], as a saved image would be.
@@ -154,9 +170,14 @@ def generator_statistics(generator: nn.Module, samples: int, seed: int = 0,
 
 
 @torch.inference_mode()
-def dataset_statistics(dataset: Sequence[Tensor], samples: int | None = None,
-                       features: str | FeatureExtractor = DEFAULT_FEATURES, batch: int = 16,
-                       device: torch.device | str = "cpu", progress: Progress | None = None) -> FeatureStatistics:
+def dataset_statistics(
+    dataset: Sequence[Tensor],
+    samples: int | None = None,
+    features: str | FeatureExtractor = DEFAULT_FEATURES,
+    batch: int = 16,
+    device: torch.device | str = "cpu",
+    progress: Progress | None = None,
+) -> FeatureStatistics:
     """Statistics of the first `samples` images (all when None) of a sequence of [3, H, W] tensors in [-1, 1].
 
     Raises CagcError when `samples` asks for more images than there are.

@@ -1,7 +1,7 @@
 """Wall-clock comparisons on a machine that is never quite idle.
 
-Candidates run in turn (A B A B …) and are compared pair by pair, so that a slow minute touches all of them alike; single
-figures move by tens of percent on a shared machine, ratios of neighbours do not.
+Candidates run in turn (A B A B …) and are compared pair by pair, so that a slow minute touches all of them alike;
+single figures move by tens of percent on a shared machine, ratios of neighbours do not.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from ..seeds import z_batch
 
 
 def machine_info(device: torch.device | str = "cpu") -> dict[str, Any]:
-    """What a timing depends on: cpu, cores (usable by this process), threads, torch, python, system, and gpu or None."""
+    """What a timing depends on: cpu, cores (usable by this process), threads, gpu (or None), torch, python, system."""
     device = torch.device(device)
     usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     return {
@@ -81,8 +81,10 @@ def speedup(baseline: LatencyResult, candidate: LatencyResult) -> Speedup:
     Raises ValueError when the two were not timed the same number of times.
     """
     if len(baseline.times_ms) != len(candidate.times_ms):
-        raise ValueError(f"candidate has {len(candidate.times_ms)} times, expected {len(baseline.times_ms)}: "
-                         "only results of one run can be paired")
+        raise ValueError(
+            f"candidate has {len(candidate.times_ms)} times, expected {len(baseline.times_ms)}: "
+            "only results of one run can be paired"
+        )
     ratios = np.asarray(baseline.times_ms) / np.asarray(candidate.times_ms)
     return Speedup(*_percentiles(ratios))
 
@@ -119,9 +121,14 @@ def _time_cuda(function: Callable[[], Any]) -> float:
     return start.elapsed_time(end)
 
 
-def measure_latency(functions: Mapping[str, Callable[[], Any]], repeats: int = 20, warmup: int = 3,
-                    min_seconds: float = 0.0, device: torch.device | str = "cpu",
-                    progress: Callable[[int, int], None] | None = None) -> dict[str, LatencyResult]:
+def measure_latency(
+    functions: Mapping[str, Callable[[], Any]],
+    repeats: int = 20,
+    warmup: int = 3,
+    min_seconds: float = 0.0,
+    device: torch.device | str = "cpu",
+    progress: Callable[[int, int], None] | None = None,
+) -> dict[str, LatencyResult]:
     """Time each function in turn, `repeats` rounds and at least `min_seconds` in all, after `warmup` untimed rounds.
 
     The clock is `time.perf_counter` on the CPU and CUDA events on a GPU. progress(done, repeats) is called after each
@@ -150,10 +157,16 @@ def measure_latency(functions: Mapping[str, Callable[[], Any]], repeats: int = 2
     return {name: LatencyResult(*_percentiles(np.asarray(t)), tuple(t), machine) for name, t in times.items()}
 
 
-def measure_generators(generators: Mapping[str, nn.Module], batch: int = 1, repeats: int = 20, warmup: int = 3,
-                       min_seconds: float = 0.0, seed: int = 0,
-                       progress: Callable[[int, int], None] | None = None) -> dict[str, LatencyResult]:
-    """Time whole images: z [batch, style_dim] → image [batch, 3, R, R], mapping included, constant noise, inference mode.
+def measure_generators(
+    generators: Mapping[str, nn.Module],
+    batch: int = 1,
+    repeats: int = 20,
+    warmup: int = 3,
+    min_seconds: float = 0.0,
+    seed: int = 0,
+    progress: Callable[[int, int], None] | None = None,
+) -> dict[str, LatencyResult]:
+    """Time whole images: z [batch, style_dim] → image [batch, 3, R, R] with constant noise, in inference mode.
 
     All generators must be on one device. Otherwise as `measure_latency`.
     """

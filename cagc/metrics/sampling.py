@@ -1,4 +1,4 @@
-"""Reproducible images of a generator: the same seed gives the same latent and noise for every generator and batch size."""
+"""Reproducible images: one seed gives the same latent and noise for every generator and batch size."""
 
 from __future__ import annotations
 

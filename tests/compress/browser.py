@@ -1,4 +1,4 @@
-"""A headless Chromium driven over its DevTools pipe: what a page loaded, logged and drew, with no package but Python's own."""
+"""A headless Chromium driven over its DevTools pipe: what a page loaded, logged and drew."""
 
 from __future__ import annotations
 
@@ -15,8 +15,16 @@ from typing import Any
 
 NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
 FLAGS = (
-    "--headless", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--disable-background-networking",
-    "--disable-component-update", "--disable-sync", "--disable-extensions", "--no-first-run", "--remote-debugging-pipe",
+    "--headless",
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-dev-shm-usage",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+    "--disable-extensions",
+    "--no-first-run",
+    "--remote-debugging-pipe",
 )
 
 
@@ -39,8 +47,12 @@ class Browser:
         # Chromium reads commands from descriptor 3 and answers on 4; bash accepts descriptors of several digits.
         line = f'exec "$0" "$@" 3<&{commands} 4>&{answers}'
         arguments = [self.binary, *FLAGS, f"--user-data-dir={self._profile.name}", "about:blank"]
-        self._process = subprocess.Popen(["bash", "-c", line, *arguments], pass_fds=(commands, answers),
-                                         stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        self._process = subprocess.Popen(
+            ["bash", "-c", line, *arguments],
+            pass_fds=(commands, answers),
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
         os.close(commands)
         os.close(answers)
         self._session = None
@@ -107,8 +119,14 @@ class Browser:
     def complaints(self) -> list[str]:
         """Uncaught exceptions, console messages at warning or above, and failed loads since the page was opened."""
         found = [p["exceptionDetails"]["text"] for p in self.named("Runtime.exceptionThrown")]
-        found += [str(p["args"]) for p in self.named("Runtime.consoleAPICalled") if p["type"] in ("error", "warning", "assert")]
-        found += [p["entry"]["text"] for p in self.named("Log.entryAdded") if p["entry"]["level"] in ("error", "warning")]
+        found += [
+            str(p["args"])
+            for p in self.named("Runtime.consoleAPICalled")
+            if p["type"] in ("error", "warning", "assert")
+        ]
+        found += [
+            p["entry"]["text"] for p in self.named("Log.entryAdded") if p["entry"]["level"] in ("error", "warning")
+        ]
         return found + [p["errorText"] for p in self.named("Network.loadingFailed")]
 
     def screenshot(self, path: Path, width: int = 1200, scheme: str = "light") -> None:

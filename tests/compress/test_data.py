@@ -146,12 +146,15 @@ def test_a_program_behind_an_image_suffix_is_not_run(tmp_path):
         assert len(ImageDataset(tmp_path, 8)) == 1
 
 
-@pytest.mark.parametrize("content, message", [
-    (None, "does not exist"),
-    ({}, "holds no image"),
-    ({"readme.txt": b"hello"}, "holds no image"),
-    ({"a.png": b"broken", "b.jpg": b""}, "none of the 2 images.*a.png.*b.jpg"),
-])
+@pytest.mark.parametrize(
+    "content, message",
+    [
+        (None, "does not exist"),
+        ({}, "holds no image"),
+        ({"readme.txt": b"hello"}, "holds no image"),
+        ({"a.png": b"broken", "b.jpg": b""}, "none of the 2 images.*a.png.*b.jpg"),
+    ],
+)
 def test_nothing_usable_is_one_clear_error(tmp_path, content, message):
     path = tmp_path / "data"
     if content is not None:

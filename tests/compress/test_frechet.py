@@ -80,7 +80,7 @@ def test_statistics_do_not_depend_on_how_the_samples_arrive(tmp_path):
 def test_bad_statistics_are_refused(tmp_path):
     stats = FeatureStatistics("x").update(np.zeros((1, 3)))
     with pytest.raises(CagcError, match="2 samples, got 1"):
-        stats.cov
+        _ = stats.cov
     with pytest.raises(ValueError, match="'y'.*'x'"):
         stats.merge(FeatureStatistics("y"))
     with pytest.raises(ValueError, match="'y'.*'x'"):
@@ -127,7 +127,13 @@ def test_extractor_is_frozen_and_maps_are_differentiable(extractor):
     assert not extractor.training and not any(p.requires_grad for p in extractor.parameters())
     images = (torch.rand(2, 3, 64, 64) * 2 - 1).requires_grad_()
     maps = extractor.maps(images)
-    assert [tuple(m.shape) for m in maps] == [(2, 16, 32, 32), (2, 24, 16, 16), (2, 40, 8, 8), (2, 112, 4, 4), (2, 320, 2, 2)]
+    assert [tuple(m.shape) for m in maps] == [
+        (2, 16, 32, 32),
+        (2, 24, 16, 16),
+        (2, 40, 8, 8),
+        (2, 112, 4, 4),
+        (2, 320, 2, 2),
+    ]
     sum(m.square().mean() for m in maps).backward()
     assert images.grad.isfinite().all() and images.grad.abs().sum() > 0
     assert extractor.maps(images.detach(), size=32)[0].shape == (2, 16, 16, 16)
@@ -178,12 +184,15 @@ def test_another_input_size_is_another_feature_space(extractor):
             load(name)
 
 
-@pytest.mark.parametrize("images, error", [
-    (torch.zeros(1, 1, 8, 8), ValueError),
-    (torch.zeros(3, 8, 8), ValueError),
-    (torch.zeros(0, 3, 8, 8), ValueError),
-    (torch.zeros(1, 3, 8, 8, dtype=torch.uint8), TypeError),
-])
+@pytest.mark.parametrize(
+    "images, error",
+    [
+        (torch.zeros(1, 1, 8, 8), ValueError),
+        (torch.zeros(3, 8, 8), ValueError),
+        (torch.zeros(0, 3, 8, 8), ValueError),
+        (torch.zeros(1, 3, 8, 8, dtype=torch.uint8), TypeError),
+    ],
+)
 def test_images_of_another_form_are_refused(extractor, images, error):
     with pytest.raises(error, match="images must be"):
         extractor(images)
@@ -211,7 +220,9 @@ def generator():
 
 @pytest.mark.parametrize("noise", ["random", "const", "none"])
 def test_samples_of_a_generator_do_not_depend_on_the_batch(generator, noise):
-    one, many = (generator_statistics(generator, 10, seed=4, features=MeanColour(), batch=b, noise=noise) for b in (1, 7))
+    one, many = (
+        generator_statistics(generator, 10, seed=4, features=MeanColour(), batch=b, noise=noise) for b in (1, 7)
+    )
     assert one.features == "mean-colour" and one.count == many.count == 10
     np.testing.assert_allclose(one.mean, many.mean, rtol=1e-5, atol=1e-7)
     np.testing.assert_allclose(one.cov, many.cov, rtol=1e-4, atol=1e-7)
@@ -220,7 +231,9 @@ def test_samples_of_a_generator_do_not_depend_on_the_batch(generator, noise):
 
 
 def test_random_noise_is_used_and_seeded(generator):
-    seen = [generator_statistics(generator, 4, features=MeanColour(), noise=n).mean for n in ("random", "random", "none")]
+    seen = [
+        generator_statistics(generator, 4, features=MeanColour(), noise=n).mean for n in ("random", "random", "none")
+    ]
     np.testing.assert_array_equal(seen[0], seen[1])
     assert np.abs(seen[0] - seen[2]).max() > 1e-6
     with pytest.raises(ValueError, match="noise must be one of random, const, none"):

@@ -49,10 +49,15 @@ def test_machine_is_described():
     assert result.machine == info
 
 
-@pytest.mark.parametrize("arguments, name", [
-    (({}, 3, 0), "functions"), (({"a": int}, 0, 0), "repeats"), (({"a": int}, 1, -1), "warmup"),
-    (({"a": int}, 1, 0, -1), "min_seconds"),
-])
+@pytest.mark.parametrize(
+    "arguments, name",
+    [
+        (({}, 3, 0), "functions"),
+        (({"a": int}, 0, 0), "repeats"),
+        (({"a": int}, 1, -1), "warmup"),
+        (({"a": int}, 1, 0, -1), "min_seconds"),
+    ],
+)
 def test_bad_arguments_are_named(arguments, name):
     with pytest.raises(ValueError, match=name):
         measure_latency(*arguments)

@@ -46,16 +46,26 @@ def make_report(generators):
         title="faces64 <compressed> & measured",
         summary="A 64 px generator, pruned by content-aware scores and distilled for 400 steps.",
         teacher=Variant.of("Teacher", teacher, latency=timed(20.0, 22.0, 21.0), frechet=21.25),
-        student=Variant.of("Student", student, latency=timed(5.0, 5.5, 7.0), frechet=30.5, content_l1=0.0912,
-                           content_psnr=21.75, image_l1=0.12, content_coverage=0.47),
+        student=Variant.of(
+            "Student",
+            student,
+            latency=timed(5.0, 5.5, 7.0),
+            frechet=30.5,
+            content_l1=0.0912,
+            content_psnr=21.75,
+            image_l1=0.12,
+            content_coverage=0.47,
+        ),
         others=[
             Variant.of("Before distillation", student, frechet=180.0, content_l1=0.41, content_psnr=math.inf),
             Variant.of("l1-out, same steps", student, latency=timed(5.0, 5.5, 5.25)),
         ],
         layers=layer_table(teacher, student),
         figures=comparison_figures(teacher, student, circle, {"Before distillation": student}),
-        curves=[Curve("Losses", {"generator": losses, "discriminator": [(s, 1.4 - v / 9) for s, v in losses]}),
-                Curve("Content L1", {"content L1": [(s, v / 5) for s, v in losses]})],
+        curves=[
+            Curve("Losses", {"generator": losses, "discriminator": [(s, 1.4 - v / 9) for s, v in losses]}),
+            Curve("Content L1", {"content L1": [(s, v / 5) for s, v in losses]}),
+        ],
         provenance={"Command": "cagc compress --seed 0", "Plan": "9f2c" * 16, "Machine": "2 cores <CPU & co>"},
         notes=["Fréchet distances over 1,000 images of each generator and 2,000 of the data set."],
     )
@@ -230,8 +240,10 @@ def test_the_browser_check_would_see_a_bad_page(tmp_path):
     if binary is None:
         pytest.skip("no Chromium found (set CAGC_CHROMIUM to its path)")
     bad = tmp_path / "bad.html"
-    bad.write_text("<!DOCTYPE html><title>t</title><img src='absent.png' alt='x'>"
-                   "<script>console.error('said'); throw new Error('thrown')</script>")
+    bad.write_text(
+        "<!DOCTYPE html><title>t</title><img src='absent.png' alt='x'>"
+        "<script>console.error('said'); throw new Error('thrown')</script>"
+    )
     with Browser(binary) as browser:
         browser.open(bad.as_uri())
         assert browser.evaluate("document.images[0].decode().then(() => 1, () => 0)") == 0
