@@ -40,6 +40,7 @@ def distill(
     resume: bool = False,
     progress: bool | ProgressCallback = True,
     overwrite: bool = False,
+    sources: dict[str, Any] | None = None,
 ) -> Generator:
     """Train ``student`` to draw what ``teacher`` draws, and return its averaged weights, frozen, on the student's device.
 
@@ -58,6 +59,7 @@ def distill(
         resume: go on from the newest sound checkpoint in ``out_dir``; ``config.steps`` may have grown.
         progress: True: bar or lines on stderr; False: nothing; or a function of (step, steps, losses).
         overwrite: replace an earlier run in ``out_dir``.
+        sources: JSON containers to keep in ``config.json``, such as the paths of the inputs; a resumed run has its own.
 
     Raises:
         CagcError: what came does not fit together or the folder cannot be used (before any training), or a loss became
@@ -80,7 +82,7 @@ def distill(
         folder.restore(run.load)
         folder.trim_log(trainer.step)
     else:
-        folder.create(identity, config.to_dict(), overwrite)
+        folder.create(identity, config.to_dict(), overwrite, sources)
         run.save()
     run.loop(progress)
     return run.finish(identity)

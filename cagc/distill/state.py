@@ -35,7 +35,9 @@ class RunFolder:
         self._checkpoints = self.path / "checkpoints"
         self._metrics = self.path / "metrics.jsonl"
 
-    def create(self, identity: dict[str, Any], settings: dict[str, Any], overwrite: bool = False) -> None:
+    def create(
+        self, identity: dict[str, Any], settings: dict[str, Any], overwrite: bool = False, sources: dict[str, Any] | None = None
+    ) -> None:
         """Start a new run. ``overwrite`` deletes an earlier run in the folder, and nothing else that lies there.
 
         Raises:
@@ -52,7 +54,7 @@ class RunFolder:
             self.samples.mkdir(exist_ok=True)
         except OSError as error:
             raise CagcError(f"out_dir: {self.path} cannot be created: {error}") from error
-        self._write_config({"identity": identity, "settings": settings})
+        self._write_config({"identity": identity, "settings": settings, "sources": sources or {}})
 
     def _remove_run(self) -> None:
         for name in _OWN_FOLDERS:
@@ -70,22 +72,23 @@ class RunFolder:
         Raises:
             CagcError: there is no run in the folder, or it is one of another student, teacher, data set or setting.
         """
-        before = self.config()["identity"]
+        document = self.config()
+        before = document["identity"]
         now = json.loads(json.dumps(identity))
         for name in sorted(set(before) | set(now)):
             if before.get(name) != now.get(name):
                 raise CagcError(f"resume: the run in {self.path} has {name} = {before.get(name)!r}, this one has {now.get(name)!r}")
-        self._write_config({"identity": identity, "settings": settings})
+        self._write_config(document | {"settings": settings})
 
     def config(self) -> dict[str, Any]:
-        """``config.json``: "identity" and "settings".
+        """``config.json``: "identity", "settings", and "sources", the caller's record of where the inputs came from.
 
         Raises:
             CagcError: there is no run in the folder.
         """
         try:
             document = json.loads(self._config.read_text())
-            return {"identity": dict(document["identity"]), "settings": dict(document["settings"])}
+            return {name: dict(document[name]) for name in ("identity", "settings", "sources")}
         except FileNotFoundError:
             raise CagcError(f"resume: {self.path} holds no run (no config.json)") from None
         except (OSError, ValueError, KeyError, TypeError) as error:
