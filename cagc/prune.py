@@ -1,0 +1,48 @@
+"""Slice a generator down to the channels of a plan."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+
+import torch
+
+from .channels import slice_state
+from .models.stylegan2 import Generator, ToRGB
+from .plan import ChannelPlan, check_kept
+
+
+def prune(generator: Generator, plan: ChannelPlan, keep_rgb_scale: bool = True) -> Generator:
+    """A new generator with only the channels that ``plan`` keeps; nothing is shared with ``generator``.
+
+    The mapping network, ``w_avg``, noise strengths, constant noise maps and toRGB biases carry over untouched. Device, dtype
+    and training mode are the source's; every parameter of the result requires a gradient.
+
+    Weights are stored without their run-time scale 1/√fan_in, which grows as channels go. Demodulation cancels that in the
+    3×3 convolutions, up to its 1e-8 under the root. toRGB has no demodulation.
+
+    Args:
+        generator: the plan's teacher.
+        plan: see :func:`cagc.budget.plan_channels`.
+        keep_rgb_scale: multiply each toRGB weight by √(kept / full), so that what remains contributes to the image as it did.
+            False leaves the weights as the paper's code does: RGB grows √(full / kept) times, 1.82 from 512 to 154 channels.
+
+    Raises:
+        CagcError: the plan is for another generator, or the channels it keeps are not as they must be.
+    """
+    plan.check(generator)
+    check_kept("plan", plan.kept, plan.full)
+    groups = generator.channel_groups()
+    kept = {name: torch.tensor(indices) for name, indices in plan.kept.items()}
+    state = slice_state(generator.state_dict(), groups, kept)
+    if keep_rgb_scale:
+        for group in groups:
+            for consumer in group.consumers:
+                if isinstance(generator.get_submodule(consumer), ToRGB):
+                    key = f"{consumer}.weight"
+                    state[key] = state[key] * math.sqrt(len(plan.kept[group.name]) / group.width)
+    with torch.random.fork_rng(devices=[]):
+        student = Generator(replace(generator.config, channels=plan.channels()))
+    student.to(generator.w_avg)
+    student.load_state_dict(state)
+    return student.train(generator.training)
