@@ -7,7 +7,9 @@ from dataclasses import asdict, dataclass, fields
 from typing import Any, Literal
 
 # Settings that say how long a run goes on or what it writes, not which weights it reaches at a given step.
-_BOOKKEEPING = frozenset(("steps", "checkpoint_every", "sample_every", "log_every", "samples", "sample_truncation", "tensorboard"))
+_BOOKKEEPING = frozenset(
+    ("steps", "checkpoint_every", "sample_every", "log_every", "samples", "sample_truncation", "tensorboard")
+)
 
 
 @dataclass(frozen=True)
@@ -89,7 +91,16 @@ class DistillConfig:
     tensorboard: bool = True
 
     def __post_init__(self) -> None:
-        for name in ("steps", "batch_size", "d_reg_every", "g_reg_every", "path_batch_shrink", "checkpoint_every", "log_every", "samples"):
+        for name in (
+            "steps",
+            "batch_size",
+            "d_reg_every",
+            "g_reg_every",
+            "path_batch_shrink",
+            "checkpoint_every",
+            "log_every",
+            "samples",
+        ):
             self._require(name, isinstance(self._get(name), int) and self._get(name) >= 1, "an integer of at least 1")
         for name in ("gan_delay", "gan_ramp", "sample_every", "seed"):
             self._require(name, isinstance(self._get(name), int) and self._get(name) >= 0, "an integer of at least 0")
@@ -101,7 +112,9 @@ class DistillConfig:
             self._require(name, _number(self._get(name)) and 0 <= self._get(name) <= 1, "a number from 0 to 1")
         self._require("betas", len(self.betas) == 2 and all(0 <= b < 1 for b in self.betas), "two numbers in [0, 1)")
         self._require("ema_rampup", self.ema_rampup is None or 0 < self.ema_rampup, "a number above 0, or None")
-        self._require("perceptual_size", self.perceptual_size is None or self.perceptual_size >= 32, "at least 32, or None")
+        self._require(
+            "perceptual_size", self.perceptual_size is None or self.perceptual_size >= 32, "at least 32, or None"
+        )
         self._require("sample_truncation", _number(self.sample_truncation), "a number")
         for name, choices in (
             ("lr_schedule", ("constant", "cosine")),
@@ -111,7 +124,9 @@ class DistillConfig:
             self._require(name, self._get(name) in choices, f"one of {', '.join(choices)}")
         self._require("frozen", not isinstance(self.frozen, str), "a sequence of patterns")
         if not (self.rgb_weight or self.perceptual_weight or self.gan_weight):
-            raise ValueError("rgb_weight, perceptual_weight, gan_weight: got 0 for all three, expected a loss to train with")
+            raise ValueError(
+                "rgb_weight, perceptual_weight, gan_weight: got 0 for all three, expected a loss to train with"
+            )
         object.__setattr__(self, "betas", tuple(self.betas))
         object.__setattr__(self, "frozen", tuple(self.frozen))
 
@@ -156,7 +171,7 @@ class DistillConfig:
         return cls(**options)
 
     def identity(self) -> dict[str, Any]:
-        """The settings that decide the weights reached at a step; ``steps`` among them where the schedule depends on it."""
+        """The settings that decide the weights reached at a step; ``steps`` among them where the schedule needs it."""
         ignored = _BOOKKEEPING - ({"steps"} if self.lr_schedule == "cosine" else set())
         return {name: value for name, value in self.to_dict().items() if name not in ignored}
 

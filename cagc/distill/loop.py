@@ -42,14 +42,14 @@ def distill(
     overwrite: bool = False,
     sources: dict[str, Any] | None = None,
 ) -> Generator:
-    """Train ``student`` to draw what ``teacher`` draws, and return its averaged weights, frozen, on the student's device.
+    """Train ``student`` to draw what ``teacher`` draws, and return its averaged weights, frozen.
 
     The folder gets ``config.json``, ``metrics.jsonl``, ``checkpoints/``, ``samples/`` (teacher beside student),
     ``tensorboard/``, and at the end ``student.safetensors`` and, if there is a discriminator,
     ``discriminator.safetensors``. On the CPU a resumed run ends with the very weights of an uninterrupted one.
 
     Args:
-        student: the generator to begin with; it is not changed.
+        student: the generator to begin with; not changed. Training runs on its device.
         teacher: a generator with the student's latents and resolution, or recorded images.
         discriminator: to begin with, not changed; None: a new one as wide as the teacher.
         data: real images at the student's resolution; unused, and may be None, where ``config.gan_weight`` is 0.
@@ -103,7 +103,9 @@ def _check_fit(
         if ours.mapping_layers != depth:
             raise CagcError(f"student: got {ours.mapping_layers} mapping layers, expected the teacher's {depth}")
         if teacher.generator.w_avg.device != student.w_avg.device:
-            raise CagcError(f"teacher: got device {teacher.generator.w_avg.device}, expected the student's {student.w_avg.device}")
+            raise CagcError(
+                f"teacher: got device {teacher.generator.w_avg.device}, expected the student's {student.w_avg.device}"
+            )
     elif config.kd_mode == "intermediate" and isinstance(teacher, RecordedTeacher):
         raise CagcError("kd_mode: got 'intermediate', expected 'output' for recorded images")
     if not config.gan_weight:
@@ -117,7 +119,12 @@ def _check_fit(
 
 
 def _identity(
-    student: Generator, teacher: Teacher, discriminator: Discriminator | None, data: Any, config: DistillConfig, parser: Any
+    student: Generator,
+    teacher: Teacher,
+    discriminator: Discriminator | None,
+    data: Any,
+    config: DistillConfig,
+    parser: Any,
 ) -> dict[str, Any]:
     identity = {
         "student": generator_hash(student),
@@ -184,23 +191,22 @@ class _Run:
 
     def _steps(self, reporter: Reporter, board: TensorBoard | None, interrupted: threading.Event) -> None:
         trainer, config, averages = self.trainer, self.config, Averages()
-        shown: dict[str, float] = {}
         while trainer.step < config.steps:
             real = next(self.stream).to(trainer.device) if self.stream is not None else None
             averages.add(trainer.iteration(real, trainer.draw()))
             step, last = trainer.step, trainer.step == config.steps
-            reporter.update(step, lambda: averages.values() or shown)
+            reporter.update(step, averages.values)
             if step % config.log_every == 0 or last:
-                shown = averages.values()
+                self._log(step, averages.values(), reporter.speed(step), board)
                 averages.clear()
-                self._log(step, shown, reporter.speed(step), board)
             if config.sample_every and (step % config.sample_every == 0 or last):
                 self._sample(step, board)
             if step % config.checkpoint_every == 0 or last or interrupted.is_set():
                 self.save()
             if interrupted.is_set() and not last:
                 raise Interrupted(
-                    f"stopped at step {step} of {config.steps}; go on with `cagc distill --resume` on {self.folder.path}"
+                    f"stopped at step {step} of {config.steps}; "
+                    f"go on with `cagc distill --resume` on {self.folder.path}"
                 )
 
     def _log(self, step: int, losses: dict[str, float], speed: float, board: TensorBoard | None) -> None:

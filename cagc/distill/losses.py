@@ -80,16 +80,20 @@ def mask_at(mask: Tensor, resolution: int) -> Tensor:
     return mask if mask.shape[-1] == resolution else F.adaptive_avg_pool2d(mask, resolution)
 
 
-def perceptual_loss(student: Tensor, teacher: Tensor, distance: PerceptualDistance, mask: Tensor | None = None) -> Tensor:
+def perceptual_loss(
+    student: Tensor, teacher: Tensor, distance: PerceptualDistance, mask: Tensor | None = None
+) -> Tensor:
     """Perceptual distance between two batches of images [N, 3, R, R] in [-1, 1], scalar; gradients reach ``student``.
 
-    With a ``mask`` [N, 1, R, R] both are multiplied by it first. Above 256 px both are compared on a bilinear 256 px copy.
+    With a ``mask`` [N, 1, R, R] both are multiplied by it first. Above 256 px both are compared
+    on a bilinear 256 px copy.
     """
     if mask is not None:
         student, teacher = student * mask, teacher * mask
     if student.shape[-1] > PERCEPTUAL_MAX_SIZE:
         student, teacher = (
-            F.interpolate(x, size=(PERCEPTUAL_MAX_SIZE,) * 2, mode="bilinear", align_corners=False) for x in (student, teacher)
+            F.interpolate(x, size=(PERCEPTUAL_MAX_SIZE,) * 2, mode="bilinear", align_corners=False)
+            for x in (student, teacher)
         )
     return distance(student, teacher.detach())
 
@@ -130,7 +134,9 @@ def load_perceptual(name: str, device: torch.device | str = "cpu", size: int | N
         raise CagcError(f"perceptual: got {name!r}, expected one of {names}")
     features = feature_extractors.load(name, device)
     if type(features).maps is feature_extractors.FeatureExtractor.maps:
-        raise CagcError(f"perceptual: features {name!r} have no maps; expected lpips-vgg or {feature_extractors.DEFAULT_FEATURES}")
+        raise CagcError(
+            f"perceptual: features {name!r} have no maps; expected lpips-vgg or {feature_extractors.DEFAULT_FEATURES}"
+        )
     return FeatureDistance(features, size)
 
 
@@ -140,7 +146,9 @@ def _load_lpips(device: torch.device | str, size: int | None) -> PerceptualDista
 
         network = lpips.LPIPS(net="vgg", verbose=False).to(device).eval().requires_grad_(False)
     except (ImportError, OSError) as error:
-        raise CagcError(f"perceptual 'lpips-vgg' needs the package lpips and its weights (pip install lpips): {error}") from error
+        raise CagcError(
+            f"perceptual 'lpips-vgg' needs the package lpips and its weights (pip install lpips): {error}"
+        ) from error
 
     def distance(student: Tensor, teacher: Tensor) -> Tensor:
         if size is not None:

@@ -1,4 +1,4 @@
-"""What a run tells while it goes on: a bar on a terminal, plain lines elsewhere, TensorBoard, and averages for the log."""
+"""What a run tells while it goes on: a bar on a terminal or plain lines elsewhere, TensorBoard, averages to log."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ class Reporter:
         if progress is True and console.is_terminal:
             self._bar = Progress(
                 TextColumn("distill"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[losses]}"),
-                TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn(elapsed_when_finished=False), console=console,
+                TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn(), console=console,
             )  # fmt: skip
             self._task = self._bar.add_task("distill", total=steps, completed=start, losses="")
 
@@ -55,7 +55,9 @@ class Reporter:
             self._bar.start()
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         if self._bar is not None:
             self._bar.stop()
 
@@ -76,7 +78,8 @@ class Reporter:
         elif self._plain and (now - self._spoke > _SECONDS_BETWEEN_LINES or step == self._steps):
             self._spoke = now
             left = (self._steps - step) * (now - self._began) / (step - self._start)
-            line = f"distill: step {step}/{self._steps}  {_brief(losses())}  {self.speed(step):.1f} images/s  {_clock(left)} left"
+            speed = f"{self.speed(step):.1f} images/s"
+            line = f"distill: step {step}/{self._steps}  {_brief(losses())}  {speed}  {_clock(left)} left"
             print(line, file=sys.stderr, flush=True)
 
 
@@ -91,8 +94,10 @@ def _clock(seconds: float) -> str:
 
 
 class Averages:
-    """Means of losses since the last :meth:`clear`, each over the steps that had it; nothing is copied off the device before
-    it is asked for."""
+    """Means of losses since the last :meth:`clear`, each over the steps that had it.
+
+    Nothing is copied off the device before it is asked for.
+    """
 
     def __init__(self) -> None:
         self.clear()

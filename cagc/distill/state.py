@@ -22,8 +22,10 @@ _KEPT_CHECKPOINTS = 2
 
 
 class RunFolder:
-    """``config.json``, ``checkpoints/step-*.pt`` (the last two), ``metrics.jsonl``, ``samples/``, ``tensorboard/`` and, at the
-    end, ``student.safetensors``."""
+    """``config.json``, ``checkpoints/step-*.pt`` (the last two), ``metrics.jsonl``, ``samples/``, ``tensorboard/``.
+
+    At the end it also has ``student.safetensors`` and, where there is one, ``discriminator.safetensors``.
+    """
 
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
@@ -36,7 +38,11 @@ class RunFolder:
         self._metrics = self.path / "metrics.jsonl"
 
     def create(
-        self, identity: dict[str, Any], settings: dict[str, Any], overwrite: bool = False, sources: dict[str, Any] | None = None
+        self,
+        identity: dict[str, Any],
+        settings: dict[str, Any],
+        overwrite: bool = False,
+        sources: dict[str, Any] | None = None,
     ) -> None:
         """Start a new run. ``overwrite`` deletes an earlier run in the folder, and nothing else that lies there.
 
@@ -77,7 +83,9 @@ class RunFolder:
         now = json.loads(json.dumps(identity))
         for name in sorted(set(before) | set(now)):
             if before.get(name) != now.get(name):
-                raise CagcError(f"resume: the run in {self.path} has {name} = {before.get(name)!r}, this one has {now.get(name)!r}")
+                raise CagcError(
+                    f"resume: the run in {self.path} has {name} = {before.get(name)!r}, this one has {now.get(name)!r}"
+                )
         self._write_config(document | {"settings": settings})
 
     def config(self) -> dict[str, Any]:
@@ -119,7 +127,9 @@ class RunFolder:
                 load(_read(path))
             except Exception as error:  # a damaged file can fail anywhere in the unpickler or on a missing entry
                 reason = " ".join(str(error).split())[:160] or type(error).__name__
-                warnings.warn(f"resume: checkpoint {path.name} is damaged ({reason}); trying the one before", stacklevel=2)
+                warnings.warn(
+                    f"resume: checkpoint {path.name} is damaged ({reason}); trying the one before", stacklevel=2
+                )
                 damaged.append(path)
                 continue
             for other in damaged:

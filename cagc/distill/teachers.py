@@ -63,7 +63,7 @@ class Teacher(Protocol):
         ...
 
     def rgbs(self, latents: Latents, intermediate: bool = False, truncation: float = 1.0) -> list[Tensor]:
-        """Target images [N, 3, r, r]: of every resolution, lowest first, if ``intermediate``, else of the last alone."""
+        """Target images [N, 3, r, r]: of every resolution, lowest first, if ``intermediate``, else the last alone."""
         ...
 
 
@@ -126,7 +126,12 @@ class RecordedTeacher:
     def __init__(self, ws: Tensor, images: Tensor, device: torch.device | str = "cpu") -> None:
         if ws.ndim != 2 or not ws.is_floating_point():
             raise CagcError(f"ws: got {ws.dtype} {list(ws.shape)}, expected floating point [n, style_dim]")
-        if images.ndim != 4 or images.shape[1] != 3 or images.shape[2] != images.shape[3] or images.dtype != torch.uint8:
+        if (
+            images.ndim != 4
+            or images.shape[1] != 3
+            or images.shape[2] != images.shape[3]
+            or images.dtype != torch.uint8
+        ):
             raise CagcError(f"images: got {images.dtype} {list(images.shape)}, expected uint8 [n, 3, R, R]")
         if len(ws) != len(images) or len(ws) == 0:
             raise CagcError(f"images: got {len(images)} for {len(ws)} ws, expected one for each")

@@ -1,7 +1,7 @@
 """One iteration of distillation: two losses, two lazy regularisers and the averaged weights.
 
-The order within an iteration, and what is drawn for each part, are those of the paper's training: discriminator, R1 on the same
-real images, generator, path length, average. Every random number comes in through :class:`Draws`.
+The order within an iteration, and what is drawn for each part, are those of the paper's training: discriminator, R1 on
+the same real images, generator, path length, average. Every random number comes in through :class:`Draws`.
 """
 
 from __future__ import annotations
@@ -185,7 +185,7 @@ class Trainer:
         real = real.detach().requires_grad_(True)
         logits = self.d(real)
         penalty = r1_penalty(logits, real)
-        # The zero term gives every parameter a gradient: Adam skips those without one, and their moments would not decay.
+        # The zero term gives every parameter a gradient: Adam skips one without, and its moments would not decay.
         total = self.config.r1_gamma / 2 * self.config.d_reg_every * penalty + 0 * logits[0].sum()
         self._update(self.d_optimizer, {"r1": penalty}, total)
         return {"r1": penalty.detach()}

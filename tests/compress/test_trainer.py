@@ -288,7 +288,9 @@ def test_nan_names_the_loss_and_spares_the_weights():
 
 def test_student_comes_closer_on_the_content():
     teacher = generator(seed=4)
-    config = replace(CONFIG, steps=60, batch_size=8, learning_rate=0.01, gan_weight=0, path_weight=0, frozen=("mapping.*",))
+    config = replace(
+        CONFIG, steps=60, batch_size=8, learning_rate=0.01, gan_weight=0, path_weight=0, frozen=("mapping.*",)
+    )
     run = trainer(config, left_half, teacher=teacher, student=student_of(teacher))
     held_out = Latents(z=torch.randn(32, 12, generator=torch.Generator().manual_seed(9)), noise="none")
     target = teacher.synthesis(held_out.ws(teacher), "none")

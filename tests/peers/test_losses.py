@@ -82,7 +82,9 @@ def test_path_length(case: Case):
     for name in (key.removeprefix("dloss:") for key in case.keys if key.startswith("dloss:")):
         expected = case.f64(f"dloss:{name}")
         tolerance = 2e-5 * expected.abs().max().item()
-        torch.testing.assert_close(ours[name].reshape(expected.shape), expected, rtol=2e-5, atol=tolerance, msg=lambda m: f"{name}: {m}")
+        torch.testing.assert_close(
+            ours[name].reshape(expected.shape), expected, rtol=2e-5, atol=tolerance, msg=lambda m: f"{name}: {m}"
+        )
 
 
 @cases("7", "Get_Masked_Tensor")
@@ -113,4 +115,6 @@ def test_kd_loss(case: Case):
     gradients = torch.autograd.grad(loss, student, allow_unused=True)
     for i, (rgb, gradient) in enumerate(zip(student, gradients)):
         expected = case.f64(f"dstudent_rgb_{i}")
-        torch.testing.assert_close(torch.zeros_like(rgb) if gradient is None else gradient, expected, rtol=1e-6, atol=1e-10)
+        torch.testing.assert_close(
+            torch.zeros_like(rgb) if gradient is None else gradient, expected, rtol=1e-6, atol=1e-10
+        )

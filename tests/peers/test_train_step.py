@@ -94,7 +94,9 @@ def assert_gradients(ours: dict[str, torch.Tensor], expected: dict[str, torch.Te
     for name, gradient in expected.items():
         scale = gradient.abs().max().item()
         got = ours[name].reshape(gradient.shape).float()
-        torch.testing.assert_close(got, gradient, rtol=2e-5, atol=2e-5 * scale + 1e-12, msg=lambda m: f"{phase} {name}: {m}")
+        torch.testing.assert_close(
+            got, gradient, rtol=2e-5, atol=2e-5 * scale + 1e-12, msg=lambda m: f"{phase} {name}: {m}"
+        )
 
 
 @cases("7", "train_iterations")
@@ -121,7 +123,8 @@ def test_iterations(case: Case):
     for phase, (_, gradients) in zip(phases, captured):
         assert_gradients(gradients, expected[phase], phase)
     torch.testing.assert_close(
-        trainer.path_mean.item(), next(x["mean_path_length"] for x in options["losses"][::-1] if "mean_path_length" in x)
+        trainer.path_mean.item(),
+        next(x["mean_path_length"] for x in options["losses"][::-1] if "mean_path_length" in x),
     )
     assert_final(trainer, load_torch(f"{case.index.stem}_final.pt"), options["init_lr"])
 

@@ -1,10 +1,10 @@
 """Train a small generator against recorded images whose w is known, with a discriminator on the same images.
 
-The embedded teacher of `cagc/assets/faces64` is made with it: first with `--config.gan-weight 0`, then from that result with a small
-GAN weight. Writes a run folder (see `cagc.distill.distill`) and in it `teacher.safetensors` with the averaged generator and the
-discriminator in float16.
+The embedded teacher of `cagc/assets/faces64` is made with it: first with `--config.gan-weight 0`, then from that result
+with a small GAN weight. Writes a run folder (see `cagc.distill.distill`) and in it `teacher.safetensors` with the averaged
+generator and the discriminator in float16.
 
-    python tools/faces64/train_teacher.py --images faces-0.zip faces-1.zip --latents latents.npz --init start.pt --out run
+    python tools/faces64/train_teacher.py --images a.zip b.zip --latents latents.npz --init start.pt --out run
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ class Options:
     Attributes:
         images: zips or folders of images named by number, such as 00017.webp.
         latents: .npz with `w` [n, style_dim]; row i - `first` (an entry, 0 if absent) belongs to image i.
-        init: checkpoint of the generator to begin with, whose mapping network made the w, and of its discriminator if it has one.
+        init: checkpoint to begin with: the generator, whose mapping network made the w, and its discriminator if any.
         out: folder of the run.
         discriminator: checkpoint to take the discriminator from instead.
         without_noise: set every noise strength to zero and keep it there: the recorded images show no noise of ours.
@@ -108,19 +108,30 @@ def train(options: Options) -> None:
         for name, parameter in generator.named_parameters():
             if name.endswith(".noise_strength"):
                 parameter.zero_()
-        config = DistillConfig.from_dict(config.to_dict() | {"noise": "none", "frozen": [*config.frozen, "*.noise_strength"]})
+        config = DistillConfig.from_dict(
+            config.to_dict() | {"noise": "none", "frozen": [*config.frozen, "*.noise_strength"]}
+        )
     ws, images = read_recorded(options.images, options.latents, generator.config.resolution)
     if not 0 < options.held_out < len(ws):
         raise CagcError(f"held_out: got {options.held_out}, expected 1 to {len(ws) - 1}")
     seen, unseen = slice(0, len(ws) - options.held_out), slice(len(ws) - options.held_out, None)
     teacher = RecordedTeacher(ws[seen], images[seen], options.device)
     average = distill(
-        generator, teacher, discriminator, teacher, config, options.out, resume=options.resume, overwrite=options.overwrite
+        generator,
+        teacher,
+        discriminator,
+        teacher,
+        config,
+        options.out,
+        resume=options.resume,
+        overwrite=options.overwrite,
     )
     path = options.out / "discriminator.safetensors"
     trained = load_discriminator(path) if config.gan_weight and path.exists() else discriminator
     metadata = {"settings": config.to_dict(), "recorded": teacher.fingerprint}
-    save_checkpoint(options.out / "teacher.safetensors", Checkpoint(average, d=trained, metadata=metadata), torch.float16)
+    save_checkpoint(
+        options.out / "teacher.safetensors", Checkpoint(average, d=trained, metadata=metadata), torch.float16
+    )
     unseen_l1 = held_out_l1(average, RecordedTeacher(ws[unseen], images[unseen], options.device))
     print(f"held-out L1 {unseen_l1:.4f} on {options.held_out} images; wrote {options.out / 'teacher.safetensors'}")
 

@@ -1,0 +1,331 @@
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from cagc.checkpoints import load_checkpoint, load_generator, save_generator
+from cagc.distill import (
+    DistillConfig,
+    ImageDataset,
+    Interrupted,
+    LiveTeacher,
+    NonFiniteLoss,
+    RecordedTeacher,
+    RunFolder,
+    distill,
+)
+from cagc.errors import CagcError
+from cagc.models import Generator, GeneratorConfig
+
+CONFIG = DistillConfig(
+    steps=7, batch_size=4, perceptual_weight=0, g_reg_every=2, d_reg_every=3, checkpoint_every=2, sample_every=3,
+    samples=3, log_every=2, tensorboard=False,
+)  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def networks(small_teacher):
+    checkpoint = load_checkpoint(small_teacher)
+    torch.manual_seed(8)
+    student = Generator(GeneratorConfig.uniform(16, 64, 8, style_dim=16, mapping_layers=2))
+    student.mapping.load_state_dict(checkpoint.g_ema.mapping.state_dict())
+    return student, checkpoint.g_ema, checkpoint.d
+
+
+@pytest.fixture(scope="module")
+def data(small_images):
+    return ImageDataset(small_images, 16)
+
+
+def run(networks, data, out, config=CONFIG, **options):
+    return distill(*networks, data, config, out, **({"progress": False} | options))
+
+
+@pytest.fixture(scope="module")
+def whole(networks, data, tmp_path_factory):
+    """An uninterrupted run: its folder and its result."""
+    out = tmp_path_factory.mktemp("whole") / "run"
+    return out, run(networks, data, out)
+
+
+def assert_same(a: Generator, b: Generator) -> None:
+    ours, theirs = a.state_dict(), b.state_dict()
+    assert all(torch.equal(ours[name], theirs[name]) for name in theirs) and ours.keys() == theirs.keys()
+
+
+def stop_after(step):
+    """A progress function that presses Ctrl-C during ``step``."""
+
+    def progress(done, steps, losses):
+        if done == step:
+            os.kill(os.getpid(), signal.SIGINT)
+
+    return progress
+
+
+def test_folder_of_a_run(whole):
+    out, average = whole
+    assert sorted(p.name for p in out.iterdir()) == [
+        "checkpoints", "config.json", "discriminator.safetensors", "metrics.jsonl", "samples", "student.safetensors",
+    ]  # fmt: skip
+    assert [p.name for p in RunFolder(out).checkpoints()] == ["step-000000006.pt", "step-000000007.pt"]
+    assert sorted(p.name for p in (out / "samples").iterdir()) == [
+        "step-000000003.png",
+        "step-000000006.png",
+        "step-000000007.png",
+    ]
+    records = RunFolder(out).metrics()
+    assert [r["step"] for r in records] == [2, 4, 6, 7]
+    assert {"rgb", "generator", "discriminator", "r1", "path", "learning_rate", "images_per_second"} <= set(records[0])
+    assert all(np.isfinite(v) for r in records for v in r.values())
+    assert_same(load_generator(out / "student.safetensors"), average)
+    assert not any(p.requires_grad for p in average.parameters())
+    assert load_checkpoint(out / "discriminator.safetensors").d is not None
+    assert DistillConfig.from_dict(RunFolder(out).config()["settings"]) == CONFIG
+
+
+def test_samples_show_the_teacher_beside_the_student(whole, networks):
+    pixels = np.asarray(Image.open(whole[0] / "samples" / "step-000000007.png")).astype(float) / 127.5 - 1
+    assert pixels.shape == (3 * 16, 2 * 16, 3)
+    latents = LiveTeacher(networks[1]).sample_latents(3, "cpu")
+    for column, g in ((0, networks[1]), (1, whole[1])):
+        image = g(latents.z, noise="const").detach().clamp(-1, 1)[0].permute(1, 2, 0).numpy()
+        assert np.abs(pixels[:16, column * 16 : column * 16 + 16] - image).max() < 1.01 / 127.5
+
+
+def test_interrupted_run_goes_on_to_the_same_weights(networks, data, whole, tmp_path):
+    out = tmp_path / "run"
+    with pytest.raises(Interrupted, match="stopped at step 3 of 7; go on with"):
+        run(networks, data, out, progress=stop_after(3))
+    assert RunFolder(out).checkpoints()[-1].name == "step-000000003.pt" and not (out / "student.safetensors").exists()
+    assert_same(run(networks, data, out, resume=True), whole[1])
+    assert [r["step"] for r in RunFolder(out).metrics()] == [2, 4, 6, 7]
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    assert_same(run(networks, data, out, resume=True), whole[1])
+
+
+def test_longer_run_goes_on_from_a_finished_one(networks, data, whole, tmp_path):
+    run(networks, data, tmp_path / "run", replace(CONFIG, steps=4))
+    assert_same(run(networks, data, tmp_path / "run", resume=True), whole[1])
+
+
+KILLED = """
+import sys, torch
+torch.set_num_threads(int(sys.argv[1]))
+from cagc.checkpoints import load_checkpoint, load_generator
+from cagc.distill import DistillConfig, ImageDataset, distill
+import json
+checkpoint = load_checkpoint(sys.argv[2])
+config = DistillConfig.from_dict(json.loads(sys.argv[6]))
+distill(load_generator(sys.argv[3]), checkpoint.g_ema, checkpoint.d, ImageDataset(sys.argv[4], 16), config, sys.argv[5])
+"""
+
+
+def test_killed_process_goes_on_to_the_same_weights(networks, data, small_teacher, small_images, tmp_path):
+    config = replace(CONFIG, steps=400, checkpoint_every=5, sample_every=0)
+    save_generator(networks[0], tmp_path / "student.safetensors")
+    out = tmp_path / "run"
+    inputs = (small_teacher, tmp_path / "student.safetensors", small_images, out)
+    command = [sys.executable, "-c", KILLED, torch.get_num_threads(), *inputs, json.dumps(config.to_dict())]
+    process = subprocess.Popen([str(c) for c in command], stderr=subprocess.DEVNULL)
+    try:
+        deadline = time.monotonic() + 120
+        while not any(path.stem >= "step-000000010" for path in RunFolder(out).checkpoints()):
+            assert time.monotonic() < deadline and process.poll() is None
+            time.sleep(0.02)
+    finally:
+        process.kill()
+        process.wait()
+    assert process.returncode == -signal.SIGKILL
+    reached = int(RunFolder(out).checkpoints()[-1].stem.split("-")[1])
+    short = replace(config, steps=reached + 8)
+    assert_same(run(networks, data, out, short, resume=True), run(networks, data, tmp_path / "whole", short))
+    steps = [r["step"] for r in RunFolder(out).metrics()]
+    assert steps == sorted(set(steps)) and steps[-1] == reached + 8
+
+
+def break_file(path: Path, how: str) -> None:
+    content = bytearray(path.read_bytes())
+    if how == "truncated":
+        content = content[: len(content) // 2]
+    elif how == "empty":
+        content = bytearray()
+    else:
+        content[len(content) // 2] ^= 1
+    path.write_bytes(bytes(content))
+
+
+@pytest.mark.parametrize("how", ["truncated", "empty", "one flipped bit"])
+def test_damaged_checkpoint_falls_back_to_the_one_before(networks, data, whole, tmp_path, how):
+    out = tmp_path / "run"
+    with pytest.raises(Interrupted):
+        run(networks, data, out, progress=stop_after(4))
+    last = RunFolder(out).checkpoints()[-1]
+    break_file(last, how)
+    with pytest.warns(UserWarning, match=f"{last.name} is damaged .*; trying the one before"):
+        average = run(networks, data, out, resume=True)
+    assert_same(average, whole[1])
+    for path in RunFolder(out).checkpoints():
+        break_file(path, how)
+    with pytest.warns(UserWarning), pytest.raises(CagcError, match="all 2 checkpoints are damaged"):
+        run(networks, data, out, resume=True)
+
+
+def test_checkpoint_that_carries_code_is_refused(networks, data, tmp_path):
+    out, witness = tmp_path / "run", tmp_path / "witness"
+    run(networks, data, out, replace(CONFIG, steps=2))
+
+    class Payload:
+        def __reduce__(self):
+            return os.mkdir, (str(witness),)
+
+    for path in RunFolder(out).checkpoints():
+        torch.save({"trainer": Payload()}, path)
+    with pytest.warns(UserWarning, match="damaged"), pytest.raises(CagcError, match="damaged"):
+        run(networks, data, out, resume=True)
+    assert not witness.exists()
+
+
+def test_run_of_something_else_is_not_taken_up(networks, data, whole, small_images, tmp_path):
+    student, teacher, d = networks
+    out = whole[0]
+    with pytest.raises(CagcError, match="rgb_weight = 3.0, this one has 2.0"):
+        run(networks, data, out, replace(CONFIG, rgb_weight=2.0), resume=True)
+    with pytest.raises(CagcError, match="the run in .* has student = '[0-9a-f]{16}'"):
+        run((teacher, teacher, d), data, out, resume=True)
+    with pytest.raises(CagcError, match="has teacher = "):
+        run((student, student, d), data, out, resume=True)
+    with pytest.raises(CagcError, match="has content = None, this one has 'everything'"):
+        run(networks, data, out, resume=True, parser="everything")
+    with pytest.raises(CagcError, match="has discriminator = "):
+        run((student, teacher, None), data, out, resume=True)
+    (tmp_path / "other").mkdir()
+    for i in range(4):
+        (tmp_path / "other" / f"{i}.png").write_bytes((small_images / f"{i:02d}.png").read_bytes())
+    with pytest.raises(CagcError, match="has data = '24 images"):
+        run(networks, ImageDataset(tmp_path / "other", 16), out, resume=True)
+    with pytest.raises(CagcError, match="holds no run"):
+        run(networks, data, tmp_path / "nothing", resume=True)
+
+
+def test_folder_in_use_is_refused_and_overwriting_spares_what_is_not_ours(networks, data, tmp_path):
+    out = tmp_path / "run"
+    run(networks, data, out, replace(CONFIG, steps=2))
+    (out / "notes.txt").write_text("mine")
+    with pytest.raises(CagcError, match="is not empty; resume the run in it, or overwrite it"):
+        run(networks, data, out)
+    run(networks, data, out, replace(CONFIG, steps=1, gan_weight=0), overwrite=True)
+    assert (out / "notes.txt").read_text() == "mine" and not (out / "discriminator.safetensors").exists()
+    assert [r["step"] for r in RunFolder(out).metrics()] == [1]
+    (tmp_path / "file").write_text("")
+    with pytest.raises(CagcError, match="is a file, expected a folder"):
+        run(networks, data, tmp_path / "file")
+
+
+@pytest.mark.parametrize(
+    "options, message",
+    [
+        ({"style_dim": 8}, "student: got style_dim 8, expected the teacher's 16"),
+        ({"resolution": 32}, "student: got resolution 32, expected the teacher's 16"),
+        ({"mapping_layers": 3}, "student: got 3 mapping layers, expected the teacher's 2"),
+    ],
+)
+def test_student_that_does_not_fit_is_refused_before_anything_is_written(networks, data, tmp_path, options, message):
+    resolution = options.pop("resolution", 16)
+    misfit = Generator(GeneratorConfig.uniform(resolution, 64, 8, **({"style_dim": 16, "mapping_layers": 2} | options)))
+    with pytest.raises(CagcError, match=message):
+        run((misfit, *networks[1:]), data, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_data_that_does_not_fit_is_refused(networks, data, small_images, tmp_path):
+    with pytest.raises(CagcError, match="data: got None"):
+        run(networks, None, tmp_path / "run")
+    with pytest.raises(CagcError, match="data: got resolution 32, expected the student's 16"):
+        run(networks, ImageDataset(small_images, 32), tmp_path / "run")
+    with pytest.raises(CagcError, match="24 usable images are fewer than the batch of 25"):
+        run(networks, data, tmp_path / "run", replace(CONFIG, batch_size=25))
+    assert not (tmp_path / "run").exists()
+
+
+def test_nan_keeps_the_last_good_checkpoint(networks, data, tmp_path, monkeypatch):
+    from cagc.distill import loop
+
+    out, calls = tmp_path / "run", []
+
+    class Poisoned(loop.Trainer):
+        def draw(self):
+            calls.append(self.step)
+            draws = super().draw()
+            if self.step == 3:
+                draws.generator.noise[0].fill_(float("nan"))
+            return draws
+
+    monkeypatch.setattr(loop, "Trainer", Poisoned)
+    with pytest.raises(NonFiniteLoss, match="the rgb loss became nan at step 3; the checkpoint of step 2 is kept"):
+        run(networks, data, out)
+    monkeypatch.undo()
+    state = torch.load(RunFolder(out).checkpoints()[-1], weights_only=True)["trainer"]
+    assert state["step"] == 2 and all(torch.isfinite(t).all() for t in state["g"].values())
+
+
+def test_recorded_teacher_regresses_and_needs_no_data_without_gan(networks, tmp_path):
+    student, teacher, _ = networks
+    z = torch.randn(16, 16, generator=torch.Generator().manual_seed(2))
+    images = teacher(z, noise="none").detach()
+    pixels = images.clamp(-1, 1).add(1).mul(127.5).round().to(torch.uint8)
+    source = RecordedTeacher(teacher.mapping(z).detach(), pixels)
+    config = replace(CONFIG, steps=60, gan_weight=0, path_weight=0, learning_rate=0.01, noise="none", sample_every=60,
+                     log_every=10, checkpoint_every=60)  # fmt: skip
+    average = distill(student, source, None, None, config, tmp_path / "run", progress=False)
+    losses = [r["rgb"] for r in RunFolder(tmp_path / "run").metrics()]
+    assert losses[-1] < 0.6 * losses[0]
+    assert not (tmp_path / "run" / "discriminator.safetensors").exists()
+    assert_same(Mapping(average), Mapping(student))
+    with pytest.raises(CagcError, match="expected 'output' for recorded images"):
+        distill(
+            student, source, None, None, replace(config, kd_mode="intermediate"), tmp_path / "other", progress=False
+        )
+
+
+class Mapping(torch.nn.Module):
+    def __init__(self, generator):
+        super().__init__()
+        self.mapping = generator.mapping
+
+
+def test_new_discriminator_is_as_wide_as_the_teacher(networks, data, tmp_path):
+    run((*networks[:2], None), data, tmp_path / "a", replace(CONFIG, steps=1))
+    run((*networks[:2], None), data, tmp_path / "b", replace(CONFIG, steps=1))
+    a, b = (load_checkpoint(tmp_path / name / "discriminator.safetensors").d for name in "ab")
+    widths = networks[1].config.channels
+    assert a.config.channels == {r: widths[f"b{r}.conv1"] for r in (16, 8, 4)}
+    assert_same(a, b)
+
+
+def test_plain_lines_and_tensorboard(networks, data, tmp_path, capsys, monkeypatch):
+    from cagc.distill import progress
+
+    monkeypatch.setattr(progress, "_SECONDS_BETWEEN_LINES", 0.0)
+    run(networks, data, tmp_path / "run", replace(CONFIG, tensorboard=True, steps=3), progress=True)
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == 3 and lines[0].startswith("distill: step 1/3  rgb ") and lines[-1].endswith("0:00:00 left")
+    assert "images/s" in lines[0] and "\x1b" not in "".join(lines)
+    assert list((tmp_path / "run" / "tensorboard").glob("events.out.tfevents.*"))
+
+
+def test_perceptual_features_in_a_run(networks, data, tmp_path):
+    config = replace(CONFIG, steps=1, perceptual_weight=3.0, perceptual_size=32)
+    run(networks, data, tmp_path / "run", config, parser=lambda images: images[:, :1] > -2)
+    assert 0 < RunFolder(tmp_path / "run").metrics()[0]["perceptual"] < 2
