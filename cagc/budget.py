@@ -1,7 +1,7 @@
 """From channel scores to a channel plan: how many channels each layer keeps, and which.
 
-Three rules. ``keep`` is the paper's: the same share of every layer. ``macs`` and ``memory`` are budgets, met either by the same
-share everywhere ("uniform") or by the scores across layers ("global").
+Three rules. ``keep`` is the paper's: the same share of every layer. ``macs`` and ``memory`` are budgets, met either
+by the same share everywhere ("uniform") or by the scores across layers ("global").
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ def _nonzero(size: torch.Tensor) -> torch.Tensor:
 
 
 def removed_channels(width: int, ratio: float) -> int:
-    """``int(width · ratio)`` in floating point, as the paper's code truncates: 62 of 90 at 0.7, where exact arithmetic has 63."""
+    """``int(width · ratio)`` in floating point, as the paper's code truncates: of 90 at 0.7, 62 and not 63."""
     return int(width * ratio)
 
 
@@ -53,6 +53,11 @@ def kept_channels(score: torch.Tensor, remove: int) -> list[int]:
 
 def _round_up(width: int, round_to: int, full: int) -> int:
     return min(full, -(-width // round_to) * round_to)
+
+
+def _share_widths(full: Widths, keep: float, round_to: int) -> Widths:
+    ratio = round(1 - keep, 12)
+    return {name: _round_up(width - removed_channels(width, ratio), round_to, width) for name, width in full.items()}
 
 
 class _Budget:
@@ -113,7 +118,7 @@ def _fill(widths: Widths, steps: _Steps, budget: _Budget, gain: Callable[[str, i
 
 
 def _global_widths(scores: Mapping[str, torch.Tensor], steps: _Steps, budget: _Budget, normalise: str) -> Widths:
-    """Narrow whichever layer loses the least normalised score per unit of cost, then spend what the last step overshot."""
+    """Narrow whichever layer loses the least normalised score per unit of cost; then spend what was overshot."""
     worth = {}
     for name in steps.full:
         ranked = NORMALISATIONS[normalise](scores[name].double()).sort(descending=True).values
@@ -138,11 +143,8 @@ def _uniform_widths(steps: _Steps, budget: _Budget) -> Widths:
     """The largest common share whose rounded-up widths fit; what is left goes to the layers kept least."""
 
     def at(share: float) -> Widths:
-        ratio = round(1 - share, 12)
-        return {
-            name: max(steps.floor[name], _round_up(full - removed_channels(full, ratio), steps.round_to, full))
-            for name, full in steps.full.items()
-        }
+        widths = _share_widths(steps.full, share, steps.round_to)
+        return {name: max(steps.floor[name], width) for name, width in widths.items()}
 
     low, high = 0.0, 1.0
     for _ in range(50):
@@ -195,17 +197,21 @@ def plan_channels(
     Args:
         generator: that ``scores`` were made for.
         scores: of :func:`cagc.scores.score_channels`.
-        keep: share of every layer, in (0, 1]: the paper's rule, which removes int(C · (1 - keep)). 0.3 cuts the MACs of the
-            256 px generator 10.94 times with ``round_to=1``.
-        macs: budget of multiply-accumulates per image: up to 1 a share of the full generator's, above 1 an absolute number.
+        keep: share of every layer, in (0, 1]: the paper's rule, which removes int(C · (1 - keep)). 0.3 cuts the MACs
+            of the 256 px generator 10.94 times with ``round_to=1``.
+        macs: budget of multiply-accumulates per image: up to 1 a share of the full generator's, above 1 an absolute
+            number.
         memory: budget of bytes of float32 parameters, given the same way.
-        allocation: how a budget is spread. "global" narrows, step by step, the layer that loses the least score per MAC (or
-            byte); "uniform" keeps the same share of every layer, as nearly as the rounding allows. No role with ``keep``.
-        round_to: kept widths are multiples of this, or the layer's full width. ``keep`` rounds up, never below the paper's
-            widths; 1 gives those bit for bit. A budget is never exceeded, and is used up until no further step fits.
-        min_width, min_keep: floors per layer under a budget, in channels and as a share; rounded up, never above the width.
-        normalise: makes scores of different layers comparable in a "global" allocation: divided by the layer's "mean", "l2"
-            norm, "max" or "sum", or "none".
+        allocation: how a budget is spread. "global" narrows, step by step, the layer that loses the least score per
+            MAC (or byte); "uniform" keeps the same share of every layer, as nearly as the rounding allows. No role
+            with ``keep``.
+        round_to: kept widths are multiples of this, or the layer's full width. ``keep`` rounds up, never below the
+            paper's widths; 1 gives those bit for bit. A budget is never exceeded, and is used up until no further
+            step fits.
+        min_width, min_keep: floors per layer under a budget, in channels and as a share; rounded up, never above the
+            width.
+        normalise: makes scores of different layers comparable in a "global" allocation: divided by the layer's
+            "mean", "l2" norm, "max" or "sum", or "none".
 
     Raises:
         ValueError, TypeError: an argument is not as above, or not exactly one of keep, macs and memory is given.
@@ -218,18 +224,17 @@ def plan_channels(
     scores.check(generator, teacher)
     full = dict(generator.config.channels)
     if keep is not None:
-        ratio = round(1 - keep, 12)
-        widths = {name: _round_up(c - removed_channels(c, ratio), round_to, c) for name, c in full.items()}
+        widths = _share_widths(full, keep, round_to)
         rule: dict[str, Any] = {"keep": keep}
     else:
-        rule = {"macs": macs} if macs is not None else {"memory": memory}
-        budget = _Budget(generator, "MACs" if macs is not None else "bytes", next(iter(rule.values())))
         floor = {name: _round_up(max(min_width, int(c * min_keep)), round_to, c) for name, c in full.items()}
+        budget = _Budget(generator, "bytes" if macs is None else "MACs", memory if macs is None else macs)
         budget.check(floor)
-        steps = _Steps(full, floor, round_to)
+        rule = {"memory": memory} if macs is None else {"macs": macs}
         rule |= {"allocation": allocation, "min_width": min_width, "min_keep": min_keep}
+        rule |= {"normalise": normalise} if allocation == "global" else {}
+        steps = _Steps(full, floor, round_to)
         if allocation == "global":
-            rule["normalise"] = normalise
             widths = _global_widths(scores.scores, steps, budget, normalise)
         else:
             widths = _uniform_widths(steps, budget)

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from dataclasses import asdict, dataclass, fields, replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -60,10 +63,23 @@ class ChannelPlan:
         return {name: len(indices) for name, indices in self.kept.items()}
 
     @property
-    def speedup(self) -> float:
+    def macs_ratio(self) -> float:
         """MACs before / MACs after."""
         before, after = self.cost["macs"]
         return before / after
+
+    def describe(self) -> str:
+        """One line: how much is kept, by which score."""
+        macs, parameters = self.cost["macs"], self.cost["parameters"]
+        return (
+            f"{sum(map(len, self.kept.values()))} of {sum(self.full.values())} channels by {self.metric}; "
+            f"{macs[0] / 1e9:.3f} to {macs[1] / 1e9:.3f} GMACs ({self.macs_ratio:.2f} times fewer), "
+            f"{parameters[0] / 1e6:.2f} to {parameters[1] / 1e6:.2f} M parameters"
+        )
+
+    def digest(self) -> str:
+        """SHA-256, 16 hexadecimal digits, of the whole plan."""
+        return hashlib.sha256(json.dumps(asdict(self), sort_keys=True).encode()).hexdigest()[:16]
 
     def check(self, generator: Generator) -> None:
         """Raise CagcError unless the plan was made for exactly this generator: its layers, its widths, its weights."""
@@ -81,8 +97,8 @@ class ChannelPlan:
         """Read what :meth:`save` wrote.
 
         Raises:
-            CagcError: the file is missing or damaged, a field is missing, or the kept channels of a layer are empty, not
-                ascending, repeated or out of range.
+            CagcError: the file is missing or damaged, a field is missing, or the kept channels of a layer are empty,
+                not ascending, repeated or out of range.
         """
         document = read_document(path, KIND, VERSION)
         expected = {field.name for field in fields(cls)}
@@ -102,15 +118,16 @@ class ChannelPlan:
 def check_kept(what: str, kept: dict[str, Any], full: dict[str, Any]) -> None:
     """Raise CagcError unless ``kept`` has ascending indices below ``full[layer]``, at least one, for every layer."""
     if set(kept) != set(full):
-        odd = sorted(set(kept) ^ set(full))[0]
+        odd = min(set(kept) ^ set(full))
         raise CagcError(f"{what}: layer {odd!r} is in only one of 'kept' and 'full'")
     for name, indices in kept.items():
         width = full[name]
         if not _is_index(width) or width < 1:
             raise CagcError(f"{what}: layer {name!r} has width {width!r}, expected a positive integer")
         if not isinstance(indices, list) or not indices or not all(map(_is_index, indices)):
-            raise CagcError(f"{what}: layer {name!r} keeps {str(indices)[:40]}, expected a list of channel indices, at least one")
-        if any(b <= a for a, b in zip(indices, indices[1:])):
+            got = str(indices)[:40]
+            raise CagcError(f"{what}: layer {name!r} keeps {got}, expected a list of channel indices, at least one")
+        if any(b <= a for a, b in pairwise(indices)):
             raise CagcError(f"{what}: layer {name!r} keeps channels that are repeated or not in ascending order")
         if indices[0] < 0 or indices[-1] >= width:
             worst = indices[0] if indices[0] < 0 else indices[-1]

@@ -15,17 +15,18 @@ from .plan import ChannelPlan, check_kept
 def prune(generator: Generator, plan: ChannelPlan, keep_rgb_scale: bool = True) -> Generator:
     """A new generator with only the channels that ``plan`` keeps; nothing is shared with ``generator``.
 
-    The mapping network, ``w_avg``, noise strengths, constant noise maps and toRGB biases carry over untouched. Device, dtype
-    and training mode are the source's; every parameter of the result requires a gradient.
+    The mapping network, ``w_avg``, noise strengths, constant noise maps and toRGB biases carry over untouched.
+    Device, dtype and training mode are the source's; every parameter of the result requires a gradient.
 
-    Weights are stored without their run-time scale 1/√fan_in, which grows as channels go. Demodulation cancels that in the
-    3×3 convolutions, up to its 1e-8 under the root. toRGB has no demodulation.
+    Weights are stored without their run-time scale 1/√fan_in, which grows as channels go. Demodulation cancels that
+    in the 3×3 convolutions, up to its 1e-8 under the root. toRGB has no demodulation.
 
     Args:
         generator: the plan's teacher.
         plan: see :func:`cagc.budget.plan_channels`.
-        keep_rgb_scale: multiply each toRGB weight by √(kept / full), so that what remains contributes to the image as it did.
-            False leaves the weights as the paper's code does: RGB grows √(full / kept) times, 1.82 from 512 to 154 channels.
+        keep_rgb_scale: multiply each toRGB weight by √(kept / full), so that what remains contributes to the image as
+            it did. False leaves the weights as the paper's code does: RGB grows √(full / kept) times, 1.82 from 512
+            to 154 channels.
 
     Raises:
         CagcError: the plan is for another generator, or the channels it keeps are not as they must be.

@@ -1,7 +1,8 @@
 """Channel scores: content-aware, and the baselines that the paper's code compares with.
 
-Groups and their order are those of ``generator.channel_groups()``: the constant input, then the output of every convolution.
-A scorer is a plain function of a generator and batches of (ws, noise); :func:`score_channels` draws the batches.
+Groups and their order are those of ``generator.channel_groups()``: the constant input, then the output of every
+convolution. A scorer is a plain function of a generator and batches of (ws, noise); :func:`score_channels` draws the
+batches.
 """
 
 from __future__ import annotations
@@ -26,10 +27,20 @@ from .samples import SampleBatch, batch_sizes, draw_samples
 from .weights import effective_weights, l1_in_scores, l1_out_scores, l1_style_scores, random_scores
 
 __all__ = [
-    "METRICS", "ChannelScores", "SampleBatch", "score_channels",
-    "activation_scores", "content_aware_scores", "content_gradients", "effective_weights",
-    "l1_in_scores", "l1_out_scores", "l1_style_scores", "random_scores", "salt_and_pepper",
-]  # fmt: skip
+    "METRICS",
+    "ChannelScores",
+    "SampleBatch",
+    "activation_scores",
+    "content_aware_scores",
+    "content_gradients",
+    "effective_weights",
+    "l1_in_scores",
+    "l1_out_scores",
+    "l1_style_scores",
+    "random_scores",
+    "salt_and_pepper",
+    "score_channels",
+]
 
 Progress = Callable[[int, int], None]
 
@@ -67,8 +78,9 @@ _Result = tuple[dict[str, torch.Tensor], dict[str, Any]]
 
 def _content_aware(request: _Request) -> _Result:
     disturb = ContentNoise(request.parser, request.noise_probability, request.seed)
+    batches = request.batches(request.noise)
     scores = content_aware_scores(
-        request.generator, request.batches(request.noise), disturb, request.batch_rule, request.consumers, request.report
+        request.generator, batches, disturb, request.batch_rule, request.consumers, request.report
     )
     disturb.coverage.check(request.parser.name)
     names = ["batch_rule", "consumers", "noise_probability", "noise", "truncation"]
@@ -129,8 +141,8 @@ def score_channels(
     Args:
         generator: not changed.
         metric: a name of :data:`METRICS`.
-        parser: what the content is; anything that :func:`cagc.content.load` takes. Needed by "content-aware" only. A parser
-            that knows its seeds (a mask folder) is asked for the first ``samples`` of those.
+        parser: what the content is; anything that :func:`cagc.content.load` takes. Needed by "content-aware" only. A
+            parser that knows its seeds (a mask folder) is asked for the first ``samples`` of those.
         samples: images to draw, from seeds ``seed``, ``seed`` + 1, ...; the paper has 400, and 500 for "l1-out".
         batch_size: images at a time. Scores depend on it under the "batch-sum" rule only.
         batch_rule, consumers: see :func:`content_aware_scores` and :func:`cagc.scores.consumers.combine_consumers`.
@@ -148,6 +160,33 @@ def score_channels(
     _check_choice("batch_rule", batch_rule, BATCH_RULES)
     _check_choice("consumers", consumers, CONSUMERS)
     _check_choice("noise", noise, ("random", "const", "none"))
+    _check_numbers(samples, batch_size, noise_probability)
+    seeds: Sequence[int] = range(seed, seed + samples)
+    if metric != "content-aware":
+        parser = None
+    elif parser is None:
+        raise CagcError("metric 'content-aware': needs a content parser, such as 'faces' or 'everything'; got none")
+    else:
+        parser = content.load(parser, device=generator.w_avg.device)
+        seeds = list(getattr(parser, "seeds", seeds))[:samples]
+    request = _Request(
+        generator=generator,
+        parser=parser,
+        seeds=seeds,
+        seed=seed,
+        batch_size=batch_size,
+        batch_rule=batch_rule,
+        consumers=consumers,
+        noise_probability=noise_probability,
+        noise=noise,
+        truncation=truncation,
+        progress=progress,
+    )
+    scores, settings = METRICS[metric](request)
+    return ChannelScores(metric, scores, generator_hash(generator), settings)
+
+
+def _check_numbers(samples: int, batch_size: int, noise_probability: float) -> None:
     for name, number in (("samples", samples), ("batch_size", batch_size)):
         if isinstance(number, bool) or not isinstance(number, int):
             raise TypeError(f"{name}: got {number!r}, expected an integer")
@@ -155,17 +194,6 @@ def score_channels(
             raise ValueError(f"{name}: got {number}, expected at least 1")
     if not 0 < noise_probability <= 1:
         raise ValueError(f"noise_probability: got {noise_probability}, expected above 0 and at most 1")
-    if metric == "content-aware" and parser is None:
-        raise CagcError("metric 'content-aware': needs a content parser, such as 'faces' or 'everything'; got none")
-    if metric == "content-aware":
-        parser = content.load(parser, device=generator.w_avg.device)
-    known = getattr(parser, "seeds", None) if metric == "content-aware" else None
-    seeds = range(seed, seed + samples) if known is None else list(known)[:samples]
-    request = _Request(
-        generator, parser, seeds, seed, batch_size, batch_rule, consumers, noise_probability, noise, truncation, progress
-    )
-    scores, settings = METRICS[metric](request)
-    return ChannelScores(metric, scores, generator_hash(generator), settings)
 
 
 def _check_choice(name: str, value: str, choices: Sequence[str]) -> None:

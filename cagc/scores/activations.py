@@ -11,7 +11,7 @@ from .samples import SampleBatch
 
 
 class MapStatistics:
-    """Statistics over samples of feature maps [n, C, h, w] that come in batches, in float64 (Chan's update of the moments)."""
+    """Statistics over samples of feature maps [n, C, h, w] that come in batches; float64, Chan's update of moments."""
 
     def __init__(self) -> None:
         self.samples = 0
@@ -74,8 +74,8 @@ def activation_scores(
 ) -> dict[str, torch.Tensor]:
     """Scores by group, each [width] float64, from the output of each layer after noise and activation.
 
-    Every sample counts; the paper's code drops those beyond the last multiple of ten. The constant input does not depend
-    on z, so measures of spread rank its channels all the same.
+    Every sample counts; the paper's code drops those beyond the last multiple of ten. The constant input does not
+    depend on z, so measures of spread rank its channels all the same.
     """
     groups = generator.channel_groups()
     statistics = {group.name: MapStatistics() for group in groups}

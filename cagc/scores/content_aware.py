@@ -1,7 +1,7 @@
 """Content-aware channel scores (Liu et al., "Content-Aware GAN Compression", CVPR 2021, section 3.1).
 
-Some content pixels of the generated image I are replaced by salt and pepper, I'. A channel matters to the content as much as
-the weights that read it move L = Σ|I' - I|:
+Some content pixels of the generated image I are replaced by salt and pepper, I'. A channel matters to the content as
+much as the weights that read it move L = Σ|I' - I|:
 
     score(c) = mean over out, kh, kw of |∂L / ∂W[out, c, kh, kw]|
 """
@@ -58,7 +58,8 @@ class ContentNoise:
         self.coverage.add(mask)
         keys = range(self._drawn, self._drawn + len(images)) if seeds is None else seeds
         self._drawn += len(images)
-        return salt_and_pepper(mask.to(images), self.probability, [stream("salt-and-pepper", self.seed, k) for k in keys])
+        rngs = [stream("salt-and-pepper", self.seed, key) for key in keys]
+        return salt_and_pepper(mask.to(images), self.probability, rngs)
 
 
 def content_gradients(
@@ -94,15 +95,16 @@ def content_aware_scores(
     Args:
         generator: any state and device; not changed.
         batches: the images to score over.
-        disturb: images [n, 3, H, W], seeds → the values [n, 1, H, W] that replace pixels: -1, 1, or 0 to leave one alone.
-        batch_rule: "per-sample" takes the magnitude of each sample's gradient, and the mean over samples: how samples are
-            batched does not matter. "batch-sum" is the paper's code: the gradient is summed over a batch before the
+        disturb: images [n, 3, H, W], seeds → the values [n, 1, H, W] that replace pixels: -1, 1, or 0 to leave one
+            alone.
+        batch_rule: "per-sample" takes the magnitude of each sample's gradient, and the mean over samples: how samples
+            are batched does not matter. "batch-sum" is the paper's code: the gradient is summed over a batch before the
             magnitude is taken, and the magnitudes are summed over batches.
         consumers: see :func:`cagc.scores.consumers.combine_consumers`.
         progress: called with the number of samples done.
 
-    Per-sample gradients are taken a sample at a time: convolutions are two thirds of the time either way, and 400 samples
-    of a 64 px generator of 128 channels took 35 s so, 29 s in batches of ten (one CPU core).
+    Per-sample gradients are taken a sample at a time: convolutions are two thirds of the time either way, and 400
+    samples of a 64 px generator of 128 channels took 35 s so, 29 s in batches of ten (one CPU core).
     """
     groups = generator.channel_groups()
     modules = consumer_names(groups, consumers)

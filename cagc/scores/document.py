@@ -34,7 +34,7 @@ class ChannelScores:
     settings: dict[str, Any]
 
     def check(self, generator: Generator, teacher: str | None = None) -> None:
-        """Raise CagcError unless these are scores of ``generator``, whose hash is ``teacher`` where it is known already."""
+        """Raise CagcError unless these are scores of ``generator``; its hash, where known already, is ``teacher``."""
         from ..checkpoints import generator_hash
 
         check_widths("scores", {name: len(s) for name, s in self.scores.items()}, generator.channel_groups())

@@ -31,7 +31,7 @@ def _demodulation(weight: torch.Tensor, styles: torch.Tensor) -> torch.Tensor:
 
 
 def effective_weights(generator: Generator, module: str, styles: torch.Tensor) -> torch.Tensor:
-    """What ``module`` convolves with, [N, O, I, kh, kw] float64: scaled, modulated by ``styles`` [N, I] and demodulated.
+    """What ``module`` convolves with, [N, O, I, kh, kw] float64: scaled weights under ``styles`` [N, I], demodulated.
 
     Modules that end in ``to_rgb`` are not demodulated.
     """

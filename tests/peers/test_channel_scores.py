@@ -20,8 +20,8 @@ from cagc.scores.weights import (
 
 from .vectors import Case, cases, load_torch
 
-FLOAT64 = dict(rtol=1e-9, atol=1e-12)
-STORED_AS_FLOAT32 = dict(rtol=1e-6, atol=1e-6)
+FLOAT64 = {"rtol": 1e-9, "atol": 1e-12}
+STORED_AS_FLOAT32 = {"rtol": 1e-6, "atol": 1e-6}
 
 
 def generator(case: Case):
