@@ -1,0 +1,291 @@
+"""The command line. Every command is a dataclass: its fields are its options, its docstrings their help."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from dataclasses import dataclass, field
+from fractions import Fraction
+from pathlib import Path
+from typing import Annotated, Union
+
+import tyro
+from tyro.constructors import PrimitiveConstructorSpec
+
+from . import __version__
+from .budget import ChannelPlan, plan_channels
+from .checkpoints import convert, load_generator, save_generator
+from .compress import CompressConfig, compress, print_table, resume_compress
+from .console import console, fail, phase
+from .distill import DistillConfig
+from .errors import CagcError
+from .evaluation import evaluate
+from .files import atomic_write
+from .generate import generate, parse_seeds
+from .prune import prune
+from .report import Report
+from .runs import Inputs, distill_run, load_teacher, open_device, resume_distill_run
+from .scores import ChannelScores, score_channels
+
+
+def _fraction(text: str) -> float:
+    """A number, or a ratio such as 1/11."""
+    try:
+        return float(Fraction(text)) if "/" in text else float(text)
+    except (ValueError, ZeroDivisionError):
+        raise ValueError(f"got {text!r}, expected a number or a ratio such as 1/11") from None
+
+
+Ratio = Annotated[
+    float,
+    PrimitiveConstructorSpec(
+        nargs=1,
+        metavar="NUMBER|A/B",
+        instance_from_str=lambda words: _fraction(words[0]),
+        is_instance=lambda value: isinstance(value, (int, float)),
+        str_from_instance=lambda value: [str(value)],
+    ),
+]
+
+
+@dataclass(frozen=True)
+class Compress(CompressConfig):
+    """Compress a generator: score, plan, prune, distil, evaluate, and write a report.
+
+    Without options it compresses the embedded 64 px face generator to an eleventh of its MACs.
+    """
+
+    macs: Ratio | None = None
+    """MACs to stay within: a share of the teacher's up to 1, such as 1/11, else a number. 1/11 if --keep is left out too."""
+    resume: bool = False
+    """Go on with an interrupted run in --out, with the options it was started with."""
+
+    def run(self) -> None:
+        """Write the output folder and print the table."""
+        if self.resume:
+            resume_compress(self.out)
+        else:
+            compress(self)
+
+
+@dataclass
+class Score:
+    """Score the channels of a generator; larger means keep."""
+
+    teacher: Path | None = None
+    """Checkpoint; the embedded face generator if left out."""
+    metric: str = "content-aware"
+    """content-aware, or a baseline: l1-out, l1-in, l1-style, asv, l1-norm-asv, l2-norm-asv, l1-map, random."""
+    content: str = "faces"
+    """What counts as content: faces, everything, BiSeNet weights, or a folder or zip of masks named by seed."""
+    classes: tuple[str, ...] = ()
+    """Class names that count as content, for parsers that have classes."""
+    samples: int = 400
+    """Images to draw."""
+    batch_size: int = 10
+    """Images at a time."""
+    batch_rule: str = "per-sample"
+    """per-sample, or batch-sum as in the authors' code."""
+    consumers: str = "main"
+    """main: score on the next convolution, as the authors; all: on every convolution that reads the channel."""
+    seed: int = 0
+    device: str = "auto"
+    """auto, cpu, cuda or cuda:N."""
+    out: Path = Path("scores.json")
+    overwrite: bool = False
+
+    def run(self) -> None:
+        """Write the scores as JSON."""
+        _refuse_existing(self.out, self.overwrite)
+        loaded = Inputs(self.teacher, None, self.content, self.classes, self.device).load(need_data=False)
+        with phase(f"Scoring {self.samples} samples by {self.metric}") as track:
+            scores = score_channels(
+                loaded.teacher, self.metric, loaded.parser, self.samples, self.batch_size, self.batch_rule,
+                seed=self.seed, consumers=self.consumers, progress=track("Samples"),
+            )  # fmt: skip
+        scores.save(self.out)
+        print(self.out)
+
+
+@dataclass
+class Prune:
+    """Cut a generator down to a budget, by scores or by a plan made before."""
+
+    out: Path
+    """Student checkpoint, .safetensors; a plan made here is written beside it as .plan.json."""
+    teacher: Path | None = None
+    """Checkpoint; the embedded face generator if left out."""
+    scores: Path | None = None
+    """Output of ``cagc score``."""
+    plan: Path | None = None
+    """Plan to repeat, instead of --scores and a budget."""
+    macs: Ratio | None = None
+    """MACs to stay within: a share of the teacher's up to 1, else a number."""
+    keep: Ratio | None = None
+    """Share of channels to keep in every layer, the paper's uniform rule."""
+    round_to: int = 8
+    """Widths become multiples of this; 1 gives the paper's."""
+    overwrite: bool = False
+
+    def run(self) -> None:
+        """Write the student and its plan."""
+        _refuse_existing(self.out, self.overwrite)
+        if (self.scores is None) == (self.plan is None):
+            raise CagcError("prune: expected one of --scores and --plan")
+        teacher = load_teacher(self.teacher)[0]
+        if self.plan is not None:
+            plan = ChannelPlan.load(self.plan)
+        else:
+            plan = plan_channels(
+                teacher, ChannelScores.load(self.scores), macs=self.macs, keep=self.keep, round_to=self.round_to
+            )
+            plan.save(self.out.with_suffix(".plan.json"))
+        save_generator(prune(teacher, plan), self.out)
+        print(f"{self.out}: {plan.describe()}")
+
+
+@dataclass
+class Distill:
+    """Train a pruned generator to draw what its teacher draws, on the content of interest."""
+
+    out: Path
+    """Run folder: checkpoints, metrics.jsonl, sample grids, student.safetensors."""
+    student: Path | None = None
+    """Pruned checkpoint."""
+    teacher: Path | None = None
+    """Checkpoint with its discriminator; the embedded face generator if left out."""
+    data: Path | None = None
+    """Folder or zip of real images; the embedded faces if left out together with --teacher."""
+    content: str = "faces"
+    """What counts as content; see ``cagc score``."""
+    classes: tuple[str, ...] = ()
+    """Class names that count as content."""
+    device: str = "auto"
+    """auto, cpu, cuda or cuda:N."""
+    resume: bool = False
+    """Go on with an interrupted run in --out, with the options it was started with."""
+    config: tyro.conf.OmitArgPrefixes[DistillConfig] = field(default_factory=DistillConfig)
+
+    def run(self) -> None:
+        """Write the run folder."""
+        if self.resume:
+            path = resume_distill_run(self.out)
+        else:
+            if self.student is None:
+                raise CagcError("distill: expected --student, a pruned checkpoint")
+            inputs = Inputs(self.teacher, self.data, self.content, self.classes, self.device)
+            path = distill_run(self.student, inputs, self.config, self.out)
+        print(path)
+
+
+@dataclass
+class Evaluate:
+    """Measure a student against its teacher: MACs, parameters, milliseconds, Fréchet distance, content fidelity."""
+
+    student: Path
+    """Checkpoint."""
+    teacher: Path | None = None
+    """Checkpoint; the embedded face generator if left out."""
+    data: Path | None = None
+    """Real images for the Fréchet distance; the embedded faces if left out together with --teacher."""
+    content: str = "faces"
+    """What counts as content; see ``cagc score``."""
+    classes: tuple[str, ...] = ()
+    """Class names that count as content."""
+    samples: int = 1000
+    """Images behind a Fréchet distance."""
+    features: str = "efficientnet-lite0"
+    """Feature space of the Fréchet distance: efficientnet-lite0, or inception where torch-fidelity is installed."""
+    batch: int = 1
+    """Images in a timed call."""
+    seed: int = 0
+    device: str = "auto"
+    """auto, cpu, cuda or cuda:N."""
+    json: Path | None = None
+    """Also write the figures here."""
+
+    def run(self) -> None:
+        """Print the table, and write it where asked."""
+        loaded = Inputs(self.teacher, self.data, self.content, self.classes, self.device).load(need_data=False)
+        student = load_generator(self.student, loaded.device)
+        with phase("Evaluating") as track:
+            variants = evaluate(
+                student, loaded.teacher, loaded.parser, loaded.data, samples=self.samples, features=self.features, batch=self.batch,
+                seed=self.seed, track=track,
+            )  # fmt: skip
+        report = Report("", "", variants["Teacher"], variants["Student"], features=self.features, batch=self.batch)
+        print_table(report)
+        if self.json is not None:
+            with atomic_write(self.json) as temporary:
+                temporary.write_text(json.dumps(report.metrics(), indent=2) + "\n")
+
+
+@dataclass
+class Generate:
+    """Draw images, each named by its seed."""
+
+    generator: Path | None = None
+    """Checkpoint; the embedded face generator if left out."""
+    seeds: str = "0-15"
+    """Seeds such as 0-15 or 3,7,11."""
+    out: Path = Path("images")
+    """Folder for the PNG files."""
+    truncation: float = 1.0
+    """ψ: 1 is the full distribution, 0 the mean image."""
+    noise: str = "const"
+    """const, random (drawn from the seed) or none."""
+    batch: int = 16
+    """Images at a time."""
+    device: str = "auto"
+    """auto, cpu, cuda or cuda:N."""
+    overwrite: bool = False
+
+    def run(self) -> None:
+        """Write the images."""
+        seeds = parse_seeds(self.seeds)
+        network = load_teacher(self.generator, open_device(self.device))[0]
+        with phase(f"Drawing {len(seeds)} images") as track:
+            generate(network, seeds, self.out, self.truncation, self.noise, self.batch, self.overwrite, track("Images"))
+        print(self.out)
+
+
+@dataclass
+class Convert:
+    """Rewrite a checkpoint: .safetensors is the native layout, .pt that of rosinality and the paper's authors."""
+
+    source: tyro.conf.Positional[Path]
+    target: tyro.conf.Positional[Path]
+    overwrite: bool = False
+
+    def run(self) -> None:
+        """Write ``target``."""
+        _refuse_existing(self.target, self.overwrite)
+        convert(self.source, self.target)
+        print(self.target)
+
+
+def _refuse_existing(path: Path, overwrite: bool) -> None:
+    if path.exists() and not overwrite:
+        raise CagcError(f"{path} exists; add --overwrite to replace it")
+
+
+Command = Union[Compress, Score, Prune, Distill, Evaluate, Generate, Convert]
+
+
+def main(args: list[str] | None = None) -> None:
+    """Run one command. Input that cannot be used is one line on standard error and exit status 2."""
+    args = list(sys.argv[1:] if args is None else args)
+    if args == ["--version"]:
+        print(__version__)
+        return
+    command = tyro.cli(Command, prog="cagc", description="Content-aware compression of style-based GANs.", args=args)
+    try:
+        command.run()
+    except KeyboardInterrupt:
+        console.print("interrupted")
+        raise SystemExit(130) from None
+    except (CagcError, ValueError, OSError) as error:
+        if os.environ.get("CAGC_DEBUG"):
+            raise
+        fail(str(error))

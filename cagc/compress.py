@@ -1,0 +1,296 @@
+"""The whole job: score, plan, prune, distil, evaluate, report."""
+
+from __future__ import annotations
+
+import json
+import platform
+import shutil
+import sys
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.table import Table
+
+from . import __version__
+from .budget import ChannelPlan, plan_channels
+from .checkpoints import load_generator, save_generator
+from .console import console, phase
+from .content import ContentParser
+from .distill import DistillConfig, RunFolder, distill
+from .errors import CagcError
+from .evaluation import evaluate
+from .files import atomic_write
+from .models import Generator
+from .metrics.frechet import result_key
+from .metrics.macs import total_macs, total_parameters
+from .pictures import comparison_figures
+from .prune import prune
+from .report import Report, layer_table, training_curves, write_report
+from .runs import Inputs, LoadedInputs
+from .scores import score_channels
+
+# Far from the seeds that scoring draws from, so that figures are of latents the compression has not seen.
+_HELD_OUT = 1_000_000
+
+_OWN_FILES = ("config.json", "plan.json", "pruned.safetensors", "student.safetensors", "metrics.json", "report.html")
+_OWN_FOLDERS = ("distill", "grids", "baseline")
+
+
+@dataclass(frozen=True)
+class CompressConfig:
+    """Settings of a compression."""
+
+    teacher: Path | None = None
+    """Checkpoint with a generator and its discriminator; the embedded 64 px face teacher if left out."""
+    data: Path | None = None
+    """Folder or zip of real images; the embedded faces if left out together with --teacher."""
+    content: str = "faces"
+    """What counts as content: faces, everything, BiSeNet weights, or a folder or zip of masks named by seed."""
+    classes: tuple[str, ...] = ()
+    """Class names that count as content, for parsers that have classes."""
+    metric: str = "content-aware"
+    """Channel score: content-aware, or a baseline such as l1-out."""
+    samples: int = 400
+    """Images that channels are scored on."""
+    macs: float | None = None
+    """MACs to stay within: a share of the teacher's up to 1, else a number. 1/11 if --keep is left out too."""
+    keep: float | None = None
+    """Share of channels to keep in every layer instead, the paper's uniform rule."""
+    round_to: int = 8
+    """Widths become multiples of this; 1 gives the paper's."""
+    steps: int = 150
+    """Updates of the distillation."""
+    baseline: str | None = None
+    """Also prune by this score, distil as long, and put it beside the student, such as l1-out."""
+    evaluation_samples: int = 1000
+    """Images behind a Fréchet distance; a fifth of them is compared with the teacher's one by one."""
+    features: str = "efficientnet-lite0@112"
+    """Feature space of the Fréchet distance, with its input side in pixels; efficientnet-lite0 alone is 224 px, four times
+    the work."""
+    out: Path = Path("cagc-out")
+    """Folder for the student, plan, metrics, report and grids."""
+    device: str = "auto"
+    """auto, cpu, cuda or cuda:N."""
+    seed: int = 0
+    """Of every random draw."""
+    overwrite: bool = False
+    """Replace an earlier compression in --out."""
+
+    def inputs(self) -> Inputs:
+        """What the run reads."""
+        return Inputs(self.teacher, self.data, self.content, tuple(self.classes), self.device)
+
+    def distillation(self) -> DistillConfig:
+        """A short distillation: a recipe for minutes on a CPU, not the paper's for days on GPUs."""
+        return DistillConfig(
+            steps=self.steps,
+            batch_size=16,
+            lr_schedule="cosine",
+            path_weight=0.0,
+            gan_weight=0.0,
+            frozen=("mapping.*",),
+            ema_half_life=500,
+            checkpoint_every=25,
+            sample_every=0,
+            log_every=5,
+            seed=self.seed,
+            tensorboard=False,
+        )
+
+    @property
+    def fidelity_samples(self) -> int:
+        """Images compared with the teacher's one by one."""
+        return max(2, self.evaluation_samples // 5)
+
+    def budget(self) -> dict[str, float]:
+        """Keyword of :func:`plan_channels`.
+
+        Raises:
+            CagcError: both ``macs`` and ``keep`` are given.
+        """
+        if self.macs is not None and self.keep is not None:
+            raise CagcError("compress: expected one of --macs and --keep, got both")
+        return {"keep": self.keep} if self.keep is not None else {"macs": 1 / 11 if self.macs is None else self.macs}
+
+
+def compress(config: CompressConfig, resume: bool = False) -> Report:
+    """Run every phase, write the folder ``config.out``, print the table and return the report.
+
+    With ``resume`` the phases that an interrupted run finished are read from the folder, and its distillation goes on.
+
+    Raises:
+        CagcError: an input cannot be used, the budget cannot be met, or the folder exists; before anything is written.
+    """
+    distillation = config.distillation()
+    if not resume:
+        _check_out(config)
+    with phase("Opening teacher, images and content parser"):
+        loaded = config.inputs().load()
+    _describe(loaded)
+    folders = {config.metric: config.out} | ({config.baseline: config.out / "baseline"} if config.baseline else {})
+    plans = {metric: _plan(config, loaded, metric, folder, resume) for metric, folder in folders.items()}
+    if not resume:
+        _claim(config)
+    students = {
+        metric: _distill(config, loaded, plans[metric], distillation, folder, resume) for metric, folder in folders.items()
+    }
+    student, pruned = students.pop(config.metric)
+    others = {"Before distillation": pruned} | {f"Pruned by {metric}": other for metric, (other, _) in students.items()}
+    with phase("Evaluating") as track:
+        variants = evaluate(
+            student, loaded.teacher, loaded.parser, loaded.data, others, config.evaluation_samples,
+            config.fidelity_samples, config.features, seed=_HELD_OUT + config.seed, track=track,
+        )  # fmt: skip
+    plan = plans[config.metric]
+    with phase("Writing the report"):
+        report = _report(config, loaded, plan, variants, student, pruned)
+        page = write_report(config.out, report)
+        metrics = {"generators": report.metrics(), "features": report.features, "provenance": dict(report.provenance)}
+        with atomic_write(config.out / "metrics.json") as temporary:
+            temporary.write_text(json.dumps(metrics, indent=2) + "\n")
+        save_generator(student, config.out / "student.safetensors", {"plan": plan.digest(), "teacher": plan.teacher})
+    print_table(report)
+    print(page)
+    return report
+
+
+def resume_compress(out: Path) -> Report:
+    """Go on with the interrupted compression in ``out``, with the settings that it was started with.
+
+    Raises:
+        CagcError: ``out`` holds no compression.
+    """
+    try:
+        options = json.loads((out / "config.json").read_text())
+        paths = {name: Path(options[name]) if options[name] else None for name in ("teacher", "data")}
+        config = CompressConfig(**options | paths | {"out": Path(out), "classes": tuple(options["classes"])})
+    except (OSError, ValueError, KeyError, TypeError):
+        raise CagcError(f"resume: {out} holds no compression that was started (no readable config.json)") from None
+    return compress(config, resume=True)
+
+
+def _describe(loaded: LoadedInputs) -> None:
+    teacher, data = loaded.teacher, loaded.data
+    console.print(
+        f"  {teacher.config.resolution} px, {total_macs(teacher) / 1e9:.3f} GMACs, {total_parameters(teacher) / 1e6:.2f} M parameters; "
+        f"{data.describe()}; content: {loaded.parser.name}; device: {loaded.device}"
+    )
+
+
+def _check_out(config: CompressConfig) -> None:
+    out = config.out
+    if out.exists() and not out.is_dir():
+        raise CagcError(f"out: {out} is a file, expected a folder")
+    if out.is_dir() and any(out.iterdir()):
+        if not config.overwrite:
+            raise CagcError(f"out: {out} exists and is not empty; add --overwrite, --resume, or choose another --out")
+        if not (out / "config.json").is_file():
+            raise CagcError(f"out: {out} holds files that no compression wrote; choose another --out")
+
+
+def _claim(config: CompressConfig) -> None:
+    """Clear the folder of an earlier compression, and record what this one is."""
+    for name in _OWN_FOLDERS:
+        shutil.rmtree(config.out / name, ignore_errors=True)
+    for name in _OWN_FILES:
+        (config.out / name).unlink(missing_ok=True)
+    config.out.mkdir(parents=True, exist_ok=True)
+    options = {field.name: getattr(config, field.name) for field in fields(CompressConfig)}
+    options |= {"out": str(config.out), "overwrite": False} | config.inputs().to_dict()
+    with atomic_write(config.out / "config.json") as temporary:
+        temporary.write_text(json.dumps(options, indent=2) + "\n")
+
+
+def _plan(config: CompressConfig, loaded: LoadedInputs, metric: str, folder: Path, resume: bool) -> ChannelPlan:
+    if resume and (folder / "plan.json").is_file():
+        return ChannelPlan.load(folder / "plan.json")
+    with phase(f"Scoring {config.samples} samples: {metric}") as track:
+        scores = score_channels(
+            loaded.teacher, metric, loaded.parser, config.samples, seed=config.seed, progress=track("Samples")
+        )
+        plan = plan_channels(loaded.teacher, scores, round_to=config.round_to, **config.budget())
+    console.print(f"  {plan.describe()}")
+    return plan
+
+
+def _distill(
+    config: CompressConfig, loaded: LoadedInputs, plan: ChannelPlan, distillation: DistillConfig, folder: Path, resume: bool
+) -> tuple[Generator, Generator]:
+    """Student and pruned student of ``plan``; a run that goes on takes up the distillation that it finds in ``folder``."""
+    pruned = prune(loaded.teacher, plan)
+    run, start = RunFolder(folder / "distill"), folder / "pruned.safetensors"
+    if not resume or not run.checkpoints():
+        folder.mkdir(exist_ok=True)
+        plan.save(folder / "plan.json")
+        save_generator(pruned, start, {"plan": plan.digest(), "teacher": plan.teacher})
+    with phase(f"Distilling {distillation.steps} steps: {plan.metric}"):
+        student = distill(
+            pruned, loaded.teacher, loaded.discriminator, loaded.data, distillation, run.path, loaded.parser,
+            resume=resume and bool(run.checkpoints()), overwrite=resume,
+            sources={"student": str(start.resolve()), **config.inputs().to_dict()},
+        )  # fmt: skip
+    return student, pruned.eval()
+
+
+def _report(config: CompressConfig, loaded: LoadedInputs, plan: ChannelPlan, variants: dict[str, Any], student: Generator,
+            pruned: Generator) -> Report:  # fmt: skip
+    teacher, latency = loaded.teacher, variants["Teacher"].latency
+    figures = comparison_figures(teacher, student, loaded.parser, {"Before distillation": pruned}, seeds=_shown_seeds(loaded.parser))
+    panels = {"RGB distance on the content": ["rgb"], "Perceptual distance": ["perceptual"]}
+    machine = latency.machine
+    return Report(
+        title="Content-aware compression",
+        summary=f"{config.teacher or 'faces64'} at {teacher.config.resolution} px: {plan.describe()}.",
+        teacher=variants["Teacher"],
+        student=variants["Student"],
+        others=[v for name, v in variants.items() if name not in ("Teacher", "Student")],
+        layers=layer_table(teacher, student),
+        figures=figures,
+        curves=training_curves(config.out / "distill" / "metrics.jsonl", panels),
+        provenance={
+            "Command": " ".join(["cagc", *sys.argv[1:]]) if Path(sys.argv[0]).stem == "cagc" else "cagc.compress",
+            "Seed": str(config.seed),
+            "Plan": plan.digest(),
+            "Teacher": plan.teacher,
+            "Content": loaded.parser.name,
+            "Machine": ", ".join(f"{key} {value}" for key, value in machine.items()),
+            "Versions": f"cagc {__version__}, torch {torch.__version__}, Python {platform.python_version()}",
+        },
+        features=config.features,
+        notes=_notes(config, loaded),
+    )
+
+
+def _notes(config: CompressConfig, loaded: LoadedInputs) -> list[str]:
+    drawn, real = config.evaluation_samples, min(config.evaluation_samples, len(loaded.data))
+    return [
+        f"Fréchet distances compare {drawn} drawn images with {real} real ones: "
+        "good for ranking the rows of this page, too few for comparison with figures from elsewhere.",
+        f"Content figures compare student and teacher on {config.fidelity_samples} latents that neither scoring nor distillation saw, with the same noise.",
+        "Milliseconds are medians of interleaved calls, the ratio a median of paired ratios.",
+    ]
+
+
+def _shown_seeds(parser: ContentParser) -> list[int]:
+    return list(getattr(parser, "seeds", None) or range(_HELD_OUT - 8, _HELD_OUT))[:8]
+
+
+def print_table(report: Report) -> None:
+    """Print the report's table to standard output."""
+    key = result_key(report.features)
+    table = Table("", "MACs", "params", "ms", "faster", "realised", key, "content L1", "content PSNR")
+    for name, row in report.metrics().items():
+        latency = row["latency"]
+        table.add_row(
+            name,
+            f"{row['macs'] / 1e9:.3f} G",
+            f"{row['parameters'] / 1e6:.2f} M",
+            f"{latency['median_ms']:.1f}" if latency else "",
+            f"{row['time_ratio']:.2f}x" if row["time_ratio"] else "",
+            f"{row['realised_share']:.2f}" if row["realised_share"] else "",
+            *(f"{row[k]:.{digits}f}" if row[k] is not None else "" for k, digits in ((key, 2), ("content_l1", 4), ("content_psnr_db", 2))),
+        )
+    # A pipe has no width of its own; a table cut at 80 columns would lose its figures.
+    type(console)(width=None if sys.stdout.isatty() else 140).print(table)

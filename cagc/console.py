@@ -1,0 +1,36 @@
+"""What a person sees of a command: phases with time and progress, on a terminal or in a log."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+console = Console(stderr=True, highlight=False)
+"""Progress and remarks; results that another program may read go to standard output."""
+
+
+@contextmanager
+def phase(title: str) -> Iterator[Callable[[str], Callable[[int, int], None]]]:
+    """Announce a phase, yield ``track(task) → callback(done, total)`` for its bars, close with the seconds it took."""
+    start = time.perf_counter()
+    console.print(f"[bold]{title}[/bold]")
+    columns = (TextColumn("  {task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bars:
+
+        def track(task: str) -> Callable[[int, int], None]:
+            bar = bars.add_task(task, total=None)
+            return lambda done, total: bars.update(bar, completed=done, total=total, visible=done < total)
+
+        yield track
+    console.print(f"  [dim]{time.perf_counter() - start:.1f} s[/dim]")
+
+
+def fail(message: str) -> None:
+    """Print ``error: message`` as one line and exit with status 2."""
+    print(f"error: {' '.join(message.split())}", file=sys.stderr)
+    raise SystemExit(2)

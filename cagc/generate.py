@@ -1,0 +1,69 @@
+"""Images on disk, one a seed."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import torch
+
+from .errors import CagcError
+from .files import atomic_write
+from .metrics.sampling import draw
+from .models import Generator
+from .pictures import image_grid
+
+
+def parse_seeds(text: str) -> list[int]:
+    """``"0-3,7"`` → ``[0, 1, 2, 3, 7]``.
+
+    Raises:
+        CagcError: not such a list, or a range that runs backwards.
+    """
+    seeds: list[int] = []
+    for part in text.split(","):
+        match = re.fullmatch(r"\s*(\d+)(?:-(\d+))?\s*", part)
+        if not match or int(match[2] or match[1]) < int(match[1]):
+            raise CagcError(f"seeds: got {text!r}, expected numbers and ranges such as 0-15 or 3,7,11")
+        seeds += range(int(match[1]), int(match[2] or match[1]) + 1)
+    return list(dict.fromkeys(seeds))
+
+
+@torch.inference_mode()
+def generate(
+    generator: Generator,
+    seeds: Sequence[int],
+    out: str | Path,
+    truncation: float = 1.0,
+    noise: str = "const",
+    batch: int = 16,
+    overwrite: bool = False,
+    progress: Callable[[int, int], None] | None = None,
+) -> list[Path]:
+    """Write ``out/NNNNN.png`` for each seed and return the paths; the same seed gives the same image in any batch.
+
+    Raises:
+        CagcError: ``out`` is a file, or an image exists and ``overwrite`` is false; nothing is written then.
+        ValueError: ``noise`` is not "const", "random" or "none", or ``batch`` is below 1.
+    """
+    if batch < 1:
+        raise ValueError(f"batch: got {batch}, expected at least 1")
+    out = Path(out)
+    paths = [out / f"{seed:05d}.png" for seed in seeds]
+    if out.exists() and not out.is_dir():
+        raise CagcError(f"out: {out} is a file, expected a folder")
+    existing = [path for path in paths if path.exists()]
+    if existing and not overwrite:
+        raise CagcError(f"out: {existing[0]} exists (and {len(existing) - 1} more); add --overwrite to replace them")
+    done = 0
+    for start in range(0, len(seeds), batch):
+        images = draw(generator, seeds[start : start + batch], noise, truncation).clamp(-1, 1)
+        out.mkdir(parents=True, exist_ok=True)
+        for image in images:
+            with atomic_write(paths[done]) as temporary:
+                image_grid(image[None], tile=image.shape[-1]).save(temporary)
+            done += 1
+        if progress is not None:
+            progress(done, len(seeds))
+    return paths

@@ -1,0 +1,138 @@
+"""Inputs of a command: networks, images and content by path, with the embedded faces where no path is given."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from . import assets, content
+from .checkpoints import load_checkpoint, load_generator
+from .distill import DistillConfig, RunFolder, distill
+from .distill.data import ImageDataset
+from .errors import CagcError
+from .models import Discriminator, Generator
+
+
+def open_device(name: str) -> torch.device:
+    """"auto" (a GPU if there is one), "cpu", "cuda" or "cuda:N".
+
+    Raises:
+        CagcError: no such device, or it cannot be used.
+    """
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError, ValueError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise CagcError(f"device: got {name!r}, expected auto, cpu, cuda or cuda:N that is present ({reason})") from None
+    return device
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """What a run reads, by path; the embedded faces stand in for a teacher, and with it for its data, that is not given.
+
+    Attributes:
+        teacher: checkpoint with a generator and, for distillation, its discriminator.
+        data: folder or zip of real images.
+        content: spec for :func:`cagc.content.load`.
+        classes: content classes, for parsers that have them.
+        device: see :func:`open_device`.
+    """
+
+    teacher: Path | None = None
+    data: Path | None = None
+    content: str = "faces"
+    classes: tuple[str, ...] = ()
+    device: str = "auto"
+
+    def load(self, need_data: bool = True) -> LoadedInputs:
+        """Open everything.
+
+        Raises:
+            CagcError: something is missing or unusable, or ``need_data`` and no images were given for a teacher of one's own.
+        """
+        device = open_device(self.device)
+        teacher, discriminator = load_teacher(self.teacher, device)
+        path = self.data
+        if path is None and self.teacher is None:
+            path = assets.faces64() / "images.zip"
+        if path is None and need_data:
+            raise CagcError("data: got none, expected a folder or zip of real images to go with the teacher")
+        parser = content.load(self.content, self.classes or None, device)
+        data = None if path is None else ImageDataset(path, teacher.config.resolution)
+        return LoadedInputs(device, teacher, discriminator, data, parser)
+
+    def to_dict(self) -> dict[str, Any]:
+        """As JSON containers, with absolute paths, so that a run can be taken up from any folder."""
+        paths = {name: _absolute(getattr(self, name)) for name in ("teacher", "data")}
+        spec = _absolute(Path(self.content)) if Path(self.content).exists() else self.content
+        return asdict(self) | paths | {"content": spec, "classes": list(self.classes)}
+
+    @classmethod
+    def from_dict(cls, options: dict[str, Any]) -> Inputs:
+        """The inverse of :meth:`to_dict`."""
+        paths = {name: Path(options[name]) if options[name] else None for name in ("teacher", "data")}
+        return cls(**options | paths | {"classes": tuple(options["classes"])})
+
+
+@dataclass(frozen=True)
+class LoadedInputs:
+    """:class:`Inputs`, opened; ``discriminator`` is None where the checkpoint has none, ``data`` where none was given."""
+
+    device: torch.device
+    teacher: Generator
+    discriminator: Discriminator | None
+    data: ImageDataset | None
+    parser: content.ContentParser
+
+
+def load_teacher(path: Path | None, device: torch.device | str = "cpu") -> tuple[Generator, Discriminator | None]:
+    """Generator, and discriminator if it is there, of a checkpoint; the embedded face teacher for None."""
+    checkpoint = load_checkpoint(path or assets.faces64() / "teacher.safetensors", device)
+    generator = checkpoint.g_ema or checkpoint.g
+    if generator is None:
+        raise CagcError(f"checkpoint {path}: holds no generator ('g_ema' or 'g')")
+    return generator, checkpoint.d
+
+
+def distill_run(student: Path, inputs: Inputs, config: DistillConfig, out: Path) -> Path:
+    """Distil the checkpoint ``student`` in the new run folder ``out``; return the path of the trained student."""
+    sources = {"student": _absolute(student), **inputs.to_dict()}
+    return _distill(load_generator(student), inputs, config, out, resume=False, sources=sources)
+
+
+def resume_distill_run(out: Path) -> Path:
+    """Go on with the interrupted run in ``out``, with the inputs and settings that it was started with.
+
+    Raises:
+        CagcError: there is no run in ``out``, it was not started from the command line, or an input has gone.
+    """
+    document = RunFolder(out).config()
+    sources = document.get("sources")
+    if not sources:
+        raise CagcError(f"resume: the run in {out} was started from Python and does not record its inputs")
+    sources = dict(sources)
+    student = load_generator(sources.pop("student"))
+    config = DistillConfig.from_dict(document["settings"])
+    return _distill(student, Inputs.from_dict(sources), config, out, resume=True)
+
+
+def _distill(
+    student: Generator, inputs: Inputs, config: DistillConfig, out: Path, resume: bool, sources: dict[str, Any] | None = None
+) -> Path:
+    loaded = inputs.load(need_data=config.gan_weight > 0)
+    distill(
+        student.to(loaded.device), loaded.teacher, loaded.discriminator, loaded.data, config, out, loaded.parser,
+        resume=resume, sources=sources,
+    )  # fmt: skip
+    return RunFolder(out).student
+
+
+def _absolute(path: Path | None) -> str | None:
+    return None if path is None else str(Path(path).resolve())

@@ -1,0 +1,34 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+
+from cagc.checkpoints import Checkpoint, save_checkpoint
+from cagc.models import Discriminator, DiscriminatorConfig, Generator, GeneratorConfig
+
+
+@pytest.fixture(scope="session")
+def small_teacher(tmp_path_factory) -> Path:
+    """Checkpoint of a 16 px generator and discriminator: a real run in a second."""
+    torch.manual_seed(5)
+    g = Generator(GeneratorConfig.uniform(16, 256, 24, style_dim=16, mapping_layers=2))
+    g.estimate_w_avg(100)
+    d = Discriminator(DiscriminatorConfig.uniform(16, 128, 12))
+    path = tmp_path_factory.mktemp("teacher") / "teacher.safetensors"
+    save_checkpoint(path, Checkpoint(g_ema=g, d=d))
+    return path
+
+
+@pytest.fixture(scope="session")
+def small_images(tmp_path_factory) -> Path:
+    """Folder of 24 images of several sizes and modes."""
+    folder = tmp_path_factory.mktemp("images")
+    rng = torch.Generator().manual_seed(6)
+    for i in range(24):
+        size = (16 + i % 3 * 5, 18, 3)
+        image = Image.fromarray(torch.randint(0, 256, size, generator=rng, dtype=torch.uint8).numpy())
+        (image.convert("L") if i % 4 == 0 else image).save(folder / f"{i:02d}.png")
+    return folder

@@ -1,0 +1,220 @@
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from cagc.budget import ChannelPlan
+from cagc.checkpoints import Checkpoint, load_checkpoint, load_generator, save_checkpoint
+from cagc.cli import main
+from cagc.metrics.macs import total_macs
+from cagc.models import Generator, GeneratorConfig
+
+
+def run(*args) -> None:
+    main([str(a) for a in args])
+
+
+def refused(capsys, *args) -> str:
+    """The one line that a command prints when it refuses its input."""
+    with pytest.raises(SystemExit) as stop:
+        run(*args)
+    assert stop.value.code == 2
+    lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error:")]
+    assert len(lines) == 1
+    return lines[0]
+
+
+@pytest.fixture
+def compressed(tmp_path, small_teacher, small_images):
+    out = tmp_path / "out"
+    run(
+        "compress", "--teacher", small_teacher, "--data", small_images, "--content", "everything", "--out", out,
+        "--samples", 8, "--steps", 3, "--macs", "1/3", "--evaluation-samples", 24, "--features", "efficientnet-lite0@32", "--baseline", "l1-out",
+    )  # fmt: skip
+    return out
+
+
+def test_compress_writes_what_it_promises(compressed, small_teacher, capsys):
+    names = {p.name for p in compressed.iterdir()}
+    assert {"student.safetensors", "plan.json", "metrics.json", "report.html", "grids"} <= names
+    teacher, student = load_generator(small_teacher), load_generator(compressed / "student.safetensors")
+    plan = ChannelPlan.load(compressed / "plan.json")
+    assert student.config.channels == plan.channels()
+    metrics = json.loads((compressed / "metrics.json").read_text())["generators"]
+    assert list(metrics) == ["Teacher", "Before distillation", "Pruned by l1-out", "Student"]
+    assert metrics["Student"]["macs"] == total_macs(student) <= total_macs(teacher) / 3
+    assert metrics["Student"]["latency"]["median_ms"] > 0
+    assert metrics["Student"]["frechet_distance[efficientnet-lite0@32]"] > 0
+    assert 0 < metrics["Student"]["content_l1"] < 2
+    page = (compressed / "report.html").read_text()
+    assert "data:image/png;base64," in page and "http://" not in page.replace("http://www.w3.org", "")
+    changed = [n for n, t in student.named_parameters() if not n.startswith("mapping")]
+    pruned = dict(load_generator(compressed / "pruned.safetensors").named_parameters())
+    assert any(not torch.equal(student.get_parameter(n), pruned[n]) for n in changed)
+
+
+def test_compress_refuses_a_folder_in_use(compressed, small_teacher, small_images, tmp_path, capsys):
+    options = ("--teacher", small_teacher, "--data", small_images, "--content", "everything")
+    assert "--overwrite" in refused(capsys, "compress", *options, "--out", compressed)
+    other = tmp_path / "precious"
+    other.mkdir()
+    (other / "thesis.tex").touch()
+    line = refused(capsys, "compress", *options, "--out", other, "--overwrite")
+    assert "no compression wrote" in line and (other / "thesis.tex").exists()
+
+
+@pytest.mark.parametrize(
+    "options, message",
+    [
+        (("--teacher", "absent.safetensors"), "no such file"),
+        (("--data", "absent"), "does not exist"),
+        (("--data", "EMPTY"), "holds no image"),
+        (("--data", "BROKEN"), "broken"),
+        (("--content", "absent"), "absent"),
+        (("--classes", "nose"), "has none"),
+        (("--macs", "1e-9"), "reach"),
+        (("--macs", "0.5", "--keep", "0.5"), "one of --macs and --keep"),
+        (("--keep", "1.5"), "keep"),
+        (("--metric", "best"), "content-aware"),
+        (("--samples", "0"), "samples"),
+        (("--steps", "0"), "steps"),
+        (("--round-to", "0"), "round_to"),
+        (("--device", "quantum"), "device"),
+    ],
+)
+def test_compress_refuses_bad_input_before_it_writes(options, message, tmp_path, small_teacher, small_images, capsys):
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "broken").mkdir()
+    (tmp_path / "broken" / "x.png").write_bytes(b"no image")
+    options = [{"EMPTY": tmp_path / "empty", "BROKEN": tmp_path / "broken"}.get(o, o) for o in options]
+    defaults = {"--teacher": small_teacher, "--data": small_images, "--content": "everything", "--samples": "4"}
+    given = [x for name, value in defaults.items() if name not in options for x in (name, value)]
+    out = tmp_path / "out"
+    line = refused(capsys, "compress", *given, *options, "--out", out)
+    assert message in line
+    assert not out.exists()
+
+
+def test_one_broken_image_is_named_and_skipped(tmp_path, small_teacher, small_images, capfd):
+    folder = tmp_path / "images"
+    folder.mkdir()
+    for path in small_images.iterdir():
+        (folder / path.name).write_bytes(path.read_bytes())
+    (folder / "torn.png").write_bytes(next(small_images.iterdir()).read_bytes()[:60])
+    with pytest.warns(UserWarning, match=r"torn\.png"):
+        run("evaluate", "--student", small_teacher, "--teacher", small_teacher, "--data", folder, "--content", "everything",
+            "--samples", 24, "--features", "efficientnet-lite0@32")
+    assert "Student" in capfd.readouterr().out
+
+
+def test_score_prune_distill_evaluate_generate_on_their_own(tmp_path, small_teacher, small_images, capsys):
+    common = ("--teacher", small_teacher, "--content", "everything")
+    scores, student = tmp_path / "scores.json", tmp_path / "student.safetensors"
+    run("score", *common, "--samples", 6, "--out", scores)
+    run("prune", "--teacher", small_teacher, "--scores", scores, "--keep", 0.5, "--round-to", 1, "--out", student)
+    assert load_generator(student).config.channels["b4.conv1"] == 12
+    again = tmp_path / "again.safetensors"
+    run("prune", "--teacher", small_teacher, "--plan", tmp_path / "student.plan.json", "--out", again)
+    assert load_generator(again).config == load_generator(student).config
+    run(
+        "distill", "--student", student, *common, "--data", small_images, "--out", tmp_path / "run",
+        "--steps", 2, "--batch-size", 4, "--perceptual-weight", 0,
+    )  # fmt: skip
+    figures = tmp_path / "figures.json"
+    trained = tmp_path / "run" / "student.safetensors"
+    run("evaluate", "--student", trained, *common, "--data", small_images, "--samples", 24, "--json", figures,
+        "--features", "efficientnet-lite0@32")
+    assert json.loads(figures.read_text())["Student"]["macs_ratio"] > 2
+    run("generate", "--generator", trained, "--seeds", "3,5-6", "--out", tmp_path / "images")
+    assert sorted(p.name for p in (tmp_path / "images").iterdir()) == ["00003.png", "00005.png", "00006.png"]
+
+
+def test_annotated_masks_can_be_the_content(tmp_path, small_teacher):
+    images, masks = tmp_path / "images", tmp_path / "masks"
+    run("generate", "--generator", small_teacher, "--seeds", "0-3", "--out", images)
+    masks.mkdir()
+    for path in images.iterdir():
+        mask = np.zeros((16, 16), np.uint8)
+        mask[4:12, 4:12] = 255
+        Image.fromarray(mask).save(masks / path.name)
+    run("score", "--teacher", small_teacher, "--content", masks, "--samples", 4, "--out", tmp_path / "scores.json")
+    assert json.loads((tmp_path / "scores.json").read_text())["settings"]["content_area"] == 0.25
+
+
+def test_a_seed_is_the_same_image_in_any_batch(tmp_path, small_teacher, capsys):
+    for batch, out in ((1, "a"), (3, "b")):
+        run("generate", "--generator", small_teacher, "--seeds", "0-2", "--noise", "random", "--batch", batch, "--out", tmp_path / out)
+    for i in range(3):
+        pair = [np.asarray(Image.open(tmp_path / out / f"0000{i}.png")).astype(int) for out in "ab"]
+        assert abs(pair[0] - pair[1]).max() <= 1
+    assert "exists" in refused(capsys, "generate", "--generator", small_teacher, "--seeds", "2", "--out", tmp_path / "a")
+
+
+def test_convert_writes_the_layout_of_the_suffix(tmp_path, small_teacher, capsys):
+    run("convert", small_teacher, tmp_path / "r.pt")
+    assert set(torch.load(tmp_path / "r.pt", weights_only=True)) == {"g_ema", "d", "latent_avg"}
+    run("convert", tmp_path / "r.pt", tmp_path / "back.safetensors")
+    assert load_checkpoint(tmp_path / "back.safetensors").d is not None
+    assert "exists" in refused(capsys, "convert", small_teacher, tmp_path / "r.pt")
+    assert "suffix" in refused(capsys, "convert", small_teacher, tmp_path / "r.onnx")
+
+
+def test_networks_that_do_not_fit(tmp_path, small_teacher, small_images, capsys):
+    other = tmp_path / "other.safetensors"
+    save_checkpoint(other, Checkpoint(g_ema=Generator(GeneratorConfig.uniform(8, 64, 8, style_dim=16, mapping_layers=2))))
+    common = ("--teacher", small_teacher, "--content", "everything", "--data", small_images)
+    assert "resolution" in refused(capsys, "evaluate", "--student", other, *common)
+    assert "resolution" in refused(capsys, "distill", "--student", other, *common, "--out", tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+    run("score", "--teacher", small_teacher, "--metric", "l1-out", "--samples", 2, "--out", tmp_path / "s.json")
+    line = refused(capsys, "prune", "--teacher", other, "--scores", tmp_path / "s.json", "--keep", 0.5, "--out", tmp_path / "p.safetensors")
+    assert "scores" in line and not (tmp_path / "p.safetensors").exists()
+
+
+def test_killed_compression_goes_on(tmp_path, small_teacher, small_images):
+    out = tmp_path / "out"
+    command = [
+        sys.executable, "-c", "from cagc.cli import main; main()", "compress", "--teacher", str(small_teacher), "--data",
+        str(small_images), "--content", "everything", "--samples", "4", "--steps", "300", "--macs", "0.5",
+        "--evaluation-samples", "24", "--features", "efficientnet-lite0@32", "--out", str(out),
+    ]  # fmt: skip
+    process = subprocess.Popen(command, stderr=subprocess.DEVNULL, env={**os.environ, "OMP_NUM_THREADS": "1"})
+    checkpoints, deadline = out / "distill" / "checkpoints", time.monotonic() + 120
+    while len(list(checkpoints.glob("step-*.pt"))) < 2:
+        assert process.poll() is None and time.monotonic() < deadline
+        time.sleep(0.05)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert not (out / "distill" / "student.safetensors").exists()
+    plan = (out / "plan.json").read_bytes()
+    run("distill", "--resume", "--out", out / "distill")
+    steps = [json.loads(line)["step"] for line in (out / "distill" / "metrics.jsonl").read_text().splitlines()]
+    assert steps == sorted(set(steps)) and steps[-1] == 300
+    run("compress", "--resume", "--out", out)
+    assert (out / "plan.json").read_bytes() == plan
+    assert_same_weights(out / "student.safetensors", out / "distill" / "student.safetensors")
+    assert (out / "report.html").exists()
+
+
+def assert_same_weights(path, other) -> None:
+    expected = load_generator(other).state_dict()
+    for name, tensor in load_generator(path).state_dict().items():
+        assert torch.equal(tensor, expected[name]), name
+
+
+def test_help_names_every_command(capsys):
+    with pytest.raises(SystemExit) as stop:
+        run("--help")
+    assert stop.value.code == 0
+    text = capsys.readouterr().out
+    for command in ("compress", "score", "prune", "distill", "evaluate", "generate", "convert"):
+        assert command in text
