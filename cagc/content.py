@@ -338,10 +338,12 @@ def load(
     be on any device.
 
     Raises:
-        CagcError: an unknown spec or class, or a file that cannot be used.
+        CagcError: an unknown spec or class, or a file that cannot be used. TypeError: not a spec at all.
     """
     if callable(spec):
         parser = spec if isinstance(spec, ContentParser) else CallableParser(spec)
+    elif not isinstance(spec, (str, Path)):
+        raise TypeError(f"content: expected {SPECS}, got {type(spec).__name__}")
     elif spec == "faces":
         return FaceContent(load_face_parser(assets.faces64() / "parser.safetensors"), classes, device)
     elif spec == "everything":

@@ -14,6 +14,8 @@ from pathlib import Path
 
 from PIL import Image
 
+from cagc.files import atomic_write
+
 # Zip entries carry a date; a fixed one keeps the archive reproducible.
 ZIP_DATE = (1980, 1, 1, 0, 0, 0)
 
@@ -46,7 +48,7 @@ def main() -> None:
         parser.error(f"--count {args.count}: the archives hold {len(entries)} images")
     chosen = [entries[i * len(entries) // args.count] for i in range(args.count)]
     archives = {path: zipfile.ZipFile(path) for path in args.images}
-    with zipfile.ZipFile(args.out, "w", zipfile.ZIP_STORED) as bundle:
+    with atomic_write(args.out) as temporary, zipfile.ZipFile(temporary, "w", zipfile.ZIP_STORED) as bundle:
         for name, path in chosen:
             data = shrink(archives[path].read(name), args.size, args.quality)
             bundle.writestr(zipfile.ZipInfo(Path(name).name, ZIP_DATE), data)

@@ -24,6 +24,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
+from cagc.files import atomic_write
 from cagc.models.face_parser import CLASSES, WIDTHS, WORKING_RESOLUTION, FaceParser, label_pixels
 
 
@@ -190,6 +191,8 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--bfloat16", action="store_true", help="autocast; twice as fast where bf16 is native")
     args = parser.parse_args()
+    if not args.out.parent.is_dir():
+        parser.error(f"--out {args.out}: no such folder")
     images, labels = load_data(args.images, args.labels)
     held_images, held_labels = images[-args.held_out:], labels[-args.held_out:]
     train_images = halve(images[:-args.held_out], WORKING_RESOLUTION)
@@ -204,7 +207,8 @@ def main() -> None:
     metadata = {"format": "cagc-face-parser", "classes": json.dumps(CLASSES), "widths": json.dumps(WIDTHS),
                 "resolution": str(WORKING_RESOLUTION), "training": json.dumps(facts), "iou": json.dumps(scores)}
     weights = {name: value.half().contiguous() for name, value in model.state_dict().items()}
-    save_file(weights, args.out, metadata)
+    with atomic_write(args.out) as temporary:
+        save_file(weights, temporary, metadata)
     print(f"{args.out}: {args.out.stat().st_size} bytes", flush=True)
 
 
