@@ -136,25 +136,23 @@ def score_channels(
     noise: str = "random",
     progress: Progress | None = None,
 ) -> ChannelScores:
-    """Score every channel of ``generator``, on its device; larger means keep.
+    """Score every channel of ``generator``, on its device and without changing it; larger means keep.
 
     Args:
-        generator: not changed.
+        generator: to score.
         metric: a name of :data:`METRICS`.
-        parser: what the content is; anything that :func:`cagc.content.load` takes. Needed by "content-aware" only. A
-            parser that knows its seeds (a mask folder) is asked for the first ``samples`` of those.
+        parser: for "content-aware": anything that :func:`cagc.content.load` takes. One that knows its seeds (a mask
+            folder) is asked for the first ``samples`` of those.
         samples: images to draw, from seeds ``seed``, ``seed`` + 1, ...; the paper has 400, and 500 for "l1-out".
         batch_size: images at a time. Scores depend on it under the "batch-sum" rule only.
         batch_rule, consumers: see :func:`content_aware_scores` and :func:`cagc.scores.consumers.combine_consumers`.
-        noise_probability: that a content pixel is replaced by salt or pepper.
-        seed: of every random draw.
-        truncation: ψ of the latents.
+        noise_probability, seed, truncation: that a content pixel is replaced; of every draw; ψ of the latents.
         noise: "random" (maps drawn for each sample from its seed), "const" or "none".
         progress: called with the number of samples done and the number in all.
 
     Raises:
-        ValueError, TypeError: an argument is not as above; raised before any work.
-        CagcError: no parser for "content-aware", a mask of the wrong shape or values, or masks that were all empty.
+        ValueError, TypeError: an argument is not as above.
+        CagcError: "content-aware" without a parser, with masks of wrong shape or values, or with none but empty masks.
     """
     _check_choice("metric", metric, METRICS)
     _check_choice("batch_rule", batch_rule, BATCH_RULES)

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from ..channels import ChannelGroup
+from ..checkpoints import generator_hash
 from ..documents import read_document, write_document
 from ..errors import CagcError
 from ..models.stylegan2 import Generator
@@ -35,8 +36,6 @@ class ChannelScores:
 
     def check(self, generator: Generator, teacher: str | None = None) -> None:
         """Raise CagcError unless these are scores of ``generator``; its hash, where known already, is ``teacher``."""
-        from ..checkpoints import generator_hash
-
         check_widths("scores", {name: len(s) for name, s in self.scores.items()}, generator.channel_groups())
         teacher = teacher or generator_hash(generator)
         if self.teacher != teacher:

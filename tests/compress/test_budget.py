@@ -84,7 +84,8 @@ def test_global_allocation_follows_the_scores(generator):
     even = {name: torch.ones(width, dtype=torch.float64) for name, width in generator.config.channels.items()}
     peaked = even | {"b16.conv0": torch.cat([torch.ones(8), torch.full([56], 1e-3)]).double()}
     teacher = generator_hash(generator)
-    plans = [plan_channels(generator, ChannelScores("x", s, teacher, {}), macs=0.5) for s in (even, peaked)]
+    documents = [ChannelScores("x", scores, teacher, {}) for scores in (even, peaked)]
+    plans = [plan_channels(generator, document, macs=0.5, min_keep=0) for document in documents]
     widths = [plan.channels() for plan in plans]
     assert widths[1]["b16.conv0"] <= 16 < widths[0]["b16.conv0"]
     worth = [sum((s[plan.kept[name]].sum() / s.mean()).item() for name, s in peaked.items()) for plan in plans]
@@ -107,6 +108,9 @@ def test_scores_of_nothing_but_zeros_still_make_a_plan(generator):
 def test_floors(generator, scores):
     plan = plan_channels(generator, scores, macs=0.3, min_keep=0.5)
     assert all(2 * width >= plan.full[name] for name, width in plan.channels().items())
+    plan = plan_channels(generator, scores, macs=0.25)
+    assert 0.3 < plan.rule["min_keep"] < 0.34
+    assert all(width >= plan.rule["min_keep"] * plan.full[name] for name, width in plan.channels().items())
     plan = plan_channels(generator, scores, macs=0.3, min_width=24)
     assert all(width >= 24 for width in plan.channels().values())
 
