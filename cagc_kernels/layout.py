@@ -10,6 +10,11 @@ from __future__ import annotations
 import torch
 
 
+def allocate(like: torch.Tensor) -> torch.Tensor:
+    """A fresh output; every kernel takes its outputs from here, so that the tests can poison them."""
+    return torch.empty_like(like)
+
+
 def _is_dense(x: torch.Tensor) -> bool:
     if x.is_contiguous() or (x.ndim == 4 and x.is_contiguous(memory_format=torch.channels_last)):
         return True

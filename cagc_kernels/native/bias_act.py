@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 
+from .. import layout
 from ..layout import channel_step, dense, dense_like
 from ..reference.bias_act import ACTIVATIONS
 from . import _C
@@ -20,7 +21,9 @@ def _pointer(t: torch.Tensor | None) -> int:
 
 def _run(mode: int, lead: torch.Tensor, x, b, y, g, h, dim, act, alpha, gain, clamp) -> torch.Tensor:
     """Launch on tensors that all have the memory order of ``lead``."""
-    out = torch.empty_like(lead)
+    out = layout.allocate(lead)
+    if lead.numel() == 0:
+        return out
     if b is not None:
         b = b.contiguous()
     step, channels = channel_step(lead, dim, b)

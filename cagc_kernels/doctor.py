@@ -1,0 +1,131 @@
+"""What works on this machine, and what to do about the rest: ``python -m cagc_kernels.doctor [--json]``.
+
+Standard library only, every probe guarded: it runs where PyTorch, the compiled module or a driver is missing, and
+always ends with status 0.
+"""
+
+from __future__ import annotations
+
+import ctypes.util
+import json
+import os
+import platform
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from importlib import import_module
+from importlib.metadata import version
+
+
+def _guarded(probe: Callable[[], object]) -> object:
+    """The probe's answer, or None and never an exception."""
+    try:
+        return probe()
+    except Exception:
+        return None
+
+
+def _tool(name: str, *arguments: str) -> str | None:
+    """Last line of a tool's version output, or None if it is not there."""
+    path = shutil.which(name)
+    if path is None:
+        return None
+    run = subprocess.run([path, *arguments], capture_output=True, text=True, timeout=20)
+    lines = (run.stdout or run.stderr).strip().splitlines()
+    return lines[-1] if lines else path
+
+
+def _gpu() -> str | None:
+    torch = import_module("torch")
+    if not torch.cuda.is_available():
+        return None
+    major, minor = torch.cuda.get_device_capability()
+    return f"{torch.cuda.get_device_name()} (sm_{major}{minor}), driver for CUDA {torch.version.cuda}"
+
+
+def machine() -> dict[str, object]:
+    """Versions and tools, None where missing."""
+    return {
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "cagc_kernels": import_module("cagc_kernels").__version__,
+        "cpus": os.cpu_count(),
+        "torch": _guarded(lambda: import_module("torch").__version__),
+        "numpy": _guarded(lambda: version("numpy")),
+        "triton": _guarded(lambda: version("triton")),
+        "gpu": _guarded(_gpu),
+        "driver": ctypes.util.find_library("cuda"),
+        "nvcc": _guarded(lambda: _tool("nvcc", "--version")),
+        "compiler": _guarded(lambda: (_tool("c++", "--version") or "").splitlines()[0]) and shutil.which("c++"),
+        "cmake": _guarded(lambda: shutil.which("cmake")),
+        "CAGC_BACKEND": os.environ.get("CAGC_BACKEND"),
+    }
+
+
+def _finding(works: bool, detail: str, missing: str | None = None, fix: str | None = None) -> dict[str, object]:
+    return {"works": works, "detail": detail, "missing": missing, "fix": fix}
+
+
+def _reference(facts: dict[str, object]) -> dict[str, object]:
+    if facts["torch"] is None:
+        return _finding(False, "plain PyTorch", "PyTorch", "pip install torch")
+    return _finding(True, f"plain PyTorch {facts['torch']}, any device")
+
+
+def _native(facts: dict[str, object]) -> dict[str, object]:
+    if facts["torch"] is None:
+        return _finding(False, "compiled kernels", "PyTorch", "pip install torch")
+    native = _guarded(lambda: import_module("cagc_kernels.native"))
+    reason = getattr(native, "REASON", "its wrapper does not import")
+    if reason:
+        compiler = "" if facts["compiler"] else "install a C++17 compiler with OpenMP, then "
+        return _finding(False, "compiled kernels", reason, compiler + "pip install . (in the clone; add -e to edit)")
+    if native.CUDA_ARCHS is None:
+        fix = "CAGC_CUDA=ON pip install ." if facts["nvcc"] else "install the CUDA toolkit, then CAGC_CUDA=ON pip install ."
+        return _finding(True, "CPU", "CUDA kernels: compiled without nvcc", fix)
+    if facts["gpu"] is None:
+        torch_cuda = _guarded(lambda: import_module("torch").version.cuda)
+        missing = "a CUDA device" if torch_cuda else "PyTorch with CUDA"
+        fix = "run on a machine with an NVIDIA GPU and driver" if torch_cuda else "pip install torch (a CUDA build)"
+        return _finding(True, f"CPU; CUDA kernels for {native.CUDA_ARCHS} are in the module", f"for CUDA: {missing}", fix)
+    return _finding(True, f"CPU and CUDA ({native.CUDA_ARCHS})")
+
+
+def _triton(facts: dict[str, object]) -> dict[str, object]:
+    if facts["torch"] is None:
+        return _finding(False, "Triton kernels", "PyTorch", "pip install torch")
+    if facts["triton"] is None:
+        return _finding(False, "Triton kernels", "triton", "pip install 'cagc[triton]'")
+    if facts["gpu"] is None:
+        fix = "run on a machine with an NVIDIA GPU and driver, or set TRITON_INTERPRET=1 to run it slowly on the CPU"
+        return _finding(False, f"Triton {facts['triton']}", "a CUDA device that PyTorch sees", fix)
+    return _finding(True, f"Triton {facts['triton']} on {facts['gpu']}")
+
+
+def diagnose() -> dict[str, object]:
+    """The machine's facts and, under "backends", what works, what is missing and the command that fixes it."""
+    facts = machine()
+    probes = {"reference": _reference, "native": _native, "triton": _triton}
+    broken = _finding(False, "the probe itself failed", "unknown", "report this with the output of --json")
+    return {**facts, "backends": {name: _guarded(lambda p=p: p(facts)) or broken for name, p in probes.items()}}
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Print the diagnosis, as JSON with ``--json``; status 0 whatever is found."""
+    report = diagnose()
+    if "--json" in (sys.argv[1:] if arguments is None else arguments):
+        print(json.dumps(report, indent=2))
+        return 0
+    for name, value in report.items():
+        if name != "backends":
+            print(f"{name:<14} {'-' if value is None else value}")
+    for name, found in report["backends"].items():
+        print(f"\n{name:<10} {'works' if found['works'] else 'does not work'}: {found['detail']}")
+        if found["missing"]:
+            print(f"{'':<10} missing: {found['missing']}\n{'':<10} fix:     {found['fix']}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,110 @@
+"""Up-sampling, FIR filtering and down-sampling in plain PyTorch."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+
+
+def parse_factors(factor: int | Sequence[int]) -> tuple[int, int]:
+    """``(x, y)`` from one integer or a pair."""
+    return (factor, factor) if isinstance(factor, int) else (factor[0], factor[1])
+
+
+def parse_padding(padding: int | Sequence[int]) -> tuple[int, int, int, int]:
+    """``(x0, x1, y0, y1)`` from one integer, ``[x, y]`` or all four."""
+    if isinstance(padding, int):
+        return (padding,) * 4
+    if len(padding) == 2:
+        x, y = padding
+        return x, x, y, y
+    x0, x1, y0, y1 = padding
+    return x0, x1, y0, y1
+
+
+def setup_filter(
+    f: torch.Tensor | Sequence | float | None,
+    device: torch.device | str = "cpu",
+    normalize: bool = True,
+    flip_filter: bool = False,
+    gain: float = 1,
+    separable: bool | None = None,
+) -> torch.Tensor:
+    """Filter taps as the float32 tensor that :func:`upfirdn2d` takes; see :func:`cagc_kernels.setup_filter`."""
+    f = torch.as_tensor(1 if f is None else f, dtype=torch.float32)
+    if f.ndim == 0:
+        f = f[None]
+    if separable is None:
+        separable = f.ndim == 1 and f.numel() >= 8
+    if f.ndim == 1 and not separable:
+        f = f.outer(f)
+    if normalize:
+        f = f / f.sum()
+    if flip_filter:
+        f = f.flip(list(range(f.ndim)))
+    return (f * gain ** (f.ndim / 2)).to(device)
+
+
+def upfirdn2d(
+    x: torch.Tensor,
+    f: torch.Tensor | None,
+    up: int | Sequence[int] = 1,
+    down: int | Sequence[int] = 1,
+    padding: int | Sequence[int] = 0,
+    flip_filter: bool = False,
+    gain: float = 1,
+) -> torch.Tensor:
+    """Insert zeros, pad or crop, filter, keep every ``down``-th pixel; see :func:`cagc_kernels.upfirdn2d`."""
+    up_x, up_y = parse_factors(up)
+    down_x, down_y = parse_factors(down)
+    x0, x1, y0, y1 = parse_padding(padding)
+    n, c, h, w = x.shape
+    if f is None:
+        f = torch.ones([1, 1], dtype=torch.float32, device=x.device)
+    if up_x > 1 or up_y > 1:
+        x = x.reshape(n, c, h, 1, w, 1)
+        x = F.pad(x, [0, up_x - 1, 0, 0, 0, up_y - 1]).reshape(n, c, h * up_y, w * up_x)
+    x = F.pad(x, [x0, x1, y0, y1])
+
+    f = (f * gain ** (f.ndim / 2)).to(x.dtype)
+    if not flip_filter:
+        f = f.flip(list(range(f.ndim)))
+    if f.ndim == 2:
+        return F.conv2d(x, f.expand(c, 1, -1, -1), stride=(down_y, down_x), groups=c)
+    x = F.conv2d(x, f.expand(c, 1, 1, -1), stride=(1, down_x), groups=c)
+    return F.conv2d(x, f[:, None].expand(c, 1, -1, 1), stride=(down_y, 1), groups=c)
+
+
+def _filter_size(f: torch.Tensor | None) -> tuple[int, int]:
+    return (1, 1) if f is None else (f.shape[-1], f.shape[0])
+
+
+def filter2d(x, f, padding=0, flip_filter=False, gain=1) -> torch.Tensor:
+    """Filter at the same size; see :func:`cagc_kernels.filter2d`."""
+    x0, x1, y0, y1 = parse_padding(padding)
+    fw, fh = _filter_size(f)
+    padding = [x0 + fw // 2, x1 + (fw - 1) // 2, y0 + fh // 2, y1 + (fh - 1) // 2]
+    return upfirdn2d(x, f, padding=padding, flip_filter=flip_filter, gain=gain)
+
+
+def upsample2d(x, f, up=2, padding=0, flip_filter=False, gain=1) -> torch.Tensor:
+    """Up-sample with interpolation by ``f``; see :func:`cagc_kernels.upsample2d`."""
+    up_x, up_y = parse_factors(up)
+    x0, x1, y0, y1 = parse_padding(padding)
+    fw, fh = _filter_size(f)
+    padding = [x0 + (fw + up_x - 1) // 2, x1 + (fw - up_x) // 2, y0 + (fh + up_y - 1) // 2, y1 + (fh - up_y) // 2]
+    return upfirdn2d(x, f, up=up, padding=padding, flip_filter=flip_filter, gain=gain * up_x * up_y)
+
+
+def downsample2d(x, f, down=2, padding=0, flip_filter=False, gain=1) -> torch.Tensor:
+    """Down-sample behind a low-pass by ``f``; see :func:`cagc_kernels.downsample2d`."""
+    down_x, down_y = parse_factors(down)
+    x0, x1, y0, y1 = parse_padding(padding)
+    fw, fh = _filter_size(f)
+    padding = [
+        x0 + (fw - down_x + 1) // 2, x1 + (fw - down_x) // 2,
+        y0 + (fh - down_y + 1) // 2, y1 + (fh - down_y) // 2,
+    ]  # fmt: skip
+    return upfirdn2d(x, f, down=down, padding=padding, flip_filter=flip_filter, gain=gain)

@@ -1,0 +1,1 @@
+"""Triton kernels and their wrappers: nothing to build, no nvcc needed."""

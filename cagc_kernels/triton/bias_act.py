@@ -1,0 +1,191 @@
+"""bias_act in Triton: value, slope and curvature in one kernel. No autograd here: see :mod:`cagc_kernels.ops.bias_act`.
+
+The formulas are those of csrc/include/cagc/bias_act.h, without expm1 and log1p: elu, selu and softplus are exact to an
+ulp of 1, not of their own size.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+import triton
+import triton.language as tl
+
+from .. import layout
+from ..layout import channel_step, dense, dense_like
+from ..reference.bias_act import ACTIVATIONS
+
+VALUE, SLOPE, CURVATURE = (tl.constexpr(code) for code in range(3))
+
+SELU_ALPHA: tl.constexpr = tl.constexpr(1.6732632423543772848170429916717)
+SELU_SCALE: tl.constexpr = tl.constexpr(1.0507009873554804934193349852946)
+
+
+@triton.jit
+def _sigmoid(u):
+    return 1.0 / (1.0 + tl.exp(-u))
+
+
+@triton.jit
+def _tanh(u):
+    # Of |u|, so that exp never overflows; the sign is put back.
+    e = tl.exp(-2.0 * tl.abs(u))
+    t = (1.0 - e) / (1.0 + e)
+    return tl.where(u < 0, -t, t)
+
+
+@triton.jit
+def _value(u, ACT: tl.constexpr, ALPHA: tl.constexpr):
+    if ACT == "relu":
+        u = tl.where(u < 0, 0.0, u)
+    elif ACT == "lrelu":
+        u = tl.where(u > 0, u, u * ALPHA)
+    elif ACT == "tanh":
+        u = _tanh(u)
+    elif ACT == "sigmoid":
+        u = _sigmoid(u)
+    elif ACT == "elu":
+        u = tl.where(u > 0, u, (tl.exp(tl.minimum(u, 0.0)) - 1.0))
+    elif ACT == "selu":
+        u = SELU_SCALE * tl.where(u > 0, u, SELU_ALPHA * (tl.exp(tl.minimum(u, 0.0)) - 1.0))
+    elif ACT == "softplus":
+        u = tl.maximum(u, 0.0) + tl.log(1.0 + tl.exp(-tl.abs(u)))
+    elif ACT == "swish":
+        u = u * _sigmoid(u)
+    return u
+
+
+@triton.jit
+def _slope(u, ACT: tl.constexpr, ALPHA: tl.constexpr):
+    # In the type of u: a choice between two constants would be a float32.
+    d = tl.full(u.shape, 1.0, u.dtype)
+    if ACT == "relu":
+        d = tl.where(u > 0, d, 0.0)
+    elif ACT == "lrelu":
+        d = tl.where(u > 0, d, d * ALPHA)
+    elif ACT == "tanh":
+        t = _tanh(u)
+        d = (1.0 - t) * (1.0 + t)
+    elif ACT == "sigmoid":
+        d = _sigmoid(u) * _sigmoid(-u)
+    elif ACT == "elu":
+        d = tl.exp(tl.minimum(u, 0.0))
+    elif ACT == "selu":
+        d = SELU_SCALE * tl.where(u > 0, 1.0, SELU_ALPHA * tl.exp(tl.minimum(u, 0.0)))
+    elif ACT == "softplus":
+        d = _sigmoid(u)
+    elif ACT == "swish":
+        d = _sigmoid(u) * (1.0 + u * _sigmoid(-u))
+    return d
+
+
+@triton.jit
+def _curvature(u, ACT: tl.constexpr):
+    s = _sigmoid(u)
+    s1 = s * _sigmoid(-u)
+    s2 = s1 * (1.0 - 2.0 * s)
+    if ACT == "tanh":
+        t = _tanh(u)
+        s2 = -2.0 * t * (1.0 - t) * (1.0 + t)
+    elif ACT == "elu":
+        s2 = tl.where(u > 0, 0.0, tl.exp(tl.minimum(u, 0.0)))
+    elif ACT == "selu":
+        s2 = tl.where(u > 0, 0.0, SELU_SCALE * SELU_ALPHA * tl.exp(tl.minimum(u, 0.0)))
+    elif ACT == "softplus":
+        s2 = s1
+    elif ACT == "swish":
+        s2 = 2.0 * s1 + u * s2
+    return s2
+
+
+@triton.jit
+def bias_act_kernel(
+    x, b, g, h, out, numel, step, channels,
+    PASS: tl.constexpr, ACT: tl.constexpr, ALPHA: tl.constexpr, GAIN: tl.constexpr, CLAMP: tl.constexpr,
+    HAS_BIAS: tl.constexpr, FROM_OUTPUT: tl.constexpr, ACC: tl.constexpr, BLOCK: tl.constexpr,
+):  # fmt: skip
+    """One block of elements in memory order. FROM_OUTPUT: ``x`` is the saved output, and holds gain and bias."""
+    i = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
+    inside = i < numel
+    u = tl.load(x + i, mask=inside, other=0.0).to(ACC)
+    if HAS_BIAS:
+        u += tl.load(b + (i // step) % channels, mask=inside, other=0.0).to(ACC)
+    v = u
+    if not FROM_OUTPUT:
+        v = GAIN * _value(u, ACT, ALPHA)
+    if PASS == VALUE:
+        # Comparisons, not minimum and maximum: a NaN stays a NaN.
+        if CLAMP >= 0:
+            v = tl.where(v > CLAMP, CLAMP, v)
+            v = tl.where(v < -CLAMP, -CLAMP, v)
+    else:
+        d = tl.load(g + i, mask=inside, other=0.0).to(ACC) * GAIN
+        if PASS == SLOPE:
+            d = d * _slope(u, ACT, ALPHA)
+        else:
+            d = d * _curvature(u, ACT) * tl.load(h + i, mask=inside, other=0.0).to(ACC)
+        if CLAMP >= 0:
+            d = tl.where((v > -CLAMP) & (v < CLAMP), d, 0.0)
+        v = d
+    tl.store(out + i, v.to(out.dtype.element_ty), mask=inside)
+
+
+def _block(dtype: object) -> int:
+    # 8 elements per thread; of float64 4, or the curvature of swish spills.
+    return 512 if dtype in (torch.float64, "fp64") else 1024
+
+
+def _run(mode: tl.constexpr, lead: torch.Tensor, x, b, g, h, from_output, dim, act, alpha, gain, clamp) -> torch.Tensor:
+    out = layout.allocate(lead)
+    if lead.numel() == 0:
+        return out
+    step, channels = channel_step(lead, dim, b)
+    acc = tl.float64 if lead.dtype == torch.float64 else tl.float32
+    # Pointers that a variant does not read still need a tensor.
+    pointers = [lead if t is None else t for t in (x, None if b is None else b.contiguous(), g, h)]
+    block = _block(lead.dtype)
+    grid = (triton.cdiv(lead.numel(), block),)
+    with torch.cuda.device_of(lead):
+        bias_act_kernel[grid](
+            *pointers, out, lead.numel(), step, channels,
+            mode, act, alpha, gain, clamp, b is not None, from_output, acc, block,
+        )  # fmt: skip
+    return out
+
+
+def value(x, b, dim, act, alpha, gain, clamp) -> torch.Tensor:
+    """``clamp(gain * act(x + b))`` in the memory order of ``x``; ``clamp < 0`` is none."""
+    x = dense(x)
+    return _run(VALUE, x, x, b, None, None, False, dim, act, alpha, gain, clamp)
+
+
+def slope(g, x, b, y, dim, act, alpha, gain, clamp) -> torch.Tensor:
+    """Gradient in x for the gradient ``g`` of the output; of x and y, the one that the activation needs."""
+    g = dense(g)
+    source = dense_like(x if y is None else y, g)
+    return _run(SLOPE, g, source, b, g, None, x is None, dim, act, alpha, gain, clamp)
+
+
+def curvature(h, g, x, b, dim, act, alpha, gain, clamp) -> torch.Tensor:
+    """Gradient in x of ``sum(h * slope(g, x))``."""
+    x = dense(x)
+    return _run(CURVATURE, x, x, b, dense_like(g, x), dense_like(h, x), False, dim, act, alpha, gain, clamp)
+
+
+def variants() -> Iterator[tuple[triton.JITFunction, str, dict[str, str], dict[str, object]]]:
+    """(kernel, label, argument types, constants) of every variant, for the compile check."""
+    smooth = [name for name in ACTIVATIONS if name not in ("linear", "relu", "lrelu")]
+    passes = (("value", VALUE, ACTIVATIONS), ("slope", SLOPE, ACTIVATIONS), ("curvature", CURVATURE, smooth))
+    sizes = dict.fromkeys(("numel", "step", "channels"), "i32")
+    for code in ("fp32", "fp64", "fp16", "bf16"):
+        types = dict.fromkeys(("x", "b", "g", "h", "out"), f"*{code}") | sizes
+        for name, mode, acts in passes:
+            for act in acts:
+                from_output = name == "slope" and act not in smooth
+                constants = {
+                    "PASS": mode.value, "ACT": act, "ALPHA": 0.2, "GAIN": 2**0.5, "CLAMP": 256.0,
+                    "HAS_BIAS": not from_output, "FROM_OUTPUT": from_output,
+                    "ACC": tl.float64 if code == "fp64" else tl.float32, "BLOCK": _block(code),
+                }  # fmt: skip
+                yield bias_act_kernel, f"bias_act {name} {act} {code}", types, constants

@@ -1,0 +1,76 @@
+"""Compile every Triton kernel for given GPUs, without one: ``python -m cagc_kernels.triton.compile [80 90 ...]``.
+
+Prints registers and spills of each kernel; exit status 1 if one does not compile or spills. The interpreter
+(``TRITON_INTERPRET=1``) accepts what the compiler rejects, so the tests alone do not show that a kernel compiles.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+import tempfile
+from concurrent.futures import ProcessPoolExecutor
+from importlib import import_module
+from pathlib import Path
+
+import triton
+from triton.backends.compiler import GPUTarget
+from triton.compiler import ASTSource
+
+from ..backend import IMPLEMENTS
+
+CUOBJDUMP = Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / "cuobjdump"
+WARP = 32
+ALIGNED = [["tt.divisibility", 16]]
+
+
+def source(kernel, types: dict[str, str], constants: dict[str, object]) -> ASTSource:
+    """The kernel as the JIT would compile it for aligned pointers and sizes that are multiples of 16."""
+    signature = {name: types.get(name, "constexpr") for name in kernel.arg_names}
+    attributes = {(i,): ALIGNED for i, name in enumerate(kernel.arg_names) if types.get(name, "").startswith("*")}
+    attributes |= {(i,): ALIGNED for i, name in enumerate(kernel.arg_names) if name == "numel"}
+    return ASTSource(fn=kernel, signature=signature, constexprs=constants, attrs=attributes)
+
+
+def usage(cubin: bytes) -> tuple[int, int]:
+    """(registers, bytes of stack) of the one kernel in ``cubin``; a stack means spills."""
+    with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
+        file.write(cubin)
+        file.flush()
+        text = subprocess.run([CUOBJDUMP, "-res-usage", file.name], capture_output=True, text=True, check=True).stdout
+    return int(re.search(r"REG:(\d+)", text)[1]), int(re.search(r"STACK:(\d+)", text)[1])
+
+
+def compile_one(job: tuple[int, str, int]) -> tuple[str, int | str, int | None]:
+    """(label, registers, stack), or (label, error, None), of one variant of an op's kernels for one architecture."""
+    arch, stem, index = job
+    kernel, label, types, constants = variants(stem)[index]
+    label = f"sm_{arch} {label}"
+    try:
+        compiled = triton.compile(source(kernel, types, constants), target=GPUTarget("cuda", arch, WARP))
+        return label, *usage(compiled.asm["cubin"])
+    except Exception as error:  # the compiler raises whatever it likes; all of it is a failure to report
+        return label, f"{type(error).__name__}: {error}", None
+
+
+def variants(stem: str) -> list[tuple]:
+    return list(import_module(f"cagc_kernels.triton.{stem}").variants())
+
+
+def main(arguments: list[str]) -> int:
+    archs = [int(a) for a in arguments] or [80, 90]
+    jobs = [(arch, stem, i) for arch in archs for stem in IMPLEMENTS["triton"] for i in range(len(variants(stem)))]
+    failed = 0
+    with ProcessPoolExecutor(os.cpu_count()) as pool:
+        for label, first, stack in pool.map(compile_one, jobs, chunksize=8):
+            failed += stack != 0
+            print(f"{label:<40} " + (f"FAILED {first}" if stack is None else f"{first:>4} registers {stack:>4} B stack"))
+    names = ", ".join(f"sm_{a}" for a in archs)
+    print(f"{len(jobs) - failed} of {len(jobs)} Triton kernels compile for {names} without spills")
+    return 1 if failed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,35 @@
+from __future__ import annotations
+
+import os
+
+import pytest
+import torch
+
+from cagc_kernels import backend as backends
+from cagc_kernels import layout
+
+
+@pytest.fixture(autouse=True)
+def _poison(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Outputs begin as NaN: an element that a kernel leaves out shows."""
+    monkeypatch.setattr(layout, "allocate", lambda like: torch.full_like(like, float("nan")))
+
+
+def _targets() -> list:
+    """(backend, device) pairs of this process. Triton runs on the CPU in the interpreter, in a process of its own."""
+    interpreter = os.environ.get("TRITON_INTERPRET") == "1"
+    pairs = [("triton", "cpu")] if interpreter else [("native", "cpu")]
+    if torch.cuda.is_available() and not interpreter:
+        pairs += [("native", "cuda"), ("triton", "cuda")]
+    params = []
+    for name, device in pairs:
+        marks = [pytest.mark.gpu] if device == "cuda" else []
+        if reason := backends.refusal(name, "bias_act", device):
+            marks.append(pytest.mark.skip(reason=reason))
+        params.append(pytest.param((name, device), id=f"{name}-{device}", marks=marks))
+    return params
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    if "target" in metafunc.fixturenames:
+        metafunc.parametrize("target", _targets())

@@ -1,0 +1,115 @@
+"""Choice of backends: names, preference, refusals with a reason, a missing compiled module."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+import torch
+
+import cagc_kernels
+from cagc_kernels import backend, bias_act, explain, upfirdn2d, use_backend
+
+native = pytest.mark.skipif(backend.unavailable("native") is not None, reason=str(backend.unavailable("native")))
+
+
+def python(code: str, **environment: str) -> subprocess.CompletedProcess:
+    return subprocess.run(
+        [sys.executable, "-c", code], env={**os.environ, **environment}, capture_output=True, text=True, timeout=120
+    )
+
+
+def test_unknown_name_lists_the_valid_ones():
+    for call in (
+        lambda: bias_act(torch.zeros(1, 2), backend="cuda"),
+        lambda: use_backend("cuda").__enter__(),
+    ):
+        with pytest.raises(ValueError, match="'cuda'.*reference, native, triton"):
+            call()
+
+
+def test_a_named_backend_binds():
+    with pytest.raises(ValueError, match="'native' does not take upfirdn2d .*no upfirdn2d kernel"):
+        upfirdn2d(torch.zeros(1, 1, 4, 4), None, backend="native")
+
+
+def test_a_preferred_backend_is_passed_over_and_said_to_be():
+    with use_backend("native"):
+        assert upfirdn2d(torch.ones(1, 1, 4, 4), None).sum() == 16
+        text = explain("upfirdn2d")
+    assert "preferred: native" in text and "native     skipped: no upfirdn2d kernel" in text
+
+
+def test_preference_nests_and_ends():
+    before = backend.preferred()
+    with use_backend("reference"):
+        with use_backend(None):
+            assert backend.preferred() is None
+        assert backend.preferred() == "reference"
+        assert "reference  taken" in explain("bias_act")
+    assert backend.preferred() == before
+
+
+@native
+def test_explain_names_the_taken_and_the_reasons():
+    text = explain("bias_act", dtype=torch.float16)
+    assert "native     taken" in text and "needs a CUDA tensor" in text and "native comes first" in text
+    assert "no float8_e4m3fn kernel" in explain("bias_act", dtype=torch.float8_e4m3fn)
+
+
+def test_explain_knows_its_ops():
+    with pytest.raises(ValueError, match="'conv'.*bias_act, upfirdn2d, modulated_conv2d"):
+        explain("conv")
+
+
+def test_environment_variable():
+    code = "import cagc_kernels as k; print(k.explain('bias_act'))"
+    assert "reference  taken" in python(code, CAGC_BACKEND="reference").stdout
+    run = python(code, CAGC_BACKEND="nonsense")
+    assert run.returncode == 1 and "CAGC_BACKEND: got 'nonsense', expected one of reference" in run.stderr
+
+
+def test_without_the_compiled_module():
+    code = """
+import sys; sys.modules["cagc_kernels.native._C"] = None
+import torch, cagc_kernels
+print(cagc_kernels.bias_act(torch.ones(1, 2), act="lrelu").sum())
+print(cagc_kernels.explain("bias_act"))
+"""
+    run = python(code)
+    assert run.returncode == 0, run.stderr
+    assert "the compiled module is missing" in run.stdout and "reference  taken" in run.stdout
+
+
+@native
+def test_null_pointers_are_refused():
+    from cagc_kernels.native import _C
+
+    for dead in ("x", "out"):
+        x, out = (0, 64) if dead == "x" else (64, 0)
+        with pytest.raises(ValueError, match=f"{dead} is null"):
+            _C.bias_act_cpu(x, 0, 0, 0, 0, out, 4, 4, 1, 0.2, 1.0, -1.0, 2, 0, 0, 1)
+
+
+def test_doctor_reports_every_backend():
+    run = subprocess.run([sys.executable, "-m", "cagc_kernels.doctor", "--json"], capture_output=True, text=True)
+    assert run.returncode == 0, run.stderr
+    report = json.loads(run.stdout)
+    assert report["cagc_kernels"] == cagc_kernels.__version__
+    assert {name for name in report["backends"]} == set(backend.BACKENDS)
+    for found in report["backends"].values():
+        assert found["works"] or (found["missing"] and found["fix"])
+
+
+def test_doctor_without_torch():
+    code = """
+import sys; sys.modules["torch"] = None; sys.modules["triton"] = None
+from cagc_kernels import doctor
+sys.exit(doctor.main([]))
+"""
+    run = python(code)
+    assert run.returncode == 0, run.stderr
+    assert "pip install torch" in run.stdout and "Traceback" not in run.stdout + run.stderr

@@ -1,0 +1,38 @@
+"""The Triton kernels in Triton's interpreter: the tests of bias_act once more, in a process of their own."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from importlib.util import find_spec
+from pathlib import Path
+
+import pytest
+
+HERE = Path(__file__).resolve().parent
+# Each is the smallest set that reaches every branch of the kernel: the interpreter takes milliseconds per block.
+TESTS = (
+    "test_value_and_gradients",
+    "test_gradcheck",
+    "test_empty",
+    "test_bias_along_any_axis",
+    "test_nan_and_infinity_as_the_reference",
+    "test_unusual_scalars",
+)
+
+
+@pytest.mark.skipif(find_spec("triton") is None, reason="triton is not installed")
+@pytest.mark.skipif(os.environ.get("TRITON_INTERPRET") == "1", reason="this is the process of the interpreter")
+def test_kernels_in_the_interpreter():
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", str(HERE / "test_bias_act.py")]
+    run = subprocess.run(
+        # The interpreter truncates float32 to bfloat16 where the GPU rounds.
+        [*command, "-k", f"({' or '.join(TESTS)}) and not bfloat16"],
+        env={**os.environ, "TRITON_INTERPRET": "1"},
+        cwd=HERE.parents[1],
+        capture_output=True,
+        text=True,
+    )
+    assert run.returncode == 0, run.stdout[-4000:] + run.stderr[-2000:]
+    assert " passed" in run.stdout and "skipped" not in run.stdout, run.stdout[-2000:]
