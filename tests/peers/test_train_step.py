@@ -70,7 +70,9 @@ def build(case: Case) -> Trainer:
     student = generator_from_rosinality(init["g"]).double()
     teacher = LiveTeacher(generator_from_rosinality(init["teacher_g_ema"]).double())
     discriminator = discriminator_from_rosinality(init["d"]).double()
-    parser = StoredMasks(case.series("labels_")) if case.options["content_aware_KD"] else None
+    # The peer forgets its mask in intermediate mode (erratum E6).
+    masked = case.options["content_aware_KD"] and case.options["kd_mode"] == "Output_Only"
+    parser = StoredMasks(case.series("labels_")) if masked else None
     trainer = Trainer(student, teacher, discriminator, settings(case.options), parser)
     average = generator_from_rosinality(init["g_ema"]).double()
     trainer.g_ema.load_state_dict(average.state_dict())
@@ -122,10 +124,8 @@ def test_iterations(case: Case):
     assert [kind for kind, _ in captured] == [phase[-1] for phase in phases]
     for phase, (_, gradients) in zip(phases, captured):
         assert_gradients(gradients, expected[phase], phase)
-    torch.testing.assert_close(
-        trainer.path_mean.item(),
-        next(x["mean_path_length"] for x in options["losses"][::-1] if "mean_path_length" in x),
-    )
+    means = [losses["mean_path_length"] for losses in options["losses"] if "mean_path_length" in losses]
+    assert math.isclose(trainer.path_mean.item(), means[-1] if means else 0, rel_tol=1e-5)
     assert_final(trainer, load_torch(f"{case.index.stem}_final.pt"), options["init_lr"])
 
 
