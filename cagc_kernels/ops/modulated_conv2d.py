@@ -8,6 +8,7 @@ import torch
 
 from ..reference import modulated_conv2d as reference
 from ..reference.bias_act import ACTIVATIONS
+from ..reference.upfirdn2d import parse_padding
 from . import checks
 from .bias_act import bias_act
 from .dispatch import choose
@@ -81,8 +82,15 @@ def _check(x, weight, styles, noise, up, down, padding, resample_filter) -> None
             raise ValueError(f"{name}: got {factor}, expected at least 1")
     if up > 1 and down > 1:
         raise ValueError(f"up, down: got {up} and {down}, expected one of them to be 1")
-    pad = reference.parse_padding(checks.integers("padding", padding, (2, 4)) if padding != 0 else 0)
+    checks.integers("padding", padding, (2, 4))
     check_filter("resample_filter", resample_filter, x)
+    x0, x1, y0, y1 = parse_padding(padding)
+    height, width = x.shape[2] * up + y0 + y1, x.shape[3] * up + x0 + x1
+    if height < weight.shape[2] or width < weight.shape[3]:
+        raise ValueError(
+            f"padding: leaves {height} x {width} pixels of the up-sampled x, "
+            f"expected at least the {weight.shape[2]} x {weight.shape[3]} of weight"
+        )
 
 
 def styled_conv2d(
@@ -126,7 +134,7 @@ def styled_conv2d(
     Raises:
         TypeError, ValueError: before any work, naming the argument.
     """
-    _check(x, weight, styles, noise, up, 1, 0, resample_filter)
+    _check(x, weight, styles, noise, up, 1, (weight.shape[-1] // 2,) * 2, resample_filter)
     kh, kw = weight.shape[2:]
     if kh != kw or kh % 2 == 0:
         raise ValueError(f"weight: got a {kh} x {kw} kernel, expected a square one of odd size")

@@ -18,8 +18,9 @@ from ..reference.bias_act import ACTIVATIONS
 
 VALUE, SLOPE, CURVATURE = (tl.constexpr(code) for code in range(3))
 
-SELU_ALPHA: tl.constexpr = tl.constexpr(1.6732632423543772848170429916717)
-SELU_SCALE: tl.constexpr = tl.constexpr(1.0507009873554804934193349852946)
+SELU_ALPHA = tl.constexpr(1.6732632423543772848170429916717)
+SOFTPLUS_THRESHOLD = tl.constexpr(20.0)
+SELU_SCALE = tl.constexpr(1.0507009873554804934193349852946)
 
 
 @triton.jit
@@ -50,7 +51,7 @@ def _value(u, ACT: tl.constexpr, ALPHA: tl.constexpr):
     elif ACT == "selu":
         u = SELU_SCALE * tl.where(u > 0, u, SELU_ALPHA * (tl.exp(tl.minimum(u, 0.0)) - 1.0))
     elif ACT == "softplus":
-        u = tl.maximum(u, 0.0) + tl.log(1.0 + tl.exp(-tl.abs(u)))
+        u = tl.where(u > SOFTPLUS_THRESHOLD, u, tl.log(1.0 + tl.exp(tl.minimum(u, SOFTPLUS_THRESHOLD))))
     elif ACT == "swish":
         u = u * _sigmoid(u)
     return u
@@ -74,7 +75,7 @@ def _slope(u, ACT: tl.constexpr, ALPHA: tl.constexpr):
     elif ACT == "selu":
         d = SELU_SCALE * tl.where(u > 0, 1.0, SELU_ALPHA * tl.exp(tl.minimum(u, 0.0)))
     elif ACT == "softplus":
-        d = _sigmoid(u)
+        d = tl.where(u > SOFTPLUS_THRESHOLD, d, _sigmoid(u))
     elif ACT == "swish":
         d = _sigmoid(u) * (1.0 + u * _sigmoid(-u))
     return d
@@ -89,11 +90,11 @@ def _curvature(u, ACT: tl.constexpr):
         t = _tanh(u)
         s2 = -2.0 * t * (1.0 - t) * (1.0 + t)
     elif ACT == "elu":
-        s2 = tl.where(u > 0, 0.0, tl.exp(tl.minimum(u, 0.0)))
+        s2 = tl.where(u >= 0, 0.0, tl.exp(tl.minimum(u, 0.0)))
     elif ACT == "selu":
-        s2 = tl.where(u > 0, 0.0, SELU_SCALE * SELU_ALPHA * tl.exp(tl.minimum(u, 0.0)))
+        s2 = tl.where(u >= 0, 0.0, SELU_SCALE * SELU_ALPHA * tl.exp(tl.minimum(u, 0.0)))
     elif ACT == "softplus":
-        s2 = s1
+        s2 = tl.where(u > SOFTPLUS_THRESHOLD, 0.0, s1)
     elif ACT == "swish":
         s2 = 2.0 * s1 + u * s2
     return s2

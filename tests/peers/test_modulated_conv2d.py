@@ -1,0 +1,48 @@
+"""modulated_conv2d against NVlabs' own: values, first and second gradients."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from cagc_kernels import modulated_conv2d
+
+from .vectors import cases
+
+TOLERANCE = {torch.float64: 1e-6, torch.float32: 2e-5}  # gradients in float32: 2e-5 of the tensor's largest value
+OPTIONS = ("up", "down", "padding", "demodulate", "flip_weight")
+
+
+def close(name, got, want, tolerance):
+    scale = max(want.abs().max().item(), 1e-6)
+    torch.testing.assert_close(got.double(), want, rtol=0, atol=tolerance * scale, msg=lambda m: f"{name}: {m}")
+
+
+@pytest.mark.parametrize("dtype", TOLERANCE, ids=str)
+@cases("4", "modulated_conv2d")
+def test_modulated_conv2d(case, dtype):
+    leaves = {key: case[key].to(dtype).requires_grad_() for key in ("x", "w", "styles", "noise", "dy") if key in case}
+    f = case["f"] if "f" in case else None
+    y = modulated_conv2d(
+        leaves["x"], leaves["w"], leaves["styles"], leaves.get("noise"),
+        resample_filter=f, **{key: case.options[key] for key in OPTIONS},
+    )  # fmt: skip
+    close("y", y, case.f64("y"), TOLERANCE[dtype])
+
+    wrt = [key for key in leaves if key != "dy"]
+    first = torch.autograd.grad(y, [leaves[key] for key in wrt], leaves["dy"], create_graph=True)
+    first = dict(zip(wrt, first, strict=True))
+    for key, gradient in first.items():
+        close(f"d{key}", gradient, case.f64(f"d{key}"), TOLERANCE[dtype])
+
+    for a in wrt:
+        if f"v{a}" not in case:
+            continue
+        v = case[f"v{a}"].to(dtype)
+        second = torch.autograd.grad(
+            first[a], list(leaves.values()), v, allow_unused=True, materialize_grads=True, retain_graph=True
+        )
+        for key, gradient in zip(leaves, second, strict=True):
+            if f"d2_{a}_{key}" in case:
+                # The stored second derivatives are float32.
+                close(f"d2_{a}_{key}", gradient, case.f64(f"d2_{a}_{key}"), max(TOLERANCE[dtype], 1e-6))
