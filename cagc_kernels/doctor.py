@@ -82,13 +82,15 @@ def _native(facts: dict[str, object]) -> dict[str, object]:
         compiler = "" if facts["compiler"] else "install a C++17 compiler with OpenMP, then "
         return _finding(False, "compiled kernels", reason, compiler + "pip install . (in the clone; add -e to edit)")
     if native.CUDA_ARCHS is None:
-        fix = "CAGC_CUDA=ON pip install ." if facts["nvcc"] else "install the CUDA toolkit, then CAGC_CUDA=ON pip install ."
+        toolkit = "" if facts["nvcc"] else "install the CUDA toolkit, then "
+        fix = toolkit + "CAGC_CUDA=ON pip install . (in the clone)"
         return _finding(True, "CPU", "CUDA kernels: compiled without nvcc", fix)
     if facts["gpu"] is None:
         torch_cuda = _guarded(lambda: import_module("torch").version.cuda)
         missing = "a CUDA device" if torch_cuda else "PyTorch with CUDA"
         fix = "run on a machine with an NVIDIA GPU and driver" if torch_cuda else "pip install torch (a CUDA build)"
-        return _finding(True, f"CPU; CUDA kernels for {native.CUDA_ARCHS} are in the module", f"for CUDA: {missing}", fix)
+        detail = f"CPU; CUDA kernels for {native.CUDA_ARCHS} are in the module"
+        return _finding(True, detail, f"for CUDA: {missing}", fix)
     return _finding(True, f"CPU and CUDA ({native.CUDA_ARCHS})")
 
 

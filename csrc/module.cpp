@@ -14,7 +14,8 @@ const void *in(Pointer p) { return reinterpret_cast<const void *>(p); }
 
 // Fake, meta and functional tensors have a data pointer of 0: refuse instead of crashing.
 void require(bool present, const char *op, const char *name) {
-  if (!present) throw std::invalid_argument(std::string(op) + ": " + name + " is null (a fake, meta or functional tensor?)");
+  if (present) return;
+  throw std::invalid_argument(std::string(op) + ": " + name + " is null (a fake, meta or functional tensor?)");
 }
 
 cagc::BiasAct bias_act_params(Pointer x, Pointer b, Pointer y, Pointer g, Pointer h, Pointer out, int64_t numel,
@@ -23,7 +24,7 @@ cagc::BiasAct bias_act_params(Pointer x, Pointer b, Pointer y, Pointer g, Pointe
   if (act < 0 || act > static_cast<int>(cagc::Act::swish)) throw std::invalid_argument("bias_act: unknown act code");
   if (pass < 0 || pass > 2) throw std::invalid_argument("bias_act: unknown pass code");
   if (dtype < 0 || dtype > 3) throw std::invalid_argument("bias_act: unknown dtype code");
-  if (numel < 0 || step < 1 || channels < 1) throw std::invalid_argument("bias_act: numel, step or channels out of range");
+  if (numel < 0 || step < 1 || channels < 1) throw std::invalid_argument("bias_act: numel, step or channels is off");
   const cagc::BiasAct p{in(x), in(b), in(y), in(g), in(h), reinterpret_cast<void *>(out), numel, step, channels,
                         alpha, gain, clamp, static_cast<cagc::Act>(act), static_cast<cagc::Pass>(pass),
                         static_cast<cagc::DType>(dtype)};
@@ -36,29 +37,35 @@ cagc::BiasAct bias_act_params(Pointer x, Pointer b, Pointer y, Pointer g, Pointe
   return p;
 }
 
+// A function of an op's fields and one more argument, `threads` or a stream, as Python calls it.
+template <class Last, class Params, class... Fields, class Run> auto bind(Params (*pack)(Fields...), Run run) {
+  return [pack, run](Fields... fields, Last last) { run(pack(fields...), last); };
+}
+
+template <class Params> auto on_cpu(void (*run)(const Params &, int)) {
+  return [run](const Params &p, int threads) {
+    py::gil_scoped_release release;
+    run(p, threads);
+  };
+}
+
+#ifdef CAGC_CUDA_ARCHS
+template <class Params> auto on_cuda(const char *(*run)(const Params &, void *)) {
+  return [run](const Params &p, Pointer stream) {
+    if (const char *error = run(p, reinterpret_cast<void *>(stream))) throw std::runtime_error(error);
+  };
+}
+#endif
+
 }  // namespace
 
 PYBIND11_MODULE(_C, m) {
   m.doc() = "Compiled kernels on raw pointers. Call them through cagc_kernels.native.";
+  m.def("bias_act_cpu", bind<int>(bias_act_params, on_cpu(cagc::bias_act_cpu)));
 #ifdef CAGC_CUDA_ARCHS
   m.attr("cuda_archs") = CAGC_CUDA_ARCHS;
+  m.def("bias_act_cuda", bind<Pointer>(bias_act_params, on_cuda(cagc::bias_act_cuda)));
 #else
   m.attr("cuda_archs") = py::none();
-#endif
-
-  m.def("bias_act_cpu", [](Pointer x, Pointer b, Pointer y, Pointer g, Pointer h, Pointer out, int64_t numel, int64_t step,
-                           int64_t channels, double alpha, double gain, double clamp, int act, int pass, int dtype,
-                           int threads) {
-    const cagc::BiasAct p = bias_act_params(x, b, y, g, h, out, numel, step, channels, alpha, gain, clamp, act, pass, dtype);
-    py::gil_scoped_release release;
-    cagc::bias_act_cpu(p, threads);
-  });
-#ifdef CAGC_CUDA_ARCHS
-  m.def("bias_act_cuda", [](Pointer x, Pointer b, Pointer y, Pointer g, Pointer h, Pointer out, int64_t numel, int64_t step,
-                            int64_t channels, double alpha, double gain, double clamp, int act, int pass, int dtype,
-                            Pointer stream) {
-    const cagc::BiasAct p = bias_act_params(x, b, y, g, h, out, numel, step, channels, alpha, gain, clamp, act, pass, dtype);
-    if (const char *error = cagc::bias_act_cuda(p, reinterpret_cast<void *>(stream))) throw std::runtime_error(error);
-  });
 #endif
 }

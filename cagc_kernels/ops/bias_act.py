@@ -54,9 +54,9 @@ def bias_act(
     Raises:
         TypeError, ValueError: before any work, naming the argument.
 
-    The kernels compute half precision in float32 and round once; the reference rounds at each step. Differentiable in x and b any number of times; at a kink
-    the derivative is that of PyTorch's activations, and zero where the result sits on the clamp. Of linear, relu and
-    lrelu only the output is kept for the backward pass.
+    The kernels compute half precision in float32 and round once; the reference rounds at each step. Differentiable
+    in x and b any number of times; at a kink the derivative is that of PyTorch's activations, and where the result
+    sits on the clamp it is zero. Of linear, relu and lrelu only the output is kept for the backward pass.
     """
     _check(x, b, dim, act, alpha, gain, clamp)
     chosen = choose("bias_act", backend, x)

@@ -11,7 +11,7 @@ from .. import backend as _backend
 
 @torch.compiler.assume_constant_result
 def _select(*facts: object) -> str:
-    """A constant while compiling: PyTorch guards on the facts, the preferred backend and the tensor's device and dtype."""
+    """A constant while compiling: what PyTorch guards on is the facts, the preferred backend among them."""
     return _backend.select(*facts)
 
 

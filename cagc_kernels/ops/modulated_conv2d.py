@@ -134,7 +134,18 @@ def styled_conv2d(
     Raises:
         TypeError, ValueError: before any work, naming the argument.
     """
-    _check(x, weight, styles, noise, up, 1, (weight.shape[-1] // 2,) * 2, resample_filter)
+    _check_styled(x, weight, styles, bias, noise, up, resample_filter, act, alpha, gain, clamp, next_styles)
+    chosen = choose("modulated_conv2d", backend, x)
+    y = reference.modulated_conv2d(
+        x, weight, styles, noise, up, 1, weight.shape[-1] // 2, resample_filter, demodulate, flip_weight=up == 1
+    )
+    y = bias_act(y, bias, 1, act, alpha, gain, clamp, backend=backend and chosen)
+    return y if next_styles is None else y * next_styles[:, :, None, None]
+
+
+def _check_styled(x, weight, styles, bias, noise, up, resample_filter, act, alpha, gain, clamp, next_styles) -> None:
+    checks.tensor("weight", weight, 4, "[O, I, k, k]")
+    _check(x, weight, styles, noise, up, 1, weight.shape[-1] // 2, resample_filter)
     kh, kw = weight.shape[2:]
     if kh != kw or kh % 2 == 0:
         raise ValueError(f"weight: got a {kh} x {kw} kernel, expected a square one of odd size")
@@ -148,9 +159,3 @@ def styled_conv2d(
         checks.tensor("next_styles", next_styles, 2, "[N, O]")
         checks.like("next_styles", next_styles, "x", x)
         checks.shape("next_styles", next_styles, (x.shape[0], weight.shape[0]), "samples of x, outputs of weight")
-    chosen = choose("modulated_conv2d", backend, x)
-    y = reference.modulated_conv2d(
-        x, weight, styles, noise, up, 1, kh // 2, resample_filter, demodulate, flip_weight=up == 1
-    )
-    y = bias_act(y, bias, 1, act, alpha, gain, clamp, backend=backend and chosen)
-    return y if next_styles is None else y * next_styles[:, :, None, None]

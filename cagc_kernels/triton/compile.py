@@ -7,8 +7,6 @@ Prints registers and spills of each kernel; exit status 1 if one does not compil
 from __future__ import annotations
 
 import os
-import re
-import subprocess
 import sys
 import tempfile
 from concurrent.futures import ProcessPoolExecutor
@@ -20,8 +18,8 @@ from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
 from ..backend import IMPLEMENTS
+from ..resources import kernels
 
-CUOBJDUMP = Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / "cuobjdump"
 WARP = 32
 ALIGNED = [["tt.divisibility", 16]]
 
@@ -39,8 +37,8 @@ def usage(cubin: bytes) -> tuple[int, int]:
     with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
         file.write(cubin)
         file.flush()
-        text = subprocess.run([CUOBJDUMP, "-res-usage", file.name], capture_output=True, text=True, check=True).stdout
-    return int(re.search(r"REG:(\d+)", text)[1]), int(re.search(r"STACK:(\d+)", text)[1])
+        (kernel,) = kernels(Path(file.name))
+    return kernel.registers, kernel.stack
 
 
 def compile_one(job: tuple[int, str, int]) -> tuple[str, int | str, int | None]:
@@ -66,7 +64,8 @@ def main(arguments: list[str]) -> int:
     with ProcessPoolExecutor(os.cpu_count()) as pool:
         for label, first, stack in pool.map(compile_one, jobs, chunksize=8):
             failed += stack != 0
-            print(f"{label:<40} " + (f"FAILED {first}" if stack is None else f"{first:>4} registers {stack:>4} B stack"))
+            result = f"FAILED {first}" if stack is None else f"{first:>4} registers {stack:>4} B stack"
+            print(f"{label:<40} {result}")
     names = ", ".join(f"sm_{a}" for a in archs)
     print(f"{len(jobs) - failed} of {len(jobs)} Triton kernels compile for {names} without spills")
     return 1 if failed else 0

@@ -14,7 +14,8 @@ def layer(x, weight, styles, bias, f):
 
 
 def inputs(n=2):
-    return torch.randn(n, 3, 8, 8), torch.randn(5, 3, 3, 3), torch.randn(n, 3), torch.randn(5), setup_filter([1, 3, 3, 1])
+    shapes = (n, 3, 8, 8), (5, 3, 3, 3), (n, 3), (5,)
+    return *map(torch.randn, shapes), setup_filter([1, 3, 3, 1])
 
 
 @pytest.fixture(autouse=True)
