@@ -72,9 +72,6 @@ def _check(x, weight, styles, noise, up, down, padding, resample_filter) -> None
     if weight.shape[1] != x.shape[1]:
         raise ValueError(f"weight: got {weight.shape[1]} input channels, expected {x.shape[1]} as x")
     checks.shape("styles", styles, x.shape[:2], "samples and channels of x")
-    if noise is not None:
-        checks.tensor("noise", noise)
-        checks.like("noise", noise, "x", x)
     for name, factor in (("up", up), ("down", down)):
         if isinstance(factor, bool) or not isinstance(factor, int):
             raise TypeError(f"{name}: got {factor!r}, expected an integer")
@@ -91,6 +88,17 @@ def _check(x, weight, styles, noise, up, down, padding, resample_filter) -> None
             f"padding: leaves {height} x {width} pixels of the up-sampled x, "
             f"expected at least the {weight.shape[2]} x {weight.shape[3]} of weight"
         )
+    if noise is not None:
+        size = (height - weight.shape[2] + 1) // down, (width - weight.shape[3] + 1) // down
+        _check_noise(noise, x, (x.shape[0], weight.shape[0], *size))
+
+
+def _check_noise(noise: torch.Tensor, x: torch.Tensor, output: tuple[int, ...]) -> None:
+    checks.tensor("noise", noise)
+    checks.like("noise", noise, "x", x)
+    fits = noise.ndim <= 4 and all(n in (1, o) for n, o in zip(noise.shape[::-1], output[::-1], strict=False))
+    if not fits:
+        raise ValueError(f"noise: got shape {list(noise.shape)}, expected one that broadcasts to {list(output)}")
 
 
 def styled_conv2d(

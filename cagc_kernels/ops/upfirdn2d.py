@@ -53,8 +53,6 @@ def check_filter(name: str, f: torch.Tensor | None, x: torch.Tensor) -> tuple[in
     if f is None:
         return 1, 1
     checks.tensor(name, f)
-    if not f.is_floating_point():
-        raise TypeError(f"{name}: got dtype {f.dtype}, expected floating point taps (see setup_filter)")
     if f.ndim not in (1, 2) or f.numel() == 0:
         raise ValueError(f"{name}: got shape {list(f.shape)}, expected [k] or [kh, kw] with at least one tap")
     if f.device != x.device:
@@ -96,7 +94,7 @@ def upfirdn2d(
 
     Args:
         x: images [N, C, H, W], any floating-point dtype.
-        f: float32 taps [kh, kw], or [k] for both axes in turn, from :func:`setup_filter`; None is identity.
+        f: floating-point taps [kh, kw], or [k] for both axes in turn, from :func:`setup_filter`; None is identity.
         up, down: one factor, or ``[x, y]``.
         padding: pixels of the up-sampled image added (cropped where negative): one number, ``[x, y]`` or
             ``[x0, x1, y0, y1]``.

@@ -11,12 +11,28 @@ from .bias_act import bias_act
 from .upfirdn2d import parse_factors, parse_padding, upfirdn2d
 
 DEMODULATION_EPS = 1e-8
+HALF = (torch.float16, torch.bfloat16)
 
 
 def demodulation(weight: torch.Tensor, styles: torch.Tensor) -> torch.Tensor:
-    """``d[n, o] = rsqrt(sum_i styles[n, i]^2 * sum_k weight[o, i, k]^2 + 1e-8)``, shape [N, O]."""
-    energy = weight.square().sum(dim=(2, 3))
-    return (styles.square() @ energy.t() + DEMODULATION_EPS).rsqrt()
+    """``d[n, o] = rsqrt(sum_i styles[n, i]^2 * sum_k weight[o, i, k]^2 + 1e-8)``, shape [N, O].
+
+    Half precision is squared and summed in float32, and rounded once.
+    """
+    dtype = torch.float32 if weight.dtype in HALF else weight.dtype
+    energy = weight.to(dtype).square().sum(dim=(2, 3))
+    return (styles.to(dtype).square() @ energy.t() + DEMODULATION_EPS).rsqrt().to(weight.dtype)
+
+
+def normalise(weight: torch.Tensor, styles: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Scale each filter and each sample's styles to a largest value of 1 (filters: over the root of the fan-in).
+
+    Demodulation takes both scales out again, so the result stays; the sums of a float16 convolution stay finite.
+    """
+    tiny = torch.finfo(weight.dtype).tiny
+    peak = weight.abs().amax(dim=(1, 2, 3), keepdim=True).clamp_min(tiny)
+    weight = weight / peak / weight[0].numel() ** 0.5
+    return weight, styles / styles.abs().amax(dim=1, keepdim=True).clamp_min(tiny)
 
 
 def _conv2d(x: torch.Tensor, weight: torch.Tensor, flip_weight: bool, **options) -> torch.Tensor:
@@ -75,6 +91,8 @@ def modulated_conv2d(
     flip_weight: bool = True,
 ) -> torch.Tensor:
     """``d[n, o] * conv(x * styles[n], weight)[o] + noise``; see :func:`cagc_kernels.modulated_conv2d`."""
+    if demodulate and x.dtype == torch.float16:
+        weight, styles = normalise(weight, styles)
     d = demodulation(weight, styles) if demodulate else None
     x = x * styles[:, :, None, None]
     x = conv2d_resample(x, weight, resample_filter, up, down, padding, flip_weight)

@@ -68,7 +68,7 @@ def upfirdn2d(
         x = F.pad(x, [0, up_x - 1, 0, 0, 0, up_y - 1]).reshape(n, c, h * up_y, w * up_x)
     x = F.pad(x, [x0, x1, y0, y1])
 
-    f = (f * gain ** (f.ndim / 2)).to(x.dtype)
+    f = f.to(x.dtype) * gain ** (f.ndim / 2)
     if not flip_filter:
         f = f.flip(list(range(f.ndim)))
     if f.ndim == 2:

@@ -1,7 +1,7 @@
 """bias_act in Triton: value, slope and curvature in one kernel. No autograd here: see :mod:`cagc_kernels.ops.bias_act`.
 
 The formulas are those of csrc/include/cagc/bias_act.h, without expm1 and log1p: elu, selu and softplus are exact to an
-ulp of 1, not of their own size.
+ulp of 1, not of their own size. Where exp overflows, tl.where takes the other side.
 """
 
 from __future__ import annotations
@@ -47,11 +47,11 @@ def _value(u, ACT: tl.constexpr, ALPHA: tl.constexpr):
     elif ACT == "sigmoid":
         u = _sigmoid(u)
     elif ACT == "elu":
-        u = tl.where(u > 0, u, (tl.exp(tl.minimum(u, 0.0)) - 1.0))
+        u = tl.where(u > 0, u, (tl.exp(u) - 1.0))
     elif ACT == "selu":
-        u = SELU_SCALE * tl.where(u > 0, u, SELU_ALPHA * (tl.exp(tl.minimum(u, 0.0)) - 1.0))
+        u = SELU_SCALE * tl.where(u > 0, u, SELU_ALPHA * (tl.exp(u) - 1.0))
     elif ACT == "softplus":
-        u = tl.where(u > SOFTPLUS_THRESHOLD, u, tl.log(1.0 + tl.exp(tl.minimum(u, SOFTPLUS_THRESHOLD))))
+        u = tl.where(u > SOFTPLUS_THRESHOLD, u, tl.log(1.0 + tl.exp(u)))
     elif ACT == "swish":
         u = u * _sigmoid(u)
     return u
@@ -71,9 +71,9 @@ def _slope(u, ACT: tl.constexpr, ALPHA: tl.constexpr):
     elif ACT == "sigmoid":
         d = _sigmoid(u) * _sigmoid(-u)
     elif ACT == "elu":
-        d = tl.exp(tl.minimum(u, 0.0))
+        d = tl.where(u > 0, d, tl.exp(u))
     elif ACT == "selu":
-        d = SELU_SCALE * tl.where(u > 0, 1.0, SELU_ALPHA * tl.exp(tl.minimum(u, 0.0)))
+        d = SELU_SCALE * tl.where(u > 0, d, SELU_ALPHA * tl.exp(u))
     elif ACT == "softplus":
         d = tl.where(u > SOFTPLUS_THRESHOLD, d, _sigmoid(u))
     elif ACT == "swish":
@@ -90,9 +90,9 @@ def _curvature(u, ACT: tl.constexpr):
         t = _tanh(u)
         s2 = -2.0 * t * (1.0 - t) * (1.0 + t)
     elif ACT == "elu":
-        s2 = tl.where(u >= 0, 0.0, tl.exp(tl.minimum(u, 0.0)))
+        s2 = tl.where(u >= 0, 0.0, tl.exp(u))
     elif ACT == "selu":
-        s2 = tl.where(u >= 0, 0.0, SELU_SCALE * SELU_ALPHA * tl.exp(tl.minimum(u, 0.0)))
+        s2 = tl.where(u >= 0, 0.0, SELU_SCALE * SELU_ALPHA * tl.exp(u))
     elif ACT == "softplus":
         s2 = tl.where(u > SOFTPLUS_THRESHOLD, 0.0, s1)
     elif ACT == "swish":
