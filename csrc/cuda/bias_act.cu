@@ -3,8 +3,8 @@
 // VEC elements share one access. They may, when every tensor is aligned to it and either lie in one channel
 // (step % VEC == 0) or in VEC consecutive ones (step == 1, channels % VEC == 0); otherwise VEC is 1.
 #include "cagc/bias_act.h"
+#include "launch.h"
 #include <algorithm>
-#include <cuda_runtime.h>
 
 namespace cagc {
 namespace {
@@ -61,7 +61,8 @@ __global__ void __launch_bounds__(kThreads) bias_act_kernel(BiasAct p, BiasActSc
 template <class T, int VEC, Pass PASS, bool SMOOTH> void launch(const BiasAct &p, int sms, cudaStream_t stream) {
   const int64_t blocks = (p.numel / VEC + kThreads - 1) / kThreads;
   const unsigned grid = unsigned(std::min<int64_t>(blocks, int64_t(sms) * kBlocksPerSM));
-  bias_act_kernel<T, VEC, PASS, SMOOTH><<<grid, kThreads, 0, stream>>>(p, BiasActScalars<acc_t<T>>(p));
+  const auto kernel = bias_act_kernel<T, VEC, PASS, SMOOTH>;
+  CAGC_LAUNCH(kernel, grid, kThreads, 0, stream, p, BiasActScalars<acc_t<T>>(p));
 }
 
 template <class T, int VEC> void launch_pass(const BiasAct &p, int sms, cudaStream_t stream) {

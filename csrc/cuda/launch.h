@@ -1,0 +1,21 @@
+// Launches and dynamic shared memory, the two things in a .cu file that are not C++. The emulator of tests/csrc has
+// a cuda_runtime.h of its own that gives them another meaning, so that g++ compiles the same source.
+#pragma once
+#include <cuda_runtime.h>
+
+#if !defined(CAGC_LAUNCH)
+
+// `kernel` without a comma: bind a template's instance to a name first.
+#define CAGC_LAUNCH(kernel, grid, block, shared, stream, ...) kernel<<<grid, block, shared, stream>>>(__VA_ARGS__)
+
+namespace cagc {
+
+// Start of the bytes that the launch asked for, aligned for 16-byte accesses.
+template <class T> __device__ __forceinline__ T *dynamic_shared() {
+  extern __shared__ __align__(16) unsigned char bytes[];
+  return reinterpret_cast<T *>(bytes);
+}
+
+}  // namespace cagc
+
+#endif
