@@ -1,6 +1,7 @@
 """Which tensors share a channel axis.
 
-A model declares its groups by name (``Generator.channel_groups``); scoring, planning and slicing read nothing else of it.
+A model declares its groups by name (``Generator.channel_groups``); scoring, planning and slicing read nothing else of
+it.
 """
 
 from __future__ import annotations

@@ -1,6 +1,7 @@
-"""Checkpoints: native safetensors with the configuration inside, and the ``.pt`` layout of rosinality and the paper's authors.
+"""Checkpoints: native safetensors with the configuration inside, and rosinality's ``.pt`` layout, also the authors'.
 
-Nothing read here can execute code: safetensors holds only numbers, and ``.pt`` files are opened with ``weights_only=True``.
+Nothing read here can execute code: safetensors holds only numbers, and ``.pt`` files are opened with
+``weights_only=True``.
 """
 
 from __future__ import annotations
@@ -116,7 +117,7 @@ def save_generator(generator: Generator, path: str | Path, metadata: dict[str, A
 
 
 def convert(source: str | Path, target: str | Path) -> None:
-    """Rewrite a checkpoint in the layout that the suffix of ``target`` names: ``.safetensors`` native, ``.pt`` rosinality's.
+    """Rewrite a checkpoint in the layout that ``target`` ends in: ``.safetensors`` native, ``.pt`` rosinality's.
 
     Raises:
         CagcError: ``source`` cannot be read or the suffix of ``target`` is neither.
@@ -146,7 +147,7 @@ def to_rosinality(checkpoint: Checkpoint) -> dict[str, Any]:
 
 
 def generator_hash(generator: Generator) -> str:
-    """SHA-256, 16 hexadecimal digits, of the configuration and of every weight in float32; names a teacher in a plan."""
+    """SHA-256, 16 hexadecimal digits, of the configuration and every weight in float32; names a teacher in a plan."""
     digest = hashlib.sha256(json.dumps(generator.config.to_dict(), sort_keys=True).encode())
     for name, tensor in sorted(generator.named_parameters()):
         digest.update(name.encode())
@@ -190,7 +191,9 @@ def _read_torch(path: Path) -> Checkpoint:
     except (RuntimeError, EOFError, OSError, zipfile.BadZipFile, ValueError, KeyError) as error:
         raise CagcError(f"checkpoint {path}: truncated or not a torch file ({_one_line(error)})") from None
     if not isinstance(document, dict):
-        raise CagcError(f"checkpoint {path}: got {type(document).__name__}, expected a dictionary with 'g_ema', 'g' or 'd'")
+        raise CagcError(
+            f"checkpoint {path}: got {type(document).__name__}, expected a dictionary with 'g_ema', 'g' or 'd'"
+        )
     if "input.input" in document:
         document = {"g_ema": document}
     checkpoint = Checkpoint(metadata={})

@@ -57,7 +57,7 @@ class Compress(CompressConfig):
     """
 
     macs: Ratio | None = None
-    """MACs to stay within: a share of the teacher's up to 1, such as 1/11, else a number. 1/11 if --keep is left out too."""
+    """MACs to stay within: a share of the teacher's up to 1, else a number. 1/11 if --keep is left out too."""
     resume: bool = False
     """Go on with an interrupted run in --out, with the options it was started with."""
 
@@ -211,8 +211,8 @@ class Evaluate:
         student = load_generator(self.student, loaded.device)
         with phase("Evaluating") as track:
             variants = evaluate(
-                student, loaded.teacher, loaded.parser, loaded.data, samples=self.samples, features=self.features, batch=self.batch,
-                seed=self.seed, track=track,
+                student, loaded.teacher, loaded.parser, loaded.data, samples=self.samples, features=self.features,
+                batch=self.batch, seed=self.seed, track=track,
             )  # fmt: skip
         report = Report("", "", variants["Teacher"], variants["Student"], features=self.features, batch=self.batch)
         print_table(report)

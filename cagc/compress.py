@@ -8,26 +8,25 @@ import shutil
 import sys
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any
 
 import torch
 from rich.table import Table
 
 from . import __version__
 from .budget import ChannelPlan, plan_channels
-from .checkpoints import load_generator, save_generator
+from .checkpoints import save_generator
 from .console import console, phase
 from .content import ContentParser
 from .distill import DistillConfig, RunFolder, distill
 from .errors import CagcError
 from .evaluation import evaluate
 from .files import atomic_write
-from .models import Generator
 from .metrics.frechet import result_key
 from .metrics.macs import total_macs, total_parameters
+from .models import Generator
 from .pictures import comparison_figures
 from .prune import prune
-from .report import Report, layer_table, training_curves, write_report
+from .report import Report, Variant, layer_table, training_curves, write_report
 from .runs import Inputs, LoadedInputs
 from .scores import score_channels
 
@@ -67,8 +66,8 @@ class CompressConfig:
     evaluation_samples: int = 1000
     """Images behind a Fréchet distance; a fifth of them is compared with the teacher's one by one."""
     features: str = "efficientnet-lite0@112"
-    """Feature space of the Fréchet distance, with its input side in pixels; efficientnet-lite0 alone is 224 px, four times
-    the work."""
+    """Feature space of the Fréchet distance, with its input side in pixels; efficientnet-lite0 alone is 224 px, four
+    times the work."""
     out: Path = Path("cagc-out")
     """Folder for the student, plan, metrics, report and grids."""
     device: str = "auto"
@@ -134,7 +133,8 @@ def compress(config: CompressConfig, resume: bool = False) -> Report:
     if not resume:
         _claim(config)
     students = {
-        metric: _distill(config, loaded, plans[metric], distillation, folder, resume) for metric, folder in folders.items()
+        metric: _distill(config, loaded, plans[metric], distillation, folder, resume)
+        for metric, folder in folders.items()
     }
     student, pruned = students.pop(config.metric)
     others = {"Before distillation": pruned} | {f"Pruned by {metric}": other for metric, (other, _) in students.items()}
@@ -174,7 +174,8 @@ def resume_compress(out: Path) -> Report:
 def _describe(loaded: LoadedInputs) -> None:
     teacher, data = loaded.teacher, loaded.data
     console.print(
-        f"  {teacher.config.resolution} px, {total_macs(teacher) / 1e9:.3f} GMACs, {total_parameters(teacher) / 1e6:.2f} M parameters; "
+        f"  {teacher.config.resolution} px, {total_macs(teacher) / 1e9:.3f} GMACs, "
+        f"{total_parameters(teacher) / 1e6:.2f} M parameters; "
         f"{data.describe()}; content: {loaded.parser.name}; device: {loaded.device}"
     )
 
@@ -216,9 +217,14 @@ def _plan(config: CompressConfig, loaded: LoadedInputs, metric: str, folder: Pat
 
 
 def _distill(
-    config: CompressConfig, loaded: LoadedInputs, plan: ChannelPlan, distillation: DistillConfig, folder: Path, resume: bool
+    config: CompressConfig,
+    loaded: LoadedInputs,
+    plan: ChannelPlan,
+    distillation: DistillConfig,
+    folder: Path,
+    resume: bool,
 ) -> tuple[Generator, Generator]:
-    """Student and pruned student of ``plan``; a run that goes on takes up the distillation that it finds in ``folder``."""
+    """Student and pruned student of ``plan``; a run that goes on takes up the distillation found in ``folder``."""
     pruned = prune(loaded.teacher, plan)
     run, start = RunFolder(folder / "distill"), folder / "pruned.safetensors"
     if not resume or not run.checkpoints():
@@ -234,10 +240,18 @@ def _distill(
     return student, pruned.eval()
 
 
-def _report(config: CompressConfig, loaded: LoadedInputs, plan: ChannelPlan, variants: dict[str, Any], student: Generator,
-            pruned: Generator) -> Report:  # fmt: skip
+def _report(
+    config: CompressConfig,
+    loaded: LoadedInputs,
+    plan: ChannelPlan,
+    variants: dict[str, Variant],
+    student: Generator,
+    pruned: Generator,
+) -> Report:
     teacher, latency = loaded.teacher, variants["Teacher"].latency
-    figures = comparison_figures(teacher, student, loaded.parser, {"Before distillation": pruned}, seeds=_shown_seeds(loaded.parser))
+    figures = comparison_figures(
+        teacher, student, loaded.parser, {"Before distillation": pruned}, seeds=_shown_seeds(loaded.parser)
+    )
     panels = {"RGB distance on the content": ["rgb"], "Perceptual distance": ["perceptual"]}
     machine = latency.machine
     return Report(
@@ -268,7 +282,8 @@ def _notes(config: CompressConfig, loaded: LoadedInputs) -> list[str]:
     return [
         f"Fréchet distances compare {drawn} drawn images with {real} real ones: "
         "good for ranking the rows of this page, too few for comparison with figures from elsewhere.",
-        f"Content figures compare student and teacher on {config.fidelity_samples} latents that neither scoring nor distillation saw, with the same noise.",
+        f"Content figures compare student and teacher on {config.fidelity_samples} latents that "
+        "neither scoring nor distillation saw, with the same noise.",
         "Milliseconds are medians of interleaved calls, the ratio a median of paired ratios.",
     ]
 
@@ -290,7 +305,10 @@ def print_table(report: Report) -> None:
             f"{latency['median_ms']:.1f}" if latency else "",
             f"{row['time_ratio']:.2f}x" if row["time_ratio"] else "",
             f"{row['realised_share']:.2f}" if row["realised_share"] else "",
-            *(f"{row[k]:.{digits}f}" if row[k] is not None else "" for k, digits in ((key, 2), ("content_l1", 4), ("content_psnr_db", 2))),
+            *(
+                f"{row[k]:.{digits}f}" if row[k] is not None else ""
+                for k, digits in ((key, 2), ("content_l1", 4), ("content_psnr_db", 2))
+            ),
         )
     # A pipe has no width of its own; a table cut at 80 columns would lose its figures.
     type(console)(width=None if sys.stdout.isatty() else 140).print(table)

@@ -19,7 +19,13 @@ def phase(title: str) -> Iterator[Callable[[str], Callable[[int, int], None]]]:
     """Announce a phase, yield ``track(task) → callback(done, total)`` for its bars, close with the seconds it took."""
     start = time.perf_counter()
     console.print(f"[bold]{title}[/bold]")
-    columns = (TextColumn("  {task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())
+    columns = (
+        TextColumn("  {task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+    )
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bars:
 
         def track(task: str) -> Callable[[int, int], None]:

@@ -281,8 +281,10 @@ class MaskFolder:
             raise ValueError(f"seeds: expected {len(images)}, one for each image, got {len(seeds)}")
         missing = [seed for seed in seeds if seed not in self._files]
         if missing:
-            raise CagcError(f"{self.path}: no mask for seeds {missing[:5]} (it has {len(self.seeds)} masks, "
-                            f"seeds {self.seeds[0]} to {self.seeds[-1]})")
+            raise CagcError(
+                f"{self.path}: no mask for seeds {missing[:5]} (it has {len(self.seeds)} masks, "
+                f"seeds {self.seeds[0]} to {self.seeds[-1]})"
+            )
         masks = [resize_mask(self._read(self._files[seed])[None], tuple(images.shape[-2:])) for seed in seeds]
         return torch.stack(masks).to(images)
 

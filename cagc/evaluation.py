@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 
 from torch import Tensor
 
-from .content import ContentParser
+from . import content
 from .distill.data import ImageDataset
 from .metrics import features as feature_registry
 from .metrics.fidelity import evaluate_pair
@@ -21,7 +21,7 @@ Track = Callable[[str], Callable[[int, int], None]]
 def evaluate(
     student: Generator,
     teacher: Generator,
-    parser: ContentParser | Callable[..., Tensor],
+    parser: content.ContentParser | Callable[..., Tensor] | str,
     data: ImageDataset | None = None,
     others: Mapping[str, Generator] | None = None,
     samples: int = 1000,
@@ -37,7 +37,7 @@ def evaluate(
     Args:
         student: generator of the teacher's resolution and latent size, on the teacher's device.
         teacher: the generator it was compressed from.
-        parser: content parser, asked on the teacher's images.
+        parser: anything that :func:`cagc.content.load` takes; asked on the teacher's images.
         data: real images for the Fréchet distance; None leaves that out.
         others: further generators, such as the student before distillation.
         samples: generated images, and real ones at most, behind a Fréchet distance.
@@ -51,6 +51,7 @@ def evaluate(
     Raises:
         CagcError: sizes disagree, no sample has content, or the features are not installed.
     """
+    parser = content.load(parser, device=teacher.w_avg.device)
     generators = {"Teacher": teacher, **(others or {}), "Student": student}
     track = track or (lambda title: lambda done, total: None)
     fidelity = {

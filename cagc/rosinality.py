@@ -1,7 +1,7 @@
 """Names and shapes of rosinality's StyleGAN2 state dicts, which the paper's authors share.
 
-Everything about a network (resolution, widths, latent size, mapping depth, filter) is inferred from names and shapes, never from
-the order of keys.
+Everything about a network (resolution, widths, latent size, mapping depth, filter) is inferred from names and shapes,
+never from the order of keys.
 """
 
 from __future__ import annotations
@@ -123,7 +123,9 @@ def _load(network: torch.nn.Module, state: State, names: dict[str, str], source:
         if optional and optional in ours and theirs not in state:
             continue
         tensor = _need(state, theirs, source)
-        if tensor.numel() != target[ours].numel() or [n for n in tensor.shape if n != 1] != [n for n in target[ours].shape if n != 1]:
+        if tensor.numel() != target[ours].numel() or [n for n in tensor.shape if n != 1] != [
+            n for n in target[ours].shape if n != 1
+        ]:
             raise CagcError(f"{source}: {theirs} has shape {list(tensor.shape)}, expected {list(target[ours].shape)}")
         loaded[ours] = tensor.reshape(target[ours].shape).float()
     network.load_state_dict({**target, **loaded})
@@ -165,7 +167,9 @@ def generator_to_rosinality(generator: Generator) -> State:
     for name, theirs in _generator_names(generator.config).items():
         tensor = ours[name].detach().cpu().clone()
         if theirs.startswith("noises.") or theirs.endswith("conv.weight") or theirs == "input.input":
-            tensor = tensor.reshape([1] * ((4 if theirs.startswith("noises.") else tensor.ndim + 1) - tensor.ndim) + list(tensor.shape))
+            tensor = tensor.reshape(
+                [1] * ((4 if theirs.startswith("noises.") else tensor.ndim + 1) - tensor.ndim) + list(tensor.shape)
+            )
         elif theirs.endswith("noise.weight"):
             tensor = tensor.reshape(1)
         elif "rgb" in theirs and theirs.endswith(".bias") and "modulation" not in theirs:

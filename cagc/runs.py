@@ -17,7 +17,7 @@ from .models import Discriminator, Generator
 
 
 def open_device(name: str) -> torch.device:
-    """"auto" (a GPU if there is one), "cpu", "cuda" or "cuda:N".
+    """ "auto" (a GPU if there is one), "cpu", "cuda" or "cuda:N".
 
     Raises:
         CagcError: no such device, or it cannot be used.
@@ -29,13 +29,16 @@ def open_device(name: str) -> torch.device:
         torch.empty(1, device=device)
     except (RuntimeError, AssertionError, ValueError) as error:
         reason = str(error).strip().splitlines()[0]
-        raise CagcError(f"device: got {name!r}, expected auto, cpu, cuda or cuda:N that is present ({reason})") from None
+        raise CagcError(
+            f"device: got {name!r}, expected auto, cpu, cuda or cuda:N that is present ({reason})"
+        ) from None
     return device
 
 
 @dataclass(frozen=True)
 class Inputs:
-    """What a run reads, by path; the embedded faces stand in for a teacher, and with it for its data, that is not given.
+    """What a run reads, by path; the embedded faces stand in for a teacher, and with it for its data, that is not
+    given.
 
     Attributes:
         teacher: checkpoint with a generator and, for distillation, its discriminator.
@@ -55,7 +58,8 @@ class Inputs:
         """Open everything.
 
         Raises:
-            CagcError: something is missing or unusable, or ``need_data`` and no images were given for a teacher of one's own.
+            CagcError: something is missing or unusable, or ``need_data`` and no images were given for a teacher of
+            one's own.
         """
         device = open_device(self.device)
         teacher, discriminator = load_teacher(self.teacher, device)
@@ -83,7 +87,7 @@ class Inputs:
 
 @dataclass(frozen=True)
 class LoadedInputs:
-    """:class:`Inputs`, opened; ``discriminator`` is None where the checkpoint has none, ``data`` where none was given."""
+    """:class:`Inputs`, opened; ``discriminator`` is None where the checkpoint has none, ``data`` if none was given."""
 
     device: torch.device
     teacher: Generator
@@ -124,7 +128,12 @@ def resume_distill_run(out: Path) -> Path:
 
 
 def _distill(
-    student: Generator, inputs: Inputs, config: DistillConfig, out: Path, resume: bool, sources: dict[str, Any] | None = None
+    student: Generator,
+    inputs: Inputs,
+    config: DistillConfig,
+    out: Path,
+    resume: bool,
+    sources: dict[str, Any] | None = None,
 ) -> Path:
     loaded = inputs.load(need_data=config.gan_weight > 0)
     distill(

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from ..errors import CagcError
 from ..seeds import z_batch
 from .features import check_images
-from .sampling import draw, noise_for, seed_batches
+from .sampling import draw, noise_for
 
 
 def _check(a: Tensor, b: Tensor, mask: Tensor) -> None:
@@ -73,6 +73,7 @@ def evaluate_pair(
 ) -> dict[str, float]:
     """Compare two generators on the same latents (seeds seed, seed + 1, …) and the same noise maps.
 
+    A parser that knows the masks of certain seeds only (``parser.seeds``) is asked for the first `samples` of those.
     parser(images [N, 3, R, R] in [-1, 1], seeds=...) → mask [N, 1, R, R] in {0, 1}, asked on the teacher's images.
     noise: "const" (the teacher's constant maps in both), "random" (seeded, shared) or "none". Images are clamped to
     [-1, 1]. Returns content_l1, content_psnr (dB), image_l1, image_psnr (dB), content_coverage (mean share of pixels),
@@ -83,9 +84,14 @@ def evaluate_pair(
         ours, theirs = getattr(student.config, key), getattr(teacher.config, key)
         if ours != theirs:
             raise CagcError(f"student and teacher differ in {key}: {ours} and {theirs}")
+    for name, value in (("samples", samples), ("batch", batch)):
+        if value < 1:
+            raise ValueError(f"{name} must be at least 1, got {value}")
     device = next(teacher.parameters()).device
     parts: dict[str, list[Tensor]] = {}
-    for seeds in seed_batches(samples, seed, batch):
+    known = list(getattr(parser, "seeds", ()) or range(seed, seed + samples))[:samples]
+    for start in range(0, len(known), batch):
+        seeds = known[start : start + batch]
         target = draw(teacher, seeds, noise, truncation).clamp(-1, 1)
         z = z_batch(seeds, teacher.config.style_dim).to(device)
         image = student(z, truncation=truncation, noise=noise_for(teacher, seeds, noise)).clamp(-1, 1)
@@ -100,7 +106,7 @@ def evaluate_pair(
         ):
             parts.setdefault(key, []).append(value.cpu())
         if progress is not None:
-            progress(seeds[-1] + 1 - seed, samples)
+            progress(start + len(seeds), len(known))
     result = {key: float(_average(torch.cat(values), "mean")) for key, values in parts.items()}
     empty = int((torch.cat(parts["content_coverage"]) == 0).sum())
-    return result | {"samples": samples, "empty_masks": empty}
+    return result | {"samples": len(known), "empty_masks": empty}

@@ -1,7 +1,7 @@
 """Multiply-accumulates and parameters of a generator, from its configuration alone.
 
-The convention is that of the paper's code: weights of convolutions and fully connected layers count, an up-sampling convolution
-at its **input** resolution; blur, noise, demodulation, biases and activations do not.
+The convention is that of the paper's code: weights of convolutions and fully connected layers count, an up-sampling
+convolution at its **input** resolution; blur, noise, demodulation, biases and activations do not.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ def _config(generator: Generator | GeneratorConfig) -> GeneratorConfig:
 
 
 def count_macs(generator: Generator | GeneratorConfig) -> dict[str, int]:
-    """MACs for one image by layer: "mapping", each "b{r}.conv0", "b{r}.conv1", "b{r}.to_rgb", and their ".affine" layers."""
+    """MACs of one image by layer: "mapping", "b{r}.conv0", "b{r}.conv1", "b{r}.to_rgb" and their ".affine" layers."""
     config = _config(generator)
     names = list(config.channels)
     macs = {"mapping": config.mapping_layers * config.style_dim**2}

@@ -56,7 +56,7 @@ class DiscriminatorConfig:
 
 
 class Conv2d(nn.Module):
-    """Convolution with equalised learning rate, optional down-sampling by two and leaky ReLU: [N, I, h, w] → [N, O, …]."""
+    """Convolution with equalised learning rate, optionally down-sampling by two: x [N, I, h, w] → [N, O, h, w]."""
 
     def __init__(
         self, in_channels: int, out_channels: int, kernel_size: int, act: str = "lrelu", filter_taps=None

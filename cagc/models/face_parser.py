@@ -38,9 +38,7 @@ class FaceParser(nn.Module):
         super().__init__()
         widths = tuple(widths)
         self.widths = widths
-        self.down = nn.ModuleList(
-            ConvBlock(w_in, w_out, batch_norm) for w_in, w_out in zip((3, *widths[:-1]), widths)
-        )
+        self.down = nn.ModuleList(ConvBlock(w_in, w_out, batch_norm) for w_in, w_out in zip((3, *widths[:-1]), widths))
         self.up = nn.ModuleList(
             ConvBlock(deep + skip, skip, batch_norm) for deep, skip in zip(widths[:0:-1], widths[-2::-1])
         )

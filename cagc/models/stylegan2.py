@@ -1,7 +1,7 @@
 """StyleGAN2 generator (skip architecture) with a width per layer.
 
-Karras et al., "Analyzing and Improving the Image Quality of StyleGAN", CVPR 2020. Weights are stored unscaled and multiplied by
-1/sqrt(fan_in) at run time (equalised learning rate), as in the public code bases.
+Karras et al., "Analyzing and Improving the Image Quality of StyleGAN", CVPR 2020. Weights are stored
+unscaled and multiplied by 1/sqrt(fan_in) at run time (equalised learning rate), as in the public code bases.
 """
 
 from __future__ import annotations
@@ -74,7 +74,9 @@ class GeneratorConfig:
         cls, resolution: int, channel_base: int = 32768, channel_max: int = 512, **options: Any
     ) -> GeneratorConfig:
         """Widths ``min(channel_base / r, channel_max)`` at resolution r, the published configurations."""
-        width = {name: min(channel_base // int(name[1:].split(".")[0]), channel_max) for name in layer_names(resolution)}
+        width = {
+            name: min(channel_base // int(name[1:].split(".")[0]), channel_max) for name in layer_names(resolution)
+        }
         return cls(resolution, width, **options)
 
     @property
@@ -91,7 +93,12 @@ class FullyConnected(nn.Module):
     """Linear layer with equalised learning rate: x [N, in] → [N, out]."""
 
     def __init__(
-        self, in_features: int, out_features: int, act: str = "linear", lr_multiplier: float = 1.0, bias_init: float = 0.0
+        self,
+        in_features: int,
+        out_features: int,
+        act: str = "linear",
+        lr_multiplier: float = 1.0,
+        bias_init: float = 0.0,
     ) -> None:
         super().__init__()
         self.act = act
@@ -127,7 +134,9 @@ class MappingNetwork(nn.Module):
 class SynthesisLayer(nn.Module):
     """Styled 3×3 convolution, optionally up-sampling by two: x [N, I, h, w] → [N, O, up·h, up·w]."""
 
-    def __init__(self, config: GeneratorConfig, in_channels: int, out_channels: int, resolution: int, up: int = 1) -> None:
+    def __init__(
+        self, config: GeneratorConfig, in_channels: int, out_channels: int, resolution: int, up: int = 1
+    ) -> None:
         super().__init__()
         self.up = up
         self.resolution = resolution
@@ -353,7 +362,10 @@ class Generator(nn.Module):
         """Standard normal noise [batch, 1, h, w] for each convolution: b4.conv1, b8.conv0, b8.conv1, ..."""
         rng = None if seed is None else torch.Generator().manual_seed(seed)
         device = self.w_avg.device if device is None else device
-        return [torch.randn(batch, 1, h, w, generator=rng).to(device, self.w_avg.dtype) for h, w in self.synthesis.noise_shapes()]
+        return [
+            torch.randn(batch, 1, h, w, generator=rng).to(device, self.w_avg.dtype)
+            for h, w in self.synthesis.noise_shapes()
+        ]
 
     def channel_groups(self) -> list[ChannelGroup]:
         """The constant input's and every convolution's channels, in the order of ``config.channels``."""

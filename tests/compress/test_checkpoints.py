@@ -24,7 +24,7 @@ from cagc.models.stylegan2 import layer_names
 
 @pytest.fixture
 def networks() -> Checkpoint:
-    # 64 px has ten convolutions, so that "convs.10"-like names would sort wrongly at 256 px; odd widths as pruning makes them.
+    # Enough convolutions for "convs.10" to sort before "convs.2"; odd widths, as pruning makes them.
     widths = {name: w for name, w in zip(layer_names(256), [7, 3, 5, 1, 4, 9, 2, 6, 3, 8, 5, 4, 3, 2])}
     g = Generator(GeneratorConfig(256, widths, style_dim=10, mapping_layers=3))
     g.estimate_w_avg(100)

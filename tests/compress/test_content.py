@@ -7,7 +7,7 @@ import io
 import json
 import pickle
 import zipfile
-from functools import lru_cache
+from functools import cache
 
 import numpy as np
 import pytest
@@ -21,7 +21,7 @@ from cagc.errors import CagcError
 from cagc.models import bisenet, face_parser
 
 
-@lru_cache(maxsize=None)
+@cache
 def faces(count: int = 16) -> torch.Tensor:
     """Every k-th embedded face image, [count, 3, 64, 64] in [-1, 1]."""
     with zipfile.ZipFile(assets.faces64() / "images.zip") as bundle:

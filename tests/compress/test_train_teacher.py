@@ -45,7 +45,8 @@ def options(tool, small_teacher, tmp_path):
         if name.endswith("noise_strength"):
             parameter.data.fill_(0.3)
     save_checkpoint(tmp_path / "init.safetensors", Checkpoint(g_ema=small, d=start.d))
-    config = replace(tool.recipe(), steps=25, batch_size=8, learning_rate=0.01, gan_weight=0.01, gan_delay=2, gan_ramp=2,
+    config = replace(
+        tool.recipe(), steps=25, batch_size=8, learning_rate=0.01, gan_weight=0.01, gan_delay=2, gan_ramp=2,
                      perceptual_weight=0.0, tensorboard=False)  # fmt: skip
     return tool.Options(
         images=[tmp_path / "b", tmp_path / "a"], latents=tmp_path / "latents.npz", init=tmp_path / "init.safetensors",

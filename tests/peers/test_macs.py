@@ -22,9 +22,11 @@ def test_macs_and_parameters(entry):
     convs = [n for name, n in macs.items() if name.endswith(("conv0", "conv1"))]
     assert convs == entry["styled_conv_layers"]
     assert [n for name, n in macs.items() if name.endswith("to_rgb")] == entry["to_rgb_layers"]
-    assert sum(n for name, n in macs.items() if name.endswith("conv1.affine") or name.endswith("conv0.affine")) + sum(
-        n for name, n in macs.items() if name.endswith("to_rgb.affine")
-    ) == entry["style_modulation"]
+    assert (
+        sum(n for name, n in macs.items() if name.endswith("conv1.affine") or name.endswith("conv0.affine"))
+        + sum(n for name, n in macs.items() if name.endswith("to_rgb.affine"))
+        == entry["style_modulation"]
+    )
     assert macs["mapping"] == entry["mapping"]
     assert total_macs(config) == entry["total"]
     assert total_parameters(config) == entry["params"]

@@ -11,7 +11,6 @@ import torch.nn.functional as F
 from cagc_kernels import (
     bias_act,
     downsample2d,
-    filter2d,
     fused_leaky_relu,
     modulated_conv2d,
     setup_filter,

@@ -9,7 +9,7 @@ import json
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cache, lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +26,7 @@ def _arrays(path: Path) -> np.lib.npyio.NpzFile:
     return np.load(path)
 
 
-@lru_cache(maxsize=None)
+@cache
 def load_torch(name: str) -> dict[str, Any]:
     """A ``.pt`` file of the folder."""
     return torch.load(FOLDER / name, weights_only=True)
@@ -65,7 +65,7 @@ class Case:
         return next(c for c in _read(self.index) if all(c.options.get(k) == v for k, v in conditions.items()))
 
 
-@lru_cache(maxsize=None)
+@cache
 def _read(index: Path) -> tuple[Case, ...]:
     document = json.loads(index.read_text())
     return tuple(
@@ -86,7 +86,7 @@ def iter_cases(group: str, *ops: str) -> Iterator[Case]:
 
 
 def cases(group: str, *ops: str, having: str | None = None):
-    """``parametrize`` over :func:`iter_cases` (those with the array ``having``), or one skip that says where was looked."""
+    """``parametrize`` over :func:`iter_cases` (with the array ``having``), or one skip that says where was looked."""
     found = [c for c in iter_cases(group, *ops) if having is None or having in c]
     params = [pytest.param(c, id=f"{c.index.stem}-{c.op}-{c.id}") for c in found]
     if not params:

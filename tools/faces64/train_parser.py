@@ -81,11 +81,17 @@ def augment(images: Tensor, labels: Tensor, rng: torch.Generator) -> tuple[Tenso
     """Float images [N, 3, R, R] and labels [N, H, W]: the same affine map for both, then tone, blur and noise."""
     n = len(images)
     theta = random_affine(n, rng)
-    images = F.grid_sample(images, F.affine_grid(theta, images.shape, align_corners=False), mode="bilinear",
-                           padding_mode="reflection", align_corners=False)
+    images = F.grid_sample(
+        images,
+        F.affine_grid(theta, images.shape, align_corners=False),
+        mode="bilinear",
+        padding_mode="reflection",
+        align_corners=False,
+    )
     grid = F.affine_grid(theta, (n, 1, *labels.shape[1:]), align_corners=False)
-    labels = F.grid_sample(labels[:, None].float(), grid, mode="nearest", padding_mode="reflection",
-                           align_corners=False)
+    labels = F.grid_sample(
+        labels[:, None].float(), grid, mode="nearest", padding_mode="reflection", align_corners=False
+    )
     u = torch.rand(n, 8, 1, 1, 1, generator=rng)
     channel_gain = 1 + 0.15 * (torch.rand(n, 3, 1, 1, generator=rng) * 2 - 1)
     grey = images.mean(1, keepdim=True)
@@ -174,8 +180,11 @@ def train(images: Tensor, labels: Tensor, args: argparse.Namespace) -> FaceParse
             optimiser.step()
             schedule.step()
             step, total = step + 1, total + loss.item()
-        print(f"epoch {epoch + 1}/{args.epochs} step {step} loss {total / (len(images) // args.batch):.4f} "
-              f"{time.time() - started:.0f} s", flush=True)
+        print(
+            f"epoch {epoch + 1}/{args.epochs} step {step} loss {total / (len(images) // args.batch):.4f} "
+            f"{time.time() - started:.0f} s",
+            flush=True,
+        )
     return fold(model)
 
 
@@ -194,18 +203,31 @@ def main() -> None:
     if not args.out.parent.is_dir():
         parser.error(f"--out {args.out}: no such folder")
     images, labels = load_data(args.images, args.labels)
-    held_images, held_labels = images[-args.held_out:], labels[-args.held_out:]
-    train_images = halve(images[:-args.held_out], WORKING_RESOLUTION)
+    held_images, held_labels = images[-args.held_out :], labels[-args.held_out :]
+    train_images = halve(images[: -args.held_out], WORKING_RESOLUTION)
     print(f"{len(train_images)} images to train on, {len(held_images)} held out", flush=True)
-    model = train(train_images, labels[:-args.held_out], args)
+    model = train(train_images, labels[: -args.held_out], args)
     model = model.half().float()
     scores = evaluate(model, held_images, held_labels)
     print(json.dumps(scores, indent=1), flush=True)
-    facts = {"images": len(train_images), "held_out": len(held_images), "epochs": args.epochs, "batch": args.batch,
-             "lr": args.lr, "seed": args.seed, "bfloat16": args.bfloat16,
-             "label_resolution": labels.shape[-1]}
-    metadata = {"format": "cagc-face-parser", "classes": json.dumps(CLASSES), "widths": json.dumps(WIDTHS),
-                "resolution": str(WORKING_RESOLUTION), "training": json.dumps(facts), "iou": json.dumps(scores)}
+    facts = {
+        "images": len(train_images),
+        "held_out": len(held_images),
+        "epochs": args.epochs,
+        "batch": args.batch,
+        "lr": args.lr,
+        "seed": args.seed,
+        "bfloat16": args.bfloat16,
+        "label_resolution": labels.shape[-1],
+    }
+    metadata = {
+        "format": "cagc-face-parser",
+        "classes": json.dumps(CLASSES),
+        "widths": json.dumps(WIDTHS),
+        "resolution": str(WORKING_RESOLUTION),
+        "training": json.dumps(facts),
+        "iou": json.dumps(scores),
+    }
     weights = {name: value.half().contiguous() for name, value in model.state_dict().items()}
     with atomic_write(args.out) as temporary:
         save_file(weights, temporary, metadata)

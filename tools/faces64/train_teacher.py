@@ -1,8 +1,8 @@
 """Train a small generator against recorded images whose w is known, with a discriminator on the same images.
 
 The embedded teacher of `cagc/assets/faces64` is made with it: first with `--config.gan-weight 0`, then from that result
-with a small GAN weight. Writes a run folder (see `cagc.distill.distill`) and in it `teacher.safetensors` with the averaged
-generator and the discriminator in float16.
+with a small GAN weight. Writes a run folder (see `cagc.distill.distill`) and in it `teacher.safetensors` with the
+averaged generator and the discriminator in float16.
 
     python tools/faces64/train_teacher.py --images a.zip b.zip --latents latents.npz --init start.pt --out run
 """
