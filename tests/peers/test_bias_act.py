@@ -19,6 +19,11 @@ TOLERANCE = {torch.float64: 1e-10, torch.float32: 1e-5}
 def test_bias_act(case, name, dtype):
     if reason := backend.refusal(name, "bias_act", dtype=str(dtype).removeprefix("torch.")):
         pytest.skip(reason)
+    check_case(case, name, dtype)
+
+
+def check_case(case, name: str, dtype: torch.dtype) -> None:
+    """Backend ``name`` agrees with the peer in ``dtype``."""
     leaves = {key: case[key].to(dtype).requires_grad_() for key in ("x", "b", "dy") if key in case}
     x, b, dy = leaves["x"], leaves.get("b"), leaves["dy"]
     options = {key: case.options[key] for key in ("dim", "act", "alpha", "gain", "clamp")}
