@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import sys
+import warnings
 from dataclasses import dataclass, field
 from fractions import Fraction
 from pathlib import Path
@@ -281,9 +282,11 @@ def main(args: list[str] | None = None) -> None:
         return
     command = tyro.cli(Command, prog="cagc", description="Content-aware compression of style-based GANs.", args=args)
     try:
-        command.run()
-    except KeyboardInterrupt:
-        console.print("interrupted")
+        with warnings.catch_warnings():
+            warnings.showwarning = lambda message, *_: console.print(f"warning: {message}", soft_wrap=True)
+            command.run()
+    except KeyboardInterrupt as interruption:
+        console.print(str(interruption) or "interrupted", soft_wrap=True)
         raise SystemExit(130) from None
     except (CagcError, ValueError, OSError) as error:
         if os.environ.get("CAGC_DEBUG"):

@@ -17,7 +17,7 @@ from .budget import ChannelPlan, plan_channels
 from .checkpoints import save_generator
 from .console import console, phase
 from .content import ContentParser
-from .distill import DistillConfig, RunFolder, distill
+from .distill import DistillConfig, Interrupted, RunFolder, distill
 from .errors import CagcError
 from .evaluation import evaluate
 from .files import atomic_write
@@ -132,10 +132,14 @@ def compress(config: CompressConfig, resume: bool = False) -> Report:
     plans = {metric: _plan(config, loaded, metric, folder, resume) for metric, folder in folders.items()}
     if not resume:
         _claim(config)
-    students = {
-        metric: _distill(config, loaded, plans[metric], distillation, folder, resume)
-        for metric, folder in folders.items()
-    }
+    try:
+        students = {
+            metric: _distill(config, loaded, plans[metric], distillation, folder, resume)
+            for metric, folder in folders.items()
+        }
+    except Interrupted as interruption:
+        step = str(interruption).partition(";")[0]
+        raise Interrupted(f"{step}; go on with `cagc compress --resume --out {config.out}`") from None
     student, pruned = students.pop(config.metric)
     others = {"Before distillation": pruned} | {f"Pruned by {metric}": other for metric, (other, _) in students.items()}
     with phase("Evaluating") as track:

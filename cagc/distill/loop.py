@@ -206,7 +206,7 @@ class _Run:
             if interrupted.is_set() and not last:
                 raise Interrupted(
                     f"stopped at step {step} of {config.steps}; "
-                    f"go on with `cagc distill --resume` on {self.folder.path}"
+                    f"go on with `cagc distill --resume --out {self.folder.path}`"
                 )
 
     def _log(self, step: int, losses: dict[str, float], speed: float, board: TensorBoard | None) -> None:
