@@ -19,6 +19,7 @@ POINTER, INT64, DOUBLE, INT = ctypes.c_uint64, ctypes.c_int64, ctypes.c_double, 
 # The arguments of each op in csrc/module.cpp, without the last one (threads or a stream).
 SIGNATURES = {
     "bias_act": [POINTER] * 6 + [INT64] * 3 + [DOUBLE] * 3 + [INT] * 3,
+    "upfirdn2d": [POINTER] * 3 + [INT64] * 18 + [INT] * 2 + [DOUBLE, INT],
 }
 
 
@@ -55,6 +56,8 @@ def library() -> ctypes.CDLL:
     """The emulated launchers."""
     loaded = ctypes.CDLL(str(build() / "libcagc_emulated.so"))
     for name, types in SIGNATURES.items():
+        if not hasattr(loaded, name):
+            continue
         getattr(loaded, name).argtypes = types
         getattr(loaded, name).restype = ctypes.c_char_p
     loaded.planted.argtypes = [INT, POINTER, POINTER, INT]
