@@ -19,7 +19,8 @@ const Case kCases[] = {
     {1, 2, 1, 7, 9, 1, 2, 2, 1, -1, 2, 3, -2, 3, 5, false}, {1, 2, 1, 5, 6, 3, 2, 2, 3, 9, 9, 8, 8, 12, 12, true},
     {1, 2, 1, 8, 8, 1, 1, 1, 1, -1, -2, 0, -1, 1, 1, false}};
 
-double pixel(const Upfirdn2d &p, const std::vector<double> &x, int64_t n, int64_t c, int64_t y, int64_t col, int64_t i) {
+double pixel(const Upfirdn2d &p, const std::vector<double> &x, int64_t n, int64_t c, int64_t y, int64_t col,
+             int64_t i) {
   if (y < 0 || col < 0 || y % p.up_y || col % p.up_x) return 0;
   y /= p.up_y, col /= p.up_x;
   if (y >= p.in_h || col >= p.in_w) return 0;
@@ -62,7 +63,7 @@ template <class T> void test(DType dtype, const Case &k, bool flip, int64_t gap,
   const std::vector<double> wide_taps(f.begin(), f.end());
   for (int64_t i = 0; i < numel && failures < 20; i++) {
     const double got = double(acc_t<T>(out[i])), want = expected(p, wide, wide_taps, i);
-    CHECK(std::abs(got - want) <= tolerance * (4 + std::abs(want)), "up %ld down %ld inner %ld, element %ld: %g, not %g",
+    CHECK(std::abs(got - want) <= tolerance * (4 + std::abs(want)), "up %ld down %ld inner %ld, element %ld: %g for %g",
           long(k.up_x), long(k.down_x), long(k.inner), long(i), got, want);
   }
   for (int64_t i = numel; i < numel + 8; i++) CHECK(std::isnan(double(acc_t<T>(out[i]))), "written behind the end");

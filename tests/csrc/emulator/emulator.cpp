@@ -98,7 +98,7 @@ int poison_module(dl_phdr_info *info, size_t, void *) {
 
 void poison_shared(size_t bytes) {
   anchor = 0;  // allocates the thread's block on first use
-  if (!dl_iterate_phdr(poison_module, nullptr)) fail(cudaErrorLaunchFailure, "emulator: static shared memory not found");
+  if (!dl_iterate_phdr(poison_module, nullptr)) fail(cudaErrorLaunchFailure, "emulator: static shared memory is hidden");
   std::memset(dynamic_start, kPoison, bytes);
   std::memset(dynamic_start + bytes, kUntouched, kCanary);
 }
@@ -134,7 +134,7 @@ bool pass_barrier(size_t threads) {
   for (size_t t = 0; t < threads; t++) waiting += fibers[t]->state == State::waiting;
   if (waiting == 0) return false;
   if (waiting < threads) {
-    fail(cudaErrorLaunchFailure, "emulator: %zu of %zu threads reach a barrier, the others have ended", waiting, threads);
+    fail(cudaErrorLaunchFailure, "emulator: %zu of %zu threads reach a barrier, the others ended", waiting, threads);
     return false;
   }
   for (size_t t = 0; t < threads; t++) {
@@ -241,7 +241,8 @@ void __ubsan_handle_type_mismatch_v1(Location *at, void *pointer) {
 }
 
 void __ubsan_handle_out_of_bounds(Location *at, void *index) {
-  fail(cudaErrorLaunchFailure, "index %zd leaves its array, %s:%u", reinterpret_cast<intptr_t>(index), at->file, at->line);
+  const auto i = static_cast<long>(reinterpret_cast<intptr_t>(index));
+  fail(cudaErrorLaunchFailure, "index %ld leaves its array, %s:%u", i, at->file, at->line);
   stop_thread();
 }
 }
