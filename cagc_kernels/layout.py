@@ -1,11 +1,14 @@
-"""Memory order of the tensors that elementwise kernels walk.
+"""Memory order of the tensors that kernels walk.
 
-A kernel visits a dense tensor in memory order, whatever the order of its axes: contiguous, channels_last or any
-permutation. Outputs take the order of the input, in real tensors and in fake ones alike, because both are made by
-``torch.empty_like``.
+An elementwise kernel visits a dense tensor in memory order, whatever the order of its axes: contiguous, channels_last
+or any permutation. Outputs take the order of the input, in real tensors and in fake ones alike, because both are made
+by ``torch.empty_like``. A kernel over images knows two orders, contiguous and channels_last, with any stride between
+rows, planes and samples; :func:`empty_images` makes its outputs, real and fake.
 """
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 import torch
 
@@ -38,3 +41,28 @@ def channel_step(x: torch.Tensor, dim: int, b: torch.Tensor | None) -> tuple[int
     if b is None or x.shape[dim] == 1:
         return max(1, x.numel()), 1
     return x.stride(dim), x.shape[dim]
+
+
+def is_channels_last(x: torch.Tensor) -> bool:
+    """Whether the channels of a pixel of [N, C, H, W] are adjacent and its neighbours in a row are not."""
+    return x.shape[1] > 1 and x.stride(1) == 1 and x.stride(3) > 1
+
+
+def images(x: torch.Tensor) -> torch.Tensor:
+    """[N, C, H, W] whose rows are without gaps, of pixels or of whole channels_last pixels: ``x``, or a copy of it."""
+    if is_channels_last(x):
+        return x if x.stride(3) == x.shape[1] else x.contiguous(memory_format=torch.channels_last)
+    return x if x.stride(3) == 1 else x.contiguous()
+
+
+def empty_images(x: torch.Tensor, height: int, width: int) -> torch.Tensor:
+    """An uninitialised [N, C, height, width], channels_last if ``x`` is and contiguous otherwise."""
+    memory_format = torch.channels_last if is_channels_last(x) else torch.contiguous_format
+    return torch.empty(
+        (x.shape[0], x.shape[1], height, width), dtype=x.dtype, device=x.device, memory_format=memory_format
+    )
+
+
+def allocate_images(x: torch.Tensor, height: int, width: int) -> torch.Tensor:
+    """:func:`empty_images` for kernels; like :func:`allocate`, a place where the tests can poison outputs."""
+    return empty_images(x, height, width)

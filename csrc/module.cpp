@@ -1,6 +1,7 @@
 // The only file that knows Python: integers in (data pointers, sizes, a stream), an exception out.
 // Anything that has pointers can be bound beside it: nothing below this file includes pybind11 or Python.
 #include "cagc/bias_act.h"
+#include "cagc/upfirdn2d.h"
 #include <pybind11/pybind11.h>
 #include <stdexcept>
 #include <string>
@@ -37,6 +38,27 @@ cagc::BiasAct bias_act_params(Pointer x, Pointer b, Pointer y, Pointer g, Pointe
   return p;
 }
 
+cagc::Upfirdn2d upfirdn2d_params(Pointer x, Pointer f, Pointer out, int64_t n, int64_t c, int64_t inner, int64_t in_h,
+                                 int64_t in_w, int64_t out_h, int64_t out_w, int64_t stride_n, int64_t stride_c,
+                                 int64_t stride_h, int64_t up_x, int64_t up_y, int64_t down_x, int64_t down_y,
+                                 int64_t pad_x, int64_t pad_y, int64_t f_h, int64_t f_w, bool separable, bool flip,
+                                 double gain, int dtype) {
+  if (dtype < 0 || dtype > 3) throw std::invalid_argument("upfirdn2d: unknown dtype code");
+  for (int64_t size : {n, c, inner, in_h, in_w, out_h, out_w})
+    if (size < 0) throw std::invalid_argument("upfirdn2d: a negative size");
+  for (int64_t factor : {up_x, up_y, down_x, down_y, f_h, f_w})
+    if (factor < 1) throw std::invalid_argument("upfirdn2d: a factor or filter size below 1");
+  if (separable && f_h != f_w) throw std::invalid_argument("upfirdn2d: f is a vector, but f_h and f_w differ");
+  const cagc::Upfirdn2d p{in(x), in(f), reinterpret_cast<void *>(out), n, c, inner, in_h, in_w, out_h, out_w,
+                          stride_n, stride_c, stride_h, up_x, up_y, down_x, down_y, pad_x, pad_y, f_h, f_w,
+                          separable, flip, gain, static_cast<cagc::DType>(dtype)};
+  if (n * c * inner * out_h * out_w == 0) return p;
+  require(p.out, "upfirdn2d", "out");
+  require(p.x || in_h * in_w == 0, "upfirdn2d", "x");
+  require(p.f || f_h * f_w == 1, "upfirdn2d", "f");
+  return p;
+}
+
 // A function of an op's fields and one more argument, `threads` or a stream, as Python calls it.
 template <class Last, class Params, class... Fields, class Run> auto bind(Params (*pack)(Fields...), Run run) {
   return [pack, run](Fields... fields, Last last) { run(pack(fields...), last); };
@@ -62,9 +84,11 @@ template <class Params> auto on_cuda(const char *(*run)(const Params &, void *))
 PYBIND11_MODULE(_C, m) {
   m.doc() = "Compiled kernels on raw pointers. Call them through cagc_kernels.native.";
   m.def("bias_act_cpu", bind<int>(bias_act_params, on_cpu(cagc::bias_act_cpu)));
+  m.def("upfirdn2d_cpu", bind<int>(upfirdn2d_params, on_cpu(cagc::upfirdn2d_cpu)));
 #ifdef CAGC_CUDA_ARCHS
   m.attr("cuda_archs") = CAGC_CUDA_ARCHS;
   m.def("bias_act_cuda", bind<Pointer>(bias_act_params, on_cuda(cagc::bias_act_cuda)));
+  m.def("upfirdn2d_cuda", bind<Pointer>(upfirdn2d_params, on_cuda(cagc::upfirdn2d_cuda)));
 #else
   m.attr("cuda_archs") = py::none();
 #endif

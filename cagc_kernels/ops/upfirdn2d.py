@@ -1,14 +1,21 @@
-"""Up-sampling, FIR filtering and down-sampling of image batches."""
+"""Up-sampling, FIR filtering and down-sampling of image batches: the public ops, their registration with PyTorch.
+
+``cagc::upfirdn2d`` is its own derivative, with ``up`` and ``down`` exchanged and the filter mirrored, so one
+registration serves every order. Eager calls on plain tensors go around the dispatcher, through the same functions in
+an ``autograd.Function``.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from importlib import import_module
 
 import torch
 
+from .. import layout, profiling
 from ..reference import upfirdn2d as reference
 from . import checks
-from .dispatch import choose
+from .dispatch import choose, is_plain
 
 
 def setup_filter(
@@ -108,12 +115,29 @@ def upfirdn2d(
     Raises:
         TypeError, ValueError: before any work, naming the argument.
 
-    Differentiable in ``x`` any number of times; the gradient is the same op with ``up`` and ``down`` exchanged.
+    Differentiable in ``x`` any number of times; the gradient is the same op with ``up`` and ``down`` exchanged. No
+    kernel computes the gradient in ``f``: where ``f`` asks for one, the reference runs, and naming a kernel raises.
+    The kernels keep channels_last, take taps in float32 (float64 for float64 ``x``) and round the result once; the
+    reference rounds taps and sums to the dtype of ``x``.
     """
+    if profiling.active:
+        label = f"upfirdn2d up={up} down={down}"
+        return profiling.ranged(label, _upfirdn2d, x, f, up, down, padding, flip_filter, gain, backend)
+    return _upfirdn2d(x, f, up, down, padding, flip_filter, gain, backend)
+
+
+def _upfirdn2d(x, f, up, down, padding, flip_filter, gain, backend) -> torch.Tensor:
     _check(x, f, up, down, padding, gain)
     _check_size(x, f, up, padding)
-    choose("upfirdn2d", backend, x)
-    return reference.upfirdn2d(x, f, up, down, padding, flip_filter, gain)
+    chosen = choose("upfirdn2d", backend, x)
+    if chosen != "reference" and f is not None and f.requires_grad and torch.is_grad_enabled():
+        if backend is not None:
+            raise ValueError(f"f: requires a gradient, which {chosen!r} does not compute; expected backend='reference'")
+        chosen = "reference"
+    if chosen == "reference":
+        return reference.upfirdn2d(x, f, up, down, padding, flip_filter, gain)
+    factors = *reference.parse_factors(up), *reference.parse_factors(down)
+    return _call(x, f, *factors, *reference.parse_padding(padding), bool(flip_filter), float(gain), chosen)
 
 
 def filter2d(
@@ -173,3 +197,72 @@ def downsample2d(
     x0, x1 = x0 + (fw - down_x + 1) // 2, x1 + (fw - down_x) // 2
     y0, y1 = y0 + (fh - down_y + 1) // 2, y1 + (fh - down_y) // 2
     return upfirdn2d(x, f, 1, down, [x0, x1, y0, y1], flip_filter, gain, backend)
+
+
+# From here on every function takes (up_x, up_y, down_x, down_y, x0, x1, y0, y1, flip, gain, backend) after x and f.
+
+
+def _output_size(x, f, up_x, up_y, down_x, down_y, x0, x1, y0, y1):
+    """(height, width) of the output."""
+    fw, fh = (1, 1) if f is None else (f.shape[-1], f.shape[0])
+    height = (x.shape[2] * up_y + y0 + y1 - fh) // down_y + 1
+    width = (x.shape[3] * up_x + x0 + x1 - fw) // down_x + 1
+    return height, width
+
+
+def _run(x, f, up_x, up_y, down_x, down_y, x0, x1, y0, y1, flip, gain, backend):
+    size = _output_size(x, f, up_x, up_y, down_x, down_y, x0, x1, y0, y1)
+    kernels = import_module(f"cagc_kernels.{backend}.upfirdn2d")
+    return kernels.upfirdn2d(x, f, (up_x, up_y), (down_x, down_y), (x0, y0), flip, gain, *size)
+
+
+def _fake(x, f, *options):
+    return layout.empty_images(x, *_output_size(x, f, *options[:8]))
+
+
+def _save(ctx, inputs, output) -> None:
+    x, f, *ctx.options = inputs
+    ctx.save_for_backward(f)
+    ctx.input_size, ctx.output_size = x.shape[2:], output.shape[2:]
+
+
+def _backward(ctx, g):
+    """The transpose: what each output read, it now gives back."""
+    (f,) = ctx.saved_tensors
+    up_x, up_y, down_x, down_y, x0, _, y0, _, flip, gain, backend = ctx.options
+    (in_h, in_w), (out_h, out_w) = ctx.input_size, ctx.output_size
+    fw, fh = (1, 1) if f is None else (f.shape[-1], f.shape[0])
+    padding = (
+        fw - x0 - 1, in_w * up_x - out_w * down_x + x0 - up_x + 1,
+        fh - y0 - 1, in_h * up_y - out_h * down_y + y0 - up_y + 1,
+    )  # fmt: skip
+    dx = _call(g, f, down_x, down_y, up_x, up_y, *padding, not flip, gain, backend)
+    return dx, *[None] * 12
+
+
+class _Upfirdn2d(torch.autograd.Function):
+    forward = staticmethod(_run)
+    setup_context = staticmethod(_save)
+    backward = staticmethod(_backward)
+
+
+_library = torch.library.Library("cagc", "FRAGMENT")
+_library.define(
+    "upfirdn2d(Tensor x, Tensor? f, SymInt up_x, SymInt up_y, SymInt down_x, SymInt down_y, "
+    "SymInt x0, SymInt x1, SymInt y0, SymInt y1, bool flip, float gain, str backend) -> Tensor",
+    tags=(torch.Tag.pt2_compliant_tag,),
+)
+for _key in ("CPU", "CUDA"):
+    _library.impl("upfirdn2d", _run, _key)
+torch.library.register_fake("cagc::upfirdn2d", _fake, lib=_library)
+torch.library.register_autograd("cagc::upfirdn2d", _backward, setup_context=_save, lib=_library)
+_op = torch.ops.cagc.upfirdn2d.default
+
+
+def _call(x, f, *options):
+    """The eager road for plain tensors, the dispatcher's for all others."""
+    if not is_plain([x] if f is None else [x, f]):
+        return _op(x, f, *options)
+    if torch.is_grad_enabled() and x.requires_grad:
+        return _Upfirdn2d.apply(x, f, *options)
+    return _run(x, f, *options)

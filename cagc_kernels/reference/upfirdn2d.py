@@ -66,7 +66,10 @@ def upfirdn2d(
     if up_x > 1 or up_y > 1:
         x = x.reshape(n, c, h, 1, w, 1)
         x = F.pad(x, [0, up_x - 1, 0, 0, 0, up_y - 1]).reshape(n, c, h * up_y, w * up_x)
-    x = F.pad(x, [x0, x1, y0, y1])
+    padding = (x0, x1, y0, y1)
+    x = F.pad(x, [max(p, 0) for p in padding])
+    if min(padding) < 0:  # after the padding: a crop may be wider than x
+        x = F.pad(x, [min(p, 0) for p in padding])
 
     f = f.to(x.dtype) * gain ** (f.ndim / 2)
     if not flip_filter:

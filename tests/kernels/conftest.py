@@ -12,7 +12,9 @@ from cagc_kernels import layout
 @pytest.fixture(autouse=True)
 def _poison(monkeypatch: pytest.MonkeyPatch) -> None:
     """Outputs begin as NaN: an element that a kernel leaves out shows."""
+    images = layout.empty_images
     monkeypatch.setattr(layout, "allocate", lambda like: torch.full_like(like, float("nan")))
+    monkeypatch.setattr(layout, "allocate_images", lambda *size: images(*size).fill_(float("nan")))
 
 
 def _targets() -> list:
