@@ -157,7 +157,7 @@ class Distill:
     teacher: Path | None = None
     """Checkpoint with its discriminator; the embedded face generator if left out."""
     data: Path | None = None
-    """Folder or zip of real images; the embedded faces if left out together with --teacher."""
+    """Folder or zip of real images; the embedded faces if --teacher is left out too."""
     content: str = "faces"
     """What counts as content; see ``cagc score``."""
     classes: tuple[str, ...] = ()
@@ -189,7 +189,7 @@ class Evaluate:
     teacher: Path | None = None
     """Checkpoint; the embedded face generator if left out."""
     data: Path | None = None
-    """Real images for the Fréchet distance; the embedded faces if left out together with --teacher."""
+    """Real images for the Fréchet distance; the embedded faces if --teacher is left out too."""
     content: str = "faces"
     """What counts as content; see ``cagc score``."""
     classes: tuple[str, ...] = ()

@@ -156,7 +156,7 @@ def test_score_prune_distill_evaluate_generate_on_their_own(tmp_path, small_teac
     assert sorted(p.name for p in (tmp_path / "images").iterdir()) == ["00003.png", "00005.png", "00006.png"]
 
 
-def test_annotated_masks_can_be_the_content(tmp_path, small_teacher, small_images):
+def test_annotated_masks_can_be_the_content_and_images_are_optional(tmp_path, small_teacher):
     images, masks = tmp_path / "images", tmp_path / "masks"
     run("generate", "--generator", small_teacher, "--seeds", "0-3", "--out", images)
     masks.mkdir()
@@ -167,12 +167,13 @@ def test_annotated_masks_can_be_the_content(tmp_path, small_teacher, small_image
     run("score", "--teacher", small_teacher, "--content", masks, "--samples", 4, "--out", tmp_path / "scores.json")
     assert json.loads((tmp_path / "scores.json").read_text())["settings"]["content_area"] == 0.25
     run(
-        "compress", "--teacher", small_teacher, "--data", small_images, "--content", masks,
+        "compress", "--teacher", small_teacher, "--content", masks,
         "--samples", 4, "--macs", 0.5,
         "--steps", 2, "--evaluation-samples", 24, "--features", "efficientnet-lite0@32", "--out", tmp_path / "out",
     )  # fmt: skip
     metrics = json.loads((tmp_path / "out" / "metrics.json").read_text())["generators"]
     assert metrics["Student"]["content_coverage"] == 0.25
+    assert metrics["Student"]["frechet_distance[efficientnet-lite0@32]"] is None
 
 
 def test_a_seed_is_the_same_image_in_any_batch(tmp_path, small_teacher, capsys):
