@@ -15,6 +15,7 @@ import torch
 from torch import nn
 
 from cagc_kernels import bias_act, modulated_conv2d, setup_filter, styled_conv2d, upsample2d
+from cagc_kernels.profiling import layer_range
 
 from ..channels import ChannelAxis, ChannelGroup
 
@@ -240,14 +241,17 @@ class SynthesisNetwork(nn.Module):
                 x = block.const.expand(ws.shape[0], -1, -1, -1)
                 _record(features, "b4.const", x)
             else:
-                x = block.conv0(x, ws[:, index], noises[index])
+                with layer_range(f"synthesis.b{resolution}.conv0"):
+                    x = block.conv0(x, ws[:, index], noises[index])
                 _record(features, f"b{resolution}.conv0", x)
                 index += 1
-            x = block.conv1(x, ws[:, index], noises[index])
+            with layer_range(f"synthesis.b{resolution}.conv1"):
+                x = block.conv1(x, ws[:, index], noises[index])
             _record(features, f"b{resolution}.conv1", x)
             index += 1
-            out = block.to_rgb(x, ws[:, index])
-            rgb = out if rgb is None else upsample2d(rgb, self.resample_filter) + out
+            with layer_range(f"synthesis.b{resolution}.to_rgb"):
+                out = block.to_rgb(x, ws[:, index])
+                rgb = out if rgb is None else upsample2d(rgb, self.resample_filter) + out
             if return_rgbs:
                 rgbs.append(rgb)
         return rgbs if return_rgbs else rgb
@@ -347,7 +351,8 @@ class Generator(nn.Module):
         return torch.cat([ws[:, :mixing_index], mixed.expand(-1, num_ws - mixing_index, -1)], dim=1)
 
     def _truncated_w(self, z: torch.Tensor, truncation: float) -> torch.Tensor:
-        w = self.mapping(z)
+        with layer_range("mapping"):
+            w = self.mapping(z)
         return w if truncation == 1 else torch.lerp(self.w_avg.to(w.dtype).expand_as(w), w, truncation)
 
     @torch.no_grad()

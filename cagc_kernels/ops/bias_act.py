@@ -12,6 +12,7 @@ from importlib import import_module
 
 import torch
 
+from .. import profiling
 from ..layout import dense
 from ..reference import bias_act as reference
 from ..reference.bias_act import ACTIVATIONS
@@ -58,6 +59,12 @@ def bias_act(
     in x and b any number of times; at a kink the derivative is that of PyTorch's activations, and where the result
     sits on the clamp it is zero. Of linear, relu and lrelu only the output is kept for the backward pass.
     """
+    if profiling.active:
+        return profiling.ranged(f"bias_act {act}", _bias_act, x, b, dim, act, alpha, gain, clamp, backend)
+    return _bias_act(x, b, dim, act, alpha, gain, clamp, backend)
+
+
+def _bias_act(x, b, dim, act, alpha, gain, clamp, backend) -> torch.Tensor:
     _check(x, b, dim, act, alpha, gain, clamp)
     chosen = choose("bias_act", backend, x)
     if chosen == "reference":

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import torch
 
+from .. import profiling
 from ..reference import modulated_conv2d as reference
 from ..reference.bias_act import ACTIVATIONS
 from ..reference.upfirdn2d import parse_padding
@@ -56,6 +57,15 @@ def modulated_conv2d(
     In float16 with ``demodulate``, weight and styles are normalised first, so that the convolution stays in range.
     Differentiable any number of times in x, weight, styles and noise.
     """
+    arguments = (weight, styles, noise, up, down, padding, resample_filter, demodulate, flip_weight, backend)
+    if profiling.active:
+        return profiling.ranged(f"modulated_conv2d up={up} down={down}", _modulated_conv2d, x, *arguments)
+    return _modulated_conv2d(x, *arguments)
+
+
+def _modulated_conv2d(
+    x, weight, styles, noise, up, down, padding, resample_filter, demodulate, flip_weight, backend
+) -> torch.Tensor:
     _check(x, weight, styles, noise, up, down, padding, resample_filter)
     choose("modulated_conv2d", backend, x)
     return reference.modulated_conv2d(
@@ -142,6 +152,17 @@ def styled_conv2d(
     Raises:
         TypeError, ValueError: before any work, naming the argument.
     """
+    arguments = (
+        weight, styles, bias, noise, up, resample_filter, demodulate, act, alpha, gain, clamp, next_styles, backend
+    )  # fmt: skip
+    if profiling.active:
+        return profiling.ranged(f"styled_conv2d up={up} {act}", _styled_conv2d, x, *arguments)
+    return _styled_conv2d(x, *arguments)
+
+
+def _styled_conv2d(
+    x, weight, styles, bias, noise, up, resample_filter, demodulate, act, alpha, gain, clamp, next_styles, backend
+) -> torch.Tensor:
     _check_styled(x, weight, styles, bias, noise, up, resample_filter, act, alpha, gain, clamp, next_styles)
     chosen = choose("modulated_conv2d", backend, x)
     y = reference.modulated_conv2d(

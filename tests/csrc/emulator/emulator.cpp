@@ -98,7 +98,7 @@ int poison_module(dl_phdr_info *info, size_t, void *) {
 
 void poison_shared(size_t bytes) {
   anchor = 0;  // allocates the thread's block on first use
-  if (!dl_iterate_phdr(poison_module, nullptr)) fail(cudaErrorLaunchFailure, "emulator: static shared memory is hidden");
+  if (!dl_iterate_phdr(poison_module, nullptr)) fail(cudaErrorLaunchFailure, "emulator: static shared memory is lost");
   std::memset(dynamic_start, kPoison, bytes);
   std::memset(dynamic_start + bytes, kUntouched, kCanary);
 }

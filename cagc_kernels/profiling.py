@@ -1,0 +1,97 @@
+"""NVTX ranges around every op and every layer of a generator, for Nsight Systems and Nsight Compute.
+
+Off by default. On for a process with ``CAGC_NVTX=1``, or for a stretch of code::
+
+    with cagc_kernels.profiling.nvtx_ranges():
+        generator(z)
+
+A range is named after what runs, "bias_act lrelu [8,128,64,64] float32", and a layer's after its module,
+"synthesis.b64.conv0". While off, an op pays one look at a global. Code under ``torch.compile`` gets no ranges: what
+runs there is not what was written. docs/profiling.md shows how to use them.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import Any, TypeVar
+
+import torch
+
+R = TypeVar("R")
+
+# How many wish for ranges: the environment, and each context that is open, in any thread.
+active = 0
+_push: Callable[[str], Any] | None = None
+_pop: Callable[[], Any] | None = None
+_NOTHING = nullcontext()
+
+
+def _load() -> None:
+    """Find a library that records ranges: the ``nvtx`` package, else PyTorch's own in a CUDA build."""
+    global _push, _pop
+    try:
+        import nvtx
+
+        _push, _pop = nvtx.push_range, nvtx.pop_range
+        return
+    except ImportError:
+        pass
+    try:
+        torch.cuda.nvtx.range_push("cagc")
+        torch.cuda.nvtx.range_pop()
+    except RuntimeError:
+        raise RuntimeError("NVTX: the nvtx package is missing, and this PyTorch has none (pip install nvtx)") from None
+    _push, _pop = torch.cuda.nvtx.range_push, torch.cuda.nvtx.range_pop
+
+
+@contextmanager
+def nvtx_ranges() -> Iterator[None]:
+    """Record ranges inside the block, in all threads.
+
+    Raises RuntimeError, on entry, if neither the ``nvtx`` package nor a PyTorch with CUDA is installed.
+    """
+    global active
+    if _push is None:
+        _load()
+    active += 1
+    try:
+        yield
+    finally:
+        active -= 1
+
+
+@contextmanager
+def _range(name: str) -> Iterator[None]:
+    pop = _pop
+    _push(name)
+    try:
+        yield
+    finally:
+        pop()
+
+
+def layer_range(name: str) -> AbstractContextManager[None]:
+    """A range around a layer, or a context that does nothing while ranges are off or a graph is compiled."""
+    if not active or torch.compiler.is_compiling():
+        return _NOTHING
+    return _range(name)
+
+
+def ranged(name: str, function: Callable[..., R], x: object, *arguments: object) -> R:
+    """``function(x, *arguments)`` in a range of ``name`` and the shape and dtype of ``x``.
+
+    Ops call this, and themselves look at :data:`active` before: a call is what one can save.
+    """
+    if not torch.compiler.is_compiling():
+        if isinstance(x, torch.Tensor):
+            name = f"{name} [{','.join(map(str, x.shape))}] {str(x.dtype).removeprefix('torch.')}"
+        with _range(name):
+            return function(x, *arguments)
+    return function(x, *arguments)
+
+
+if os.environ.get("CAGC_NVTX") == "1":
+    _load()
+    active = 1
