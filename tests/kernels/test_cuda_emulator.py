@@ -7,12 +7,14 @@ import subprocess
 import pytest
 import torch
 
-from cagc_kernels import backend, bias_act
+import cagc_kernels
+from cagc_kernels import backend, bias_act, upfirdn2d
 from cagc_kernels.reference import bias_act as reference
 from cagc_kernels.reference.bias_act import ACTIVATIONS
 
 from ..csrc import emulated as emulator
 from ..csrc.emulated import emulated
+from ..peers import test_rosinality_ops
 from ..peers.test_bias_act import TOLERANCE, check_case
 from ..peers.vectors import cases
 from .test_bias_act import gradients, oracle, tensors
@@ -109,3 +111,90 @@ def test_nan_and_infinity(act):
 def test_peers_bias_act(case, dtype):
     with emulated("bias_act", seed=3):
         check_case(case, "native", dtype)
+
+
+upfirdn2d_runs = pytest.mark.skipif(
+    backend.refusal("native", "upfirdn2d") is not None, reason=str(backend.refusal("native", "upfirdn2d"))
+)
+# up, down, padding, taps: the specialised forms, then whatever is left over.
+RESAMPLING = {
+    "same": (1, 1, [2, 1, 2, 1], (4, 4)),
+    "up2": (2, 1, [2, 1, 2, 1], (4, 4)),
+    "down2": (1, 2, [1, 1, 1, 1], (4, 4)),
+    "up2-odd": (2, 1, [1, 2, 3, 0], (4, 4)),
+    "separable-up2": (2, 1, [2, 1, 2, 1], (4,)),
+    "separable-down2": (1, 2, [1, 1, 1, 1], (4,)),
+    "separable-12": (2, 2, [6, 5, 5, 6], (12,)),
+    "any": ((2, 3), (3, 1), [-1, 4, 5, -2], (3, 5)),
+    "identity": (1, 1, [0, 0, 0, 0], None),
+}
+
+
+def resample_oracle(x, f, *options):
+    return upfirdn2d(x.double(), None if f is None else f.double(), *options, backend="reference")
+
+
+@upfirdn2d_runs
+@pytest.mark.parametrize("dtype", TOLERANCES, ids=str)
+@pytest.mark.parametrize("layout", ("contiguous", "channels_last", "slice"))
+@pytest.mark.parametrize("form", RESAMPLING)
+def test_upfirdn2d(form, layout, dtype):
+    up, down, padding, taps = RESAMPLING[form]
+    f = None if taps is None else torch.randn(taps)
+    options = (up, down, padding, True, 1.7)
+    for shape, seed in (((2, 3, 9, 11), 0), ((1, 40, 17, 6), 1), ((1, 2, 35, 67), 2)):
+        n, c, h, w = shape
+        x = torch.randn(n, c, h + 2, w + 3).to(dtype)[..., 1 : h + 1, 2 : w + 2] if layout == "slice" else None
+        x = torch.randn(shape).to(dtype) if x is None else x
+        if layout == "channels_last":
+            x = x.contiguous(memory_format=torch.channels_last)
+        x.requires_grad_()
+        with emulated("upfirdn2d", seed) as module:
+            y = upfirdn2d(x, f, *options, backend="native")
+            g = torch.randn_like(y)
+            (dx,) = torch.autograd.grad(y, x, g)
+        assert module.launches == 2
+        wide = x.detach().double().requires_grad_()
+        want = resample_oracle(wide, f, *options)
+        assert_close(y, want, dtype, factor=4)
+        assert_close(dx, torch.autograd.grad(want, wide, g.double())[0], dtype, factor=4)
+
+
+@upfirdn2d_runs
+@pytest.mark.parametrize("form", RESAMPLING)
+def test_upfirdn2d_second_gradients(form):
+    up, down, padding, taps = RESAMPLING[form]
+    f = None if taps is None else torch.randn(taps)
+    x = torch.randn(1, 2, 6, 5, dtype=torch.float64, requires_grad=True)
+    with emulated("upfirdn2d", seed=1):
+        assert torch.autograd.gradgradcheck(lambda x: upfirdn2d(x, f, up, down, padding, backend="native"), (x,))
+
+
+@upfirdn2d_runs
+@pytest.mark.parametrize("shape", ((0, 3, 8, 8), (2, 0, 8, 8), (1, 1, 0, 8)))
+def test_upfirdn2d_empty(shape):
+    x, f = torch.zeros(shape), torch.ones(4, 4)
+    with emulated("upfirdn2d"):
+        got = upfirdn2d(x, f, padding=2, backend="native")
+    assert got.shape == (*shape[:2], shape[2] + 1, shape[3] + 1) and not got.any()
+
+
+@upfirdn2d_runs
+@pytest.mark.parametrize("dtype", test_rosinality_ops.TOLERANCE, ids=str)
+@cases("2", "upfirdn2d", "filter2d", "upsample2d", "downsample2d")
+def test_peers_upfirdn2d(case, dtype):
+    options = {key: value for key, value in case.options.items() if key not in ("filter_spec", "shape")}
+    x = case["x"].to(dtype).requires_grad_()
+    with emulated("upfirdn2d", seed=4):
+        y = getattr(cagc_kernels, case.op)(x, case["f"] if "f" in case else None, **options, backend="native")
+        (dx,) = torch.autograd.grad(y, x, case["dy"].to(dtype))
+    for got, want in ((y, case.f64("y")), (dx, case.f64("dx"))):
+        torch.testing.assert_close(got.double(), want, rtol=1e-5, atol=1e-5 * want.abs().max().item())
+
+
+@upfirdn2d_runs
+@pytest.mark.parametrize("dtype", test_rosinality_ops.TOLERANCE, ids=str)
+@cases("3")
+def test_peers_rosinality(case, dtype):
+    with emulated("upfirdn2d", seed=5), emulated("bias_act", seed=5):
+        test_rosinality_ops.test_rosinality(case, dtype)
