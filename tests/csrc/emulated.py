@@ -84,7 +84,7 @@ class EmulatedModule:
 
 
 @contextmanager
-def emulated(op: str, seed: int = 0, multiprocessors: int = 2) -> Iterator[EmulatedModule]:
+def emulated(op: str, seed: int = 0, multiprocessors: int = 1) -> Iterator[EmulatedModule]:
     """Inside the block ``backend="native"`` runs the CUDA kernels of ``op`` on CPU tensors.
 
     ``seed`` shuffles the threads, 0 leaves them in ascending order; ``multiprocessors`` bounds a grid.

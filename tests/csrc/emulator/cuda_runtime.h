@@ -13,6 +13,7 @@
 #include <cstdlib>
 #include <functional>
 #include <math.h>
+#include <set>
 
 #define __global__
 #define __device__
@@ -76,6 +77,11 @@ namespace cagc::emulator {
 // Of every launch that follows. Seed 0 runs threads and blocks in ascending order.
 void set_seed(uint64_t seed);
 void set_multiprocessors(int count);
+
+// Lines of the barriers that threads have reached; and one to leave out from now on, 0 for none: a test of whether
+// the tests of a kernel would notice.
+std::set<int> barriers_reached();
+void skip_barrier(int line);
 
 void barrier(int line);
 void *shared_memory();
