@@ -10,12 +10,15 @@ import ctypes.util
 import json
 import os
 import platform
+import re
 import shutil
 import subprocess
 import sys
 from collections.abc import Callable
 from importlib import import_module
 from importlib.metadata import version
+
+from .backend import IMPLEMENTS
 
 
 def _guarded(probe: Callable[[], object]) -> object:
@@ -44,6 +47,34 @@ def _gpu() -> str | None:
     return f"{torch.cuda.get_device_name()} (sm_{major}{minor}), driver for CUDA {torch.version.cuda}"
 
 
+def _capability() -> str | None:
+    torch = import_module("torch")
+    return ".".join(map(str, torch.cuda.get_device_capability())) if torch.cuda.is_available() else None
+
+
+def covers(architectures: str, capability: str) -> bool:
+    """Whether kernels compiled for CMake's ``architectures`` ("80,90a-real") run on a GPU of ``capability`` ("9.0").
+
+    Machine code runs on the GPUs of its major version from its minor one on, PTX (no suffix, or "-virtual") on every
+    later GPU too, and neither leaves its own GPU if the name ends in "a", or its major version if it ends in "f".
+    "all" and "all-major" run everywhere; of "native" one cannot say, and it counts as running.
+    """
+    major, minor = map(int, capability.split("."))
+    for name in architectures.split(","):
+        match = re.fullmatch(r"(\d+)(\d)([af]?)(-real|-virtual)?", name.strip())
+        if match is None:
+            return True
+        its_major, its_minor = int(match[1]), int(match[2])
+        if match[3] == "a":
+            fits = (its_major, its_minor) == (major, minor)
+        else:
+            fits = its_major == major and its_minor <= minor
+            fits |= not match[3] and match[4] != "-real" and (its_major, its_minor) <= (major, minor)
+        if fits:
+            return True
+    return False
+
+
 def machine() -> dict[str, object]:
     """Versions and tools, None where missing."""
     return {
@@ -54,7 +85,9 @@ def machine() -> dict[str, object]:
         "torch": _guarded(lambda: import_module("torch").__version__),
         "numpy": _guarded(lambda: version("numpy")),
         "triton": _guarded(lambda: version("triton")),
+        "nvtx": _guarded(lambda: version("nvtx")),
         "gpu": _guarded(_gpu),
+        "capability": _guarded(_capability),
         "driver": ctypes.util.find_library("cuda"),
         "nvcc": _guarded(lambda: _tool("nvcc", "--version")),
         "compiler": _guarded(lambda: (_tool("c++", "--version") or "").splitlines()[0]) and shutil.which("c++"),
@@ -91,6 +124,11 @@ def _native(facts: dict[str, object]) -> dict[str, object]:
         fix = "run on a machine with an NVIDIA GPU and driver" if torch_cuda else "pip install torch (a CUDA build)"
         detail = f"CPU; CUDA kernels for {native.CUDA_ARCHS} are in the module"
         return _finding(True, detail, f"for CUDA: {missing}", fix)
+    if facts["capability"] and not covers(native.CUDA_ARCHS, facts["capability"]):
+        present = facts["capability"].replace(".", "")
+        missing = f"CUDA kernels for sm_{present}: the module has {native.CUDA_ARCHS}"
+        fix = f"CAGC_CUDA=ON CAGC_CUDA_ARCHS={present} pip install . (in the clone; needs nvcc)"
+        return _finding(True, "CPU", missing, fix)
     return _finding(True, f"CPU and CUDA ({native.CUDA_ARCHS})")
 
 
@@ -99,6 +137,13 @@ def _triton(facts: dict[str, object]) -> dict[str, object]:
         return _finding(False, "Triton kernels", "PyTorch", "pip install torch")
     if facts["triton"] is None:
         return _finding(False, "Triton kernels", "triton", "pip install 'cagc[triton]'")
+    try:
+        import_module("triton")
+    except Exception as error:
+        missing = f"a triton that imports ({type(error).__name__}: {error})"
+        return _finding(False, f"Triton {facts['triton']}", missing, "pip install --force-reinstall 'triton>=3.6'")
+    if os.environ.get("TRITON_INTERPRET") == "1":
+        return _finding(True, f"Triton {facts['triton']} in its interpreter: on the CPU, slowly")
     if facts["gpu"] is None:
         fix = "run on a machine with an NVIDIA GPU and driver, or set TRITON_INTERPRET=1 to run it slowly on the CPU"
         return _finding(False, f"Triton {facts['triton']}", "a CUDA device that PyTorch sees", fix)
@@ -110,7 +155,8 @@ def diagnose() -> dict[str, object]:
     facts = machine()
     probes = {"reference": _reference, "native": _native, "triton": _triton}
     broken = _finding(False, "the probe itself failed", "unknown", "report this with the output of --json")
-    return {**facts, "backends": {name: _guarded(lambda p=p: p(facts)) or broken for name, p in probes.items()}}
+    found = {name: _guarded(lambda p=p: p(facts)) or broken for name, p in probes.items()}
+    return {**facts, "backends": {name: {**finding, "ops": IMPLEMENTS[name]} for name, finding in found.items()}}
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -124,6 +170,7 @@ def main(arguments: list[str] | None = None) -> int:
             print(f"{name:<14} {'-' if value is None else value}")
     for name, found in report["backends"].items():
         print(f"\n{name:<10} {'works' if found['works'] else 'does not work'}: {found['detail']}")
+        print(f"{'':<10} ops:     {', '.join(found['ops'])}")
         if found["missing"]:
             print(f"{'':<10} missing: {found['missing']}\n{'':<10} fix:     {found['fix']}")
     return 0
