@@ -25,7 +25,7 @@ ORDER = ("native", "triton", "reference")
 IMPLEMENTS = {
     "reference": OPS,
     "native": ("bias_act", "upfirdn2d"),
-    "triton": ("bias_act",),
+    "triton": ("bias_act", "upfirdn2d"),
 }
 
 _DTYPES = {

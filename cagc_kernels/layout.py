@@ -55,12 +55,11 @@ def images(x: torch.Tensor) -> torch.Tensor:
     return x if x.stride(3) == 1 else x.contiguous()
 
 
-def empty_images(x: torch.Tensor, height: int, width: int) -> torch.Tensor:
+def empty_images(x: torch.Tensor, height: int, width: int, dtype: torch.dtype | None = None) -> torch.Tensor:
     """An uninitialised [N, C, height, width], channels_last if ``x`` is and contiguous otherwise."""
+    size = (x.shape[0], x.shape[1], height, width)
     memory_format = torch.channels_last if is_channels_last(x) else torch.contiguous_format
-    return torch.empty(
-        (x.shape[0], x.shape[1], height, width), dtype=x.dtype, device=x.device, memory_format=memory_format
-    )
+    return torch.empty(size, dtype=dtype or x.dtype, device=x.device, memory_format=memory_format)
 
 
 def allocate_images(x: torch.Tensor, height: int, width: int) -> torch.Tensor:

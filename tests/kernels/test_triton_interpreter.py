@@ -1,4 +1,4 @@
-"""The Triton kernels in Triton's interpreter: the tests of bias_act once more, in a process of their own."""
+"""The Triton kernels in Triton's interpreter: the tests of the ops once more, in a process of their own."""
 
 from __future__ import annotations
 
@@ -12,23 +12,33 @@ import pytest
 
 HERE = Path(__file__).resolve().parent
 # Each is the smallest set that reaches every branch of the kernel: the interpreter takes milliseconds per block.
-TESTS = (
-    "test_value_and_gradients",
-    "test_gradcheck",
-    "test_empty",
-    "test_bias_along_any_axis",
-    "test_nan_and_infinity_as_the_reference",
-    "test_unusual_scalars",
-)
+TESTS = {
+    "bias_act": (
+        "test_value_and_gradients",
+        "test_gradcheck",
+        "test_empty",
+        "test_bias_along_any_axis",
+        "test_nan_and_infinity_as_the_reference",
+        "test_unusual_scalars",
+    ),
+    "upfirdn2d": (
+        "test_definition and (float32 or (float16 and None))",
+        "test_layouts_and_odd_widths and (3 or 8) and not 37",
+        "test_first_and_second_gradient and up5",
+        "test_gradient_of_a_sum",
+        "test_empty",
+    ),
+}
 
 
 @pytest.mark.skipif(find_spec("triton") is None, reason="triton is not installed")
 @pytest.mark.skipif(os.environ.get("TRITON_INTERPRET") == "1", reason="this is the process of the interpreter")
-def test_kernels_in_the_interpreter():
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", str(HERE / "test_bias_act.py")]
+@pytest.mark.parametrize("stem", TESTS)
+def test_kernels_in_the_interpreter(stem):
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", str(HERE / f"test_{stem}.py")]
     run = subprocess.run(
         # The interpreter truncates float32 to bfloat16 where the GPU rounds.
-        [*command, "-k", f"({' or '.join(TESTS)}) and not bfloat16"],
+        [*command, "-k", f"({' or '.join(f'({t})' for t in TESTS[stem])}) and not bfloat16"],
         env={**os.environ, "TRITON_INTERPRET": "1"},
         cwd=HERE.parents[1],
         capture_output=True,
