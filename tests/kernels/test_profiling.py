@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 import threading
+from pathlib import Path
 
 import pytest
 import torch
 
+from cagc.checkpoints import save_generator
 from cagc.models.stylegan2 import Generator, GeneratorConfig
 from cagc_kernels import bias_act, modulated_conv2d, profiling, setup_filter, styled_conv2d, upfirdn2d, upsample2d
 from cagc_kernels.profiling import nvtx_ranges
@@ -156,27 +159,33 @@ def test_environment_variable(value, names):
     assert run.stdout.strip() == names, run.stderr
 
 
-def test_without_nvtx_says_what_is_missing():
-    code = """
-import sys; sys.modules["nvtx"] = None
-import torch
-def refuse(*_): raise RuntimeError("NVTX functions not installed")
-torch.cuda.nvtx.range_push = refuse
-from cagc_kernels.profiling import nvtx_ranges
-nvtx_ranges().__enter__()
-"""
-    run = python(code)
-    assert run.returncode == 1 and "pip install nvtx" in run.stderr
-    assert run.stderr.strip().splitlines()[-1].startswith("RuntimeError: NVTX: the nvtx package is missing")
+def test_without_nvtx_says_what_is_missing(monkeypatch):
+    def refuse(name: str) -> None:
+        raise RuntimeError("NVTX functions not installed")
+
+    monkeypatch.setitem(sys.modules, "nvtx", None)
+    monkeypatch.setattr(torch.cuda.nvtx, "range_push", refuse)
+    monkeypatch.setattr(profiling, "_push", None)
+    with pytest.raises(RuntimeError, match="the nvtx package is missing.*pip install nvtx"), nvtx_ranges():
+        pass
+    assert not profiling.active
 
 
-def test_with_the_real_library():
+def test_with_the_real_library(monkeypatch):
     pytest.importorskip("nvtx")
-    code = """
-import torch, cagc_kernels
-from cagc_kernels.profiling import nvtx_ranges
-with nvtx_ranges():
-    print(cagc_kernels.bias_act(torch.ones(1, 2)).sum().item())
-"""
-    run = python(code)
-    assert run.stdout.strip() == "2.0", run.stderr
+    monkeypatch.setattr(profiling, "_push", None)
+    with nvtx_ranges():
+        assert profiling._push is sys.modules["nvtx"].push_range
+        assert bias_act(torch.ones(1, 2)).sum() == 2
+
+
+def test_the_script_of_the_docs(events, tmp_path, monkeypatch, capsys):
+    page = (Path(__file__).resolve().parents[2] / "docs" / "profiling.md").read_text()
+    (script,) = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+    config = GeneratorConfig.uniform(8, channel_base=32, channel_max=4, style_dim=4, mapping_layers=1)
+    save_generator(Generator(config), tmp_path / "generator.safetensors")
+    monkeypatch.setattr(sys, "argv", ["", str(tmp_path / "generator.safetensors"), "2"])
+    exec(compile(script, "profile_generator.py", "exec"), {"__name__": "__main__"})
+    assert capsys.readouterr().out.startswith("2 images of 8 px on c")
+    assert {"+mapping", "+synthesis.b8.conv0", "+synthesis.b8.to_rgb"} <= set(events)
+    assert "+styled_conv2d up=2 lrelu [2,4,4,4] float32" in events
