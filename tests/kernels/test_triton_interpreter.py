@@ -13,7 +13,7 @@ import pytest
 HERE = Path(__file__).resolve().parent
 # Each is the smallest set that reaches every branch of the kernel: the interpreter takes milliseconds per block.
 TESTS = {
-    "bias_act": (
+    "kernels/test_bias_act.py": (
         "test_value_and_gradients",
         "test_gradcheck",
         "test_empty",
@@ -21,28 +21,30 @@ TESTS = {
         "test_nan_and_infinity_as_the_reference",
         "test_unusual_scalars",
     ),
-    "upfirdn2d": (
+    "kernels/test_upfirdn2d.py": (
         "test_definition and (float32 or (float16 and None))",
-        "test_layouts_and_odd_widths and (3 or 8) and not 37",
+        "test_layouts_and_odd_widths and 37",
         "test_first_and_second_gradient and up5",
         "test_gradient_of_a_sum",
         "test_empty",
     ),
+    "peers/test_upfirdn2d.py": ("triton and float32",),
 }
 
 
 @pytest.mark.skipif(find_spec("triton") is None, reason="triton is not installed")
 @pytest.mark.skipif(os.environ.get("TRITON_INTERPRET") == "1", reason="this is the process of the interpreter")
-@pytest.mark.parametrize("stem", TESTS)
-def test_kernels_in_the_interpreter(stem):
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", str(HERE / f"test_{stem}.py")]
+@pytest.mark.parametrize("file", TESTS)
+def test_kernels_in_the_interpreter(file):
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", str(HERE.parent / file)]
     run = subprocess.run(
         # The interpreter truncates float32 to bfloat16 where the GPU rounds.
-        [*command, "-k", f"({' or '.join(f'({t})' for t in TESTS[stem])}) and not bfloat16"],
+        [*command, "-k", f"({' or '.join(f'({t})' for t in TESTS[file])}) and not bfloat16"],
         env={**os.environ, "TRITON_INTERPRET": "1"},
         cwd=HERE.parents[1],
         capture_output=True,
         text=True,
     )
     assert run.returncode == 0, run.stdout[-4000:] + run.stderr[-2000:]
-    assert " passed" in run.stdout and "skipped" not in run.stdout, run.stdout[-2000:]
+    ran = " passed" in run.stdout and "skipped" not in run.stdout
+    assert ran or "no peer vectors" in run.stdout, run.stdout[-2000:]
