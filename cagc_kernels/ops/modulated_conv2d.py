@@ -13,7 +13,7 @@ from ..reference.upfirdn2d import parse_padding
 from . import checks
 from .bias_act import bias_act
 from .dispatch import choose
-from .upfirdn2d import check_filter
+from .upfirdn2d import check_filter, upfirdn2d
 
 
 def modulated_conv2d(
@@ -69,8 +69,13 @@ def _modulated_conv2d(
     _check(x, weight, styles, noise, up, down, padding, resample_filter)
     choose("modulated_conv2d", backend, x)
     return reference.modulated_conv2d(
-        x, weight, styles, noise, up, down, padding, resample_filter, demodulate, flip_weight
+        x, weight, styles, noise, up, down, padding, resample_filter, demodulate, flip_weight, _resample(backend)
     )
+
+
+def _resample(backend: str | None):
+    """What filters around the convolution: the best kernel there is, or plain PyTorch where that was asked for."""
+    return reference.upfirdn2d if backend else upfirdn2d
 
 
 def _check(x, weight, styles, noise, up, down, padding, resample_filter) -> None:
@@ -165,8 +170,9 @@ def _styled_conv2d(
 ) -> torch.Tensor:
     _check_styled(x, weight, styles, bias, noise, up, resample_filter, act, alpha, gain, clamp, next_styles)
     chosen = choose("modulated_conv2d", backend, x)
+    padding, resample = weight.shape[-1] // 2, _resample(backend)
     y = reference.modulated_conv2d(
-        x, weight, styles, noise, up, 1, weight.shape[-1] // 2, resample_filter, demodulate, flip_weight=up == 1
+        x, weight, styles, noise, up, 1, padding, resample_filter, demodulate, up == 1, resample
     )
     y = bias_act(y, bias, 1, act, alpha, gain, clamp, backend=backend and chosen)
     return y if next_styles is None else y * next_styles[:, :, None, None]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -47,10 +47,12 @@ def conv2d_resample(
     down: int = 1,
     padding: int | Sequence[int] = 0,
     flip_weight: bool = True,
+    resample: Callable[..., torch.Tensor] = upfirdn2d,
 ) -> torch.Tensor:
     """Convolution [O, I, kh, kw] joined with up- or down-sampling by the FIR ``f``.
 
     ``padding`` is that of the convolution at the up-sampled resolution; the support of ``f`` is added to it.
+    ``resample`` is the upfirdn2d that runs.
     """
     kh, kw = weight.shape[2:]
     x0, x1, y0, y1 = parse_padding(padding)
@@ -65,17 +67,17 @@ def conv2d_resample(
     if up == 1 and down == 1 and x0 == x1 >= 0 and y0 == y1 >= 0:
         return _conv2d(x, weight, flip_weight, padding=(y0, x0))
     if up == 1 and down > 1:
-        x = upfirdn2d(x, f, padding=[x0, x1, y0, y1])
+        x = resample(x, f, padding=[x0, x1, y0, y1])
         return _conv2d(x, weight, flip_weight, stride=down)
     if up > 1 and min(x0 - kw + 1, x1 - kw + up, y0 - kh + 1, y1 - kh + up) >= 0:
         # Zeros are never multiplied: the transposed convolution runs at the input's resolution.
         transposed = weight.transpose(0, 1)
         x = F.conv_transpose2d(x, transposed.flip(2, 3) if flip_weight else transposed, stride=up)
         padding = [x0 - kw + 1, x1 - kw + up, y0 - kh + 1, y1 - kh + up]
-        return upfirdn2d(x, f, down=down, padding=padding, gain=up**2)
-    x = upfirdn2d(x, f if up > 1 else None, up=up, padding=[x0, x1, y0, y1], gain=up**2)
+        return resample(x, f, down=down, padding=padding, gain=up**2)
+    x = resample(x, f if up > 1 else None, up=up, padding=[x0, x1, y0, y1], gain=up**2)
     x = _conv2d(x, weight, flip_weight)
-    return upfirdn2d(x, f, down=down) if down > 1 else x
+    return resample(x, f, down=down) if down > 1 else x
 
 
 def modulated_conv2d(
@@ -89,13 +91,14 @@ def modulated_conv2d(
     resample_filter: torch.Tensor | None = None,
     demodulate: bool = True,
     flip_weight: bool = True,
+    resample: Callable[..., torch.Tensor] = upfirdn2d,
 ) -> torch.Tensor:
     """``d[n, o] * conv(x * styles[n], weight)[o] + noise``; see :func:`cagc_kernels.modulated_conv2d`."""
     if demodulate and x.dtype == torch.float16:
         weight, styles = normalise(weight, styles)
     d = demodulation(weight, styles) if demodulate else None
     x = x * styles[:, :, None, None]
-    x = conv2d_resample(x, weight, resample_filter, up, down, padding, flip_weight)
+    x = conv2d_resample(x, weight, resample_filter, up, down, padding, flip_weight, resample)
     if d is not None:
         x = x * d[:, :, None, None]
     if noise is not None:

@@ -13,8 +13,8 @@ namespace {
 
 // Waking a team costs more than 32k elements take on one thread (the grain of at::parallel_for).
 constexpr int64_t kGrain = 32768;
-// Elements of the combined row: 32 kB of float, so that it and the rows of x that make it stay in L2.
-constexpr int64_t kStrip = 8192;
+// Elements of the combined row: 64 kB of float, so that it and the rows of x that make it stay in L2.
+constexpr int64_t kStrip = 16384;
 constexpr int64_t kBlock = 64;
 
 // Output q * period + r reads pixels q * step + first[r] + j, times weight[begin[r] + j], begin[r] + j < begin[r + 1].
