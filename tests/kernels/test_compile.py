@@ -78,4 +78,4 @@ def test_meta_and_fake_tensors():
         x = torch.empty(2, 4, 4, 3).permute(0, 3, 1, 2)
         assert bias_act(x, act="lrelu").stride() == x.stride()
         y = upfirdn2d(x, None, 2)
-        assert y.shape == (2, 3, 7, 7) and y.is_contiguous(memory_format=torch.channels_last)
+        assert y.shape == (2, 3, 8, 8) and y.is_contiguous(memory_format=torch.channels_last)
