@@ -11,7 +11,7 @@ import pytest
 import torch
 
 import cagc_kernels
-from cagc_kernels import backend, bias_act, explain, upfirdn2d, use_backend
+from cagc_kernels import backend, bias_act, explain, modulated_conv2d, use_backend
 
 native = pytest.mark.skipif(backend.unavailable("native") is not None, reason=str(backend.unavailable("native")))
 
@@ -31,16 +31,21 @@ def test_unknown_name_lists_the_valid_ones():
             call()
 
 
+def without_native_kernel() -> tuple[torch.Tensor, ...]:
+    x, weight, styles = torch.ones(1, 2, 4, 4), torch.ones(3, 2, 1, 1), torch.ones(1, 2)
+    return x, weight, styles
+
+
 def test_a_named_backend_binds():
-    with pytest.raises(ValueError, match="'native' does not take upfirdn2d .*no upfirdn2d kernel"):
-        upfirdn2d(torch.zeros(1, 1, 4, 4), None, backend="native")
+    with pytest.raises(ValueError, match="'native' does not take modulated_conv2d .*no modulated_conv2d kernel"):
+        modulated_conv2d(*without_native_kernel(), backend="native")
 
 
 def test_a_preferred_backend_is_passed_over_and_said_to_be():
     with use_backend("native"):
-        assert upfirdn2d(torch.ones(1, 1, 4, 4), None).sum() == 16
-        text = explain("upfirdn2d")
-    assert "preferred: native" in text and "native     skipped: no upfirdn2d kernel" in text
+        assert modulated_conv2d(*without_native_kernel(), demodulate=False).eq(2).all()
+        text = explain("modulated_conv2d")
+    assert "preferred: native" in text and "native     skipped: no modulated_conv2d kernel" in text
 
 
 def test_preference_nests_and_ends():
