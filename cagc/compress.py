@@ -279,7 +279,7 @@ def _report(
             "Plan": plan.digest(),
             "Teacher": plan.teacher,
             "Content": loaded.parser.name,
-            "Machine": ", ".join(f"{key} {value}" for key, value in machine.items()),
+            "Machine": ", ".join(f"{key} {value}" for key, value in machine.items() if value is not None),
             "Versions": f"cagc {__version__}, torch {torch.__version__}, Python {platform.python_version()}",
         },
         features=config.features,
