@@ -21,6 +21,7 @@ from .distill import DistillConfig, Interrupted, RunFolder, distill
 from .errors import CagcError
 from .evaluation import evaluate
 from .files import atomic_write
+from .metrics import features
 from .metrics.frechet import result_key
 from .metrics.macs import total_macs, total_parameters
 from .models import Generator
@@ -28,7 +29,7 @@ from .pictures import comparison_figures
 from .prune import prune
 from .report import Report, Variant, layer_table, training_curves, write_report
 from .runs import Inputs, LoadedInputs
-from .scores import score_channels
+from .scores import METRICS, score_channels
 
 # Far from the seeds that scoring draws from, so that figures are of latents the compression has not seen.
 _HELD_OUT = 1_000_000
@@ -42,7 +43,7 @@ class CompressConfig:
     """Settings of a compression."""
 
     teacher: Path | None = None
-    """Checkpoint with a generator and its discriminator; the embedded 64 px face teacher if left out."""
+    """Checkpoint with a generator; the embedded 64 px face teacher if left out."""
     data: Path | None = None
     """Folder or zip of real images, for the Fréchet distance; the embedded faces if --teacher is left out too."""
     content: str = "faces"
@@ -134,6 +135,7 @@ def compress(config: CompressConfig, resume: bool = False) -> Report:
     with phase("Opening teacher, images and content parser"):
         loaded = config.inputs().load(need_data=distillation.gan_weight > 0)
     _describe(loaded)
+    _check_request(config, loaded)
     folders = {config.metric: config.out} | ({config.baseline: config.out / "baseline"} if config.baseline else {})
     plans = {metric: _plan(config, loaded, metric, folder, resume) for metric, folder in folders.items()}
     if not resume:
@@ -188,6 +190,20 @@ def _describe(loaded: LoadedInputs) -> None:
         f"{total_parameters(teacher) / 1e6:.2f} M parameters; "
         f"{'no images' if data is None else data.describe()}; content: {loaded.parser.name}; device: {loaded.device}"
     )
+
+
+def _check_request(config: CompressConfig, loaded: LoadedInputs) -> None:
+    """Refuse now what would otherwise fail after minutes of work."""
+    if config.evaluation_samples < 2:
+        raise CagcError(f"evaluation_samples: got {config.evaluation_samples}, expected at least 2")
+    for name, metric in (("metric", config.metric), ("baseline", config.baseline)):
+        if metric is not None and metric not in METRICS:
+            raise CagcError(f"{name}: got {metric!r}, expected one of {', '.join(METRICS)}")
+    if loaded.data is not None:
+        features.load(config.features)
+    # Whether a budget can be met does not depend on the scores.
+    scores = score_channels(loaded.teacher, "random", samples=config.samples)
+    plan_channels(loaded.teacher, scores, round_to=config.round_to, **config.budget())
 
 
 def _check_out(config: CompressConfig) -> None:
