@@ -11,6 +11,9 @@ _BOOKKEEPING = frozenset(
     ("steps", "checkpoint_every", "sample_every", "log_every", "samples", "sample_truncation", "tensorboard")
 )
 
+# Resolutions whose blocks have two convolutions, so that directions can be told from their styles.
+_BLOCKS = tuple(2**i for i in range(3, 14))
+
 
 @dataclass(frozen=True)
 class DistillConfig:
@@ -28,7 +31,12 @@ class DistillConfig:
         perceptual_weight: of the perceptual distance; 0 leaves it out.
         perceptual: name of its features: one of ``cagc.metrics.features.FEATURES`` with feature maps, or "lpips-vgg".
         perceptual_size: side in pixels that images are resized to for it; None: as they are, 256 px at most.
+        relation_weight: of the relation loss of StyleKD; 0 leaves it out.
+        relation_strength: standard deviation of the moves of w, along latent directions of length 1, that it compares.
+        relation_directions: latent directions per resolution, see :func:`cagc.distill.relation.latent_directions`.
+        relation_resolutions: where it compares features; those above the image's are left out.
         gan_weight: of the adversarial loss; 0 runs without a discriminator.
+        discriminator: begin with the "teacher"'s, or with a "new" one.
         gan_delay: steps in which the discriminator trains and the generator does not hear it yet.
         gan_ramp: steps after the delay in which ``gan_weight`` grows linearly from 0.
         r1_gamma: R1 weight; 0 leaves it out.
@@ -66,7 +74,12 @@ class DistillConfig:
     perceptual_weight: float = 3.0
     perceptual: str = "efficientnet-lite0"
     perceptual_size: int | None = None
+    relation_weight: float = 0.0
+    relation_strength: float = 5.0
+    relation_directions: int = 5
+    relation_resolutions: tuple[int, ...] = (16, 32, 64, 128)
     gan_weight: float = 1.0
+    discriminator: Literal["teacher", "new"] = "teacher"
     gan_delay: int = 0
     gan_ramp: int = 0
     r1_gamma: float = 10.0
@@ -97,6 +110,7 @@ class DistillConfig:
             "d_reg_every",
             "g_reg_every",
             "path_batch_shrink",
+            "relation_directions",
             "checkpoint_every",
             "log_every",
             "samples",
@@ -104,9 +118,10 @@ class DistillConfig:
             self._require(name, isinstance(self._get(name), int) and self._get(name) >= 1, "an integer of at least 1")
         for name in ("gan_delay", "gan_ramp", "sample_every", "seed"):
             self._require(name, isinstance(self._get(name), int) and self._get(name) >= 0, "an integer of at least 0")
-        for name in ("learning_rate", "ema_half_life"):
+        for name in ("learning_rate", "ema_half_life", "relation_strength"):
             self._require(name, _number(self._get(name)) and self._get(name) > 0, "a number above 0")
-        for name in ("rgb_weight", "perceptual_weight", "gan_weight", "r1_gamma", "path_weight"):
+        weights = ("rgb_weight", "perceptual_weight", "relation_weight", "gan_weight", "r1_gamma", "path_weight")
+        for name in weights:
             self._require(name, _number(self._get(name)) and self._get(name) >= 0, "a number of at least 0")
         for name in ("path_decay", "mixing_probability"):
             self._require(name, _number(self._get(name)) and 0 <= self._get(name) <= 1, "a number from 0 to 1")
@@ -120,15 +135,19 @@ class DistillConfig:
             ("lr_schedule", ("constant", "cosine")),
             ("kd_mode", ("output", "intermediate")),
             ("noise", ("random", "const", "none")),
+            ("discriminator", ("teacher", "new")),
         ):
             self._require(name, self._get(name) in choices, f"one of {', '.join(choices)}")
         self._require("frozen", not isinstance(self.frozen, str), "a sequence of patterns")
-        if not (self.rgb_weight or self.perceptual_weight or self.gan_weight):
-            raise ValueError(
-                "rgb_weight, perceptual_weight, gan_weight: got 0 for all three, expected a loss to train with"
-            )
-        object.__setattr__(self, "betas", tuple(self.betas))
-        object.__setattr__(self, "frozen", tuple(self.frozen))
+        self._require(
+            "relation_resolutions",
+            bool(self.relation_resolutions) and all(r in _BLOCKS for r in self.relation_resolutions),
+            "powers of two from 8 on",
+        )
+        if not any(self._get(name) for name in weights[:4]):
+            raise ValueError(f"{', '.join(weights[:4])}: got 0 for all of them, expected a loss to train with")
+        for name in ("betas", "frozen", "relation_resolutions"):
+            object.__setattr__(self, name, tuple(self._get(name)))
 
     def _get(self, name: str) -> Any:
         return getattr(self, name)

@@ -51,7 +51,8 @@ def distill(
     Args:
         student: the generator to begin with; not changed. Training runs on its device.
         teacher: a generator with the student's latents and resolution, or recorded images.
-        discriminator: to begin with, not changed; None: a new one as wide as the teacher.
+        discriminator: to begin with, not changed; None: a new one as wide as the teacher. ``config.discriminator``
+            "new" makes it None.
         data: real images at the student's resolution; unused, and may be None, where ``config.gan_weight`` is 0.
         config: settings.
         out_dir: folder of the run.
@@ -66,6 +67,8 @@ def distill(
             NaN or infinite (the last checkpoint is kept).
         Interrupted: Ctrl-C, after the step and its checkpoint were finished.
     """
+    if config.discriminator == "new":
+        discriminator = None
     parser = parser if parser is None or isinstance(parser, content.ContentParser) else content.load(parser)
     if isinstance(teacher, Generator):
         teacher = LiveTeacher(teacher, getattr(parser, "seeds", None))

@@ -80,6 +80,33 @@ def mask_at(mask: Tensor, resolution: int) -> Tensor:
     return mask if mask.shape[-1] == resolution else F.adaptive_avg_pool2d(mask, resolution)
 
 
+def relation_loss(student: Sequence[tuple[Tensor, Tensor]], teacher: Sequence[tuple[Tensor, Tensor]]) -> Tensor:
+    """Sum over layers of KL(softmax S_T ‖ softmax S_S), scalar, with S[i, j] = cos(f(w_i), f(w_j + offset_j)).
+
+    Args:
+        student, teacher: per layer the features of w and of the moved w, [N, C, h, w] each; C may differ between the
+            two networks. Gradients reach ``student``.
+
+    The mean over i of divergences between rows (Xu et al., "Mind the Gap in Distilling StyleGANs", ECCV 2022).
+
+    Raises:
+        ValueError: another number of layers on one side than on the other, or none.
+    """
+    if len(student) != len(teacher) or not student:
+        raise ValueError(f"student: got {len(student)} layers, teacher {len(teacher)}; expected as many, at least one")
+    total = 0.0
+    for ours, theirs in zip(student, teacher):
+        expected = _similarities(*theirs).detach().log_softmax(dim=1)
+        found = _similarities(*ours).log_softmax(dim=1)
+        total = total + F.kl_div(found, expected, reduction="batchmean", log_target=True)
+    return total
+
+
+def _similarities(features: Tensor, moved: Tensor) -> Tensor:
+    """Cosines [N, N] between flattened samples."""
+    return F.normalize(features.flatten(1), dim=1) @ F.normalize(moved.flatten(1), dim=1).t()
+
+
 def perceptual_loss(
     student: Tensor, teacher: Tensor, distance: PerceptualDistance, mask: Tensor | None = None
 ) -> Tensor:

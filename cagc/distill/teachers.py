@@ -62,8 +62,18 @@ class Teacher(Protocol):
         """The same latents each time, with fixed noise, for sample grids."""
         ...
 
-    def rgbs(self, latents: Latents, intermediate: bool = False, truncation: float = 1.0) -> list[Tensor]:
-        """Target images [N, 3, r, r]: of every resolution, lowest first, if ``intermediate``, else the last alone."""
+    def rgbs(
+        self,
+        latents: Latents,
+        intermediate: bool = False,
+        truncation: float = 1.0,
+        features: dict[str, Tensor] | None = None,
+        offset: Tensor | None = None,
+    ) -> list[Tensor]:
+        """Target images [N, 3, r, r]: of every resolution, lowest first, if ``intermediate``, else the last alone.
+
+        ``features``: to fill, see ``SynthesisNetwork.forward``. ``offset`` [N, style_dim] is added to every w.
+        """
         ...
 
 
@@ -101,12 +111,19 @@ class LiveTeacher:
         return Latents(z=z_batch(seeds, self.style_dim, device), seeds=seeds, noise="const", teacher_noise="const")
 
     @torch.no_grad()
-    def rgbs(self, latents: Latents, intermediate: bool = False, truncation: float = 1.0) -> list[Tensor]:
+    def rgbs(
+        self,
+        latents: Latents,
+        intermediate: bool = False,
+        truncation: float = 1.0,
+        features: dict[str, Tensor] | None = None,
+        offset: Tensor | None = None,
+    ) -> list[Tensor]:
         """See :class:`Teacher`."""
         ws = latents.ws(self.generator, truncation)
-        if intermediate:
-            return self.generator.synthesis(ws, latents.teacher_noise, return_rgbs=True)
-        return [self.generator.synthesis(ws, latents.teacher_noise)]
+        ws = ws if offset is None else ws + offset[:, None]
+        out = self.generator.synthesis(ws, latents.teacher_noise, return_rgbs=intermediate, features=features)
+        return out if intermediate else [out]
 
 
 class RecordedTeacher:
@@ -161,14 +178,23 @@ class RecordedTeacher:
         rows = torch.arange(min(count, len(self)))
         return Latents(w=self.recorded_ws[rows].to(device), rows=rows, noise="const")
 
-    def rgbs(self, latents: Latents, intermediate: bool = False, truncation: float = 1.0) -> list[Tensor]:
+    def rgbs(
+        self,
+        latents: Latents,
+        intermediate: bool = False,
+        truncation: float = 1.0,
+        features: dict[str, Tensor] | None = None,
+        offset: Tensor | None = None,
+    ) -> list[Tensor]:
         """The recorded images.
 
         Raises:
-            CagcError: ``intermediate``: nothing was recorded below the image's resolution.
+            CagcError: ``intermediate``, ``features`` or ``offset``: nothing but images was recorded.
         """
         if intermediate:
             raise CagcError("kd_mode: got 'intermediate', expected 'output' for recorded images")
+        if features is not None or offset is not None:
+            raise CagcError("relation_weight: expected 0 for recorded images, which have no features")
         return [self.batch(latents.rows)]
 
 

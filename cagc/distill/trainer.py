@@ -19,9 +19,18 @@ from ..errors import CagcError
 from ..models import Discriminator, Generator
 from ..models.stylegan2 import Noise
 from .config import DistillConfig
-from .losses import PerceptualDistance, discriminator_loss, generator_loss, load_perceptual, perceptual_loss, rgb_loss
+from .losses import (
+    PerceptualDistance,
+    discriminator_loss,
+    generator_loss,
+    load_perceptual,
+    perceptual_loss,
+    relation_loss,
+    rgb_loss,
+)
 from .regularizers import path_length_penalty, r1_penalty
-from .teachers import Latents, Teacher, with_noise
+from .relation import draw_offsets, latent_directions, relation_layers
+from .teachers import Latents, LiveTeacher, Teacher, with_noise
 
 # Images whose masks are all empty before a parser counts as one that sees nothing.
 _BLIND_SAMPLES = 256
@@ -38,12 +47,14 @@ class Draws:
         generator: latents of the images that are compared with the teacher's.
         path: latents of the path length images.
         path_noise: standard normal, shaped as those images.
+        offsets: [N, style_dim], moves of the w of ``generator`` that the relation loss compares.
     """
 
     generator: Latents
     discriminator: Latents | None = None
     path: Latents | None = None
     path_noise: Tensor | None = None
+    offsets: Tensor | None = None
 
 
 class NonFiniteLoss(CagcError):
@@ -89,6 +100,14 @@ class Trainer:
         self.perceptual = perceptual
         if perceptual is None and config.perceptual_weight:
             self.perceptual = load_perceptual(config.perceptual, self.device, config.perceptual_size)
+        self.directions = None
+        if config.relation_weight:
+            if not isinstance(teacher, LiveTeacher):
+                raise CagcError("relation_weight: expected 0 for recorded images, which have no features")
+            self.layers = relation_layers(teacher.generator, config.relation_resolutions)
+            self.directions = latent_directions(
+                teacher.generator, config.relation_resolutions, config.relation_directions
+            )
         self.coverage = ContentCoverage()
         self._blind_after = min(_BLIND_SAMPLES, config.steps * config.batch_size)
         self.path_mean = torch.zeros([], device=self.device, dtype=student.w_avg.dtype)
@@ -120,13 +139,16 @@ class Trainer:
         config = self.config
         discriminator = self._draw_latents(config.batch_size) if self.d is not None else None
         generator = self._draw_latents(config.batch_size)
+        offsets = None
+        if self.directions is not None:
+            offsets = draw_offsets(self.directions, config.batch_size, config.relation_strength, self.rng)
         if not config.path_weight or self.step % config.g_reg_every:
-            return Draws(generator, discriminator)
+            return Draws(generator, discriminator, offsets=offsets)
         batch = max(1, config.batch_size // config.path_batch_shrink)
         path = self._draw_latents(batch)
         side = self.g.config.resolution
         path_noise = torch.randn(batch, 3, side, side, generator=self.rng, device=self.device)
-        return Draws(generator, discriminator, path, path_noise)
+        return Draws(generator, discriminator, path, path_noise, offsets)
 
     def _draw_latents(self, batch: int) -> Latents:
         latents = self.teacher.latents(batch, self.rng, self.config.mixing_probability)
@@ -156,7 +178,7 @@ class Trainer:
             losses |= self.train_discriminator(real, draws.discriminator)
             if config.r1_gamma and self.step % config.d_reg_every == 0:
                 losses |= self.regularize_discriminator(real)
-        losses |= self.train_generator(draws.generator)
+        losses |= self.train_generator(draws.generator, draws.offsets)
         if draws.path is not None:
             losses |= self.regularize_generator(draws.path, draws.path_noise)
         self.update_average()
@@ -190,13 +212,17 @@ class Trainer:
         self._update(self.d_optimizer, {"r1": penalty}, total)
         return {"r1": penalty.detach()}
 
-    def train_generator(self, latents: Latents) -> Losses:
-        """Adversarial loss and distance to the teacher's images, computed once with their mask."""
+    def train_generator(self, latents: Latents, offsets: Tensor | None = None) -> Losses:
+        """Adversarial loss and distance to the teacher's images, computed once with their mask.
+
+        ``offsets`` [N, style_dim]: moves of w for the relation loss; None leaves it out.
+        """
         config = self.config
         intermediate = config.kd_mode == "intermediate"
-        targets, mask = self._targets(latents, intermediate)
+        seen, expected = ({}, {}) if offsets is not None else (None, None)
+        targets, mask = self._targets(latents, intermediate, expected)
         ws = latents.ws(self.g)
-        out = self.g.synthesis(ws, latents.noise, return_rgbs=intermediate)
+        out = self.g.synthesis(ws, latents.noise, return_rgbs=intermediate, features=seen)
         rgbs = out if intermediate else [out]
         losses, total = {}, 0.0
         if config.rgb_weight:
@@ -205,6 +231,9 @@ class Trainer:
         if config.perceptual_weight:
             losses["perceptual"] = perceptual_loss(rgbs[-1], targets[-1], self.perceptual, mask)
             total = total + config.perceptual_weight * losses["perceptual"]
+        if offsets is not None:
+            losses["relation"] = self._relation(latents, offsets, seen, expected)
+            total = total + config.relation_weight * losses["relation"]
         gan_weight = config.gan_weight_at(self.step) if self.d is not None else 0.0
         if gan_weight:
             self.d.requires_grad_(False)
@@ -216,11 +245,23 @@ class Trainer:
             losses["content_area"] = mask.mean()
         return {name: value.detach() for name, value in losses.items()}
 
-    def _targets(self, latents: Latents, intermediate: bool) -> tuple[list[Tensor], Tensor | None]:
+    def _relation(self, latents: Latents, offsets: Tensor, seen: Losses, expected: Losses) -> Tensor:
+        """Relation loss, given the features of the unmoved w."""
+        moved, moved_expected = {}, {}
+        self.g.synthesis(latents.ws(self.g) + offsets[:, None], latents.noise, features=moved)
+        self.teacher.rgbs(latents, features=moved_expected, offset=offsets)
+        return relation_loss(
+            [(seen[name], moved[name]) for name in self.layers],
+            [(expected[name], moved_expected[name]) for name in self.layers],
+        )
+
+    def _targets(
+        self, latents: Latents, intermediate: bool, features: dict[str, Tensor] | None = None
+    ) -> tuple[list[Tensor], Tensor | None]:
         config = self.config
-        if not (config.rgb_weight or config.perceptual_weight):
+        if not (config.rgb_weight or config.perceptual_weight or features is not None):
             return [], None
-        targets = self.teacher.rgbs(latents, intermediate)
+        targets = self.teacher.rgbs(latents, intermediate, features=features)
         if self.parser is None:
             return targets, None
         with torch.no_grad():
