@@ -24,6 +24,7 @@ from cagc_kernels import bias_act, explain, setup_filter, upfirdn2d
 from cagc_kernels.backend import refusal
 
 from .harness import keep_memory, milliseconds, paired, ratio
+from .results import make_row
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 BACKENDS = ("native", "triton")
@@ -107,16 +108,19 @@ def measure(row: Row, backend: str, rounds: int) -> tuple[dict[str, list[float]]
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
-@pytest.mark.parametrize("make", [pytest.param(make, id=name) for name, make in rows(torch.float32)])
-def test_op(benchmark, make, backend):
+@pytest.mark.parametrize("name, make", [pytest.param(name, make, id=name) for name, make in rows(torch.float32)])
+def test_op(benchmark, session, name, make, backend):
     if reason := refusal(backend, "upfirdn2d", DEVICE):
         pytest.skip(reason)
-    keep_memory()
+    if session.quick and "32x32" not in name:
+        pytest.skip("--quick: the smallest layers only")
     row = make()
     with torch.no_grad():
-        benchmark.extra_info |= {"device": DEVICE, **measure(row, backend, 8)[1]}
-        benchmark.pedantic(row.run, (backend,), rounds=8, warmup_rounds=2)
-    torch.testing.assert_close(row.run(backend), row.run("reference"), rtol=1e-4, atol=1e-4)
+        times, figures = measure(row, backend, session.rounds(20))
+        torch.testing.assert_close(row.run(backend), row.run("reference"), rtol=1e-4, atol=1e-4)
+    case = {"layer": name}
+    made = make_row("ops", backend, case, times, DEVICE, dtype=row.dtype, bytes=row.bytes, figures=figures)
+    session.publish(benchmark, made, times[backend])
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -1,46 +1,183 @@
-"""Timing that compares: candidates are called in turn, round after round, so that all of them see the same machine."""
+"""The one way in which everything here is timed.
+
+Candidates are called in turn, round after round, so that all of them see the same machine, and are compared pair by
+pair (:func:`cagc.metrics.latency.measure_latency`): ``time.perf_counter`` on the CPU, CUDA events on a GPU. Caches are
+warm unless they are flushed before each call. The roofs that a time is held against are measured in the same run.
+"""
 
 from __future__ import annotations
 
 import ctypes
+import gc
+import os
 import statistics
-import time
 from collections.abc import Callable, Mapping
+from functools import cache, partial
+from pathlib import Path
 
 import torch
+
+from cagc.metrics.latency import measure_latency
+
+Call = Callable[[], object]
+
+
+def _libc():
+    try:
+        return ctypes.CDLL(None)
+    except OSError:
+        return None
 
 
 def keep_memory() -> bool:
     """Have glibc keep freed memory for the process, so that no side pays for fresh pages; whether it could be told."""
     trim_threshold, mmap_max = -1, -4
     try:
-        mallopt = ctypes.CDLL(None).mallopt
-    except (OSError, AttributeError):
+        mallopt = _libc().mallopt
+    except AttributeError:
         return False
-    return bool(mallopt(mmap_max, 0) and mallopt(trim_threshold, 2**31 - 1))
+    kept = bool(mallopt(mmap_max, 0) and mallopt(trim_threshold, 2**31 - 1))
+    keep_memory.done = keep_memory.done or kept
+    return kept
 
 
-def paired(candidates: Mapping[str, Callable[[], object]], rounds: int = 30, warmup: int = 3) -> dict[str, list[float]]:
-    """Seconds per call of each candidate, one entry per round; CUDA work is waited for."""
-    wait = torch.cuda.synchronize if torch.cuda.is_available() else lambda: None
-    times: dict[str, list[float]] = {name: [] for name in candidates}
-    for i in range(-warmup, rounds):
-        for name, call in candidates.items():
-            wait()
-            start = time.perf_counter()
+keep_memory.done = False
+
+
+def allocator() -> str:
+    """ "kept" after :func:`keep_memory`, else "system"."""
+    return "kept" if keep_memory.done else "system"
+
+
+def pin_threads(threads: int | None = None) -> int:
+    """Fix the number of threads of PyTorch and of our kernels, by default the cores this process may use."""
+    usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    torch.set_num_threads(threads or usable)
+    return torch.get_num_threads()
+
+
+def default_device() -> str:
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def _cache_bytes(device: str) -> int:
+    if device == "cuda":
+        return torch.cuda.get_device_properties(0).L2_cache_size
+    levels = Path("/sys/devices/system/cpu/cpu0/cache").glob("index*/size")
+    units = {"K": 2**10, "M": 2**20, "G": 2**30}
+    sizes = [int(text[:-1]) * units[text[-1]] for text in (p.read_text().strip() for p in levels) if text[-1] in units]
+    return max(sizes, default=32 * 2**20)
+
+
+@cache
+def _evictor(device: str) -> torch.Tensor:
+    return torch.zeros(max(2 * _cache_bytes(device), 2**26) // 4, device=device)
+
+
+def flush(device: str) -> None:
+    """Evict what the last-level cache holds, by writing twice its size."""
+    _evictor(device).add_(1)
+
+
+def paired(
+    candidates: Mapping[str, Call], rounds: int = 30, warmup: int = 3, cold: bool = False, device: str | None = None
+) -> dict[str, list[float]]:
+    """Seconds per call of each candidate, one entry per round; ``cold`` flushes the caches before each call."""
+    device = device or default_device()
+    prepare = partial(flush, device) if cold else None
+    results = measure_latency(candidates, rounds, warmup, device=device, prepare=prepare)
+    return {name: [ms / 1e3 for ms in result.times_ms] for name, result in results.items()}
+
+
+def graphed(call: Call) -> Call:
+    """``call`` captured as a CUDA graph: each call replays it, without Python or launches in between.
+
+    Raises RuntimeError where it cannot be captured.
+    """
+    stream = torch.cuda.Stream()
+    stream.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(stream):
+        for _ in range(3):
             call()
-            wait()
-            if i >= 0:
-                times[name].append(time.perf_counter() - start)
-    return times
+    torch.cuda.current_stream().wait_stream(stream)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        call()
+    return graph.replay
+
+
+def spread(values: list[float]) -> tuple[float, float, float]:
+    """Median, 10th and 90th percentile."""
+    if len(values) == 1:
+        return (values[0],) * 3
+    q = statistics.quantiles(values, n=10, method="inclusive")
+    return statistics.median(values), q[0], q[-1]
+
+
+def ratios(times: Mapping[str, list[float]], slow: str, fast: str) -> list[float]:
+    """``slow / fast`` round by round."""
+    return [s / f for s, f in zip(times[slow], times[fast], strict=True)]
 
 
 def ratio(times: Mapping[str, list[float]], slow: str, fast: str) -> float:
     """Median over the rounds of ``slow / fast``."""
-    return statistics.median(s / f for s, f in zip(times[slow], times[fast], strict=True))
+    return statistics.median(ratios(times, slow, fast))
 
 
 def milliseconds(times: list[float]) -> tuple[float, float, float]:
-    """Median, 10th and 90th percentile."""
-    q = statistics.quantiles(times, n=10)
-    return tuple(1e3 * t for t in (statistics.median(times), q[0], q[-1]))
+    """Median, 10th and 90th percentile of ``times`` in seconds."""
+    return tuple(1e3 * t for t in spread(times))
+
+
+@cache
+def roofs(device: str, dtype: torch.dtype = torch.float32) -> dict[str, float]:
+    """What this machine reaches now: "copy_gbs", bytes read and written by a copy of 256 MB, and "matrix_gflops".
+
+    Measured once in a process; the matrix product is 2048³ on the CPU and 8192³ on a GPU, TF32 as PyTorch is set.
+    """
+    size = 2048 if device == "cpu" else 8192
+    source, target = torch.zeros(2, 2**25, device=device).unbind()
+    a, b = torch.randn(2, size, size, device=device).to(dtype).unbind()
+    out = torch.empty_like(a)
+    calls = {"copy": lambda: target.copy_(source), "matrix": lambda: torch.mm(a, b, out=out)}
+    times = paired(calls, rounds=7, warmup=2, device=device)
+    best = {name: min(seconds) for name, seconds in times.items()}
+    return {
+        "copy_gbs": round(2 * source.nbytes / best["copy"] / 1e9, 2),
+        "matrix_gflops": round(2 * size**3 / best["matrix"] / 1e9, 1),
+    }
+
+
+def _resident(field: str) -> int:
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(f"{field}:"))
+
+
+def memory(device: str) -> int | None:
+    """Bytes in use now: resident on the CPU, where freed memory is handed back first, allocated on a GPU."""
+    gc.collect()
+    if device == "cuda":
+        torch.cuda.synchronize()
+        return torch.cuda.memory_allocated()
+    try:
+        _libc().malloc_trim(0)
+        return _resident("VmRSS")
+    except (AttributeError, OSError, StopIteration):
+        return None
+
+
+def peak_memory(call: Call, device: str) -> int | None:
+    """The most bytes in use during ``call``, everything that the process holds included; None where unknown."""
+    if memory(device) is None:
+        return None
+    if device == "cuda":
+        torch.cuda.reset_peak_memory_stats()
+        call()
+        torch.cuda.synchronize()
+        return torch.cuda.max_memory_allocated()
+    try:
+        Path("/proc/self/clear_refs").write_text("5")  # the kernel's own peak starts anew
+        call()
+        return _resident("VmHWM")
+    except (OSError, StopIteration):
+        return None

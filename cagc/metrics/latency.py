@@ -128,11 +128,13 @@ def measure_latency(
     min_seconds: float = 0.0,
     device: torch.device | str = "cpu",
     progress: Callable[[int, int], None] | None = None,
+    prepare: Callable[[], Any] | None = None,
 ) -> dict[str, LatencyResult]:
     """Time each function in turn, `repeats` rounds and at least `min_seconds` in all, after `warmup` untimed rounds.
 
     The clock is `time.perf_counter` on the CPU and CUDA events on a GPU. progress(done, repeats) is called after each
-    of the first `repeats` rounds. Raises ValueError for an empty mapping or numbers out of range, before anything runs.
+    of the first `repeats` rounds, prepare() before each timed call, untimed. Raises ValueError for an empty mapping or
+    numbers out of range, before anything runs.
     """
     if not functions:
         raise ValueError("functions must hold at least one callable, got none")
@@ -149,6 +151,8 @@ def measure_latency(
     with _no_garbage_collection():
         while rounds < repeats or time.perf_counter() - start < min_seconds:
             for name, function in functions.items():
+                if prepare is not None:
+                    prepare()
                 times[name].append(clock(function))
             rounds += 1
             if progress is not None and rounds <= repeats:

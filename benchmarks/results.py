@@ -1,0 +1,181 @@
+"""Rows of benchmarks as JSON Lines: written one at a time, so that a run that breaks off keeps what it measured.
+
+A row holds what was timed ("benchmark", "implementation", "case", "dtype", "cache"), its work ("shape", "bytes",
+"macs"), its time ("ms": median, 10th and 90th percentile, rounds), "ratios" to other implementations of the same
+rounds, further "figures", and what it depends on ("roofs", "device", "versions", "allocator", "commit", "command").
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from functools import cache
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import torch
+
+import cagc_kernels
+from cagc.metrics.latency import machine_info
+
+from .harness import allocator, milliseconds, ratios, roofs, spread
+
+SCHEMA = 1
+ROOT = Path(__file__).resolve().parents[1]
+RESULTS = ROOT / "benchmarks" / "results"
+Row = dict[str, Any]
+
+
+def _command(*words: str) -> str | None:
+    try:
+        run = subprocess.run(words, capture_output=True, text=True, timeout=20, cwd=ROOT)
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return run.stdout.strip() or None if run.returncode == 0 else None
+
+
+@cache
+def commit() -> str | None:
+    """Short hash of the checkout, with "+" where tracked files differ from it; None outside of one."""
+    name = _command("git", "rev-parse", "--short=12", "HEAD")
+    changed = name and _command("git", "status", "--porcelain", "--untracked-files=no")
+    return f"{name}+" if changed else name
+
+
+@cache
+def versions() -> dict[str, str]:
+    """Versions of what a time depends on; a package that is not installed is left out."""
+    found = {"cagc": cagc_kernels.__version__, "python": sys.version.split()[0]}
+    for name in ("torch", "triton", "onnxruntime", "openvino"):
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            pass
+    return found
+
+
+def machine(device: str) -> dict[str, Any]:
+    """The device as a row names it: cpu, cores, threads, gpu, driver, system."""
+    info = machine_info(device)
+    driver = None
+    if device == "cuda":
+        driver = _command("nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader")
+    return {name: info[name] for name in ("cpu", "cores", "threads", "gpu", "system")} | {"driver": driver}
+
+
+def device_folder(device: str) -> str:
+    """Name of the folder of this device's results, such as "cpu-amd-epyc-2-cores" or "nvidia-h100-80gb-hbm3"."""
+    info = machine_info(device)
+    name = info["gpu"] or f"cpu {info['cpu']} {info['cores']} cores"
+    return "-".join("".join(c if c.isalnum() else " " for c in name.lower()).split())
+
+
+def make_row(
+    benchmark: str,
+    implementation: str,
+    case: Mapping[str, Any],
+    times: Mapping[str, list[float]],
+    device: str,
+    *,
+    of: str | None = None,
+    dtype: torch.dtype = torch.float32,
+    shape: Iterable[int] = (),
+    bytes: int | None = None,
+    macs: int | None = None,
+    cache: str = "warm",
+    figures: Mapping[str, Any] | None = None,
+) -> Row:
+    """A row of ``times[of or implementation]``, with its ratios to every other entry of ``times`` (above 1: faster)."""
+    own = of or implementation
+    median, p10, p90 = milliseconds(times[own])
+    others = {name: spread(ratios(times, name, own)) for name in times if name != own}
+    return {
+        "schema": SCHEMA,
+        "benchmark": benchmark,
+        "implementation": implementation,
+        "case": dict(case),
+        "dtype": str(dtype).removeprefix("torch."),
+        "cache": cache,
+        "shape": list(shape),
+        "bytes": bytes,
+        "macs": macs,
+        "ms": {"median": median, "p10": p10, "p90": p90, "rounds": len(times[own])},
+        "ratios": {name: {"median": m, "p10": low, "p90": high} for name, (m, low, high) in others.items()},
+        "figures": dict(figures or {}),
+        "roofs": roofs(device, dtype),
+        "device": machine(device),
+        "allocator": allocator(),
+        "versions": versions(),
+        "commit": commit(),
+        "command": " ".join([Path(sys.argv[0]).name, *sys.argv[1:]]),
+        "at": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+    }
+
+
+def key(row: Row) -> tuple[str, ...]:
+    """What makes two rows the same measurement; the device is not part of it."""
+    case = json.dumps(row["case"], sort_keys=True)
+    return row["benchmark"], row["implementation"], case, row["dtype"], row["cache"]
+
+
+def append(path: Path, rows: Iterable[Row]) -> None:
+    """Add ``rows`` to a file, each with one write; a torn last line is closed first, and stays torn by itself."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("ab+") as file:
+        if file.tell():
+            file.seek(-1, 2)
+            if file.read(1) != b"\n":
+                file.write(b"\n")
+        for row in rows:
+            file.write(json.dumps(row, allow_nan=False).encode() + b"\n")
+            file.flush()
+
+
+@dataclass
+class Loaded:
+    """Rows of a file, and how many of its lines were not read: torn ones, and those of another version."""
+
+    rows: list[Row] = field(default_factory=list)
+    torn: int = 0
+    other_version: int = 0
+
+    def latest(self) -> dict[tuple[str, ...], Row]:
+        """The last row of each measurement."""
+        return {key(row): row for row in self.rows}
+
+    def skipped(self) -> str:
+        """What was not read, or an empty string."""
+        counts = ((self.torn, "torn"), (self.other_version, "of another version"))
+        return ", ".join(f"{n} line{'s' * (n > 1)} {what}" for n, what in counts if n)
+
+
+_NEEDED = {"benchmark", "implementation", "case", "dtype", "cache", "ms", "device"}
+
+
+def read(*paths: Path) -> Loaded:
+    """Rows of JSON Lines files, in order. Lines that are no row, or another version's, are skipped and counted.
+
+    Raises OSError where a file cannot be read.
+    """
+    loaded = Loaded()
+    for path in paths:
+        for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
+            if not line.strip():
+                continue
+            try:
+                row = json.loads(line)
+            except ValueError:
+                loaded.torn += 1
+                continue
+            if not isinstance(row, dict) or row.get("schema") != SCHEMA:
+                loaded.other_version += 1
+            elif not _NEEDED <= set(row):
+                loaded.torn += 1
+            else:
+                loaded.rows.append(row)
+    return loaded
