@@ -8,8 +8,6 @@ rows, planes and samples; :func:`empty_images` makes its outputs, real and fake.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import torch
 
 
@@ -55,13 +53,15 @@ def images(x: torch.Tensor) -> torch.Tensor:
     return x if x.stride(3) == 1 else x.contiguous()
 
 
-def empty_images(x: torch.Tensor, height: int, width: int, dtype: torch.dtype | None = None) -> torch.Tensor:
-    """An uninitialised [N, C, height, width], channels_last if ``x`` is and contiguous otherwise."""
-    size = (x.shape[0], x.shape[1], height, width)
+def empty_images(
+    x: torch.Tensor, height: int, width: int, dtype: torch.dtype | None = None, channels: int | None = None
+) -> torch.Tensor:
+    """An uninitialised [N, C, height, width], channels_last if ``x`` is and contiguous otherwise; C is as in ``x``."""
+    size = (x.shape[0], x.shape[1] if channels is None else channels, height, width)
     memory_format = torch.channels_last if is_channels_last(x) else torch.contiguous_format
     return torch.empty(size, dtype=dtype or x.dtype, device=x.device, memory_format=memory_format)
 
 
-def allocate_images(x: torch.Tensor, height: int, width: int) -> torch.Tensor:
+def allocate_images(x: torch.Tensor, height: int, width: int, channels: int | None = None) -> torch.Tensor:
     """:func:`empty_images` for kernels; like :func:`allocate`, a place where the tests can poison outputs."""
-    return empty_images(x, height, width)
+    return empty_images(x, height, width, channels=channels)

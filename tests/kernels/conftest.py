@@ -14,7 +14,7 @@ def _poison(monkeypatch: pytest.MonkeyPatch) -> None:
     """Outputs begin as NaN: an element that a kernel leaves out shows."""
     images = layout.empty_images
     monkeypatch.setattr(layout, "allocate", lambda like: torch.full_like(like, float("nan")))
-    monkeypatch.setattr(layout, "allocate_images", lambda *size: images(*size).fill_(float("nan")))
+    monkeypatch.setattr(layout, "allocate_images", lambda *size, **more: images(*size, **more).fill_(float("nan")))
 
 
 def _targets() -> list:
