@@ -9,6 +9,7 @@ from torch.autograd import forward_ad
 
 from .. import backend as _backend
 
+
 @torch.compiler.assume_constant_result
 def _select(*facts: object) -> str:
     """A constant while compiling: what PyTorch guards on is the facts, the preferred backend among them."""
