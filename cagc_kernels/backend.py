@@ -28,6 +28,12 @@ IMPLEMENTS = {
     "triton": ("bias_act", "upfirdn2d"),
 }
 
+# What the reference computes on every backend, and explain() says.
+EXCEPTIONS = {
+    "bias_act": "gain <= 0, or lrelu with alpha < 0: the slope could not be read off the output",
+    "upfirdn2d": "a filter that requires a gradient",
+}
+
 _DTYPES = {
     "native": ("float32", "float64", "float16", "bfloat16"),
     "triton": ("float32", "float64", "float16", "bfloat16"),
@@ -117,6 +123,7 @@ def explain(op: str, device: str = "cpu", dtype: object = "float32") -> str:
       native     taken
       triton     skipped: needs a CUDA tensor, got cpu (TRITON_INTERPRET=1 runs it on the CPU, slowly)
       reference  skipped: native comes first
+      the reference computes gain <= 0, or lrelu with alpha < 0: the slope could not be read off the output
 
     ``dtype`` is a ``torch.dtype`` or its name. Raises ValueError for an unknown op.
     """
@@ -128,4 +135,6 @@ def explain(op: str, device: str = "cpu", dtype: object = "float32") -> str:
     for name in ORDER:
         reason = refusal(name, op, device, dtype) or f"{taken} comes first"
         lines.append(f"  {name:<10} " + ("taken" if name == taken else f"skipped: {reason}"))
+    if op in EXCEPTIONS and taken != "reference":
+        lines.append(f"  the reference computes {EXCEPTIONS[op]}")
     return "\n".join(lines)

@@ -15,7 +15,8 @@ from torch import nn
 
 from cagc_kernels import bias_act, setup_filter, upfirdn2d
 
-from .stylegan2 import FullyConnected, block_resolutions
+from .layers import FullyConnected, check_clamp, wide
+from .stylegan2 import block_resolutions
 
 
 @dataclass(frozen=True)
@@ -27,18 +28,21 @@ class DiscriminatorConfig:
         channels: width at each resolution, from ``resolution`` down to 4.
         mbstd_group_size: images that share one minibatch standard deviation; the largest divisor of the batch up to it.
         resample_filter: taps of the FIR used for down-sampling.
+        conv_clamp: bound of the absolute value of every convolution's output, for float16; None is no bound.
     """
 
     resolution: int
     channels: dict[int, int]
     mbstd_group_size: int = 4
     resample_filter: tuple[float, ...] = (1, 3, 3, 1)
+    conv_clamp: float | None = None
 
     def __post_init__(self) -> None:
         channels = {int(resolution): int(width) for resolution, width in self.channels.items()}
         expected = block_resolutions(self.resolution)
         if sorted(channels) != expected:
             raise ValueError(f"channels: got resolutions {sorted(channels)}, expected {expected}")
+        check_clamp(self.conv_clamp)
         object.__setattr__(self, "channels", {r: channels[r] for r in reversed(expected)})
         object.__setattr__(self, "resample_filter", tuple(self.resample_filter))
 
@@ -51,23 +55,30 @@ class DiscriminatorConfig:
         return cls(resolution, widths, **options)
 
     def to_dict(self) -> dict[str, Any]:
-        """As JSON-ready containers."""
-        return asdict(self)
+        """As JSON-ready containers, without a ``conv_clamp`` of None: the checkpoints written before it had none."""
+        return {name: value for name, value in asdict(self).items() if name != "conv_clamp" or value is not None}
 
 
 class Conv2d(nn.Module):
     """Convolution with equalised learning rate, optionally down-sampling by two: x [N, I, h, w] → [N, O, h, w]."""
 
     def __init__(
-        self, in_channels: int, out_channels: int, kernel_size: int, act: str = "lrelu", filter_taps=None
+        self,
+        config: DiscriminatorConfig,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: int,
+        act: str = "lrelu",
+        down: bool = False,
     ) -> None:
         super().__init__()
         self.act = act
+        self.clamp = config.conv_clamp
         self.padding = kernel_size // 2
         self.weight = nn.Parameter(torch.randn(out_channels, in_channels, kernel_size, kernel_size))
         self.weight_gain = 1 / math.sqrt(in_channels * kernel_size**2)
         self.bias = nn.Parameter(torch.zeros(out_channels)) if act != "linear" else None
-        taps = None if filter_taps is None else setup_filter(filter_taps)
+        taps = setup_filter(config.resample_filter) if down else None
         self.register_buffer("resample_filter", taps, persistent=False)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
@@ -80,7 +91,9 @@ class Conv2d(nn.Module):
             down = 2 if self.padding == 0 else 1  # a 1×1 convolution commutes with dropping pixels
             x = upfirdn2d(x, self.resample_filter, down=down, padding=[before, after, before, after])
             x = F.conv2d(x, weight, stride=2 // down)
-        return x if self.bias is None else bias_act(x, self.bias, act=self.act)
+        if self.bias is None and self.clamp is None:
+            return x
+        return bias_act(x, self.bias, act=self.act, clamp=self.clamp)
 
 
 class DiscriminatorBlock(nn.Module):
@@ -89,9 +102,9 @@ class DiscriminatorBlock(nn.Module):
     def __init__(self, config: DiscriminatorConfig, resolution: int) -> None:
         super().__init__()
         in_channels, out_channels = config.channels[resolution], config.channels[resolution // 2]
-        self.conv0 = Conv2d(in_channels, in_channels, 3)
-        self.conv1 = Conv2d(in_channels, out_channels, 3, filter_taps=config.resample_filter)
-        self.skip = Conv2d(in_channels, out_channels, 1, "linear", config.resample_filter)
+        self.conv0 = Conv2d(config, in_channels, in_channels, 3)
+        self.conv1 = Conv2d(config, in_channels, out_channels, 3, down=True)
+        self.skip = Conv2d(config, in_channels, out_channels, 1, "linear", down=True)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return (self.conv1(self.conv0(x)) + self.skip(x)) * math.sqrt(0.5)
@@ -104,10 +117,10 @@ class Discriminator(nn.Module):
         super().__init__()
         self.config = config
         width = config.channels
-        self.from_rgb = Conv2d(3, width[config.resolution], 1)
+        self.from_rgb = Conv2d(config, 3, width[config.resolution], 1)
         for resolution in list(width)[:-1]:
             self.add_module(f"b{resolution}", DiscriminatorBlock(config, resolution))
-        self.conv = Conv2d(width[4] + 1, width[4], 3)
+        self.conv = Conv2d(config, width[4] + 1, width[4], 3)
         self.fc = FullyConnected(width[4] * 16, width[4], "lrelu")
         self.out = FullyConnected(width[4], 1)
 
@@ -136,6 +149,6 @@ def append_minibatch_std(x: torch.Tensor, group_size: int) -> torch.Tensor:
     if n == 0:
         return x.new_empty(0, c + 1, h, w)
     group = max(size for size in range(1, min(group_size, n) + 1) if n % size == 0)
-    grouped = x.reshape(group, n // group, c, h, w)
-    std = (grouped.var(dim=0, unbiased=False) + 1e-8).sqrt().mean(dim=(1, 2, 3))
+    grouped = wide(x).reshape(group, n // group, c, h, w)
+    std = (grouped.var(dim=0, unbiased=False) + 1e-8).sqrt().mean(dim=(1, 2, 3)).to(x.dtype)
     return torch.cat([x, std.repeat(group).reshape(n, 1, 1, 1).expand(n, 1, h, w)], dim=1)

@@ -18,6 +18,7 @@ from cagc_kernels import bias_act, modulated_conv2d, setup_filter, styled_conv2d
 from cagc_kernels.profiling import layer_range
 
 from ..channels import ChannelAxis, ChannelGroup
+from .layers import FullyConnected, check_clamp, wide
 
 Noise = str | Sequence[torch.Tensor]
 
@@ -52,6 +53,8 @@ class GeneratorConfig:
         mapping_layers: depth of the mapping network.
         lr_multiplier: of the mapping network; part of the function, because stored weights are divided by it.
         resample_filter: taps of the FIR used for up-sampling, normalised when used.
+        conv_clamp: bound of the absolute value of every layer's output, for float16 (256 in the public code); None is
+            no bound.
     """
 
     resolution: int
@@ -60,6 +63,7 @@ class GeneratorConfig:
     mapping_layers: int = 8
     lr_multiplier: float = 0.01
     resample_filter: tuple[float, ...] = field(default=(1, 3, 3, 1))
+    conv_clamp: float | None = None
 
     def __post_init__(self) -> None:
         expected = layer_names(self.resolution)
@@ -67,6 +71,7 @@ class GeneratorConfig:
             raise ValueError(f"channels: got layers {list(self.channels)}, expected {expected}")
         if min(self.channels.values()) < 1:
             raise ValueError(f"channels: got {self.channels}, expected widths of at least 1")
+        check_clamp(self.conv_clamp)
         object.__setattr__(self, "channels", {name: int(self.channels[name]) for name in expected})
         object.__setattr__(self, "resample_filter", tuple(self.resample_filter))
 
@@ -86,33 +91,8 @@ class GeneratorConfig:
         return len(self.channels)
 
     def to_dict(self) -> dict[str, Any]:
-        """As JSON-ready containers."""
-        return asdict(self)
-
-
-class FullyConnected(nn.Module):
-    """Linear layer with equalised learning rate: x [N, in] → [N, out]."""
-
-    def __init__(
-        self,
-        in_features: int,
-        out_features: int,
-        act: str = "linear",
-        lr_multiplier: float = 1.0,
-        bias_init: float = 0.0,
-    ) -> None:
-        super().__init__()
-        self.act = act
-        self.weight = nn.Parameter(torch.randn(out_features, in_features) / lr_multiplier)
-        self.bias = nn.Parameter(torch.full([out_features], bias_init / lr_multiplier))
-        self.weight_gain = lr_multiplier / math.sqrt(in_features)
-        self.bias_gain = lr_multiplier
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        bias = self.bias if self.bias_gain == 1 else self.bias * self.bias_gain
-        if self.act == "linear":
-            return torch.addmm(bias, x, self.weight.t(), alpha=self.weight_gain)
-        return bias_act(x @ (self.weight * self.weight_gain).t(), bias, act=self.act)
+        """As JSON-ready containers, without a ``conv_clamp`` of None: the checkpoints written before it had none."""
+        return {name: value for name, value in asdict(self).items() if name != "conv_clamp" or value is not None}
 
 
 class MappingNetwork(nn.Module):
@@ -141,6 +121,7 @@ class SynthesisLayer(nn.Module):
         super().__init__()
         self.up = up
         self.resolution = resolution
+        self.clamp = config.conv_clamp
         self.weight = nn.Parameter(torch.randn(out_channels, in_channels, 3, 3))
         self.weight_gain = 1 / math.sqrt(in_channels * 9)
         self.bias = nn.Parameter(torch.zeros(out_channels))
@@ -158,6 +139,7 @@ class SynthesisLayer(nn.Module):
             noise=self._noise(x.shape[0], noise),
             up=self.up,
             resample_filter=self.resample_filter if self.up > 1 else None,
+            clamp=self.clamp,
         )
 
     def _noise(self, batch: int, noise: str | torch.Tensor) -> torch.Tensor | None:
@@ -177,12 +159,13 @@ class ToRGB(nn.Module):
         super().__init__()
         self.weight = nn.Parameter(torch.randn(3, in_channels, 1, 1))
         self.weight_gain = 1 / math.sqrt(in_channels)
+        self.clamp = config.conv_clamp
         self.bias = nn.Parameter(torch.zeros(3))
         self.affine = FullyConnected(config.style_dim, in_channels, bias_init=1)
 
     def forward(self, x: torch.Tensor, w: torch.Tensor) -> torch.Tensor:
         styles = self.affine(w) * self.weight_gain
-        return bias_act(modulated_conv2d(x, self.weight, styles, demodulate=False), self.bias)
+        return bias_act(modulated_conv2d(x, self.weight, styles, demodulate=False), self.bias, clamp=self.clamp)
 
 
 class SynthesisBlock(nn.Module):
@@ -250,7 +233,7 @@ class SynthesisNetwork(nn.Module):
             _record(features, f"b{resolution}.conv1", x)
             index += 1
             with layer_range(f"synthesis.b{resolution}.to_rgb"):
-                out = block.to_rgb(x, ws[:, index])
+                out = wide(block.to_rgb(x, ws[:, index]))
                 rgb = out if rgb is None else upsample2d(rgb, self.resample_filter) + out
             if return_rgbs:
                 rgbs.append(rgb)

@@ -17,7 +17,7 @@ from ..layout import dense
 from ..reference import bias_act as reference
 from ..reference.bias_act import ACTIVATIONS
 from . import checks
-from .dispatch import choose, is_plain
+from .dispatch import autocast_dtype, choose, is_plain
 
 _PIECEWISE_LINEAR = ("linear", "relu", "lrelu")
 
@@ -41,7 +41,7 @@ def bias_act(
 
     Args:
         x: any shape, float16, bfloat16, float32 or float64; any strides, channels_last is kept.
-        b: [x.shape[dim]], dtype and device of ``x``; None adds nothing.
+        b: [x.shape[dim]], dtype (under ``torch.autocast`` any) and device of ``x``; None adds nothing.
         dim: the axis of ``b``.
         act: linear, relu, lrelu, tanh, sigmoid, elu, selu, softplus or swish.
         alpha: negative slope of lrelu, by default 0.2; the others have none and ignore it.
@@ -65,6 +65,8 @@ def bias_act(
 
 
 def _bias_act(x, b, dim, act, alpha, gain, clamp, backend) -> torch.Tensor:
+    if isinstance(b, torch.Tensor) and autocast_dtype(x) is not None:
+        b = b.to(x.dtype)
     _check(x, b, dim, act, alpha, gain, clamp)
     chosen = choose("bias_act", backend, x)
     if chosen == "reference":

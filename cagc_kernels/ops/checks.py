@@ -7,6 +7,8 @@ from numbers import Real
 
 import torch
 
+HALF = (torch.float16, torch.bfloat16)
+
 
 def tensor(name: str, value: object, ndim: int | None = None, axes: str = "") -> torch.Tensor:
     """``value`` as a floating-point tensor of ``ndim`` dimensions; ``axes`` names them in the message."""
@@ -19,9 +21,9 @@ def tensor(name: str, value: object, ndim: int | None = None, axes: str = "") ->
     return value
 
 
-def like(name: str, value: torch.Tensor, other_name: str, other: torch.Tensor) -> None:
-    """``value`` has the dtype and lives on the device of ``other``."""
-    if value.dtype != other.dtype:
+def like(name: str, value: torch.Tensor, other_name: str, other: torch.Tensor, wide: bool = False) -> None:
+    """``value`` has the dtype and lives on the device of ``other``; ``wide``: or is float32 beside half precision."""
+    if value.dtype != other.dtype and not (wide and other.dtype in HALF and value.dtype == torch.float32):
         raise TypeError(f"{name}: got dtype {value.dtype}, expected {other.dtype} as {other_name}")
     if value.device != other.device:
         raise ValueError(f"{name}: is on {value.device}, expected {other.device} as {other_name}")

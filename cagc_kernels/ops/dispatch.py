@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import functools
+from collections.abc import Callable, Iterable
 
 import torch
 from torch.autograd import forward_ad
@@ -19,6 +20,27 @@ def _select(*facts: object) -> str:
 def choose(op: str, backend: str | None, x: torch.Tensor) -> str:
     """The backend that ``op`` takes for ``x``. Raises ValueError if ``backend`` is unknown or refuses."""
     return _select(op, backend, _backend.preferred(), x.device.type, x.dtype)
+
+
+def autocast_dtype(x: object) -> torch.dtype | None:
+    """What ``torch.autocast`` wants ``x`` in; None outside of it, and for float64, which it leaves alone."""
+    if not isinstance(x, torch.Tensor) or x.dtype == torch.float64 or not torch.is_autocast_enabled(x.device.type):
+        return None
+    return torch.get_autocast_dtype(x.device.type)
+
+
+def outside_autocast(function: Callable[..., torch.Tensor]) -> Callable[..., torch.Tensor]:
+    """Under ``torch.autocast``, call ``function`` without it: x in its dtype, all other tensors in float32."""
+
+    @functools.wraps(function)
+    def call(x, *arguments):
+        dtype = autocast_dtype(x)
+        if dtype is None:
+            return function(x, *arguments)
+        with torch.autocast(x.device.type, enabled=False):
+            return function(x.to(dtype), *(a.float() if isinstance(a, torch.Tensor) else a for a in arguments))
+
+    return call
 
 
 _PLAIN = (torch.Tensor, torch.nn.Parameter)

@@ -12,7 +12,7 @@ from ..reference.bias_act import ACTIVATIONS
 from ..reference.upfirdn2d import parse_padding
 from . import checks
 from .bias_act import bias_act
-from .dispatch import choose
+from .dispatch import choose, outside_autocast
 from .upfirdn2d import check_filter, upfirdn2d
 
 
@@ -37,7 +37,8 @@ def modulated_conv2d(
     The activations are modulated, never the weights: one dense convolution serves the whole batch.
 
     Args:
-        x: [N, I, H, W], any floating-point dtype; all other tensors have the same.
+        x: [N, I, H, W], any floating-point dtype. All other tensors have the same, or are float32 where ``x`` is
+            float16 or bfloat16.
         weight: [O, I, kh, kw], shared by the batch and used as it is: scale it by 1/√fan_in before.
         styles: [N, I].
         noise: broadcast over the output, [N or 1, 1, H', W']; added after demodulation.
@@ -54,8 +55,10 @@ def modulated_conv2d(
     Raises:
         TypeError, ValueError: before any work, naming the argument.
 
-    In float16 with ``demodulate``, weight and styles are normalised first, so that the convolution stays in range.
-    Differentiable any number of times in x, weight, styles and noise.
+    In half precision everything but the convolution is computed in float32 and rounded once; in float16, weight and
+    styles are normalised first, so that the convolution stays in range however large they are. Under ``torch.autocast``
+    x is cast to its dtype and the other tensors to float32. Differentiable any number of times in x, weight, styles
+    and noise.
     """
     arguments = (weight, styles, noise, up, down, padding, resample_filter, demodulate, flip_weight, backend)
     if profiling.active:
@@ -63,14 +66,14 @@ def modulated_conv2d(
     return _modulated_conv2d(x, *arguments)
 
 
+@outside_autocast
 def _modulated_conv2d(
     x, weight, styles, noise, up, down, padding, resample_filter, demodulate, flip_weight, backend
 ) -> torch.Tensor:
     _check(x, weight, styles, noise, up, down, padding, resample_filter)
     choose("modulated_conv2d", backend, x)
-    return reference.modulated_conv2d(
-        x, weight, styles, noise, up, down, padding, resample_filter, demodulate, flip_weight, _resample(backend)
-    )
+    conv = (resample_filter, up, down, padding, flip_weight, _resample(backend))
+    return reference.convolve(x, weight, styles, noise, demodulate, True, *conv).to(x.dtype)
 
 
 def _resample(backend: str | None):
@@ -82,8 +85,8 @@ def _check(x, weight, styles, noise, up, down, padding, resample_filter) -> None
     checks.tensor("x", x, 4, "[N, I, H, W]")
     checks.tensor("weight", weight, 4, "[O, I, kh, kw]")
     checks.tensor("styles", styles, 2, "[N, I]")
-    checks.like("weight", weight, "x", x)
-    checks.like("styles", styles, "x", x)
+    checks.like("weight", weight, "x", x, wide=True)
+    checks.like("styles", styles, "x", x, wide=True)
     if weight.shape[1] != x.shape[1]:
         raise ValueError(f"weight: got {weight.shape[1]} input channels, expected {x.shape[1]} as x")
     checks.shape("styles", styles, x.shape[:2], "samples and channels of x")
@@ -110,7 +113,7 @@ def _check(x, weight, styles, noise, up, down, padding, resample_filter) -> None
 
 def _check_noise(noise: torch.Tensor, x: torch.Tensor, output: tuple[int, ...]) -> None:
     checks.tensor("noise", noise)
-    checks.like("noise", noise, "x", x)
+    checks.like("noise", noise, "x", x, wide=True)
     fits = noise.ndim <= 4 and all(n in (1, o) for n, o in zip(noise.shape[::-1], output[::-1], strict=False))
     if not fits:
         raise ValueError(f"noise: got shape {list(noise.shape)}, expected one that broadcasts to {list(output)}")
@@ -130,6 +133,7 @@ def styled_conv2d(
     gain: float | None = None,
     clamp: float | None = None,
     next_styles: torch.Tensor | None = None,
+    modulate: bool = True,
     backend: str | None = None,
 ) -> torch.Tensor:
     """A layer of the generator: modulated convolution, noise, bias, activation, gain, clamp.
@@ -141,12 +145,13 @@ def styled_conv2d(
         y = y * next_styles[:, :, None, None]                # when given: the next layer's modulation
 
     Args:
-        x: [N, I, H, W]; all other tensors have its dtype.
+        x: [N, I, H, W]; dtypes as in :func:`modulated_conv2d`.
         weight: [O, I, k, k], k odd.
         styles: [N, I].
         bias: [O].
         noise: broadcast over [N, O, H·up, W·up]: [N or 1, 1, H·up, W·up], scaled by the caller.
-        next_styles: [N, O]; the next layer then takes styles of one.
+        next_styles: [N, O]; the next layer then takes them as its styles, with ``modulate=False``.
+        modulate: False where ``x`` has been multiplied by ``styles`` before; they still demodulate.
         act, alpha, gain, clamp: see :func:`cagc_kernels.bias_act`.
         up, resample_filter, demodulate, backend: see :func:`modulated_conv2d`. A named backend binds the op as a
             whole; by default each part takes the best one that has it.
@@ -158,24 +163,25 @@ def styled_conv2d(
         TypeError, ValueError: before any work, naming the argument.
     """
     arguments = (
-        weight, styles, bias, noise, up, resample_filter, demodulate, act, alpha, gain, clamp, next_styles, backend
+        weight, styles, bias, noise, up, resample_filter, demodulate, act, alpha, gain, clamp, next_styles, modulate,
+        backend,
     )  # fmt: skip
     if profiling.active:
         return profiling.ranged(f"styled_conv2d up={up} {act}", _styled_conv2d, x, *arguments)
     return _styled_conv2d(x, *arguments)
 
 
+@outside_autocast
 def _styled_conv2d(
-    x, weight, styles, bias, noise, up, resample_filter, demodulate, act, alpha, gain, clamp, next_styles, backend
-) -> torch.Tensor:
+    x, weight, styles, bias, noise, up, resample_filter, demodulate, act, alpha, gain, clamp, next_styles, modulate,
+    backend,
+) -> torch.Tensor:  # fmt: skip
     _check_styled(x, weight, styles, bias, noise, up, resample_filter, act, alpha, gain, clamp, next_styles)
     chosen = choose("modulated_conv2d", backend, x)
-    padding, resample = weight.shape[-1] // 2, _resample(backend)
-    y = reference.modulated_conv2d(
-        x, weight, styles, noise, up, 1, padding, resample_filter, demodulate, up == 1, resample
-    )
-    y = bias_act(y, bias, 1, act, alpha, gain, clamp, backend=backend and chosen)
-    return y if next_styles is None else y * next_styles[:, :, None, None]
+    conv = (resample_filter, up, 1, weight.shape[-1] // 2, up == 1, _resample(backend))
+    y = reference.convolve(x, weight, styles, noise, demodulate, modulate, *conv)
+    y = bias_act(y, bias.to(y.dtype), 1, act, alpha, gain, clamp, backend=backend and chosen)
+    return (y if next_styles is None else y * next_styles[:, :, None, None]).to(x.dtype)
 
 
 def _check_styled(x, weight, styles, bias, noise, up, resample_filter, act, alpha, gain, clamp, next_styles) -> None:
@@ -185,12 +191,12 @@ def _check_styled(x, weight, styles, bias, noise, up, resample_filter, act, alph
     if kh != kw or kh % 2 == 0:
         raise ValueError(f"weight: got a {kh} x {kw} kernel, expected a square one of odd size")
     checks.tensor("bias", bias, 1, "[O]")
-    checks.like("bias", bias, "x", x)
+    checks.like("bias", bias, "x", x, wide=True)
     checks.shape("bias", bias, weight.shape[:1], "outputs of weight")
     checks.choice("act", act, tuple(ACTIVATIONS))
     for name, value, minimum in (("alpha", alpha, None), ("gain", gain, None), ("clamp", clamp, 0)):
         checks.number(name, value, minimum)
     if next_styles is not None:
         checks.tensor("next_styles", next_styles, 2, "[N, O]")
-        checks.like("next_styles", next_styles, "x", x)
+        checks.like("next_styles", next_styles, "x", x, wide=True)
         checks.shape("next_styles", next_styles, (x.shape[0], weight.shape[0]), "samples of x, outputs of weight")

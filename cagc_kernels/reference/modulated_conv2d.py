@@ -14,25 +14,31 @@ DEMODULATION_EPS = 1e-8
 HALF = (torch.float16, torch.bfloat16)
 
 
-def demodulation(weight: torch.Tensor, styles: torch.Tensor) -> torch.Tensor:
-    """``d[n, o] = rsqrt(sum_i styles[n, i]^2 * sum_k weight[o, i, k]^2 + 1e-8)``, shape [N, O].
+def operands(
+    weight: torch.Tensor, styles: torch.Tensor, dtype: torch.dtype, demodulate: bool, modulate: bool = True
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]:
+    """What a convolution of activations of ``dtype`` takes: weight, styles, and the factor [N, O] of its result.
 
-    Half precision is squared and summed in float32, and rounded once.
+    With ``demodulate`` the factor is ``d[n, o] = rsqrt(sum_i styles[n, i]^2 * sum_k weight[o, i, k]^2 + 1e-8)``, and
+    None without. For half precision all of it is computed in float32, and the factor stays there. For float16 each
+    filter is divided by its largest value and the root of its fan-in, each sample's styles by their largest value
+    (without ``modulate``, where the activations carry them, they stay), so that no sum overflows; the factor gives
+    both scales back. They count as constants: the result does not depend on them, nor do its derivatives.
     """
-    dtype = torch.float32 if weight.dtype in HALF else weight.dtype
-    energy = weight.to(dtype).square().sum(dim=(2, 3))
-    return (styles.to(dtype).square() @ energy.t() + DEMODULATION_EPS).rsqrt().to(weight.dtype)
-
-
-def normalise(weight: torch.Tensor, styles: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Scale each filter and each sample's styles to a largest value of 1 (filters: over the root of the fan-in).
-
-    Demodulation takes both scales out again, so the result stays; the sums of a float16 convolution stay finite.
-    """
-    tiny = torch.finfo(weight.dtype).tiny
-    peak = weight.abs().amax(dim=(1, 2, 3), keepdim=True).clamp_min(tiny)
-    weight = weight / peak / weight[0].numel() ** 0.5
-    return weight, styles / styles.abs().amax(dim=1, keepdim=True).clamp_min(tiny)
+    if dtype in HALF:
+        weight, styles = weight.float(), styles.float()
+    scale, eps = None, DEMODULATION_EPS
+    if dtype == torch.float16 and weight.shape[1]:
+        tiny = torch.finfo(weight.dtype).tiny
+        peak = weight.detach().abs().amax(dim=(1, 2, 3)).clamp_min(tiny) * weight[0].numel() ** 0.5
+        largest = styles.detach().abs().amax(dim=1).clamp_min(tiny) if modulate else torch.ones_like(styles[:, 0])
+        weight, styles = weight / peak[:, None, None, None], styles / largest[:, None]
+        scale = largest[:, None] * peak
+        eps = eps / scale.square()
+    d = scale
+    if demodulate:
+        d = (styles.square() @ weight.square().sum(dim=(2, 3)).t() + eps).rsqrt()
+    return weight.to(dtype), styles.to(dtype), d
 
 
 def _conv2d(x: torch.Tensor, weight: torch.Tensor, flip_weight: bool, **options) -> torch.Tensor:
@@ -80,6 +86,15 @@ def conv2d_resample(
     return resample(x, f, down=down) if down > 1 else x
 
 
+def convolve(x, weight, styles, noise, demodulate: bool, modulate: bool, *conv) -> torch.Tensor:
+    """Modulated convolution and noise, not yet rounded to half precision; ``conv``: see :func:`conv2d_resample`."""
+    weight, styles, d = operands(weight, styles, x.dtype, demodulate, modulate)
+    y = conv2d_resample(x * styles[:, :, None, None] if modulate else x, weight, *conv)
+    y = y.float() if y.dtype in HALF else y
+    y = y if d is None else y * d[:, :, None, None]
+    return y if noise is None else y + noise
+
+
 def modulated_conv2d(
     x: torch.Tensor,
     weight: torch.Tensor,
@@ -91,19 +106,10 @@ def modulated_conv2d(
     resample_filter: torch.Tensor | None = None,
     demodulate: bool = True,
     flip_weight: bool = True,
-    resample: Callable[..., torch.Tensor] = upfirdn2d,
 ) -> torch.Tensor:
     """``d[n, o] * conv(x * styles[n], weight)[o] + noise``; see :func:`cagc_kernels.modulated_conv2d`."""
-    if demodulate and x.dtype == torch.float16:
-        weight, styles = normalise(weight, styles)
-    d = demodulation(weight, styles) if demodulate else None
-    x = x * styles[:, :, None, None]
-    x = conv2d_resample(x, weight, resample_filter, up, down, padding, flip_weight, resample)
-    if d is not None:
-        x = x * d[:, :, None, None]
-    if noise is not None:
-        x = x + noise
-    return x
+    y = convolve(x, weight, styles, noise, demodulate, True, resample_filter, up, down, padding, flip_weight)
+    return y.to(x.dtype)
 
 
 def styled_conv2d(
@@ -120,11 +126,10 @@ def styled_conv2d(
     gain: float | None = None,
     clamp: float | None = None,
     next_styles: torch.Tensor | None = None,
+    modulate: bool = True,
 ) -> torch.Tensor:
     """One generator layer; see :func:`cagc_kernels.styled_conv2d`."""
     padding = weight.shape[-1] // 2
-    x = modulated_conv2d(
-        x, weight, styles, noise, up, 1, padding, resample_filter, demodulate, flip_weight=up == 1
-    )  # fmt: skip
-    x = bias_act(x, bias, 1, act, alpha, gain, clamp)
-    return x if next_styles is None else x * next_styles[:, :, None, None]
+    y = convolve(x, weight, styles, noise, demodulate, modulate, resample_filter, up, 1, padding, up == 1)
+    y = bias_act(y, bias, 1, act, alpha, gain, clamp)
+    return (y if next_styles is None else y * next_styles[:, :, None, None]).to(x.dtype)

@@ -71,6 +71,8 @@ def upfirdn2d(
     if min(padding) < 0:  # after the padding: a crop may be wider than x
         x = F.pad(x, [min(p, 0) for p in padding])
 
+    if c == 0:  # a convolution has at least one group
+        return x[:, :, : x.shape[2] - f.shape[0] + 1 : down_y, : x.shape[3] - f.shape[-1] + 1 : down_x]
     f = f.to(x.dtype) * gain ** (f.ndim / 2)
     if not flip_filter:
         f = f.flip(list(range(f.ndim)))

@@ -65,6 +65,12 @@ def test_explain_names_the_taken_and_the_reasons():
     assert "no float8_e4m3fn kernel" in explain("bias_act", dtype=torch.float8_e4m3fn)
 
 
+@native
+def test_explain_tells_what_the_reference_computes():
+    assert "the reference computes gain <= 0, or lrelu with alpha < 0" in explain("bias_act")
+    assert "the reference computes a filter that requires a gradient" in explain("upfirdn2d")
+
+
 def test_explain_knows_its_ops():
     with pytest.raises(ValueError, match="'conv'.*bias_act, upfirdn2d, modulated_conv2d"):
         explain("conv")

@@ -163,6 +163,14 @@ def test_empty(target, shape):
     assert y.shape == (*shape[:2], *(2 * size + 5 for size in shape[2:])) and not y.any() and x.grad.shape == shape
 
 
+@pytest.mark.parametrize("down", (1, 2, 3))
+def test_reference_takes_no_channels(down):
+    x, f = torch.zeros(2, 0, 8, 9, requires_grad=True), setup_filter([1, 3, 3, 1])
+    y = upfirdn2d(x, f, 2, down, padding=1, backend="reference")
+    y.sum().backward()
+    assert y.shape == upfirdn2d(torch.zeros(2, 1, 8, 9), f, 2, down, padding=1)[:, :0].shape
+
+
 def test_infinity_and_nan_stay_where_they_reach(target):
     backend, device = target
     x, f = torch.zeros(1, 2, 9, 20).to(device), setup_filter([1, 3, 3, 1], device)

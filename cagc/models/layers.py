@@ -1,0 +1,70 @@
+"""What generators and discriminators share."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+from typing import TypeVar
+
+import torch
+from torch import nn
+
+from cagc_kernels import bias_act
+
+Network = TypeVar("Network", bound=nn.Module)
+
+
+def check_clamp(value: object) -> None:
+    """Raise ValueError if ``conv_clamp`` is neither None nor a number above 0."""
+    valid = value is None or (isinstance(value, (int, float)) and not isinstance(value, bool) and value > 0)
+    if not valid:
+        raise ValueError(f"conv_clamp: got {value!r}, expected a number above 0, or None")
+
+
+def with_conv_clamp(network: Network, conv_clamp: float | None) -> Network:
+    """A copy of a generator or discriminator whose layers are bounded by ``conv_clamp``, with the same weights.
+
+    Raises ValueError if ``conv_clamp`` is neither None nor a number above 0.
+    """
+    with torch.random.fork_rng(devices=[]):
+        copy = type(network)(replace(network.config, conv_clamp=conv_clamp))
+    like = next(network.parameters())
+    copy.to(like.device, like.dtype).load_state_dict(network.state_dict())
+    return copy.train(network.training)
+
+
+def wide(x: torch.Tensor) -> torch.Tensor:
+    """``x`` in float32 where ``torch.autocast`` made it half precision."""
+    return x.float() if torch.is_autocast_enabled(x.device.type) and x.dtype != torch.float64 else x
+
+
+class FullyConnected(nn.Module):
+    """Linear layer with equalised learning rate: x [N, in] → [N, out], under autocast too in its own dtype."""
+
+    def __init__(
+        self,
+        in_features: int,
+        out_features: int,
+        act: str = "linear",
+        lr_multiplier: float = 1.0,
+        bias_init: float = 0.0,
+    ) -> None:
+        super().__init__()
+        self.act = act
+        self.weight = nn.Parameter(torch.randn(out_features, in_features) / lr_multiplier)
+        self.bias = nn.Parameter(torch.full([out_features], bias_init / lr_multiplier))
+        self.weight_gain = lr_multiplier / math.sqrt(in_features)
+        self.bias_gain = lr_multiplier
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        if torch.is_autocast_enabled(x.device.type):
+            # Of little cost and much effect: latents, styles and logits stay in float32.
+            with torch.autocast(x.device.type, enabled=False):
+                return self._forward(x.to(self.weight.dtype))
+        return self._forward(x)
+
+    def _forward(self, x: torch.Tensor) -> torch.Tensor:
+        bias = self.bias if self.bias_gain == 1 else self.bias * self.bias_gain
+        if self.act == "linear":
+            return torch.addmm(bias, x, self.weight.t(), alpha=self.weight_gain)
+        return bias_act(x @ (self.weight * self.weight_gain).t(), bias, act=self.act)
