@@ -21,7 +21,7 @@ from safetensors.torch import save_file
 from . import rosinality
 from .errors import CagcError
 from .files import atomic_write
-from .models import Discriminator, DiscriminatorConfig, Generator, GeneratorConfig
+from .models import AnyDiscriminator, AnyGenerator, Discriminator, Generator, build_discriminator, build_generator
 
 FORMAT = "cagc-1"
 
@@ -37,9 +37,9 @@ class Checkpoint:
         metadata: whatever was saved beside the networks, as JSON containers.
     """
 
-    g_ema: Generator | None = None
-    g: Generator | None = None
-    d: Discriminator | None = None
+    g_ema: AnyGenerator | None = None
+    g: AnyGenerator | None = None
+    d: AnyDiscriminator | None = None
     metadata: dict[str, Any] | None = None
 
 
@@ -48,7 +48,7 @@ def load_checkpoint(path: str | Path, device: torch.device | str = "cpu") -> Che
 
     Raises:
         CagcError: the file is missing, truncated, of another format, holds anything but tensors and containers, or its
-            tensors do not make up a StyleGAN2 network.
+            tensors do not make up a known network.
     """
     path = Path(path)
     if not path.is_file():
@@ -60,7 +60,7 @@ def load_checkpoint(path: str | Path, device: torch.device | str = "cpu") -> Che
     return checkpoint
 
 
-def load_generator(path: str | Path, device: torch.device | str = "cpu") -> Generator:
+def load_generator(path: str | Path, device: torch.device | str = "cpu") -> AnyGenerator:
     """The averaged generator of a checkpoint, or the trained one where no average was saved; float32, frozen.
 
     Raises:
@@ -73,7 +73,7 @@ def load_generator(path: str | Path, device: torch.device | str = "cpu") -> Gene
     return generator
 
 
-def load_discriminator(path: str | Path, device: torch.device | str = "cpu") -> Discriminator:
+def load_discriminator(path: str | Path, device: torch.device | str = "cpu") -> AnyDiscriminator:
     """The discriminator of a checkpoint; float32, frozen.
 
     Raises:
@@ -111,7 +111,7 @@ def save_checkpoint(path: str | Path, checkpoint: Checkpoint, dtype: torch.dtype
         save_file(tensors, temporary, header)
 
 
-def save_generator(generator: Generator, path: str | Path, metadata: dict[str, Any] | None = None) -> None:
+def save_generator(generator: AnyGenerator, path: str | Path, metadata: dict[str, Any] | None = None) -> None:
     """Write one generator to a native file; see :func:`save_checkpoint`."""
     save_checkpoint(path, Checkpoint(g_ema=generator, metadata=metadata))
 
@@ -136,6 +136,10 @@ def convert(source: str | Path, target: str | Path) -> None:
 def to_rosinality(checkpoint: Checkpoint) -> dict[str, Any]:
     """The dictionary that rosinality's and the authors' scripts load: "g", "g_ema", "d", "latent_avg"."""
     document: dict[str, Any] = {}
+    for name in ("g", "g_ema", "d"):
+        network = getattr(checkpoint, name)
+        if network is not None and not isinstance(network, (Generator, Discriminator)):
+            raise CagcError(f"checkpoint: {type(network).__name__} has no place in rosinality's layout, only StyleGAN2")
     for name in ("g", "g_ema"):
         network = getattr(checkpoint, name)
         if network is not None:
@@ -146,7 +150,7 @@ def to_rosinality(checkpoint: Checkpoint) -> dict[str, Any]:
     return document
 
 
-def generator_hash(generator: Generator) -> str:
+def generator_hash(generator: AnyGenerator) -> str:
     """SHA-256, 16 hexadecimal digits, of the configuration and every weight in float32; names a teacher in a plan."""
     digest = hashlib.sha256(json.dumps(generator.config.to_dict(), sort_keys=True).encode())
     for name, tensor in sorted(generator.named_parameters()):
@@ -170,17 +174,13 @@ def _read_native(path: Path) -> Checkpoint:
         for name, options in configs.items():
             if name not in ("g_ema", "g", "d"):
                 raise ValueError(f"unknown network {name!r}")
-            network = Discriminator(DiscriminatorConfig(**options)) if name == "d" else _generator(options)
+            network = build_discriminator(options) if name == "d" else build_generator(options)
             state = {key[len(name) + 1 :]: t.float() for key, t in tensors.items() if key.startswith(f"{name}.")}
             network.load_state_dict(state)
             setattr(checkpoint, name, network)
     except (KeyError, TypeError, ValueError, RuntimeError) as error:
         raise CagcError(f"checkpoint {path}: configuration and weights disagree ({_one_line(error)})") from None
     return checkpoint
-
-
-def _generator(options: dict[str, Any]) -> Generator:
-    return Generator(GeneratorConfig(**options))
 
 
 def _read_torch(path: Path) -> Checkpoint:

@@ -8,11 +8,12 @@ from dataclasses import replace
 import torch
 
 from .channels import slice_state
-from .models.stylegan2 import Generator, ToRGB
+from .models import AnyGenerator
+from .models.stylegan2 import ToRGB
 from .plan import ChannelPlan, check_kept
 
 
-def prune(generator: Generator, plan: ChannelPlan, keep_rgb_scale: bool = True) -> Generator:
+def prune(generator: AnyGenerator, plan: ChannelPlan, keep_rgb_scale: bool = True) -> AnyGenerator:
     """A new generator with only the channels that ``plan`` keeps; nothing is shared with ``generator``.
 
     The mapping network, ``w_avg``, noise strengths, constant noise maps and toRGB biases carry over untouched.
@@ -43,7 +44,7 @@ def prune(generator: Generator, plan: ChannelPlan, keep_rgb_scale: bool = True) 
                     key = f"{consumer}.weight"
                     state[key] = state[key] * math.sqrt(len(plan.kept[group.name]) / group.width)
     with torch.random.fork_rng(devices=[]):
-        student = Generator(replace(generator.config, channels=plan.channels()))
+        student = type(generator)(replace(generator.config, channels=plan.channels()))
     student.to(generator.w_avg)
     student.load_state_dict(state)
     return student.train(generator.training)

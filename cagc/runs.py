@@ -11,6 +11,7 @@ import torch
 from . import assets, content
 from .checkpoints import load_checkpoint, load_generator
 from .distill import DistillConfig, RunFolder, distill
+from .distill.cifar import CifarDataset, open_images
 from .distill.data import ImageDataset
 from .errors import CagcError
 from .models import Discriminator, Generator
@@ -69,7 +70,7 @@ class Inputs:
         if path is None and need_data:
             raise CagcError("data: got none, expected a folder or zip of real images to go with the teacher")
         parser = content.load(self.content, self.classes or None, device)
-        data = None if path is None else ImageDataset(path, teacher.config.resolution)
+        data = None if path is None else open_images(path, teacher.config.resolution)
         return LoadedInputs(device, teacher, discriminator, data, parser)
 
     def to_dict(self) -> dict[str, Any]:
@@ -92,7 +93,7 @@ class LoadedInputs:
     device: torch.device
     teacher: Generator
     discriminator: Discriminator | None
-    data: ImageDataset | None
+    data: ImageDataset | CifarDataset | None
     parser: content.ContentParser
 
 

@@ -32,8 +32,9 @@ def noise_for(generator: nn.Module, seeds: Sequence[int], mode: str) -> str | li
     if mode not in NOISE_MODES:
         raise ValueError(f"noise must be one of {', '.join(NOISE_MODES)}, got {mode!r}")
     if mode == "const":
-        convs = [name for name in generator.config.channels if not name.endswith(".const")]
-        return [generator.get_buffer(f"synthesis.{name}.noise_const")[None, None] for name in convs]
+        buffers = dict(generator.named_buffers())
+        keys = [f"synthesis.{name}.noise_const" for name in generator.config.channels]
+        return [buffers[key][None, None] for key in keys if key in buffers]
     if mode == "none":
         return mode
     device = next(generator.parameters()).device

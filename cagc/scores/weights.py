@@ -6,7 +6,7 @@ from collections.abc import Iterable
 
 import torch
 
-from ..models.stylegan2 import Generator, ToRGB
+from ..models.stylegan2 import Generator, SynthesisLayer
 from .consumers import combine_consumers, consumer_names
 from .samples import SampleBatch, stream
 
@@ -23,7 +23,7 @@ def incoming_l1(weight: torch.Tensor) -> torch.Tensor:
 
 def _scaled_weight(generator: Generator, module: str) -> tuple[torch.Tensor, bool]:
     layer = generator.get_submodule(module)
-    return (layer.weight * layer.weight_gain).detach().double(), not isinstance(layer, ToRGB)
+    return (layer.weight * layer.weight_gain).detach().double(), isinstance(layer, SynthesisLayer)
 
 
 def _demodulation(weight: torch.Tensor, styles: torch.Tensor) -> torch.Tensor:
@@ -33,7 +33,7 @@ def _demodulation(weight: torch.Tensor, styles: torch.Tensor) -> torch.Tensor:
 def effective_weights(generator: Generator, module: str, styles: torch.Tensor) -> torch.Tensor:
     """What ``module`` convolves with, [N, O, I, kh, kw] float64: scaled weights under ``styles`` [N, I], demodulated.
 
-    Modules that end in ``to_rgb`` are not demodulated.
+    Only StyleGAN2's 3×3 convolutions are demodulated.
     """
     weight, demodulate = _scaled_weight(generator, module)
     styles = styles.double()
