@@ -77,7 +77,8 @@ class Score:
     teacher: Path | None = None
     """Checkpoint; the embedded face generator if left out."""
     metric: str = "content-aware"
-    """content-aware, or a baseline: l1-out, l1-in, l1-style, asv, l1-norm-asv, l2-norm-asv, l1-map, random."""
+    """content-aware, diversity, or a baseline: l1-out, l1-in, l1-style, asv, l1-norm-asv, l2-norm-asv, l1-map,
+    random."""
     content: str = "faces"
     """What counts as content: faces, everything, BiSeNet weights, or a folder or zip of masks named by seed."""
     classes: tuple[str, ...] = ()

@@ -11,9 +11,12 @@ from .channels import slice_state
 from .models import AnyGenerator
 from .models.stylegan2 import ToRGB
 from .plan import ChannelPlan, check_kept
+from .svs import singular_value_scaling
+
+RESCALES = ("keep", "none", "svs")
 
 
-def prune(generator: AnyGenerator, plan: ChannelPlan, keep_rgb_scale: bool = True) -> AnyGenerator:
+def prune(generator: AnyGenerator, plan: ChannelPlan, rescale: str = "keep") -> AnyGenerator:
     """A new generator with only the channels that ``plan`` keeps; nothing is shared with ``generator``.
 
     The mapping network, ``w_avg``, noise strengths, constant noise maps and toRGB biases carry over untouched.
@@ -25,19 +28,23 @@ def prune(generator: AnyGenerator, plan: ChannelPlan, keep_rgb_scale: bool = Tru
     Args:
         generator: the plan's teacher.
         plan: see :func:`cagc.budget.plan_channels`.
-        keep_rgb_scale: multiply each toRGB weight by √(kept / full), so that what remains contributes to the image as
-            it did. False leaves the weights as the paper's code does: RGB grows √(full / kept) times, 1.82 from 512
-            to 154 channels.
+        rescale: "keep" multiplies each toRGB weight by √(kept / full), so that what remains contributes to the image
+            as it did. "none" leaves the weights as the paper's code does: RGB grows √(full / kept) times, 1.82 from
+            512 to 154 channels. "svs" is "none" followed by :func:`cagc.svs.singular_value_scaling`, a start for
+            training rather than a generator.
 
     Raises:
+        ValueError: another ``rescale``.
         CagcError: the plan is for another generator, or the channels it keeps are not as they must be.
     """
+    if rescale not in RESCALES:
+        raise ValueError(f"rescale: got {rescale!r}, expected one of {', '.join(RESCALES)}")
     plan.check(generator)
     check_kept("plan", plan.kept, plan.full)
     groups = generator.channel_groups()
     kept = {name: torch.tensor(indices) for name, indices in plan.kept.items()}
     state = slice_state(generator.state_dict(), groups, kept)
-    if keep_rgb_scale:
+    if rescale == "keep":
         for group in groups:
             for consumer in group.consumers:
                 if isinstance(generator.get_submodule(consumer), ToRGB):
@@ -47,4 +54,5 @@ def prune(generator: AnyGenerator, plan: ChannelPlan, keep_rgb_scale: bool = Tru
         student = type(generator)(replace(generator.config, channels=plan.channels()))
     student.to(generator.w_avg)
     student.load_state_dict(state)
-    return student.train(generator.training)
+    student.train(generator.training)
+    return singular_value_scaling(student) if rescale == "svs" else student

@@ -7,6 +7,7 @@ batches.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -22,21 +23,25 @@ from ..models.stylegan2 import Generator
 from .activations import ACTIVATION_METRICS, activation_scores
 from .consumers import CONSUMERS
 from .content_aware import BATCH_RULES, ContentNoise, content_aware_scores, content_gradients, salt_and_pepper
+from .diversity import PrincipalAxes, diversity_scores, principal_axes
 from .document import ChannelScores
-from .samples import SampleBatch, batch_sizes, draw_samples
+from .samples import SampleBatch, batch_sizes, draw_samples, stream
 from .weights import effective_weights, l1_in_scores, l1_out_scores, l1_style_scores, random_scores
 
 __all__ = [
     "METRICS",
     "ChannelScores",
+    "PrincipalAxes",
     "SampleBatch",
     "activation_scores",
     "content_aware_scores",
     "content_gradients",
+    "diversity_scores",
     "effective_weights",
     "l1_in_scores",
     "l1_out_scores",
     "l1_style_scores",
+    "principal_axes",
     "random_scores",
     "salt_and_pepper",
     "score_channels",
@@ -59,6 +64,8 @@ class _Request:
     noise_probability: float
     noise: str
     truncation: float
+    directions: int
+    strength: float
     progress: Progress | None
 
     def batches(self, noise: str) -> Iterator[SampleBatch]:
@@ -89,6 +96,27 @@ def _content_aware(request: _Request) -> _Result:
     return scores, request.settings(*names) | found
 
 
+def _diversity(request: _Request) -> _Result:
+    axes = principal_axes(request.generator, seed=request.seed)
+
+    def directions(batch: SampleBatch) -> torch.Tensor:
+        return axes.draw(request.directions, stream("directions", request.seed, *batch.seeds))
+
+    # Truncation shortens the moves of w as it does w itself.
+    scores = diversity_scores(
+        request.generator,
+        request.batches(request.noise),
+        directions,
+        request.strength * request.truncation,
+        request.batch_rule,
+        request.consumers,
+        request.report,
+    )
+    names = ["batch_rule", "consumers", "directions", "strength", "noise", "truncation"]
+    names += ["batch_size"] if request.batch_rule == "batch-sum" else []
+    return scores, request.settings(*names)
+
+
 def _activations(metric: str, request: _Request) -> _Result:
     scores = activation_scores(request.generator, request.batches(request.noise), metric, request.report)
     return scores, request.settings("noise", "truncation")
@@ -114,6 +142,7 @@ def _random(request: _Request) -> _Result:
 
 METRICS: dict[str, Callable[[_Request], _Result]] = {
     "content-aware": _content_aware,
+    "diversity": _diversity,
     "l1-out": _l1_out,
     "l1-in": _l1_in,
     "l1-style": _l1_style,
@@ -134,6 +163,8 @@ def score_channels(
     truncation: float = 1.0,
     consumers: str = "main",
     noise: str = "random",
+    directions: int = 10,
+    strength: float = 5.0,
     progress: Progress | None = None,
 ) -> ChannelScores:
     """Score every channel of ``generator``, on its device and without changing it; larger means keep.
@@ -143,11 +174,15 @@ def score_channels(
         metric: a name of :data:`METRICS`.
         parser: for "content-aware": anything that :func:`cagc.content.load` takes. One that knows its seeds (a mask
             folder) is asked for the first ``samples`` of those.
-        samples: images to draw, from seeds ``seed``, ``seed`` + 1, ...; the paper has 400, and 500 for "l1-out".
+        samples: images to draw, from seeds ``seed``, ``seed`` + 1, ...; the paper has 400, and 500 for "l1-out";
+            DCP-GAN has at least 1,000 for "diversity".
         batch_size: images at a time. Scores depend on it under the "batch-sum" rule only.
-        batch_rule, consumers: see :func:`content_aware_scores` and :func:`cagc.scores.consumers.combine_consumers`.
+        batch_rule, consumers: see :func:`content_aware_scores`, :func:`diversity_scores` and
+            :func:`cagc.scores.consumers.combine_consumers`.
         noise_probability, seed, truncation: that a content pixel is replaced; of every draw; ψ of the latents.
         noise: "random" (maps drawn for each sample from its seed), "const" or "none".
+        directions, strength: for "diversity": moves of w tried on each sample (on each batch under "batch-sum"), drawn
+            from ``seed``, and how far they go.
         progress: called with the number of samples done and the number in all.
 
     Raises:
@@ -158,7 +193,11 @@ def score_channels(
     _check_choice("batch_rule", batch_rule, BATCH_RULES)
     _check_choice("consumers", consumers, CONSUMERS)
     _check_choice("noise", noise, ("random", "const", "none"))
-    _check_numbers(samples, batch_size, noise_probability)
+    _check_numbers(samples=samples, batch_size=batch_size, directions=directions)
+    if not 0 < noise_probability <= 1:
+        raise ValueError(f"noise_probability: got {noise_probability}, expected above 0 and at most 1")
+    if not 0 < strength < math.inf:
+        raise ValueError(f"strength: got {strength}, expected a number above 0")
     seeds: Sequence[int] = range(seed, seed + samples)
     if metric != "content-aware":
         parser = None
@@ -178,20 +217,20 @@ def score_channels(
         noise_probability=noise_probability,
         noise=noise,
         truncation=truncation,
+        directions=directions,
+        strength=strength,
         progress=progress,
     )
     scores, settings = METRICS[metric](request)
     return ChannelScores(metric, scores, generator_hash(generator), settings)
 
 
-def _check_numbers(samples: int, batch_size: int, noise_probability: float) -> None:
-    for name, number in (("samples", samples), ("batch_size", batch_size)):
+def _check_numbers(**numbers: int) -> None:
+    for name, number in numbers.items():
         if isinstance(number, bool) or not isinstance(number, int):
             raise TypeError(f"{name}: got {number!r}, expected an integer")
         if number < 1:
             raise ValueError(f"{name}: got {number}, expected at least 1")
-    if not 0 < noise_probability <= 1:
-        raise ValueError(f"noise_probability: got {noise_probability}, expected above 0 and at most 1")
 
 
 def _check_choice(name: str, value: str, choices: Sequence[str]) -> None:

@@ -65,7 +65,7 @@ def test_equal_to_the_full_generator_with_removed_channels_silenced(generator, z
 
 def test_rgb_scale_is_the_full_generators(generator: Generator, z: torch.Tensor):
     plan = random_plan(generator, keep=0.3)
-    kept, unscaled = prune(generator, plan), prune(generator, plan, keep_rgb_scale=False)
+    kept, unscaled = prune(generator, plan), prune(generator, plan, rescale="none")
     for name, layer in (("b4", 24), ("b8", 24), ("b16", 16)):
         width, module = plan.channels()[f"{name}.conv1"], f"synthesis.{name}.to_rgb"
         ratio = unscaled.get_submodule(module).weight / kept.get_submodule(module).weight

@@ -73,7 +73,7 @@ def test_our_scores_keep_the_same_channels(case: Case):
 @masks_over("prune")
 def test_pruned_weights_are_exactly_theirs(case: Case):
     g = teacher(case)
-    student = prune(g, plan(case, g, case.series("score_l")), keep_rgb_scale=False)
+    student = prune(g, plan(case, g, case.series("score_l")), rescale="none")
     ours = to_rosinality(Checkpoint(g_ema=student))["g_ema"]
     for network, theirs in load_torch(case.options["pruned_file"]).items():
         assert set(theirs) <= set(ours)
@@ -89,6 +89,6 @@ def test_pruned_weights_are_exactly_theirs(case: Case):
 def test_images_before_and_after(case: Case):
     g = teacher(case).double()
     noise = [n.double() for n in case.series("noise_")]
-    student = prune(g, plan(case, g, case.series("score_l")), keep_rgb_scale=False)
+    student = prune(g, plan(case, g, case.series("score_l")), rescale="none")
     for network, expected in ((g, "img_full"), (student, "img_pruned")):
         torch.testing.assert_close(network(case.f64("z"), noise=noise), case.f64(expected), rtol=1e-5, atol=1e-5)

@@ -1,0 +1,116 @@
+"""Diversity-aware channel scores (Chung et al., "Diversity-aware Channel Pruning for StyleGAN Compression", CVPR 2024).
+
+A channel matters to diversity as much as the weights that read it answer differently to different moves of w. With
+directions d_i, principal axes of w drawn in proportion to the variance that they explain,
+
+    g_i(c) = mean over out, kh, kw of |∂ Σ|G(w + α·d_i) - G(w)| / ∂W[out, c, kh, kw]|
+    score(c) = Σ_i (g_i(c) - mean_j g_j(c))²
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch.func import functional_call
+
+from ..models.stylegan2 import Generator
+from .consumers import combine_consumers, consumer_names
+from .samples import SampleBatch, stream
+
+
+@dataclass(frozen=True)
+class PrincipalAxes:
+    """Principal axes of a set of w.
+
+    Attributes:
+        mean: [style_dim].
+        axes: [style_dim, style_dim], one a row, of length 1, the largest variance first; signs are arbitrary.
+        shares: [style_dim], share of the variance along each, summing to 1.
+    """
+
+    mean: torch.Tensor
+    axes: torch.Tensor
+    shares: torch.Tensor
+
+    @classmethod
+    @torch.no_grad()
+    def of(cls, w: torch.Tensor) -> PrincipalAxes:
+        """Of ``w`` [n, style_dim], in float64."""
+        w = w.double()
+        mean = w.mean(dim=0)
+        variances, axes = torch.linalg.eigh((w - mean).t() @ (w - mean) / len(w))
+        variances = variances.flip(0).clamp(min=0)
+        return cls(mean, axes.t().flip(0), variances / variances.sum())
+
+    def draw(self, count: int, rng: torch.Generator) -> torch.Tensor:
+        """Axes [count, style_dim] with p ∝ their share of the variance, with replacement."""
+        return self.axes[torch.multinomial(self.shares.cpu(), count, replacement=True, generator=rng)]
+
+
+@torch.no_grad()
+def principal_axes(generator: Generator, samples: int = 10_000, seed: int = 0) -> PrincipalAxes:
+    """Principal axes of the generator's w, over ``samples`` latents drawn from ``seed``."""
+    z = torch.randn(samples, generator.config.style_dim, generator=stream("principal-axes", seed))
+    return PrincipalAxes.of(torch.cat([generator.mapping(part.to(generator.w_avg)) for part in z.split(1000)]))
+
+
+def move_gradients(
+    generator: Generator, batch: SampleBatch, offsets: torch.Tensor, modules: Sequence[str]
+) -> list[dict[str, torch.Tensor]]:
+    """∂ Σ|G(w + offset) - G(w)| / ∂W [out, in, kh, kw] of the ``weight`` of each of ``modules``, by offset.
+
+    The sum is over the batch; both images carry a gradient. ``offsets`` [n, style_dim]. The unmoved image is drawn once
+    for all of them. The generator is left as it was.
+    """
+    synthesis = generator.synthesis
+    state = {name: p.detach() for name, p in synthesis.named_parameters()}
+    weights = [state[f"{module.removeprefix('synthesis.')}.weight"].requires_grad_() for module in modules]
+    gradients = []
+    with torch.enable_grad():
+        image = functional_call(synthesis, state, (batch.ws.detach(),), {"noise": batch.noise})
+        for offset in offsets.to(batch.ws):
+            moved = functional_call(synthesis, state, (batch.ws.detach() + offset,), {"noise": batch.noise})
+            found = torch.autograd.grad((moved - image).abs().sum(), weights, retain_graph=True)
+            gradients.append(dict(zip(modules, found)))
+    return gradients
+
+
+def diversity_scores(
+    generator: Generator,
+    batches: Iterable[SampleBatch],
+    directions: Callable[[SampleBatch], torch.Tensor],
+    strength: float = 5.0,
+    batch_rule: str = "per-sample",
+    consumers: str = "main",
+    progress: Callable[[int], None] | None = None,
+) -> dict[str, torch.Tensor]:
+    """Scores by group, each [width] float64.
+
+    Args:
+        generator: any state and device; not changed.
+        batches: the images to score over.
+        directions: batch → directions of w [n, style_dim] to try on it.
+        strength: α, how far w moves along a direction.
+        batch_rule: "per-sample" takes each sample's own gradients, and the mean of its scores over samples: how samples
+            are batched does not matter. "batch-sum" is the authors' code: gradients are summed over a batch before the
+            magnitude is taken, and scores over batches.
+        consumers: see :func:`cagc.scores.consumers.combine_consumers`.
+        progress: called with the number of samples done.
+    """
+    groups = generator.channel_groups()
+    modules = consumer_names(groups, consumers)
+    totals = {module: 0.0 for module in modules}
+    done = 0
+    for batch in batches:
+        for part in batch.singles() if batch_rule == "per-sample" else [batch]:
+            found = move_gradients(generator, part, strength * directions(part), modules)
+            for module in modules:
+                sizes = torch.stack([g[module].abs().mean(dim=(0, 2, 3), dtype=torch.float64) for g in found])
+                totals[module] = totals[module] + (sizes - sizes.mean(dim=0)).square().sum(dim=0)
+            done += len(part)
+            if progress is not None:
+                progress(done)
+    count = done if batch_rule == "per-sample" else 1
+    return combine_consumers(groups, {module: (total / count).cpu() for module, total in totals.items()}, consumers)

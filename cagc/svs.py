@@ -1,0 +1,39 @@
+"""Singular value scaling of a pruned generator before it is trained again (Kim, Kim & Yang, AAAI 2025).
+
+Pruned weights have few dominant singular values, which further training hardly leaves. Taking the root of each evens
+them out and keeps the singular vectors, so what was learnt is kept as a direction rather than as a size.
+"""
+
+from __future__ import annotations
+
+import copy
+
+import torch
+
+from .models.stylegan2 import Generator
+
+
+@torch.no_grad()
+def singular_value_scaling(generator: Generator) -> Generator:
+    """A copy of ``generator`` with every weight and bias of its synthesis network rescaled.
+
+    A weight [out, ...] (convolutions, affine layers and toRGB) is taken as the matrix [out, -1] = U·diag(σ)·Vᵀ and
+    becomes U·diag(√σ)·Vᵀ; a bias b becomes b / √(‖b‖ + 1e-8). Both act on the stored values, before their run-time
+    scale, as in the published code, which stores them alike. The mapping network, ``w_avg``, the constant input and
+    noise strengths stay. The image changes: this is where training begins, not a generator to draw from.
+
+    Decompositions are computed in float64; the result has the generator's device, dtype and mode.
+    """
+    scaled = copy.deepcopy(generator)
+    for name, parameter in scaled.synthesis.named_parameters():
+        if name.endswith(".weight"):
+            parameter.copy_(root_of_singular_values(parameter))
+        elif name.endswith(".bias"):
+            parameter.mul_((parameter.norm() + 1e-8).rsqrt())
+    return scaled
+
+
+def root_of_singular_values(weight: torch.Tensor) -> torch.Tensor:
+    """``weight`` [out, ...] with the roots of its singular values as a matrix [out, -1]."""
+    u, s, vt = torch.linalg.svd(weight.flatten(1).double(), full_matrices=False)
+    return ((u * s.sqrt()) @ vt).reshape(weight.shape).to(weight.dtype)
