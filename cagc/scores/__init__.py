@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -67,6 +67,15 @@ class _Request:
     directions: int
     strength: float
     progress: Progress | None
+
+    def check(self) -> None:
+        _check_choice("batch_rule", self.batch_rule, BATCH_RULES)
+        _check_choice("consumers", self.consumers, CONSUMERS)
+        _check_choice("noise", self.noise, ("random", "const", "none"))
+        if not 0 < self.noise_probability <= 1:
+            raise ValueError(f"noise_probability: got {self.noise_probability}, expected above 0 and at most 1")
+        if not 0 < self.strength < math.inf:
+            raise ValueError(f"strength: got {self.strength}, expected a number above 0")
 
     def batches(self, noise: str) -> Iterator[SampleBatch]:
         sizes = batch_sizes(len(self.seeds), self.batch_size)
@@ -190,39 +199,24 @@ def score_channels(
         CagcError: "content-aware" without a parser, with masks of wrong shape or values, or with none but empty masks.
     """
     _check_choice("metric", metric, METRICS)
-    _check_choice("batch_rule", batch_rule, BATCH_RULES)
-    _check_choice("consumers", consumers, CONSUMERS)
-    _check_choice("noise", noise, ("random", "const", "none"))
     _check_numbers(samples=samples, batch_size=batch_size, directions=directions)
-    if not 0 < noise_probability <= 1:
-        raise ValueError(f"noise_probability: got {noise_probability}, expected above 0 and at most 1")
-    if not 0 < strength < math.inf:
-        raise ValueError(f"strength: got {strength}, expected a number above 0")
-    seeds: Sequence[int] = range(seed, seed + samples)
-    if metric != "content-aware":
-        parser = None
-    elif parser is None:
-        raise CagcError("metric 'content-aware': needs a content parser, such as 'faces' or 'everything'; got none")
-    else:
-        parser = content.load(parser, device=generator.w_avg.device)
-        seeds = list(getattr(parser, "seeds", seeds))[:samples]
     request = _Request(
-        generator=generator,
-        parser=parser,
-        seeds=seeds,
-        seed=seed,
-        batch_size=batch_size,
-        batch_rule=batch_rule,
-        consumers=consumers,
-        noise_probability=noise_probability,
-        noise=noise,
-        truncation=truncation,
-        directions=directions,
-        strength=strength,
-        progress=progress,
-    )
+        generator, parser, range(seed, seed + samples), seed, batch_size, batch_rule, consumers, noise_probability,
+        noise, truncation, directions, strength, progress,
+    )  # fmt: skip
+    request.check()
+    request = _with_content(request) if metric == "content-aware" else request
     scores, settings = METRICS[metric](request)
     return ChannelScores(metric, scores, generator_hash(generator), settings)
+
+
+def _with_content(request: _Request) -> _Request:
+    """With its parser loaded, and the seeds that it knows."""
+    if request.parser is None:
+        raise CagcError("metric 'content-aware': needs a content parser, such as 'faces' or 'everything'; got none")
+    parser = content.load(request.parser, device=request.generator.w_avg.device)
+    known = list(getattr(parser, "seeds", request.seeds))
+    return replace(request, parser=parser, seeds=known[: len(request.seeds)])
 
 
 def _check_numbers(**numbers: int) -> None:
