@@ -10,6 +10,7 @@ import copy
 
 import torch
 
+from .errors import CagcError
 from .models.stylegan2 import Generator
 
 
@@ -23,7 +24,12 @@ def singular_value_scaling(generator: Generator) -> Generator:
     noise strengths stay. The image changes: this is where training begins, not a generator to draw from.
 
     Decompositions are computed in float64; the result has the generator's device, dtype and mode.
+
+    Raises:
+        CagcError: ``generator`` is no style-based one.
     """
+    if not isinstance(generator, Generator):
+        raise CagcError(f"rescale 'svs': got a {type(generator).__name__}, expected a style-based generator")
     scaled = copy.deepcopy(generator)
     for name, parameter in scaled.synthesis.named_parameters():
         if name.endswith(".weight"):
