@@ -16,7 +16,7 @@ from importlib import import_module
 from importlib.util import find_spec
 
 BACKENDS = ("reference", "native", "triton")
-OPS = ("bias_act", "upfirdn2d", "modulated_conv2d")
+OPS = ("bias_act", "upfirdn2d", "modulated_conv2d", "sparse_channel_conv2d")
 
 # Compiled kernels first: on the host, native is one pass over memory; on the GPU it has no launcher to warm up.
 ORDER = ("native", "triton", "reference")

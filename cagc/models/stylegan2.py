@@ -355,6 +355,12 @@ class Generator(nn.Module):
             for h, w in self.synthesis.noise_shapes()
         ]
 
+    def at(self, plan: Any, **options: Any) -> Generator:
+        """This generator at the widths of a ``ChannelPlan``, its weights shared; see :func:`cagc.elastic.at`."""
+        from ..elastic import at
+
+        return at(self, plan, **options)
+
     def channel_groups(self) -> list[ChannelGroup]:
         """The constant input's and every convolution's channels, in the order of ``config.channels``."""
         names = list(self.config.channels)

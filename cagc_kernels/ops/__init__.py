@@ -2,6 +2,7 @@
 
 from .bias_act import bias_act, fused_leaky_relu
 from .modulated_conv2d import modulated_conv2d, styled_conv2d
+from .sparse_channel_conv2d import sparse_channel_conv2d
 from .upfirdn2d import downsample2d, filter2d, setup_filter, upfirdn2d, upsample2d
 
 __all__ = [
@@ -11,6 +12,7 @@ __all__ = [
     "fused_leaky_relu",
     "modulated_conv2d",
     "setup_filter",
+    "sparse_channel_conv2d",
     "styled_conv2d",
     "upfirdn2d",
     "upsample2d",

@@ -1,0 +1,289 @@
+"""Convolution over chosen channels of a full weight: the public op, its registration with PyTorch, its derivatives.
+
+``cagc::sparse_channel_conv2d`` correlates the zero-stuffed ``x`` with the chosen block of the weight; an up-sampling
+layer is that and one FIR filter. Eager calls on plain tensors go around the dispatcher, through the same functions in
+an ``autograd.Function``.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from itertools import pairwise
+
+import torch
+from torch.utils.weak import WeakIdKeyDictionary
+
+from .. import layout, profiling
+from ..reference import sparse_channel_conv2d as reference
+from ..reference.modulated_conv2d import HALF, demodulation
+from . import checks
+from .dispatch import choose, is_plain
+from .upfirdn2d import check_filter, upfirdn2d
+
+
+def sparse_channel_conv2d(
+    x: torch.Tensor,
+    weight: torch.Tensor,
+    in_channels: torch.Tensor,
+    out_channels: torch.Tensor,
+    styles: torch.Tensor | None = None,
+    demodulate: bool = True,
+    padding: int | None = None,
+    flip_weight: bool = True,
+    scatter: bool = False,
+    up: int = 1,
+    resample_filter: torch.Tensor | None = None,
+    backend: str | None = None,
+) -> torch.Tensor:
+    """(Modulated) convolution with the block ``weight[out_channels][:, in_channels]`` of a full weight.
+
+    Equivalent to::
+
+        w = weight[out_channels][:, in_channels]
+        y = modulated_conv2d(x, w, styles, None, up, 1, padding, resample_filter, demodulate, flip_weight)
+        y = zeros(N, O, H', W').index_copy(1, out_channels, y)      # with scatter
+
+    without the tensor ``w``: the kernels read the full weight through the index vectors, and pack the filters of a few
+    output channels at a time into a panel that stays in the cache. The reference gathers ``w``.
+
+    Args:
+        x: [N, I', H, W], the chosen input channels only.
+        weight: [O, I, k, k], the full weight, any strides.
+        in_channels: [I'] int64 indices of inputs of ``weight``, strictly ascending, at least one.
+        out_channels: [O'] int64 indices of outputs of ``weight``, strictly ascending, at least one.
+        styles: [N, I'] factors of the channels of ``x``; None convolves without modulation or demodulation.
+        demodulate: normalise each filter of each sample to unit energy over the chosen inputs.
+        padding: zeros around ``x``, at the up-sampled resolution; by default k // 2.
+        flip_weight: correlate (as ``torch.nn.Conv2d``); False mirrors the kernel.
+        scatter: place the outputs among zeros at their full-width positions.
+        up, resample_filter: up-sampling as in :func:`cagc_kernels.modulated_conv2d`.
+        backend: "reference", "native", "triton", or None to choose.
+
+    Returns:
+        [N, O', H', W'], with ``scatter`` [N, O, H', W'], in the dtype of ``x``; channels_last if ``x`` is.
+
+    Raises:
+        TypeError, ValueError: before any work, naming the argument. The values of an index tensor are looked at once
+            while it does not change (on a GPU the first call waits for it), and under ``torch.compile`` only when
+            the kernel runs.
+
+    Differentiable any number of times in x, weight and styles: the kernels' backward is PyTorch's convolution over the
+    gathered block, in float32 for half precision, and the one full-width tensor is the gradient of ``weight``.
+    """
+    arguments = (
+        weight, in_channels, out_channels, styles, demodulate, padding, flip_weight, scatter, up, resample_filter,
+        backend,
+    )  # fmt: skip
+    if profiling.active:
+        return profiling.ranged(f"sparse_channel_conv2d up={up}", _sparse_channel_conv2d, x, *arguments)
+    return _sparse_channel_conv2d(x, *arguments)
+
+
+def _sparse_channel_conv2d(
+    x, weight, in_channels, out_channels, styles, demodulate, padding, flip_weight, scatter, up, resample_filter,
+    backend,
+) -> torch.Tensor:  # fmt: skip
+    filter_size = _check(x, weight, in_channels, out_channels, styles, padding, up, resample_filter)
+    k = weight.shape[-1]
+    padding = k // 2 if padding is None else padding
+    chosen = choose("sparse_channel_conv2d", backend, x)
+    if chosen == "reference":
+        return reference.sparse_channel_conv2d(
+            x, weight, in_channels, out_channels, styles, demodulate, padding, flip_weight, scatter, up, resample_filter
+        )
+    tensors = weight, in_channels, out_channels, styles
+    options = styles is not None and bool(demodulate), bool(flip_weight)
+    if up == 1:
+        return _call(x, *tensors, *options, padding, 1, bool(scatter), chosen)
+    # The margins of modulated_conv2d: as many pixels as the filter reaches beyond the image.
+    x1, y1 = (padding + (size - up) // 2 for size in filter_size)
+    x0, y0 = (padding + (size + up - 1) // 2 for size in filter_size)
+    same = backend and chosen
+    if min(x0, y0) >= k - 1 and min(x1, y1) >= k - up:
+        y = _call(x, *tensors, *options, k - 1, up, False, chosen)
+        margins = [x0 - k + 1, x1 - k + up, y0 - k + 1, y1 - k + up]
+        y = upfirdn2d(y, resample_filter, padding=margins, gain=up**2, backend=same)
+    else:
+        x = upfirdn2d(x, resample_filter, up, padding=[x0, x1, y0, y1], gain=up**2, backend=same)
+        y = _call(x, *tensors, *options, 0, 1, False, chosen)
+    return reference.scattered(y, out_channels, weight.shape[0]) if scatter else y
+
+
+def _check(x, weight, in_channels, out_channels, styles, padding, up, resample_filter) -> tuple[int, int]:
+    """(width, height) of the filter."""
+    checks.tensor("x", x, 4, "[N, I', H, W]")
+    checks.tensor("weight", weight, 4, "[O, I, k, k]")
+    checks.like("weight", weight, "x", x)
+    k = weight.shape[-1]
+    if weight.shape[2] != k or k < 1:
+        raise ValueError(f"weight: got a {weight.shape[2]} x {k} kernel, expected a square one")
+    for name, index, width in (("in_channels", in_channels, weight.shape[1]),
+                               ("out_channels", out_channels, weight.shape[0])):  # fmt: skip
+        _check_index(name, index, width, x.device)
+    if x.shape[1] != in_channels.shape[0]:
+        raise ValueError(f"x: got {x.shape[1]} channels, expected {in_channels.shape[0]} as in_channels")
+    if styles is not None:
+        checks.tensor("styles", styles, 2, "[N, I']")
+        checks.like("styles", styles, "x", x)
+        checks.shape("styles", styles, x.shape[:2], "samples and channels of x")
+    for name, value, minimum in (("up", up, 1), ("padding", k // 2 if padding is None else padding, 0)):
+        if isinstance(value, bool) or not isinstance(value, int):
+            raise TypeError(f"{name}: got {value!r}, expected an integer")
+        if value < minimum:
+            raise ValueError(f"{name}: got {value}, expected at least {minimum}")
+    margin = 2 * (k // 2 if padding is None else padding)
+    height, width = (size * up + margin for size in x.shape[2:])
+    if min(height, width) < k:
+        raise ValueError(
+            f"padding: leaves {height} x {width} pixels of the up-sampled x, expected at least the {k} x {k} of weight"
+        )
+    return check_filter("resample_filter", resample_filter, x)
+
+
+def _check_index(name: str, index: object, width: int, device: torch.device) -> None:
+    if not isinstance(index, torch.Tensor):
+        raise TypeError(f"{name}: got {type(index).__name__}, expected an int64 tensor")
+    if index.dtype != torch.int64:
+        raise TypeError(f"{name}: got dtype {index.dtype}, expected torch.int64")
+    if index.ndim != 1:
+        raise ValueError(f"{name}: got shape {list(index.shape)}, expected 1 dimension")
+    if index.device != device:
+        raise ValueError(f"{name}: is on {index.device}, expected {device} as x")
+    if index.shape[0] == 0:
+        raise ValueError(f"{name}: got no index, expected at least 1")
+    if is_plain([index]):
+        _check_values(name, index, width)
+
+
+# Index tensors whose values are right, with the version and the width they are right for.
+_checked = WeakIdKeyDictionary()
+
+
+def _check_values(name: str, index: torch.Tensor, width: int) -> None:
+    facts = None if index.is_inference() else (index._version, width)
+    if facts is not None and _checked.get(index) == facts:
+        return
+    values = index.tolist()
+    for a, b in pairwise(values):
+        if a >= b:
+            what = "twice" if a == b else f"after {a}"
+            raise ValueError(f"{name}: got {b} {what}, expected ascending indices, each once")
+    for value in (values[0], values[-1]):
+        if not 0 <= value < width:
+            raise ValueError(f"{name}: got {value}, expected 0 to {width - 1} as weight")
+    if facts is not None:
+        _checked[index] = facts
+
+
+# From here on every function takes (demodulate, flip, padding, up, scatter, backend) last: a correlation over x with
+# up - 1 zeros between its pixels and ``padding`` zeros around them.
+
+
+def _output(x, weight, out_channels, padding, up, scatter) -> tuple[int, int, int]:
+    """(channels, height, width) of the output."""
+    height, width = ((size - 1) * up + 2 * padding + 2 - weight.shape[-1] for size in x.shape[2:])
+    return weight.shape[0] if scatter else out_channels.shape[0], height, width
+
+
+def _run(x, weight, in_channels, out_channels, styles, demodulate, flip, padding, up, scatter, backend):
+    _check_values("in_channels", in_channels, weight.shape[1])
+    _check_values("out_channels", out_channels, weight.shape[0])
+    kernels = import_module(f"cagc_kernels.{backend}.sparse_channel_conv2d")
+    return kernels.sparse_channel_conv2d(
+        x, weight, in_channels, out_channels, styles, demodulate, padding, flip, scatter, up
+    )
+
+
+def _fake(x, weight, in_channels, out_channels, styles, demodulate, flip, padding, up, scatter, backend):
+    channels, height, width = _output(x, weight, out_channels, padding, up, scatter)
+    return layout.empty_images(x, height, width, channels=channels)
+
+
+def _save(ctx, inputs, output) -> None:
+    *tensors, demodulate, flip, padding, up, scatter, backend = inputs
+    ctx.options = demodulate, flip, padding, up, scatter
+    ctx.save_for_backward(*tensors, output if demodulate else None)
+
+
+def _backward(ctx, g):
+    """With u = x·s, c = conv(u, w) and y = d·c, in operations that PyTorch differentiates further."""
+    x, weight, in_channels, out_channels, styles, y = ctx.saved_tensors
+    demodulate, flip, padding, up, scatter = ctx.options
+    wants_x, wants_w, _, _, wants_s, *_ = ctx.needs_input_grad
+    dtype = torch.float32 if x.dtype in HALF else x.dtype
+    wide = [None if t is None else t.to(dtype) for t in (g, x, reference.gather(weight, in_channels, out_channels))]
+    g, u, w = wide
+    s = None if styles is None else styles.to(dtype)
+    if scatter:
+        g, y = (None if t is None else t.index_select(1, out_channels) for t in (g, y))
+    gd = (g * y.to(dtype)).sum((2, 3)) if demodulate else None  # times d
+    if s is not None:
+        u = u * s[:, :, None, None]
+    if demodulate:
+        d = demodulation(w, s)
+        g = g * d[:, :, None, None]
+    gu, gw = _convolution_backward(g, u, w, flip, padding, up, wants_x or wants_s, wants_w)
+    gx = gs = None
+    if s is not None and gu is not None:
+        gs = (gu * x.to(dtype)).sum((2, 3)) if wants_s else None
+        gu = gu * s[:, :, None, None]
+    if demodulate:
+        # The derivative of d in Σ s²·E is -d³/2, and ``gd`` holds one d.
+        gd = -0.5 * gd * d.square()
+        if gs is not None:
+            gs = gs + 2 * s * (gd @ w.square().sum((2, 3)))
+        if gw is not None:
+            gw = gw + 2 * w * (gd.t() @ s.square())[:, :, None, None]
+    if wants_x:
+        gx = gu.to(x.dtype)
+    if wants_w:
+        full = weight.new_zeros(weight.shape)
+        gw = full.index_put((out_channels[:, None], in_channels[None]), gw.to(weight.dtype))
+    return gx, gw, None, None, None if gs is None else gs.to(x.dtype), *[None] * 6
+
+
+def _convolution_backward(g, u, w, flip, padding, up, wants_u, wants_w):
+    """Gradients of the correlation in ``u`` and in the gathered block ``w``."""
+
+    def turn(w):  # its own inverse
+        return w.flip(2, 3) if flip != (up == 1) else w
+
+    k, transposed = w.shape[-1], up > 1
+    kernel = turn(w).transpose(0, 1) if transposed else turn(w)
+    margin = k - 1 - padding if transposed else padding
+    gu, gk, _ = torch.ops.aten.convolution_backward(
+        g, u, kernel, None, [up, up], [margin, margin], [1, 1], transposed, [0, 0], 1, [wants_u, wants_w, False]
+    )
+    if not wants_w:
+        return gu, None
+    return gu if wants_u else None, turn(gk.transpose(0, 1) if transposed else gk)
+
+
+class _SparseChannelConv2d(torch.autograd.Function):
+    forward = staticmethod(_run)
+    setup_context = staticmethod(_save)
+    backward = staticmethod(_backward)
+
+
+_library = torch.library.Library("cagc", "FRAGMENT")
+_library.define(
+    "sparse_channel_conv2d(Tensor x, Tensor weight, Tensor in_channels, Tensor out_channels, Tensor? styles, "
+    "bool demodulate, bool flip, SymInt padding, SymInt up, bool scatter, str backend) -> Tensor",
+    tags=(torch.Tag.pt2_compliant_tag,),
+)
+for _key in ("CPU", "CUDA"):
+    _library.impl("sparse_channel_conv2d", _run, _key)
+torch.library.register_fake("cagc::sparse_channel_conv2d", _fake, lib=_library)
+torch.library.register_autograd("cagc::sparse_channel_conv2d", _backward, setup_context=_save, lib=_library)
+_op = torch.ops.cagc.sparse_channel_conv2d.default
+
+
+def _call(x, weight, in_channels, out_channels, styles, *options):
+    """The eager road for plain tensors, the dispatcher's for all others."""
+    tensors = x, weight, in_channels, out_channels, styles
+    given = [t for t in tensors if t is not None]
+    if not is_plain(given):
+        return _op(*tensors, *options)
+    if torch.is_grad_enabled() and any(t.requires_grad for t in given):
+        return _SparseChannelConv2d.apply(*tensors, *options)
+    return _run(*tensors, *options)

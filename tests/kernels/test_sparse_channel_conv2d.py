@@ -1,0 +1,209 @@
+"""Sparse-channel convolution against the definition: slice the weight, scale it per sample, convolve in float64."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from cagc_kernels import backend as backends
+from cagc_kernels import modulated_conv2d, setup_filter, sparse_channel_conv2d, use_backend
+
+from .tolerances import TOLERANCES, assert_close
+
+OP = "sparse_channel_conv2d"
+BACKENDS = [
+    pytest.param(name, marks=pytest.mark.skipif(reason is not None, reason=str(reason)))
+    for name in ("reference", "native")
+    for reason in [backends.refusal(name, OP)]
+]
+every_backend = pytest.mark.parametrize("backend", BACKENDS)
+FILTER = setup_filter([1, 3, 3, 1])
+
+
+def some(count: int, full: int) -> torch.Tensor:
+    """``count`` ascending indices below ``full``."""
+    return torch.randperm(full)[:count].sort().values
+
+
+def tensors(n=2, i=6, o=5, k=3, size=(8, 8), dtype=torch.float32, kept=0.5):
+    """x, weight, in_channels, out_channels, styles; i and o are the chosen widths, kept their share of the full."""
+    full_i, full_o = (max(c, round(c / kept)) for c in (i, o))
+    shapes = (n, i, *size), (full_o, full_i, k, k), (n, i)
+    x, weight, styles = (torch.randn(shape, dtype=torch.float64).to(dtype) for shape in shapes)
+    return x, weight, some(i, full_i), some(o, full_o), styles
+
+
+def definition(x, weight, in_channels, out_channels, styles=None, demodulate=True, padding=None, flip_weight=True):
+    """StyleGAN2, equations 1 and 3, over the slice, one sample at a time in float64."""
+    sliced = weight.double()[out_channels][:, in_channels]
+    sliced = sliced if flip_weight else sliced.flip(2, 3)
+    padding = weight.shape[-1] // 2 if padding is None else padding
+    if styles is None:
+        return F.conv2d(x.double(), sliced, padding=padding)
+    images = []
+    for image, style in zip(x.double(), styles.double(), strict=True):
+        w = sliced * style[None, :, None, None]
+        if demodulate:
+            w = w * (w.square().sum((1, 2, 3), keepdim=True) + 1e-8).rsqrt()
+        images.append(F.conv2d(image[None], w, padding=padding))
+    return torch.cat(images)
+
+
+@every_backend
+@pytest.mark.parametrize("dtype", TOLERANCES, ids=str)
+@pytest.mark.parametrize("i,o", ((1, 1), (3, 37), (37, 3), (77, 39), (39, 154), (154, 77)))
+@pytest.mark.parametrize("mode", ("plain", "modulated", "demodulated"))
+def test_definition(mode, i, o, dtype, backend):
+    *arguments, styles = tensors(i=i, o=o, dtype=dtype, kept=0.3)
+    styles = None if mode == "plain" else styles
+    got = sparse_channel_conv2d(*arguments, styles, mode == "demodulated", backend=backend)
+    # x·s, the weights and the demodulated sum are each rounded once.
+    assert_close(got, definition(*arguments, styles, mode == "demodulated"), dtype, factor=3)
+
+
+@every_backend
+@pytest.mark.parametrize("n", (1, 5))
+@pytest.mark.parametrize("size", ((4, 4), (1, 1), (3, 50), (33, 17), (16, 64)))
+@pytest.mark.parametrize("k,padding,flip", ((3, None, True), (1, None, False), (3, 0, False), (5, 3, False)))
+def test_shapes(k, padding, flip, size, n, backend):
+    if min(size) + 2 * (k // 2 if padding is None else padding) < k:
+        pytest.skip("the kernel is larger than the image")
+    arguments = tensors(n, 5, 14, k, size)
+    got = sparse_channel_conv2d(*arguments, padding=padding, flip_weight=flip, backend=backend)
+    assert_close(got, definition(*arguments, padding=padding, flip_weight=flip), torch.float32, factor=3)
+
+
+@every_backend
+@pytest.mark.parametrize("up", (1, 2, 3))
+@pytest.mark.parametrize("f", (FILTER, None), ids=("filter", "none"))
+@pytest.mark.parametrize("k,flip", ((3, False), (3, True), (1, True), (5, False)))
+def test_full_index_sets_equal_modulated_conv2d(k, flip, f, up, backend):
+    x, weight, _, _, styles = tensors(i=6, o=13, k=k, size=(9, 7), dtype=torch.float64, kept=1)
+    everything = torch.arange(6), torch.arange(13)
+    got = sparse_channel_conv2d(x, weight, *everything, styles, flip_weight=flip, up=up, resample_filter=f,
+                                backend=backend)  # fmt: skip
+    want = modulated_conv2d(x, weight, styles, None, up, 1, k // 2, f, True, flip, backend="reference")
+    assert_close(got, want, torch.float64, factor=3)
+
+
+@every_backend
+@pytest.mark.parametrize("up", (1, 2))
+def test_scatter(up, backend):
+    x, weight, ins, outs, styles = tensors(i=7, o=9)
+    options = {"up": up, "resample_filter": FILTER if up > 1 else None, "backend": backend}
+    compact = sparse_channel_conv2d(x, weight, ins, outs, styles, **options)
+    full = sparse_channel_conv2d(x, weight, ins, outs, styles, scatter=True, **options)
+    assert full.shape == (2, 18, 8 * up, 8 * up)
+    assert torch.equal(full[:, outs], compact)
+    removed = torch.ones(18, dtype=torch.bool)
+    removed[outs] = False
+    assert not full[:, removed].any()
+
+
+@every_backend
+def test_layouts_agree(backend):
+    x, weight, ins, outs, styles = tensors(i=7, o=9, size=(6, 10))
+    want = sparse_channel_conv2d(x, weight, ins, outs, styles, backend=backend)
+    last = x.contiguous(memory_format=torch.channels_last)
+    views = {
+        "channels_last": last,
+        "permuted": x.permute(0, 1, 3, 2).contiguous().permute(0, 1, 3, 2),
+        "sliced": torch.randn(4, 9, 8, 21)[::2, 1:8, 1:7, :20:2].copy_(x),
+        "repeated rows": x[:, :, :1].expand(-1, -1, 6, -1),
+    }
+    for name, view in views.items():
+        for scatter in (False, True):
+            got = sparse_channel_conv2d(view, weight, ins, outs, styles, scatter=scatter, backend=backend)
+            if name == "channels_last":
+                assert got.is_contiguous(memory_format=torch.channels_last)
+            if name != "repeated rows":
+                torch.testing.assert_close(got[:, outs] if scatter else got, want, rtol=1e-5, atol=1e-5)
+        assert_close(got[:, outs], definition(view, weight, ins, outs, styles), torch.float32, factor=3)
+    transposed = weight.transpose(0, 1).contiguous().transpose(0, 1)
+    torch.testing.assert_close(sparse_channel_conv2d(x, transposed, ins, outs, styles, backend=backend), want)
+
+
+@every_backend
+def test_empty_batch(backend):
+    arguments = tensors(n=0)
+    assert sparse_channel_conv2d(*arguments, backend=backend).shape == (0, 5, 8, 8)
+    got = sparse_channel_conv2d(*arguments, up=2, resample_filter=FILTER, scatter=True, backend=backend)
+    assert got.shape == (0, 10, 16, 16)
+
+
+@every_backend
+@pytest.mark.parametrize("mode", ("plain", "modulated", "demodulated"))
+@pytest.mark.parametrize("up,flip,scatter", ((1, True, False), (1, False, True), (2, False, False), (2, True, True)))
+def test_gradients(up, flip, scatter, mode, backend):
+    x, weight, ins, outs, styles = tensors(2, 2, 2, size=(3, 4), dtype=torch.float64)
+    x, weight, styles = (t.requires_grad_() for t in (x, weight, styles))
+
+    def function(x, weight, styles):
+        styles = None if mode == "plain" else styles
+        f = FILTER if up > 1 else None
+        return sparse_channel_conv2d(x, weight, ins, outs, styles, mode == "demodulated", None, flip, scatter, up, f,
+                                     backend=backend)  # fmt: skip
+
+    given = (x, weight) if mode == "plain" else (x, weight, styles)
+    call = (lambda *t: function(*t, None)) if mode == "plain" else function
+    assert torch.autograd.gradcheck(call, given)
+    assert torch.autograd.gradgradcheck(call, given)
+
+
+@every_backend
+@pytest.mark.parametrize("dtype", (torch.float32, torch.float16, torch.bfloat16), ids=str)
+def test_gradients_of_one_tensor_at_a_time(dtype, backend):
+    x, weight, ins, outs, styles = tensors(i=37, o=14, dtype=dtype)
+    wide = [t.double().requires_grad_() for t in (x, weight, styles)]
+    oracle = sparse_channel_conv2d(wide[0], wide[1], ins, outs, wide[2], backend="reference")
+    g = torch.randn(oracle.shape).to(dtype)
+    want = torch.autograd.grad(oracle, wide, g.double())
+    for position in range(3):
+        leaves = [t.clone().requires_grad_(i == position) for i, t in enumerate((x, weight, styles))]
+        y = sparse_channel_conv2d(leaves[0], leaves[1], ins, outs, leaves[2], backend=backend)
+        (got,) = torch.autograd.grad(y, leaves[position], g)
+        if backend == "native" or dtype == torch.float32:
+            assert_close(got, want[position], dtype, factor=6)
+        assert got.dtype == dtype
+
+
+def test_float16_does_not_overflow():
+    x, weight, ins, outs, styles = tensors(i=64, size=(4, 4))
+    want = definition(x, weight * 200, ins, outs, styles * 300)
+    got = sparse_channel_conv2d(x.half(), (weight * 200).half(), ins, outs, (styles * 300).half())
+    assert_close(got, want, torch.float16, factor=3)
+
+
+@every_backend
+def test_same_result_every_time(backend):
+    arguments = tensors(i=77, o=39, size=(16, 16))
+    first = sparse_channel_conv2d(*arguments, backend=backend)
+    threads = torch.get_num_threads()
+    try:
+        for count in (1, 2, 3):
+            torch.set_num_threads(count)
+            got = sparse_channel_conv2d(*arguments, backend=backend)
+            assert torch.equal(got, first) or backend == "reference"
+    finally:
+        torch.set_num_threads(threads)
+
+
+def test_index_tensors_are_looked_at_again_when_they_change():
+    x, weight, ins, outs, styles = tensors()
+    sparse_channel_conv2d(x, weight, ins, outs, styles)
+    ins[0] = weight.shape[1]
+    with pytest.raises(ValueError, match="in_channels: got"):
+        sparse_channel_conv2d(x, weight, ins, outs, styles)
+    with torch.inference_mode():
+        inside = outs.clone()
+        sparse_channel_conv2d(x, weight, some(6, 12), inside, styles)
+        inside[0] = -1
+        with pytest.raises(ValueError, match="out_channels: got -1, expected 0 to 9"):
+            sparse_channel_conv2d(x, weight, some(6, 12), inside, styles)
+
+
+def test_use_backend_is_honoured():
+    arguments = tensors(dtype=torch.float64)
+    with use_backend("reference"):
+        assert_close(sparse_channel_conv2d(*arguments), definition(*arguments), torch.float64)
