@@ -65,8 +65,8 @@ class ElasticLayer(nn.Module):
             resample_filter=layer.resample_filter if layer.up > 1 else None,
         )
         noise = layer._noise(x.shape[0], noise)
-        x = x if noise is None else x + noise
-        return bias_act(x, layer.bias.index_select(0, outputs), act="lrelu")
+        x = x if noise is None else x + noise.to(x.dtype)
+        return bias_act(x, layer.bias.index_select(0, outputs), act="lrelu", clamp=layer.clamp)
 
 
 class ElasticToRGB(nn.Module):
@@ -83,7 +83,8 @@ class ElasticToRGB(nn.Module):
     def forward(self, x: torch.Tensor, w: torch.Tensor) -> torch.Tensor:
         # A handful of numbers per channel: gathering them is cheaper than any kernel that would not.
         weight = self.layer.weight.index_select(1, self.inputs.on(x))
-        return bias_act(modulated_conv2d(x, weight, self.affine(w) * self.gain, demodulate=False), self.layer.bias)
+        x = modulated_conv2d(x, weight, self.affine(w) * self.gain, demodulate=False)
+        return bias_act(x, self.layer.bias, clamp=self.layer.clamp)
 
 
 class ElasticBlock(nn.Module):

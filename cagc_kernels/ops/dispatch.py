@@ -30,7 +30,7 @@ def autocast_dtype(x: object) -> torch.dtype | None:
 
 
 def outside_autocast(function: Callable[..., torch.Tensor]) -> Callable[..., torch.Tensor]:
-    """Under ``torch.autocast``, call ``function`` without it: x in its dtype, all other tensors in float32."""
+    """Under ``torch.autocast``, call ``function`` without it: x in its dtype, other floating-point tensors in float32."""
 
     @functools.wraps(function)
     def call(x, *arguments):
@@ -38,7 +38,8 @@ def outside_autocast(function: Callable[..., torch.Tensor]) -> Callable[..., tor
         if dtype is None:
             return function(x, *arguments)
         with torch.autocast(x.device.type, enabled=False):
-            return function(x.to(dtype), *(a.float() if isinstance(a, torch.Tensor) else a for a in arguments))
+            floats = (a.float() if isinstance(a, torch.Tensor) and a.is_floating_point() else a for a in arguments)
+            return function(x.to(dtype), *floats)
 
     return call
 

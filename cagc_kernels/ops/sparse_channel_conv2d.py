@@ -15,9 +15,9 @@ from torch.utils.weak import WeakIdKeyDictionary
 
 from .. import layout, profiling
 from ..reference import sparse_channel_conv2d as reference
-from ..reference.modulated_conv2d import HALF, demodulation
+from ..reference.modulated_conv2d import HALF, operands
 from . import checks
-from .dispatch import choose, is_plain
+from .dispatch import choose, is_plain, outside_autocast
 from .upfirdn2d import check_filter, upfirdn2d
 
 
@@ -48,10 +48,11 @@ def sparse_channel_conv2d(
 
     Args:
         x: [N, I', H, W], the chosen input channels only.
-        weight: [O, I, k, k], the full weight, any strides.
+        weight: [O, I, k, k], the full weight, any strides; dtype of ``x``, or float32 where that is half precision.
         in_channels: [I'] int64 indices of inputs of ``weight``, strictly ascending, at least one.
         out_channels: [O'] int64 indices of outputs of ``weight``, strictly ascending, at least one.
-        styles: [N, I'] factors of the channels of ``x``; None convolves without modulation or demodulation.
+        styles: [N, I'] factors of the channels of ``x``, in a dtype as ``weight``; None convolves without modulation
+            or demodulation.
         demodulate: normalise each filter of each sample to unit energy over the chosen inputs.
         padding: zeros around ``x``, at the up-sampled resolution; by default k // 2.
         flip_weight: correlate (as ``torch.nn.Conv2d``); False mirrors the kernel.
@@ -68,7 +69,8 @@ def sparse_channel_conv2d(
             the kernel runs.
 
     Differentiable any number of times in x, weight and styles: the kernels' backward is PyTorch's convolution over the
-    gathered block, in float32 for half precision, and the one full-width tensor is the gradient of ``weight``.
+    gathered block, in float32 for half precision, and the one full-width tensor is the gradient of ``weight``. Under
+    ``torch.autocast`` x is cast to its dtype and the other tensors to float32.
     """
     arguments = (
         weight, in_channels, out_channels, styles, demodulate, padding, flip_weight, scatter, up, resample_filter,
@@ -79,6 +81,7 @@ def sparse_channel_conv2d(
     return _sparse_channel_conv2d(x, *arguments)
 
 
+@outside_autocast
 def _sparse_channel_conv2d(
     x, weight, in_channels, out_channels, styles, demodulate, padding, flip_weight, scatter, up, resample_filter,
     backend,
@@ -113,7 +116,7 @@ def _check(x, weight, in_channels, out_channels, styles, padding, up, resample_f
     """(width, height) of the filter."""
     checks.tensor("x", x, 4, "[N, I', H, W]")
     checks.tensor("weight", weight, 4, "[O, I, k, k]")
-    checks.like("weight", weight, "x", x)
+    checks.like("weight", weight, "x", x, wide=True)
     k = weight.shape[-1]
     if weight.shape[2] != k or k < 1:
         raise ValueError(f"weight: got a {weight.shape[2]} x {k} kernel, expected a square one")
@@ -124,7 +127,7 @@ def _check(x, weight, in_channels, out_channels, styles, padding, up, resample_f
         raise ValueError(f"x: got {x.shape[1]} channels, expected {in_channels.shape[0]} as in_channels")
     if styles is not None:
         checks.tensor("styles", styles, 2, "[N, I']")
-        checks.like("styles", styles, "x", x)
+        checks.like("styles", styles, "x", x, wide=True)
         checks.shape("styles", styles, x.shape[:2], "samples and channels of x")
     for name, value, minimum in (("up", up, 1), ("padding", k // 2 if padding is None else padding, 0)):
         if isinstance(value, bool) or not isinstance(value, int):
@@ -220,7 +223,7 @@ def _backward(ctx, g):
     if s is not None:
         u = u * s[:, :, None, None]
     if demodulate:
-        d = demodulation(w, s)
+        _, _, d = operands(w, s, dtype, True)
         g = g * d[:, :, None, None]
     gu, gw = _convolution_backward(g, u, w, flip, padding, up, wants_x or wants_s, wants_w)
     gx = gs = None
@@ -239,7 +242,7 @@ def _backward(ctx, g):
     if wants_w:
         full = weight.new_zeros(weight.shape)
         gw = full.index_put((out_channels[:, None], in_channels[None]), gw.to(weight.dtype))
-    return gx, gw, None, None, None if gs is None else gs.to(x.dtype), *[None] * 6
+    return gx, gw, None, None, None if gs is None else gs.to(styles.dtype), *[None] * 6
 
 
 def _convolution_backward(g, u, w, flip, padding, up, wants_u, wants_w):

@@ -15,7 +15,7 @@ def gather(weight: torch.Tensor, in_channels: torch.Tensor, out_channels: torch.
 
 def scattered(y: torch.Tensor, out_channels: torch.Tensor, width: int) -> torch.Tensor:
     """[N, width, H, W] with ``y`` at ``out_channels`` and zeros elsewhere."""
-    return layout.empty_images(y, *y.shape[2:], channels=width).zero_().index_copy(1, out_channels, y)
+    return layout.empty_images(y, *y.shape[2:], channels=width).zero_().index_copy_(1, out_channels, y)
 
 
 def sparse_channel_conv2d(
@@ -35,7 +35,7 @@ def sparse_channel_conv2d(
     kept = gather(weight, in_channels, out_channels)
     padding = weight.shape[-1] // 2 if padding is None else padding
     if styles is None:
-        y = conv2d_resample(x, kept, resample_filter, up, 1, padding, flip_weight)
+        y = conv2d_resample(x, kept.to(x.dtype), resample_filter, up, 1, padding, flip_weight)
     else:
         y = modulated_conv2d(x, kept, styles, None, up, 1, padding, resample_filter, demodulate, flip_weight)
     return scattered(y, out_channels, weight.shape[0]) if scatter else y

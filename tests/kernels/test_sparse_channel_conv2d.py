@@ -207,3 +207,19 @@ def test_use_backend_is_honoured():
     arguments = tensors(dtype=torch.float64)
     with use_backend("reference"):
         assert_close(sparse_channel_conv2d(*arguments), definition(*arguments), torch.float64)
+
+
+@every_backend
+@pytest.mark.parametrize("up", (1, 2))
+def test_half_precision_beside_float32_weights(up, backend):
+    x, weight, ins, outs, styles = tensors(i=9, o=7)
+    options = {"up": up, "resample_filter": FILTER if up > 1 else None, "backend": backend}
+    half = x.bfloat16()
+    want = sparse_channel_conv2d(half.double(), weight.double(), ins, outs, styles.double(), **options)
+    leaves = weight.clone().requires_grad_(), styles.clone().requires_grad_()
+    got = sparse_channel_conv2d(half, leaves[0], ins, outs, leaves[1], **options)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(sparse_channel_conv2d(x, weight, ins, outs, styles, **options), got)
+    assert got.dtype == torch.bfloat16
+    assert_close(got, want, torch.bfloat16, factor=3)
+    assert {g.dtype for g in torch.autograd.grad(got.sum(), leaves)} == {torch.float32}
