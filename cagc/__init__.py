@@ -12,6 +12,7 @@ from . import content
 from .budget import ChannelPlan, plan_channels
 from .checkpoints import load_discriminator, load_generator, save_generator
 from .distill import DistillConfig, distill
+from .elastic import nested_plans
 from .errors import CagcError
 from .evaluation import evaluate
 from .models import Discriminator, DiscriminatorConfig, Generator, GeneratorConfig
@@ -33,6 +34,7 @@ __all__ = [
     "evaluate",
     "load_discriminator",
     "load_generator",
+    "nested_plans",
     "plan_channels",
     "prune",
     "save_generator",

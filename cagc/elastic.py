@@ -23,6 +23,8 @@ from .models.stylegan2 import Generator, SynthesisBlock, SynthesisLayer, Synthes
 from .plan import ChannelPlan, check_kept
 from .scores.document import ChannelScores, check_widths
 
+RESCALES = ("keep", "none")
+
 
 class _Kept:
     """Ascending channel indices of one layer, held on the device where they were last used."""
@@ -114,13 +116,17 @@ class ElasticSynthesis(SynthesisNetwork):
         nn.Module.__init__(self)
         self.config = replace(full.config, channels=plan.channels())
         self.resolutions = full.resolutions
-        self.resample_filter = full.resample_filter
+        object.__setattr__(self, "full", full)
         kept = {name: _Kept(indices) for name, indices in plan.kept.items()}
         below = None
         for r in self.resolutions:
             inputs, outputs = kept["b4.const" if r == 4 else f"b{r}.conv0"], kept[f"b{r}.conv1"]
             self.add_module(f"b{r}", ElasticBlock(getattr(full, f"b{r}"), below, inputs, outputs, keep_rgb_scale))
             below = outputs
+
+    @property
+    def resample_filter(self) -> torch.Tensor:
+        return self.full.resample_filter
 
 
 class ElasticGenerator(Generator):
@@ -137,7 +143,12 @@ class ElasticGenerator(Generator):
         self.mapping = full.mapping
         self.synthesis = ElasticSynthesis(full.synthesis, plan, keep_rgb_scale)
         self.config = self.synthesis.config
-        self.w_avg = full.w_avg
+        # Past Module.__setattr__: the generator's parameters are registered once, and a buffer that moves is followed.
+        object.__setattr__(self, "full", full)
+
+    @property
+    def w_avg(self) -> torch.Tensor:
+        return self.full.w_avg
 
     def channel_groups(self):
         raise CagcError("channel_groups: a view has no weights to slice; take those of the full generator")
@@ -146,7 +157,7 @@ class ElasticGenerator(Generator):
         raise CagcError("state_dict: a view has no weights of its own; save the full generator, or prune(g, plan)")
 
 
-def at(generator: Generator, plan: ChannelPlan, keep_rgb_scale: bool = True, check: bool = True) -> ElasticGenerator:
+def at(generator: Generator, plan: ChannelPlan, rescale: str = "keep", check: bool = True) -> ElasticGenerator:
     """``generator.at(plan)``: the generator at the widths of ``plan``, as a view that shares its weights, slicing none.
 
     The view runs as :func:`cagc.prune` of the same arguments would, up to rounding, with the arguments of
@@ -155,13 +166,16 @@ def at(generator: Generator, plan: ChannelPlan, keep_rgb_scale: bool = True, che
     Args:
         generator: the plan's, not itself a view.
         plan: see :func:`cagc.plan_channels`; :func:`nested_plans` makes one for each of several budgets.
-        keep_rgb_scale: as in :func:`cagc.prune`.
+        rescale: "keep" or "none", as in :func:`cagc.prune`; "svs" changes weights, and a view has none of its own.
         check: compare the weights with those that the plan was made for. False compares layers and widths only:
             quicker, and right for a generator that has been trained since.
 
     Raises:
+        ValueError: another ``rescale``.
         CagcError: the plan is for another generator, or the channels it keeps are not as they must be.
     """
+    if rescale not in RESCALES:
+        raise ValueError(f"rescale: got {rescale!r}, expected one of {', '.join(RESCALES)}")
     if isinstance(generator, ElasticGenerator):
         raise CagcError("plan: the generator is a view at another plan; take the view of the full generator")
     if check:
@@ -169,7 +183,7 @@ def at(generator: Generator, plan: ChannelPlan, keep_rgb_scale: bool = True, che
     else:
         check_widths("plan", plan.full, generator.channel_groups())
     check_kept("plan", plan.kept, plan.full)
-    return ElasticGenerator(generator, plan, keep_rgb_scale)
+    return ElasticGenerator(generator, plan, rescale == "keep")
 
 
 def nested_plans(

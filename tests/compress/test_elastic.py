@@ -40,11 +40,11 @@ def z() -> torch.Tensor:
     return torch.randn(3, 16, dtype=torch.float64)
 
 
-@pytest.mark.parametrize("keep_rgb_scale", (True, False))
+@pytest.mark.parametrize("rescale", ("keep", "none"))
 @pytest.mark.parametrize("options", [{"keep": 0.3}, {"keep": 0.8}, {"keep": 1.0}, {"macs": 0.2, "min_width": 2}])
-def test_equal_to_the_pruned_student(generator, scores, z, options: dict, keep_rgb_scale: bool):
+def test_equal_to_the_pruned_student(generator, scores, z, options: dict, rescale: str):
     plan = plan_channels(generator, scores, round_to=1, **options)
-    view, student = generator.at(plan, keep_rgb_scale=keep_rgb_scale), prune(generator, plan, keep_rgb_scale)
+    view, student = generator.at(plan, rescale=rescale), prune(generator, plan, rescale=rescale)
     assert view.config == student.config and total_macs(view) == plan.cost["macs"][1]
     noise = generator.make_noise(3, seed=1)
     for arguments in ({"noise": noise}, {"noise": "const", "truncation": 0.7, "z_mix": z.flip(0), "mixing_index": 2}):
@@ -75,6 +75,8 @@ def test_a_view_shares_every_weight(generator, scores, z):
     with torch.no_grad():
         g.synthesis.b16.to_rgb.bias += 1
     torch.testing.assert_close(view(z, noise="const"), before + 1)
+    g.float()
+    assert view(z.float(), noise="const", truncation=0.5).dtype == torch.float32
 
 
 def test_gradients_are_the_students_at_kept_channels_and_zero_elsewhere(generator, scores, z):
@@ -112,6 +114,8 @@ def test_another_generators_plan(generator, scores):
     other = Generator(GeneratorConfig.uniform(32, channel_base=256, channel_max=24, style_dim=16, mapping_layers=2))
     with pytest.raises(CagcError, match="b32"):
         other.at(plan, check=False)
+    with pytest.raises(ValueError, match="rescale: got 'svs', expected one of keep, none"):
+        generator.at(plan, rescale="svs")
     with pytest.raises(CagcError, match="view"):
         generator.at(plan).at(plan)
     damaged = copy.deepcopy(plan)
