@@ -30,7 +30,7 @@ def autocast_dtype(x: object) -> torch.dtype | None:
 
 
 def outside_autocast(function: Callable[..., torch.Tensor]) -> Callable[..., torch.Tensor]:
-    """Under ``torch.autocast``, call ``function`` without it: x in its dtype, other floating-point tensors in float32."""
+    """Under ``torch.autocast``, call ``function`` without it: x in its dtype, other float tensors in float32."""
 
     @functools.wraps(function)
     def call(x, *arguments):
