@@ -25,6 +25,7 @@ from .evaluation import evaluate
 from .files import atomic_write
 from .generate import generate, parse_seeds
 from .prune import prune
+from .recipes import RECIPES, Recipe, recipe
 from .report import Report
 from .runs import Inputs, distill_run, load_teacher, open_device, resume_distill_run
 from .scores import ChannelScores, score_channels
@@ -59,6 +60,8 @@ class Compress(CompressConfig):
 
     macs: Ratio | None = None
     """MACs to stay within: a share of the teacher's up to 1, else a number. 1/11 if --keep is left out too."""
+    distillation: DistillConfig = RECIPES["quick"].distillation
+    """Settings of the distillation; the defaults are the recipe's."""
     resume: bool = False
     """Go on with an interrupted run in --out, with the options it was started with."""
 
@@ -128,6 +131,8 @@ class Prune:
     """Share of channels to keep in every layer, the paper's uniform rule."""
     round_to: int = 8
     """Widths become multiples of this; 1 gives the paper's."""
+    rescale: str = "keep"
+    """Weights afterwards: keep the scale of RGB, none as the paper's authors, or svs, singular value scaling."""
     overwrite: bool = False
 
     def run(self) -> None:
@@ -143,7 +148,7 @@ class Prune:
                 teacher, ChannelScores.load(self.scores), macs=self.macs, keep=self.keep, round_to=self.round_to
             )
             plan.save(self.out.with_suffix(".plan.json"))
-        save_generator(prune(teacher, plan), self.out)
+        save_generator(prune(teacher, plan, self.rescale), self.out)
         print(f"{self.out}: {plan.describe()}")
 
 
@@ -165,6 +170,8 @@ class Distill:
     """Class names that count as content."""
     device: str = "auto"
     """auto, cpu, cuda or cuda:N."""
+    recipe: str | None = None
+    """Where the settings below come from that are left out: quick, paper, everything, stylekd, dcp or svs."""
     resume: bool = False
     """Go on with an interrupted run in --out, with the options it was started with."""
     config: tyro.conf.OmitArgPrefixes[DistillConfig] = field(default_factory=DistillConfig)
@@ -272,7 +279,27 @@ def _refuse_existing(path: Path, overwrite: bool) -> None:
         raise CagcError(f"{path} exists; add --overwrite to replace it")
 
 
-Command = Union[Compress, Score, Prune, Distill, Evaluate, Generate, Convert]
+def _named_recipe(args: list[str]) -> Recipe | None:
+    """The recipe that the option --recipe names: its settings are the defaults of the other options."""
+    for i, word in enumerate(args):
+        option, equals, value = word.partition("=")
+        if option == "--recipe" and (equals or i + 1 < len(args)):
+            return recipe(value if equals else args[i + 1])
+    return None
+
+
+def _commands(named: Recipe | None) -> type:
+    compress = Compress(distillation=(named or RECIPES["quick"]).distillation)
+    distill = Distill(out=tyro.MISSING, config=named.distillation if named else DistillConfig())
+    return Union[
+        Annotated[Compress, tyro.conf.subcommand("compress", default=compress)],
+        Score,
+        Prune,
+        Annotated[Distill, tyro.conf.subcommand("distill", default=distill)],
+        Evaluate,
+        Generate,
+        Convert,
+    ]
 
 
 def main(args: list[str] | None = None) -> None:
@@ -281,7 +308,11 @@ def main(args: list[str] | None = None) -> None:
     if args == ["--version"]:
         print(__version__)
         return
-    command = tyro.cli(Command, prog="cagc", description="Content-aware compression of style-based GANs.", args=args)
+    try:
+        commands = _commands(_named_recipe(args))
+    except CagcError as error:
+        fail(str(error))
+    command = tyro.cli(commands, prog="cagc", description="Content-aware compression of style-based GANs.", args=args)
     try:
         with warnings.catch_warnings():
             warnings.showwarning = lambda message, *_: console.print(f"warning: {message}", soft_wrap=True)

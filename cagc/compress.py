@@ -6,7 +6,7 @@ import json
 import platform
 import shutil
 import sys
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
 import torch
@@ -26,7 +26,8 @@ from .metrics.frechet import result_key
 from .metrics.macs import total_macs, total_parameters
 from .models import Generator
 from .pictures import comparison_figures
-from .prune import prune
+from .prune import RESCALES, prune
+from .recipes import recipe
 from .report import Report, Variant, layer_table, training_curves, write_report
 from .runs import Inputs, LoadedInputs
 from .scores import METRICS, score_channels
@@ -40,28 +41,38 @@ _OWN_FOLDERS = ("distill", "grids", "baseline")
 
 @dataclass(frozen=True)
 class CompressConfig:
-    """Settings of a compression."""
+    """Settings of a compression; what is None is the recipe's."""
 
+    recipe: str = "quick"
+    """Where the settings below come from that are left out: quick (minutes), paper, everything, stylekd, dcp or svs
+    (days on GPUs)."""
     teacher: Path | None = None
     """Checkpoint with a generator; the embedded 64 px face teacher if left out."""
     data: Path | None = None
     """Folder or zip of real images, for the Fréchet distance; the embedded faces if --teacher is left out too."""
-    content: str = "faces"
-    """What counts as content: faces, everything, BiSeNet weights, or a folder or zip of masks named by seed."""
+    content: str | None = None
+    """What counts as content: faces (if left out here and by the recipe), everything, BiSeNet weights, or a folder or
+    zip of masks named by seed."""
     classes: tuple[str, ...] = ()
     """Class names that count as content, for parsers that have classes."""
-    metric: str = "content-aware"
-    """Channel score: content-aware, or a baseline such as l1-out."""
-    samples: int = 400
+    metric: str | None = None
+    """Channel score: content-aware, diversity, or a baseline such as l1-out."""
+    samples: int | None = None
     """Images that channels are scored on."""
+    batch_rule: str | None = None
+    """per-sample, or batch-sum as in the authors' code."""
+    rescale: str | None = None
+    """Weights after pruning: keep the scale of RGB, none as the paper's authors, or svs, singular value scaling."""
     macs: float | None = None
     """MACs to stay within: a share of the teacher's up to 1, else a number. 1/11 if --keep is left out too."""
     keep: float | None = None
     """Share of channels to keep in every layer instead, the paper's uniform rule."""
     round_to: int = 8
     """Widths become multiples of this; 1 gives the paper's."""
-    steps: int = 500
+    steps: int | None = None
     """Updates of the distillation."""
+    distillation: DistillConfig | None = None
+    """Settings of the distillation; its steps and seed are those given here."""
     baseline: str | None = None
     """Also prune by this score, distil as long, and put it beside the student, such as l1-out."""
     evaluation_samples: int = 1000
@@ -82,27 +93,23 @@ class CompressConfig:
         """What the run reads."""
         return Inputs(self.teacher, self.data, self.content, tuple(self.classes), self.device)
 
-    def distillation(self) -> DistillConfig:
-        """A recipe for minutes on a CPU, not the paper's for days on GPUs.
+    def resolve(self) -> CompressConfig:
+        """With the recipe's settings for those that were left out.
 
-        Picked out of eight by one run each, on an earlier faces64 teacher and the content-aware student alone, which
-        ended at a content L1 of 0.171 after 100 updates of 16 images with an adversary (262 s of one core), 0.124
-        after 250 without one (155 s) and 0.110 after 500 of 8 images at twice the rate (170 s).
+        Raises:
+            CagcError: there is no such recipe.
         """
-        return DistillConfig(
-            steps=self.steps,
-            batch_size=8,
-            learning_rate=0.004,
-            lr_schedule="cosine",
-            path_weight=0.0,
-            gan_weight=0.0,
-            frozen=("mapping.*",),
-            ema_half_life=500,
-            checkpoint_every=25,
-            sample_every=0,
-            log_every=5,
-            seed=self.seed,
-            tensorboard=False,
+        chosen = recipe(self.recipe)
+        names = ("metric", "samples", "batch_rule", "rescale")
+        filled = {name: getattr(chosen, name) for name in names if getattr(self, name) is None}
+        training = self.distillation or chosen.distillation
+        steps = training.steps if self.steps is None else self.steps
+        return replace(
+            self,
+            **filled,
+            content=self.content or chosen.content or "faces",
+            steps=steps,
+            distillation=replace(training, steps=steps, seed=self.seed),
         )
 
     @property
@@ -129,7 +136,8 @@ def compress(config: CompressConfig, resume: bool = False) -> Report:
     Raises:
         CagcError: an input cannot be used, the budget cannot be met, or the folder exists; before anything is written.
     """
-    distillation = config.distillation()
+    config = config.resolve()
+    distillation = config.distillation
     if not resume:
         _check_out(config)
     with phase("Opening teacher, images and content parser"):
@@ -142,8 +150,7 @@ def compress(config: CompressConfig, resume: bool = False) -> Report:
         _claim(config)
     try:
         students = {
-            metric: _distill(config, loaded, plans[metric], distillation, folder, resume)
-            for metric, folder in folders.items()
+            metric: _distill(config, loaded, plans[metric], folder, resume) for metric, folder in folders.items()
         }
     except Interrupted as interruption:
         step = str(interruption).partition(";")[0]
@@ -177,7 +184,9 @@ def resume_compress(out: Path) -> Report:
     try:
         options = json.loads((out / "config.json").read_text())
         paths = {name: Path(options[name]) if options[name] else None for name in ("teacher", "data")}
-        config = CompressConfig(**options | paths | {"out": Path(out), "classes": tuple(options["classes"])})
+        training = DistillConfig.from_dict(options["distillation"])
+        given = paths | {"out": Path(out), "classes": tuple(options["classes"]), "distillation": training}
+        config = CompressConfig(**options | given)
     except (OSError, ValueError, KeyError, TypeError):
         raise CagcError(f"resume: {out} holds no compression that was started (no readable config.json)") from None
     return compress(config, resume=True)
@@ -199,6 +208,8 @@ def _check_request(config: CompressConfig, loaded: LoadedInputs) -> None:
     for name, metric in (("metric", config.metric), ("baseline", config.baseline)):
         if metric is not None and metric not in METRICS:
             raise CagcError(f"{name}: got {metric!r}, expected one of {', '.join(METRICS)}")
+    if config.rescale not in RESCALES:
+        raise CagcError(f"rescale: got {config.rescale!r}, expected one of {', '.join(RESCALES)}")
     if loaded.data is not None:
         features.load(config.features)
     # Whether a budget can be met does not depend on the scores.
@@ -225,7 +236,8 @@ def _claim(config: CompressConfig) -> None:
         (config.out / name).unlink(missing_ok=True)
     config.out.mkdir(parents=True, exist_ok=True)
     options = {field.name: getattr(config, field.name) for field in fields(CompressConfig)}
-    options |= {"out": str(config.out), "overwrite": False} | config.inputs().to_dict()
+    options |= {"out": str(config.out), "overwrite": False, "distillation": config.distillation.to_dict()}
+    options |= config.inputs().to_dict()
     with atomic_write(config.out / "config.json") as temporary:
         temporary.write_text(json.dumps(options, indent=2) + "\n")
 
@@ -235,8 +247,9 @@ def _plan(config: CompressConfig, loaded: LoadedInputs, metric: str, folder: Pat
         return ChannelPlan.load(folder / "plan.json")
     with phase(f"Scoring {config.samples} samples: {metric}") as track:
         scores = score_channels(
-            loaded.teacher, metric, loaded.parser, config.samples, seed=config.seed, progress=track("Samples")
-        )
+            loaded.teacher, metric, loaded.parser, config.samples, batch_rule=config.batch_rule, seed=config.seed,
+            progress=track("Samples"),
+        )  # fmt: skip
         plan = plan_channels(loaded.teacher, scores, round_to=config.round_to, **config.budget())
     console.print(f"  {plan.describe()}")
     return plan
@@ -246,12 +259,11 @@ def _distill(
     config: CompressConfig,
     loaded: LoadedInputs,
     plan: ChannelPlan,
-    distillation: DistillConfig,
     folder: Path,
     resume: bool,
 ) -> tuple[Generator, Generator]:
     """Student and pruned student of ``plan``; a run that goes on takes up the distillation found in ``folder``."""
-    pruned = prune(loaded.teacher, plan)
+    pruned, distillation = prune(loaded.teacher, plan, config.rescale), config.distillation
     run, start = RunFolder(folder / "distill"), folder / "pruned.safetensors"
     if not resume or not run.checkpoints():
         folder.mkdir(exist_ok=True)

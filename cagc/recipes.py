@@ -1,0 +1,97 @@
+"""Recipes by name: how channels are scored, what the student begins with, and how it is trained."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, fields, replace
+from typing import Any
+
+from .distill import DistillConfig
+from .errors import CagcError
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Everything about a compression but its inputs, its budget and its seed.
+
+    Attributes:
+        metric, samples, batch_rule: see :func:`cagc.scores.score_channels`.
+        content: overrides the content that the user names, such as "everything"; None leaves it.
+        rescale: see :func:`cagc.prune.prune`.
+        distillation: settings of the training.
+    """
+
+    metric: str = "content-aware"
+    samples: int = 400
+    batch_rule: str = "per-sample"
+    content: str | None = None
+    rescale: str = "keep"
+    distillation: DistillConfig = DistillConfig()
+
+    def to_dict(self) -> dict[str, Any]:
+        """As JSON-ready containers."""
+        return asdict(self) | {"distillation": self.distillation.to_dict()}
+
+    @classmethod
+    def from_dict(cls, options: dict[str, Any]) -> Recipe:
+        """The inverse of :meth:`to_dict`.
+
+        Raises:
+            ValueError: a setting is unknown, missing or out of range.
+        """
+        if set(options) != (known := {field.name for field in fields(cls)}):
+            raise ValueError(f"recipe: got settings {sorted(options)}, expected {sorted(known)}")
+        return cls(**options | {"distillation": DistillConfig.from_dict(options["distillation"])})
+
+
+# The authors' average decays by 0.5^(32 / 10000) a step whatever the batch: at 16 images that is a half-life of 5000.
+_PAPER = Recipe(
+    batch_rule="batch-sum",
+    rescale="none",
+    distillation=DistillConfig(perceptual="lpips-vgg", ema_half_life=5000, ema_rampup=None),
+)
+# The mapping network is the teacher's and stays so: both then mean the same image by the same z.
+_STYLEKD = replace(_PAPER, distillation=replace(_PAPER.distillation, relation_weight=30.0, frozen=("mapping.*",)))
+_DCP = replace(_STYLEKD, metric="diversity", samples=1000)
+
+RECIPES: dict[str, Recipe] = {
+    "quick": Recipe(
+        distillation=DistillConfig(
+            steps=500,
+            batch_size=8,
+            learning_rate=0.004,
+            lr_schedule="cosine",
+            path_weight=0.0,
+            gan_weight=0.0,
+            frozen=("mapping.*",),
+            ema_half_life=500,
+            checkpoint_every=25,
+            sample_every=0,
+            log_every=5,
+            tensorboard=False,
+        )
+    ),
+    "paper": _PAPER,
+    "everything": replace(_PAPER, content="everything"),
+    "stylekd": _STYLEKD,
+    "dcp": _DCP,
+    "svs": replace(_DCP, rescale="svs", distillation=replace(_DCP.distillation, discriminator="new")),
+}
+"""``quick`` takes minutes on a CPU. It was picked out of eight by one run each, on an earlier faces64 teacher and the
+content-aware student alone, which ended at a content L1 of 0.171 after 100 updates of 16 images with an adversary (262
+s of one core), 0.124 after 250 without one (155 s) and 0.110 after 500 of 8 images at twice the rate (170 s).
+
+The others are published ones, with their hyper-parameters, for days on GPUs: ``paper`` is Liu et al., CVPR 2021,
+``everything`` the same without regard to content, ``stylekd`` Xu et al., ECCV 2022, ``dcp`` Chung et al., CVPR 2024,
+and ``svs`` Kim et al., AAAI 2025, on top of ``dcp``. All share the noise of teacher and student, and mask every
+resolution."""
+
+
+def recipe(name: str) -> Recipe:
+    """The recipe ``name``.
+
+    Raises:
+        CagcError: there is none; the valid names are listed.
+    """
+    if name not in RECIPES:
+        raise CagcError(f"recipe: got {name!r}, expected one of {', '.join(RECIPES)}")
+    return RECIPES[name]
