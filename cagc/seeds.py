@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterable
 
 import torch
+
+
+def derived_seed(*parts: str | int) -> int:
+    """Seed in [0, 2⁶³) that is a function of ``parts`` and unrelated to that of any others."""
+    return int.from_bytes(hashlib.sha256(repr(parts).encode()).digest()[:8], "little") >> 1
 
 
 def z_from_seed(seed: int, style_dim: int) -> torch.Tensor:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
 from typing import Protocol
 
 import torch
@@ -13,38 +12,10 @@ from torch import Tensor
 from ..checkpoints import generator_hash
 from ..errors import CagcError
 from ..models import Generator
-from ..models.stylegan2 import Noise, block_resolutions
+from ..models.stylegan2 import block_resolutions
 from ..seeds import z_batch
-
-
-@dataclass(frozen=True)
-class Latents:
-    """Everything random about one batch of generated images: given these, a generator is a function.
-
-    Attributes:
-        z: [N, style_dim], standard normal; None where ``w`` is given.
-        z_mix, mixing_index: style mixing, as in ``Generator.ws``.
-        w: [N, style_dim], instead of ``z``.
-        rows: [N], the recorded samples that ``w`` belongs to.
-        seeds: of ``z``, where it was drawn by seed.
-        noise: of the student, as in ``Generator.synthesis``.
-        teacher_noise: of the teacher.
-    """
-
-    z: Tensor | None = None
-    z_mix: Tensor | None = None
-    mixing_index: int | None = None
-    w: Tensor | None = None
-    rows: Tensor | None = None
-    seeds: Sequence[int] | None = None
-    noise: Noise = "none"
-    teacher_noise: Noise = "none"
-
-    def ws(self, generator: Generator, truncation: float = 1.0) -> Tensor:
-        """``ws`` [N, num_ws, style_dim] of these latents for ``generator``."""
-        if self.w is not None:
-            return self.w[:, None].expand(-1, generator.config.num_ws, -1)
-        return generator.ws(self.z, self.z_mix, self.mixing_index, truncation)
+from .draws import SampleStreams
+from .latents import Latents
 
 
 class Teacher(Protocol):
@@ -54,7 +25,7 @@ class Teacher(Protocol):
     style_dim: int
     fingerprint: str
 
-    def latents(self, batch: int, rng: torch.Generator, mixing_probability: float) -> Latents:
+    def latents(self, streams: SampleStreams, mixing_probability: float) -> Latents:
         """Draw latents, without noise."""
         ...
 
@@ -90,20 +61,16 @@ class LiveTeacher:
         self.style_dim = generator.config.style_dim
         self.fingerprint = generator_hash(generator)
 
-    def latents(self, batch: int, rng: torch.Generator, mixing_probability: float) -> Latents:
+    def latents(self, streams: SampleStreams, mixing_probability: float) -> Latents:
         """Draw z, and with ``mixing_probability`` a second z with a layer index for the whole batch."""
-        shape, device = (batch, self.style_dim), rng.device
         if self.seeds is not None:
-            chosen = torch.randint(len(self.seeds), (batch,), generator=rng, device=device).tolist()
-            seeds = [self.seeds[i] for i in chosen]
-            return Latents(z=z_batch(seeds, self.style_dim, device), seeds=seeds)
-        z = torch.randn(shape, generator=rng, device=device)
-        mixed = torch.rand([], generator=rng, device=device).item() < mixing_probability
-        if not mixed or self.generator.config.num_ws < 2:
+            seeds = [self.seeds[i] for i in streams.integers("seed", len(self.seeds))]
+            return Latents(z=z_batch(seeds, self.style_dim, streams.device), seeds=seeds)
+        z, rng = streams.normal("z", self.style_dim), streams.batch("mixing")
+        if torch.rand([], generator=rng).item() >= mixing_probability or self.generator.config.num_ws < 2:
             return Latents(z=z)
-        z_mix = torch.randn(shape, generator=rng, device=device)
-        index = torch.randint(1, self.generator.config.num_ws, [], generator=rng, device=device).item()
-        return Latents(z=z, z_mix=z_mix, mixing_index=index)
+        index = int(torch.randint(1, self.generator.config.num_ws, [], generator=rng))
+        return Latents(z=z, z_mix=streams.normal("z_mix", self.style_dim), mixing_index=index)
 
     def sample_latents(self, count: int, device: torch.device | str) -> Latents:
         """See :class:`Teacher`: of seeds 0, 1, … or of the first of ``seeds``."""
@@ -168,9 +135,9 @@ class RecordedTeacher:
         pixels = self.images[torch.as_tensor(indices, dtype=torch.long, device="cpu")]
         return pixels.to(self.device).float().div_(127.5).sub_(1)
 
-    def latents(self, batch: int, rng: torch.Generator, mixing_probability: float) -> Latents:
+    def latents(self, streams: SampleStreams, mixing_probability: float) -> Latents:
         """Draw recorded samples; there is no image for mixed styles, so ``mixing_probability`` has no effect."""
-        rows = torch.randint(len(self), (batch,), generator=rng, device=rng.device).cpu()
+        rows = torch.tensor(streams.integers("row", len(self)), dtype=torch.long)
         return Latents(w=self.recorded_ws[rows].to(self.device), rows=rows)
 
     def sample_latents(self, count: int, device: torch.device | str) -> Latents:
@@ -197,7 +164,3 @@ class RecordedTeacher:
             raise CagcError("relation_weight: expected 0 for recorded images, which have no features")
         return [self.batch(latents.rows)]
 
-
-def with_noise(latents: Latents, noise: Noise, teacher_noise: Noise) -> Latents:
-    """The same latents with these noises."""
-    return replace(latents, noise=noise, teacher_noise=teacher_noise)

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
 
 from ..models.stylegan2 import Generator, Noise
-from ..seeds import z_batch
+from ..seeds import derived_seed, z_batch
 
 
 @dataclass(frozen=True)
@@ -39,8 +38,7 @@ class SampleBatch:
 
 def stream(purpose: str, *seeds: int) -> torch.Generator:
     """CPU random generator for ``purpose``, independent of the streams for other purposes of the same seeds."""
-    digest = hashlib.sha256(repr((purpose, *map(int, seeds))).encode()).digest()
-    return torch.Generator().manual_seed(int.from_bytes(digest[:8], "little") >> 1)
+    return torch.Generator().manual_seed(derived_seed(purpose, *map(int, seeds)))
 
 
 def batch_sizes(samples: int, batch_size: int) -> list[int]:

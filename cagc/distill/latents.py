@@ -1,0 +1,60 @@
+"""Everything random about a batch of generated images."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from torch import Tensor
+
+from ..models import Generator
+from ..models.stylegan2 import Noise
+
+
+@dataclass(frozen=True)
+class Latents:
+    """Everything random about one batch of generated images: given these, a generator is a function.
+
+    Attributes:
+        z: [N, style_dim], standard normal; None where ``w`` is given.
+        z_mix, mixing_index: style mixing, as in ``Generator.ws``.
+        w: [N, style_dim], instead of ``z``.
+        rows: [N], the recorded samples that ``w`` belongs to.
+        seeds: of ``z``, where it was drawn by seed.
+        noise: of the student, as in ``Generator.synthesis``.
+        teacher_noise: of the teacher.
+    """
+
+    z: Tensor | None = None
+    z_mix: Tensor | None = None
+    mixing_index: int | None = None
+    w: Tensor | None = None
+    rows: Tensor | None = None
+    seeds: Sequence[int] | None = None
+    noise: Noise = "none"
+    teacher_noise: Noise = "none"
+
+    def __len__(self) -> int:
+        return len(self.w if self.z is None else self.z)
+
+    def __getitem__(self, part: slice) -> Latents:
+        """The latents of some of the images."""
+        cut = {name: getattr(self, name) for name in ("z", "z_mix", "w", "rows", "seeds")}
+        cut = {name: value if value is None else value[part] for name, value in cut.items()}
+        noise, teacher_noise = (_noise_of(noise, part) for noise in (self.noise, self.teacher_noise))
+        return replace(self, **cut, noise=noise, teacher_noise=teacher_noise)
+
+    def ws(self, generator: Generator, truncation: float = 1.0) -> Tensor:
+        """``ws`` [N, num_ws, style_dim] of these latents for ``generator``."""
+        if self.w is not None:
+            return self.w[:, None].expand(-1, generator.config.num_ws, -1)
+        return generator.ws(self.z, self.z_mix, self.mixing_index, truncation)
+
+
+def with_noise(latents: Latents, noise: Noise, teacher_noise: Noise) -> Latents:
+    """The same latents with these noises."""
+    return replace(latents, noise=noise, teacher_noise=teacher_noise)
+
+
+def _noise_of(noise: Noise, part: slice) -> Noise:
+    return noise if isinstance(noise, str) else [n if n.shape[0] == 1 else n[part] for n in noise]

@@ -1,0 +1,146 @@
+"""The processes that share a job under ``torchrun``: who they are, sums over them, agreement between them.
+
+A process on its own is a world of one: every function here then returns what it was given.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from datetime import timedelta
+from typing import Any, TypeVar
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from .errors import CagcError
+
+# Others wait this long for a rank that writes, reads or evaluates on its own.
+_TIMEOUT = timedelta(minutes=30)
+
+T = TypeVar("T")
+
+
+def rank() -> int:
+    """Number of this process, from 0."""
+    return dist.get_rank() if dist.is_initialized() else 0
+
+
+def world_size() -> int:
+    """Number of processes."""
+    return dist.get_world_size() if dist.is_initialized() else 1
+
+
+def is_main() -> bool:
+    """Whether this is the process that writes files and speaks to people."""
+    return rank() == 0
+
+
+def local_rank() -> int:
+    """Number of this process on its machine, as ``torchrun`` gives it; 0 without."""
+    return int(os.environ.get("LOCAL_RANK", 0))
+
+
+def restarts() -> int:
+    """How often ``torchrun --max-restarts`` has started this job anew."""
+    return int(os.environ.get("TORCHELASTIC_RESTART_COUNT", 0))
+
+
+@contextmanager
+def process_group(device: torch.device | str) -> Iterator[None]:
+    """Join the processes that ``torchrun`` started: NCCL between GPUs, Gloo between CPUs; without it do nothing."""
+    if dist.is_initialized() or int(os.environ.get("WORLD_SIZE", 1)) < 2:
+        yield
+        return
+    device = torch.device(device)
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
+    dist.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=_TIMEOUT)
+    try:
+        yield
+    finally:
+        dist.destroy_process_group()
+
+
+def all_sum(tensor: Tensor) -> Tensor:
+    """``tensor``, replaced by its sum over all processes; the same bits in each of them."""
+    if world_size() > 1:
+        dist.all_reduce(tensor)
+    return tensor
+
+
+def gather(value: T) -> list[T]:
+    """``value`` of every process, by rank."""
+    if world_size() == 1:
+        return [value]
+    values: list[Any] = [None] * world_size()
+    dist.all_gather_object(values, value)
+    return values
+
+
+def any_true(flag: bool) -> bool:
+    """Whether ``flag`` is set in any process."""
+    if world_size() == 1:
+        return flag
+    device = "cuda" if dist.get_backend() == "nccl" else "cpu"
+    return bool(all_sum(torch.tensor(float(flag), device=device)).item())
+
+
+def from_main(function: Callable[[], T]) -> T:
+    """Call ``function`` in the main process and return its result in every one.
+
+    The result travels as ``torch.save`` writes it: tensors on the CPU, numbers, strings and containers.
+
+    Raises:
+        CagcError: in every process, if ``function`` raises.
+    """
+    if world_size() == 1:
+        return function()
+    result = together(lambda: function() if is_main() else None)
+    device = "cuda" if dist.get_backend() == "nccl" else "cpu"
+    buffer = io.BytesIO()
+    if is_main():
+        torch.save(result, buffer)
+    size = all_sum(torch.tensor(buffer.getbuffer().nbytes, device=device)).item()
+    data = torch.frombuffer(bytearray(buffer.getvalue() or size), dtype=torch.uint8).to(device)
+    dist.broadcast(data, src=0)
+    return result if is_main() else torch.load(io.BytesIO(data.cpu().numpy().tobytes()), weights_only=True)
+
+
+def together(function: Callable[[], T]) -> T:
+    """Call ``function``, which must not communicate, in every process; none goes on alone.
+
+    Raises:
+        Exception: what ``function`` raised here; CagcError with the reason, where it raised in other processes only.
+    """
+    result, error = None, None
+    try:
+        result = function()
+    except Exception as caught:
+        error = caught
+    reasons = gather(None if error is None else " ".join(str(error).split()) or type(error).__name__)
+    if error is not None:
+        raise error
+    for number, reason in enumerate(reasons):
+        if reason is not None:
+            raise CagcError(f"rank {number}: {reason}")
+    return result
+
+
+def agree(what: str, document: Mapping[str, Any]) -> None:
+    """Check that ``document`` is the same in every process.
+
+    Raises:
+        CagcError: in every process, naming the first entry that differs and who has what.
+    """
+    documents = gather(dict(document))
+    for number, other in enumerate(documents):
+        for name in sorted(set(documents[0]) | set(other)):
+            ours, theirs = documents[0].get(name), other.get(name)
+            if ours != theirs:
+                raise CagcError(
+                    f"{what}: the processes disagree on {name}: rank 0 has {ours!r}, rank {number} has {theirs!r}"
+                )
