@@ -2,10 +2,13 @@
 
 from .config import DistillConfig
 from .data import ImageDataset, ImageStream
+from .draws import Draws
+from .latents import Latents
 from .loop import Interrupted, distill
 from .state import RunFolder
-from .teachers import Latents, LiveTeacher, RecordedTeacher, Teacher
-from .trainer import Draws, NonFiniteLoss, Trainer
+from .teachers import LiveTeacher, RecordedTeacher, Teacher
+from .trainer import Trainer
+from .update import NonFiniteLoss
 
 __all__ = [
     "DistillConfig",

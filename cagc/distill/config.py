@@ -8,7 +8,16 @@ from typing import Any, Literal
 
 # Settings that say how long a run goes on or what it writes, not which weights it reaches at a given step.
 _BOOKKEEPING = frozenset(
-    ("steps", "checkpoint_every", "sample_every", "log_every", "samples", "sample_truncation", "tensorboard")
+    (
+        "steps",
+        "micro_batch",
+        "checkpoint_every",
+        "sample_every",
+        "log_every",
+        "samples",
+        "sample_truncation",
+        "tensorboard",
+    )
 )
 
 # Resolutions whose blocks have two convolutions, so that directions can be told from their styles.
@@ -21,7 +30,9 @@ class DistillConfig:
 
     Attributes:
         steps: generator updates.
-        batch_size: images per update.
+        batch_size: images per update, of all processes together.
+        micro_batch: images at a time in each process, whose gradients are added up; None: all at once.
+        precision: "float32", or "bfloat16" or "float16" for the networks under autocast, with weights in float32.
         learning_rate: of both Adam optimisers, before the scaling for lazy regularisation.
         lr_schedule: "constant", or "cosine" down to zero at ``steps``.
         betas: of both Adam optimisers, before the same scaling.
@@ -53,6 +64,9 @@ class DistillConfig:
             the weights it began with; None: constant, as in the paper.
         frozen: patterns (``fnmatch``) of the student's parameters that stay as they are, such as "mapping.*".
         flip: random horizontal flips of the real images.
+        augment: "ada": what the discriminator sees is augmented, as often as its overfitting asks for (Karras et al.,
+            NeurIPS 2020); "none"; or "auto": "ada" for fewer than 30,000 real images.
+        augment_target: mean sign of the discriminator's logits of real images that "ada" steers to.
         seed: of every random draw.
         checkpoint_every, sample_every, log_every: steps; 0 turns samples off.
         samples: images in a sample grid.
@@ -65,6 +79,8 @@ class DistillConfig:
 
     steps: int = 450_000
     batch_size: int = 16
+    micro_batch: int | None = None
+    precision: Literal["float32", "bfloat16", "float16"] = "float32"
     learning_rate: float = 0.002
     lr_schedule: Literal["constant", "cosine"] = "constant"
     betas: tuple[float, float] = (0.0, 0.99)
@@ -95,6 +111,8 @@ class DistillConfig:
     ema_rampup: float | None = 0.05
     frozen: tuple[str, ...] = ()
     flip: bool = True
+    augment: Literal["auto", "ada", "none"] = "auto"
+    augment_target: float = 0.6
     seed: int = 0
     checkpoint_every: int = 1000
     sample_every: int = 1000
@@ -123,8 +141,13 @@ class DistillConfig:
         weights = ("rgb_weight", "perceptual_weight", "relation_weight", "gan_weight", "r1_gamma", "path_weight")
         for name in weights:
             self._require(name, _number(self._get(name)) and self._get(name) >= 0, "a number of at least 0")
-        for name in ("path_decay", "mixing_probability"):
+        for name in ("path_decay", "mixing_probability", "augment_target"):
             self._require(name, _number(self._get(name)) and 0 <= self._get(name) <= 1, "a number from 0 to 1")
+        self._require(
+            "micro_batch",
+            self.micro_batch is None or (isinstance(self.micro_batch, int) and self.micro_batch >= 1),
+            "an integer of at least 1, or None",
+        )
         self._require("betas", len(self.betas) == 2 and all(0 <= b < 1 for b in self.betas), "two numbers in [0, 1)")
         self._require("ema_rampup", self.ema_rampup is None or 0 < self.ema_rampup, "a number above 0, or None")
         self._require(
@@ -135,6 +158,8 @@ class DistillConfig:
             ("lr_schedule", ("constant", "cosine")),
             ("kd_mode", ("output", "intermediate")),
             ("noise", ("random", "const", "none")),
+            ("precision", ("float32", "bfloat16", "float16")),
+            ("augment", ("auto", "ada", "none")),
             ("discriminator", ("teacher", "new")),
         ):
             self._require(name, self._get(name) in choices, f"one of {', '.join(choices)}")

@@ -219,7 +219,8 @@ class ImageStream(Iterator[Tensor]):
     """Endless batches [batch, 3, R, R] of a data set: every epoch a new order and new horizontal flips, from one seed.
 
     Sample number k depends on (seed, k) alone, so a stream restored from `state_dict` goes on exactly where it was,
-    even in the middle of an epoch. Batches run across the end of an epoch.
+    even in the middle of an epoch. Batches run across the end of an epoch. `numbers`: the samples of each batch that
+    are delivered, for one of several processes; all of them unless set.
     Raises CagcError for a set smaller than a batch.
     """
 
@@ -229,6 +230,7 @@ class ImageStream(Iterator[Tensor]):
         if len(dataset) < batch:
             raise CagcError(f"data: {len(dataset)} usable images are fewer than the batch of {batch}")
         self.dataset, self.batch, self.seed, self.flip = dataset, batch, seed, flip
+        self.numbers: Sequence[int] = range(batch)
         self.position = 0
         self._epoch: tuple[int, np.ndarray, np.ndarray] | None = None
 
@@ -241,7 +243,7 @@ class ImageStream(Iterator[Tensor]):
         return int(self._epoch[1][offset]), bool(self.flip and self._epoch[2][offset])
 
     def __next__(self) -> Tensor:
-        drawn = [self._draw(self.position + i) for i in range(self.batch)]
+        drawn = [self._draw(self.position + i) for i in self.numbers]
         images = self.dataset.batch([index for index, _ in drawn])
         flipped = torch.tensor([flip for _, flip in drawn])
         self.position += self.batch

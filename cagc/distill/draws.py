@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from .. import distributed
 from ..seeds import derived_seed
 from .latents import Latents
 
@@ -21,6 +22,7 @@ class Draws:
         discriminator: latents of the images that the discriminator sees as fake.
         path: latents of the path length images.
         path_noise: standard normal, shaped as those images.
+        offsets: [N, style_dim], moves of the w of ``generator`` that the relation loss compares.
         augment: numbers of the augmentation, by the images that they are for: "real", "fake", "generator", "r1".
     """
 
@@ -28,6 +30,7 @@ class Draws:
     discriminator: Latents | None = None
     path: Latents | None = None
     path_noise: Tensor | None = None
+    offsets: Tensor | None = None
     augment: Mapping[str, Tensor] = field(default_factory=dict)
 
 
@@ -67,9 +70,46 @@ class SampleStreams:
             row.uniform_(generator=self._rng.manual_seed(derived_seed(*self._key, name, number)))
         return out
 
+    def noise(self, name: str, shapes: Sequence[tuple[int, int]]) -> list[Tensor]:
+        """Noise maps [len(self), 1, h, w] of ``shapes``."""
+        sizes = [h * w for h, w in shapes]
+        maps = self.normal(name, sum(sizes)).split(sizes, dim=1)
+        return [m.reshape(-1, 1, h, w) for m, (h, w) in zip(maps, shapes)]
+
     def integers(self, name: str, high: int) -> list[int]:
         """One number in [0, high) for each sample."""
         return [derived_seed(*self._key, name, number) % high for number in self.numbers]
+
+
+@dataclass(frozen=True)
+class Layout:
+    """The samples of a batch that this process computes, and in which forward passes.
+
+    Attributes:
+        batch: samples of all processes.
+        numbers: of this process's samples, from 0 to ``batch`` - 1.
+        passes: slices of them.
+    """
+
+    batch: int
+    numbers: tuple[int, ...]
+    passes: tuple[slice, ...]
+
+    @classmethod
+    def of(cls, batch: int, group: int = 1, micro_batch: int | None = None) -> Layout:
+        """Deal out ``batch`` samples; ``group``: see :func:`shard`. A pass has at most ``micro_batch`` of them."""
+        processes, count = distributed.world_size(), 1
+        if micro_batch is not None:
+            count = -(-batch // (processes * micro_batch))
+        first = distributed.rank() * count
+        parts = [shard(batch, group, processes * count, first + i) for i in range(count)]
+        starts = [sum(map(len, parts[:i])) for i in range(count)]
+        passes = tuple(slice(start, start + len(part)) for start, part in zip(starts, parts) if part)
+        return cls(batch, tuple(number for part in parts for number in part), passes)
+
+    def share(self, part: slice) -> float:
+        """Weight of one of ``passes`` in a mean over the batch."""
+        return (part.stop - part.start) / self.batch
 
 
 def shard(batch: int, group: int, shards: int, index: int) -> list[int]:
@@ -78,8 +118,12 @@ def shard(batch: int, group: int, shards: int, index: int) -> list[int]:
     The discriminator takes statistics over groups of ``group`` images that stand ``batch / group`` apart. A shard gets
     whole groups, in such an order that it finds the same groups on its own, if there are enough of them.
     """
-    columns = batch // group
-    if batch % group == 0 and columns % shards == 0:
-        width = columns // shards
+    if keeps_groups(batch, group, shards):
+        columns, width = batch // group, batch // group // shards
         return [row * columns + index * width + i for row in range(group) for i in range(width)]
     return list(range(batch * index // shards, batch * (index + 1) // shards))
+
+
+def keeps_groups(batch: int, group: int, shards: int) -> bool:
+    """Whether ``shards`` can share a batch without tearing a group of the minibatch standard deviation."""
+    return batch % (group * shards) == 0

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import hashlib
 import signal
 import threading
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,21 +12,30 @@ from typing import Any
 
 import torch
 
-from .. import content
-from ..checkpoints import Checkpoint, generator_hash, save_checkpoint, save_generator
+from .. import content, distributed
+from ..checkpoints import Checkpoint, save_checkpoint, save_generator
 from ..errors import CagcError
-from ..models import Discriminator, DiscriminatorConfig, Generator
-from ..models.stylegan2 import block_resolutions
+from ..models import Discriminator, Generator
+from .augment import Augment
+from .checks import check_fit, identity, new_discriminator
 from .config import DistillConfig
 from .data import ImageDataset, ImageStream
 from .progress import Averages, ProgressCallback, Reporter, TensorBoard, pair_grid, write_png
 from .state import RunFolder
 from .teachers import LiveTeacher, RecordedTeacher, Teacher
-from .trainer import NonFiniteLoss, Trainer
+from .trainer import Trainer
+from .update import NonFiniteLoss
+
+# "auto" augments smaller sets of images; from 100,000 on it does more harm than good (Karras et al., NeurIPS 2020).
+_SMALL_SET = 30_000
 
 
 class Interrupted(KeyboardInterrupt):
-    """Ctrl-C came; the run was saved and its message tells how to go on."""
+    """Ctrl-C or SIGTERM came; the run was saved and its message tells how to go on. ``signal``: the number of it."""
+
+    def __init__(self, message: str, number: int = signal.SIGINT) -> None:
+        super().__init__(message)
+        self.signal = number
 
 
 def distill(
@@ -48,6 +57,9 @@ def distill(
     ``tensorboard/``, and at the end ``student.safetensors`` and, if there is a discriminator,
     ``discriminator.safetensors``. On the CPU a resumed run ends with the very weights of an uninterrupted one.
 
+    Under ``torchrun`` (within :func:`cagc.distributed.process_group`) the processes share each batch and the first one
+    writes. Every process needs the same arguments; several of them reach the weights of one up to rounding.
+
     Args:
         student: the generator to begin with; not changed. Training runs on its device.
         teacher: a generator with the student's latents and resolution, or recorded images.
@@ -63,100 +75,51 @@ def distill(
         sources: JSON containers to keep in ``config.json``, such as the paths of the inputs; a resumed run has its own.
 
     Raises:
-        CagcError: what came does not fit together or the folder cannot be used (before any training), or a loss became
-            NaN or infinite (the last checkpoint is kept).
-        Interrupted: Ctrl-C, after the step and its checkpoint were finished.
+        CagcError: what came does not fit together, the processes disagree, or the folder cannot be used (before any
+            training); a loss became NaN or infinite, or a file cannot be written (the last checkpoint is kept).
+        Interrupted: Ctrl-C or SIGTERM, after the step and its checkpoint were finished.
     """
+
+    def prepare() -> tuple[_Run, dict[str, Any]]:
+        return _prepare(student, teacher, discriminator, data, config, RunFolder(out_dir), parser)
+
+    run, what = distributed.together(prepare)
+    distributed.agree("distill", what | config.to_dict() | {"out_dir": str(out_dir), "resume": resume})
+    if resume:
+        run.resume(what)
+    else:
+        run.start(what, overwrite, sources)
+    run.loop(progress)
+    return run.finish(what)
+
+
+def _prepare(
+    student: Generator,
+    teacher: Generator | Teacher,
+    discriminator: Discriminator | None,
+    data: ImageDataset | RecordedTeacher | None,
+    config: DistillConfig,
+    folder: RunFolder,
+    parser: content.ContentParser | None,
+) -> tuple[_Run, dict[str, Any]]:
     if config.discriminator == "new":
         discriminator = None
     parser = parser if parser is None or isinstance(parser, content.ContentParser) else content.load(parser)
     if isinstance(teacher, Generator):
         teacher = LiveTeacher(teacher, getattr(parser, "seeds", None))
-    _check_fit(student, teacher, discriminator, data, config)
-    identity = _identity(student, teacher, discriminator, data, config, parser)
-    stream = ImageStream(data, config.batch_size, config.seed, config.flip) if config.gan_weight else None
-    if config.gan_weight and discriminator is None:
-        discriminator = _new_discriminator(student, teacher, config.seed)
-    trainer = Trainer(student, teacher, discriminator, config, parser)
-    folder = RunFolder(out_dir)
-    run = _Run(trainer, stream, folder, config)
-    if resume:
-        folder.open(identity, config.to_dict())
-        folder.restore(run.load)
-        folder.trim_log(trainer.step)
-    else:
-        folder.create(identity, config.to_dict(), overwrite, sources)
-        run.save()
-    run.loop(progress)
-    return run.finish(identity)
-
-
-def _check_fit(
-    student: Generator, teacher: Teacher, discriminator: Discriminator | None, data: Any, config: DistillConfig
-) -> None:
-    ours = student.config
-    for name, got, expected in (
-        ("resolution", ours.resolution, teacher.resolution),
-        ("style_dim", ours.style_dim, teacher.style_dim),
-    ):
-        if got != expected:
-            raise CagcError(f"student: got {name} {got}, expected the teacher's {expected}")
-    if isinstance(teacher, LiveTeacher):
-        depth = teacher.generator.config.mapping_layers
-        if ours.mapping_layers != depth:
-            raise CagcError(f"student: got {ours.mapping_layers} mapping layers, expected the teacher's {depth}")
-        if teacher.generator.w_avg.device != student.w_avg.device:
-            raise CagcError(
-                f"teacher: got device {teacher.generator.w_avg.device}, expected the student's {student.w_avg.device}"
-            )
-    elif config.kd_mode == "intermediate" and isinstance(teacher, RecordedTeacher):
-        raise CagcError("kd_mode: got 'intermediate', expected 'output' for recorded images")
-    if not config.gan_weight:
-        return
-    if discriminator is not None and discriminator.config.resolution != ours.resolution:
-        raise CagcError(f"discriminator: got resolution {discriminator.config.resolution}, expected {ours.resolution}")
-    if data is None:
-        raise CagcError("data: got None, expected real images with gan_weight above 0")
-    if data.resolution != ours.resolution:
-        raise CagcError(f"data: got resolution {data.resolution}, expected the student's {ours.resolution}")
-
-
-def _identity(
-    student: Generator,
-    teacher: Teacher,
-    discriminator: Discriminator | None,
-    data: Any,
-    config: DistillConfig,
-    parser: Any,
-) -> dict[str, Any]:
-    identity = {
-        "student": generator_hash(student),
-        "teacher": teacher.fingerprint,
-        "content": None if parser is None else parser.name,
-        **config.identity(),
-    }
+    check_fit(student, teacher, discriminator, data, config)
+    what = identity(student, teacher, discriminator, data, config, parser)
+    stream = augment = None
     if config.gan_weight:
-        identity["discriminator"] = "new" if discriminator is None else generator_hash(discriminator)
-        identity["data"] = _describe(data)
-    return identity
-
-
-def _describe(data: Any) -> str:
-    if isinstance(data, RecordedTeacher):
-        return data.fingerprint
-    names = hashlib.sha256("\n".join(getattr(data, "names", ())).encode()).hexdigest()
-    return f"{len(data)} images, names {names[:16]}"
-
-
-def _new_discriminator(student: Generator, teacher: Teacher, seed: int) -> Discriminator:
-    source = teacher.generator if isinstance(teacher, LiveTeacher) else student
-    widths = source.config.channels
-    config = DiscriminatorConfig(
-        source.config.resolution, {r: widths[f"b{r}.conv1"] for r in block_resolutions(source.config.resolution)}
-    )
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        return Discriminator(config)
+        stream = ImageStream(data, config.batch_size, config.seed, config.flip)
+        if config.augment == "ada" or (config.augment == "auto" and len(data) < _SMALL_SET):
+            augment = Augment(config.augment_target)
+        if discriminator is None:
+            discriminator = new_discriminator(student, teacher, config.seed)
+    trainer = Trainer(student, teacher, discriminator, config, parser, augment=augment)
+    if stream is not None:
+        stream.numbers = trainer.layout.numbers
+    return _Run(trainer, stream, folder, config), what
 
 
 class _Run:
@@ -164,100 +127,165 @@ class _Run:
 
     def __init__(self, trainer: Trainer, stream: ImageStream | None, folder: RunFolder, config: DistillConfig) -> None:
         self.trainer, self.stream, self.folder, self.config = trainer, stream, folder, config
-        self.saved = -1
+        self.averages = Averages()
+        self.board: TensorBoard | None = None
+        self.saved, self.processes = -1, distributed.world_size()
 
-    def save(self) -> None:
-        if not self.trainer.is_finite():
-            raise NonFiniteLoss(f"a weight is no finite number at step {self.trainer.step}")
-        data = None if self.stream is None else self.stream.state_dict()
-        self.folder.save(self.trainer.step, {"trainer": self.trainer.state_dict(), "data": data})
-        self.saved = self.trainer.step
+    def start(self, what: dict[str, Any], overwrite: bool, sources: dict[str, Any] | None) -> None:
+        """Begin a new run in the folder."""
+        self._write(lambda: self.folder.create(what, self.config.to_dict(), overwrite, sources))
+        self.save()
+
+    def resume(self, what: dict[str, Any]) -> None:
+        """Take up the run in the folder."""
+
+        def restore() -> None:
+            self.folder.open(what, self.config.to_dict())
+            self.folder.restore(self.load)
+            self.folder.trim_log(self.trainer.step)
+
+        self._write(restore)
+        if distributed.world_size() > 1:
+            state = distributed.from_main(self.state)
+            if not distributed.is_main():
+                self.load(state)
+        if distributed.is_main() and self.processes != distributed.world_size():
+            warnings.warn(
+                f"resume: the run was saved by {self.processes} processes and goes on in {distributed.world_size()}: "
+                "the same batches, their gradients summed in another order",
+                stacklevel=2,
+            )
+
+    def _write(self, function: Any) -> None:
+        """Call ``function`` in the main process; if it raises, every process does."""
+        distributed.together(lambda: function() if distributed.is_main() else None)
+
+    def state(self) -> dict[str, Any]:
+        """Everything that the rest of the run depends on."""
+        return {
+            "trainer": self.trainer.state_dict(),
+            "data": None if self.stream is None else self.stream.state_dict(),
+            "averages": self.averages.state_dict(),
+            "processes": distributed.world_size(),
+        }
 
     def load(self, state: dict[str, Any]) -> None:
         self.trainer.load_state_dict(state["trainer"])
         if self.stream is not None:
             self.stream.load_state_dict(state["data"])
+        self.averages.load_state_dict(state["averages"], self.trainer.device)
+        self.saved, self.processes = self.trainer.step, state["processes"]
+
+    def save(self) -> None:
+        """Write a checkpoint, if every process has the same finite weights."""
+        if not self.trainer.is_finite():
+            raise NonFiniteLoss(f"a weight is no finite number at step {self.trainer.step}")
+        distributed.agree(f"weights at step {self.trainer.step}", self.trainer.checksums())
+        self._write(lambda: self.folder.save(self.trainer.step, self.state()))
         self.saved = self.trainer.step
 
     def loop(self, progress: bool | ProgressCallback) -> None:
+        """Train up to the last step, or until interrupted."""
         start, steps = self.trainer.step, self.config.steps
-        board = TensorBoard(self.folder.tensorboard, start) if self.config.tensorboard and start < steps else None
-        reporter = Reporter(progress, steps, start, self.config.batch_size)
+        main = distributed.is_main()
+        if self.config.tensorboard and start < steps and main:
+            self.board = TensorBoard(self.folder.tensorboard, start)
+        reporter = Reporter(progress if main else False, steps, start, self.config.batch_size)
         try:
-            with reporter, _interruption() as interrupted:
-                self._steps(reporter, board, interrupted)
-        except NonFiniteLoss as error:
-            raise NonFiniteLoss(f"{error}; the checkpoint of step {self.saved} is kept in {self.folder.path}") from None
+            with reporter, _interruption() as received:
+                self._steps(reporter, received)
+        except (NonFiniteLoss, OSError) as error:
+            reason = error if isinstance(error, NonFiniteLoss) else f"cannot write: {error}"
+            kind = NonFiniteLoss if isinstance(error, NonFiniteLoss) else CagcError
+            raise kind(f"{reason}; the checkpoint of step {self.saved} is kept in {self.folder.path}") from None
         finally:
-            if board is not None:
-                board.close()
+            if self.board is not None:
+                self.board.close()
 
-    def _steps(self, reporter: Reporter, board: TensorBoard | None, interrupted: threading.Event) -> None:
-        trainer, config, averages = self.trainer, self.config, Averages()
+    def _steps(self, reporter: Reporter, received: list[int]) -> None:
+        trainer, config, clock = self.trainer, self.config, self.trainer.clock
         while trainer.step < config.steps:
-            real = next(self.stream).to(trainer.device) if self.stream is not None else None
-            averages.add(trainer.iteration(real, trainer.draw()))
+            with clock("data"):
+                real = next(self.stream).to(trainer.device) if self.stream is not None else None
+                draws = trainer.draw()
+            self.averages.add(trainer.iteration(real, draws))
             step, last = trainer.step, trainer.step == config.steps
-            reporter.update(step, averages.values)
-            if step % config.log_every == 0 or last:
-                self._log(step, averages.values(), reporter.speed(step), board)
-                averages.clear()
-            if config.sample_every and (step % config.sample_every == 0 or last):
-                self._sample(step, board)
-            if step % config.checkpoint_every == 0 or last or interrupted.is_set():
-                self.save()
-            if interrupted.is_set() and not last:
+            reporter.update(step, self.averages.values)
+            stop = distributed.any_true(bool(received))
+            with clock("files"):
+                if step % config.log_every == 0 or last:
+                    self._log(step, reporter)
+                if config.sample_every and (step % config.sample_every == 0 or last) and distributed.is_main():
+                    self._sample(step)
+                if step % config.checkpoint_every == 0 or last or stop:
+                    self.save()
+            if stop and not last:
                 raise Interrupted(
                     f"stopped at step {step} of {config.steps}; "
-                    f"go on with `cagc distill --resume --out {self.folder.path}`"
+                    f"go on with `cagc distill --resume --out {self.folder.path}`",
+                    received[0] if received else signal.SIGTERM,
                 )
 
-    def _log(self, step: int, losses: dict[str, float], speed: float, board: TensorBoard | None) -> None:
+    def _log(self, step: int, reporter: Reporter) -> None:
         rate = self.trainer.g_optimizer.param_groups[0]["lr"]
+        losses = self.averages.values()
+        self.averages.clear()
+        if not distributed.is_main():
+            return
+        speed, shares = reporter.speed(step), reporter.shares(self.trainer.clock.take())
         record = {"step": step, "images": step * self.config.batch_size, **losses, "learning_rate": rate}
-        record["images_per_second"] = round(speed, 2)
+        record |= {"images_per_second": round(speed, 2)} | {f"time_{k}": round(v, 4) for k, v in shares.items()}
         self.folder.log(record)
-        if board is not None:
-            board.scalars(step, record)
+        if self.board is not None:
+            self.board.scalars(step, record)
 
     @torch.no_grad()
-    def _sample(self, step: int, board: TensorBoard | None) -> None:
+    def _sample(self, step: int) -> None:
         trainer, config = self.trainer, self.config
         latents = trainer.teacher.sample_latents(config.samples, trainer.device)
         expected = trainer.teacher.rgbs(latents, truncation=config.sample_truncation)[-1]
         drawn = trainer.g_ema.synthesis(latents.ws(trainer.g_ema, config.sample_truncation), latents.noise)
         pixels = pair_grid(expected, drawn)
         write_png(self.folder.samples / f"step-{step:09d}.png", pixels)
-        if board is not None:
-            board.image(step, pixels)
+        if self.board is not None:
+            self.board.image(step, pixels)
 
-    def finish(self, identity: dict[str, Any]) -> Generator:
+    def finish(self, what: dict[str, Any]) -> Generator:
         """Write the averaged student, and the discriminator for who wants to go on with it."""
         average = self.trainer.g_ema
         if any(p.requires_grad for p in self.trainer.g.mapping.parameters()):
             average.estimate_w_avg()
-        metadata = {"distillation": identity, "steps": self.trainer.step}
-        if self.trainer.d is not None:
-            save_checkpoint(self.folder.discriminator, Checkpoint(d=self.trainer.d, metadata=metadata))
-        save_generator(average, self.folder.student, metadata)
+        metadata = {"distillation": what, "steps": self.trainer.step}
+
+        def write() -> None:
+            if self.trainer.d is not None:
+                save_checkpoint(self.folder.discriminator, Checkpoint(d=self.trainer.d, metadata=metadata))
+            save_generator(average, self.folder.student, metadata)
+
+        self._write(write)
         return average
 
 
 @contextmanager
-def _interruption() -> Iterator[threading.Event]:
-    """An event that the first Ctrl-C sets; the second one interrupts at once."""
-    event = threading.Event()
+def _interruption() -> Iterator[list[int]]:
+    """A list that gets the number of the first Ctrl-C or SIGTERM; the second one interrupts at once."""
+    received: list[int] = []
     if threading.current_thread() is not threading.main_thread():
-        yield event
+        yield received
         return
-    before = signal.getsignal(signal.SIGINT)
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+
+    def restore() -> None:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
     def handle(number: int, frame: Any) -> None:
-        event.set()
-        signal.signal(signal.SIGINT, before)
+        received.append(number)
+        restore()
 
-    signal.signal(signal.SIGINT, handle)
+    for number in before:
+        signal.signal(number, handle)
     try:
-        yield event
+        yield received
     finally:
-        signal.signal(signal.SIGINT, before)
+        restore()

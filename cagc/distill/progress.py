@@ -39,7 +39,8 @@ class Reporter:
     def __init__(self, progress: bool | ProgressCallback, steps: int, start: int, batch_size: int) -> None:
         self._callback = progress if callable(progress) else None
         self._steps, self._start, self._batch_size = steps, start, batch_size
-        self._began = self._spoke = time.monotonic()
+        self._began = self._spoke = self._shared = time.monotonic()
+        self._shares = ""
         console = Console(stderr=True)
         self._plain = progress is True and not console.is_terminal
         self._bar: Progress | None = None
@@ -65,6 +66,15 @@ class Reporter:
         """Images a second of this process."""
         return (step - self._start) * self._batch_size / max(time.monotonic() - self._began, 1e-9)
 
+    def shares(self, seconds: dict[str, float]) -> dict[str, float]:
+        """Shares of the time since the last call, of which ``seconds`` were spent by phase; the rest is "other"."""
+        now = time.monotonic()
+        passed, self._shared = max(now - self._shared, 1e-9), now
+        shares = {name: value / passed for name, value in seconds.items()}
+        shares["other"] = max(0.0, 1 - sum(shares.values()))
+        self._shares = "  (" + ", ".join(f"{name} {100 * value:.0f}%" for name, value in shares.items()) + ")"
+        return shares
+
     def update(self, step: int, losses: Callable[[], dict[str, float]]) -> None:
         """Tell that ``step`` steps are done; ``losses`` is asked for only when something is shown."""
         if self._callback is not None:
@@ -79,7 +89,7 @@ class Reporter:
             self._spoke = now
             left = (self._steps - step) * (now - self._began) / (step - self._start)
             speed = f"{self.speed(step):.1f} images/s"
-            line = f"distill: step {step}/{self._steps}  {_brief(losses())}  {speed}  {_clock(left)} left"
+            line = f"distill: step {step}/{self._steps}  {_brief(losses())}  {speed}{self._shares}  {_clock(left)} left"
             print(line, file=sys.stderr, flush=True)
 
 
@@ -110,6 +120,14 @@ class Averages:
         for name, value in losses.items():
             total, count = self._sums.get(name, (torch.zeros_like(value), 0))
             self._sums[name] = total + value, count + 1
+
+    def state_dict(self) -> dict[str, tuple[Tensor, int]]:
+        """Sums so far, each with its number of steps."""
+        return dict(self._sums)
+
+    def load_state_dict(self, state: dict[str, tuple[Tensor, int]], device: torch.device) -> None:
+        """Continue from :meth:`state_dict`."""
+        self._sums = {name: (total.to(device), count) for name, (total, count) in state.items()}
 
     def values(self) -> dict[str, float]:
         """Name → mean."""

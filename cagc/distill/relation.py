@@ -9,6 +9,7 @@ from torch import Tensor
 
 from ..errors import CagcError
 from ..models import Generator
+from .draws import SampleStreams
 
 
 def relation_layers(generator: Generator, resolutions: Sequence[int]) -> list[str]:
@@ -44,8 +45,7 @@ def latent_directions(generator: Generator, resolutions: Sequence[int], count: i
     return torch.cat(directions).to(generator.w_avg)
 
 
-def draw_offsets(directions: Tensor, batch: int, strength: float, rng: torch.Generator) -> Tensor:
-    """Offsets of w [batch, style_dim]: a direction of ``directions`` [D, style_dim] each, times strength · N(0, 1)."""
-    chosen = torch.randint(len(directions), (batch,), generator=rng, device=rng.device)
-    lengths = strength * torch.randn(batch, 1, generator=rng, device=rng.device)
-    return directions[chosen] * lengths.to(directions)
+def draw_offsets(directions: Tensor, strength: float, streams: SampleStreams) -> Tensor:
+    """Offsets of w [N, style_dim]: a direction of ``directions`` [D, style_dim] each, times strength · N(0, 1)."""
+    chosen = torch.tensor(streams.integers("direction", len(directions)), device=directions.device)
+    return directions[chosen] * (strength * streams.normal("length", 1)).to(directions)

@@ -163,4 +163,3 @@ class RecordedTeacher:
         if features is not None or offset is not None:
             raise CagcError("relation_weight: expected 0 for recorded images, which have no features")
         return [self.batch(latents.rows)]
-

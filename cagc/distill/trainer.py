@@ -2,63 +2,40 @@
 
 The order within an iteration, and what is drawn for each part, are those of the paper's training: discriminator, R1 on
 the same real images, generator, path length, average. Every random number comes in through :class:`Draws`.
+
+Each process computes its share of a batch, in one or several passes; the gradients of all of them are added up before
+an update. Whatever mixes the samples of a batch (minibatch standard deviation, mean path length, area of the content)
+sees the whole batch, so that one process and many train alike; the relation loss alone compares within a pass.
 """
 
 from __future__ import annotations
 
 import copy
-from dataclasses import dataclass
+import warnings
+from contextlib import AbstractContextManager
 from fnmatch import fnmatch
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from ..content import ContentCoverage, ContentParser, validate_mask
+from .. import distributed
+from ..content import ContentParser
 from ..errors import CagcError
 from ..models import Discriminator, Generator
-from ..models.stylegan2 import Noise
+from .augment import Augment
+from .clock import PhaseClock
 from .config import DistillConfig
-from .losses import (
-    PerceptualDistance,
-    discriminator_loss,
-    generator_loss,
-    load_perceptual,
-    perceptual_loss,
-    relation_loss,
-    rgb_loss,
-)
-from .regularizers import path_length_penalty, r1_penalty
-from .relation import draw_offsets, latent_directions, relation_layers
-from .teachers import Latents, LiveTeacher, Teacher, with_noise
+from .draws import Draws, Layout, SampleStreams, keeps_groups
+from .latents import Latents, with_noise
+from .losses import PerceptualDistance, discriminator_loss, generator_loss
+from .objective import Objective
+from .regularizers import path_length_penalty, path_lengths, r1_penalty
+from .relation import draw_offsets
+from .teachers import Teacher
+from .update import Losses, Update
 
-# Images whose masks are all empty before a parser counts as one that sees nothing.
-_BLIND_SAMPLES = 256
-
-Losses = dict[str, Tensor]
-
-
-@dataclass(frozen=True)
-class Draws:
-    """Random numbers of one iteration; a part that the iteration has no use for is None.
-
-    Attributes:
-        discriminator: latents of the images that the discriminator sees as fake.
-        generator: latents of the images that are compared with the teacher's.
-        path: latents of the path length images.
-        path_noise: standard normal, shaped as those images.
-        offsets: [N, style_dim], moves of the w of ``generator`` that the relation loss compares.
-    """
-
-    generator: Latents
-    discriminator: Latents | None = None
-    path: Latents | None = None
-    path_noise: Tensor | None = None
-    offsets: Tensor | None = None
-
-
-class NonFiniteLoss(CagcError):
-    """A loss became NaN or infinite; no weight was updated with it."""
+_HALF = {"bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
 class Trainer:
@@ -70,10 +47,12 @@ class Trainer:
         discriminator: copied; None only where ``config.gan_weight`` is 0.
         config: settings.
         parser: content mask, from the teacher's images; None: everything.
-        perceptual: distance to use instead of the one that ``config`` names.
+        perceptual: distance to use instead of the one that ``config`` names; a mean over the images of a batch.
+        augment: of what the discriminator sees; None: nothing.
 
     Raises:
-        CagcError: the networks do not fit each other, or ``config.frozen`` leaves nothing to train or matches nothing.
+        CagcError: the networks do not fit each other, the batch is smaller than the number of processes, or
+            ``config.frozen`` leaves nothing to train or matches nothing.
     """
 
     def __init__(
@@ -84,9 +63,10 @@ class Trainer:
         config: DistillConfig,
         parser: ContentParser | None = None,
         perceptual: PerceptualDistance | None = None,
+        augment: Augment | None = None,
     ) -> None:
-        self.config, self.teacher, self.parser = config, teacher, parser
-        self.device = student.w_avg.device
+        self.config, self.teacher, self.augment = config, teacher, augment
+        self.device, self.dtype = student.w_avg.device, student.w_avg.dtype
         self.g = copy.deepcopy(student).train().requires_grad_(True)
         self.g_ema = copy.deepcopy(student).eval().requires_grad_(False)
         self._freeze()
@@ -97,22 +77,29 @@ class Trainer:
                 raise CagcError("discriminator: got None, expected one with gan_weight above 0")
             self.d = copy.deepcopy(discriminator).to(self.device).train().requires_grad_(True)
             self.d_optimizer = self._adam(self.d, config.d_reg_every if config.r1_gamma else 0)
-        self.perceptual = perceptual
-        if perceptual is None and config.perceptual_weight:
-            self.perceptual = load_perceptual(config.perceptual, self.device, config.perceptual_size)
-        self.directions = None
-        if config.relation_weight:
-            if not isinstance(teacher, LiveTeacher):
-                raise CagcError("relation_weight: expected 0 for recorded images, which have no features")
-            self.layers = relation_layers(teacher.generator, config.relation_resolutions)
-            self.directions = latent_directions(
-                teacher.generator, config.relation_resolutions, config.relation_directions
-            )
-        self.coverage = ContentCoverage()
-        self._blind_after = min(_BLIND_SAMPLES, config.steps * config.batch_size)
+        self.objective = Objective(teacher, config, parser, perceptual, self.device)
+        self.layout, self.path_layout = self._layouts()
+        self.clock = PhaseClock(self.device)
         self.path_mean = torch.zeros([], device=self.device, dtype=student.w_avg.dtype)
-        self.rng = torch.Generator(self.device).manual_seed(config.seed)
+        self.scaler = torch.amp.GradScaler(self.device.type, enabled=config.precision == "float16")
         self.step = 0
+
+    def _layouts(self) -> tuple[Layout, Layout]:
+        batch, limit = self.config.batch_size, self.config.micro_batch
+        if batch < distributed.world_size():
+            raise CagcError(
+                f"batch_size: got {batch}, expected at least one image for each of {distributed.world_size()} processes"
+            )
+        group = 1 if self.d is None else self.d.config.group_size(batch)
+        layout = Layout.of(batch, group, limit)
+        shards = distributed.world_size() * len(layout.passes)
+        if not keeps_groups(batch, group, shards) and distributed.is_main():
+            warnings.warn(
+                f"batch_size {batch} in {shards} parts: the minibatch standard deviation is taken over fewer than "
+                f"{group} images, unlike in one part; a multiple of {group * shards} would avoid it",
+                stacklevel=3,
+            )
+        return layout, Layout.of(max(1, batch // self.config.path_batch_shrink), micro_batch=limit)
 
     def _freeze(self) -> None:
         names = [name for name, _ in self.g.named_parameters()]
@@ -135,37 +122,43 @@ class Trainer:
         return optimizer
 
     def draw(self) -> Draws:
-        """Draw the random numbers of iteration ``self.step``."""
-        config = self.config
-        discriminator = self._draw_latents(config.batch_size) if self.d is not None else None
-        generator = self._draw_latents(config.batch_size)
-        offsets = None
-        if self.directions is not None:
-            offsets = draw_offsets(self.directions, config.batch_size, config.relation_strength, self.rng)
-        if not config.path_weight or self.step % config.g_reg_every:
-            return Draws(generator, discriminator, offsets=offsets)
-        batch = max(1, config.batch_size // config.path_batch_shrink)
-        path = self._draw_latents(batch)
-        side = self.g.config.resolution
-        path_noise = torch.randn(batch, 3, side, side, generator=self.rng, device=self.device)
-        return Draws(generator, discriminator, path, path_noise, offsets)
+        """Draw this process's share of the random numbers of iteration ``self.step``."""
+        config, layout = self.config, self.layout
+        optional: dict[str, Any] = {}
+        if self.d is not None:
+            optional["discriminator"] = self._draw_latents("discriminator", layout)
+        if self.objective.directions is not None:
+            streams = self._streams("offsets", layout)
+            optional["offsets"] = draw_offsets(self.objective.directions, config.relation_strength, streams)
+        if config.path_weight and self.step % config.g_reg_every == 0:
+            side = self.g.config.resolution
+            optional["path"] = self._draw_latents("path", self.path_layout)
+            optional["path_noise"] = self._streams("path", self.path_layout).normal("image", 3, side, side)
+        if self.augment is not None:
+            optional["augment"] = {
+                name: self.augment.draw(self._streams(f"augment {name}", layout))
+                for name in ("real", "fake", "generator", "r1")
+            }
+        return Draws(self._draw_latents("generator", layout), **optional)
 
-    def _draw_latents(self, batch: int) -> Latents:
-        latents = self.teacher.latents(batch, self.rng, self.config.mixing_probability)
+    def _streams(self, part: str, layout: Layout) -> SampleStreams:
+        return SampleStreams(self.config.seed, self.step, part, layout.numbers, self.device)
+
+    def _draw_latents(self, part: str, layout: Layout) -> Latents:
+        streams = self._streams(part, layout)
+        latents = self.teacher.latents(streams, self.config.mixing_probability)
         if self.config.noise != "random":
             return with_noise(latents, self.config.noise, self.config.noise)
-        noise = self._draw_noise(batch)
-        return with_noise(latents, noise, noise if self.config.share_noise else self._draw_noise(batch))
-
-    def _draw_noise(self, batch: int) -> Noise:
         shapes = self.g.synthesis.noise_shapes()
-        return [torch.randn(batch, 1, h, w, generator=self.rng, device=self.device) for h, w in shapes]
+        noise = streams.noise("noise", shapes)
+        return with_noise(latents, noise, noise if self.config.share_noise else streams.noise("teacher", shapes))
 
     def iteration(self, real: Tensor | None, draws: Draws) -> Losses:
-        """Run iteration ``self.step`` and count it. Losses are unweighted scalars, detached.
+        """Run iteration ``self.step`` and count it. Losses are unweighted scalars of the whole batch, detached.
 
         Args:
-            real: images [N, 3, R, R] in [-1, 1]; None where there is no discriminator.
+            real: this process's images [N, 3, R, R] in [-1, 1], those of ``self.layout.numbers``; None where there is
+                no discriminator.
             draws: its random numbers.
 
         Raises:
@@ -175,12 +168,15 @@ class Trainer:
         config, losses = self.config, {}
         self._set_learning_rate()
         if self.d is not None:
-            losses |= self.train_discriminator(real, draws.discriminator)
+            with self.clock("discriminator"):
+                losses |= self.train_discriminator(real, draws)
             if config.r1_gamma and self.step % config.d_reg_every == 0:
-                losses |= self.regularize_discriminator(real)
-        losses |= self.train_generator(draws.generator, draws.offsets)
+                with self.clock("regularisers"):
+                    losses |= self.regularize_discriminator(real, draws)
+        losses |= self.train_generator(draws)
         if draws.path is not None:
-            losses |= self.regularize_generator(draws.path, draws.path_noise)
+            with self.clock("regularisers"):
+                losses |= self.regularize_generator(draws.path, draws.path_noise)
         self.update_average()
         self.step += 1
         return losses
@@ -190,109 +186,121 @@ class Trainer:
             for group in optimizer.param_groups if optimizer is not None else ():
                 group["lr"] = group["initial_lr"] * self.config.lr_factor(self.step)
 
-    def train_discriminator(self, real: Tensor, latents: Latents) -> Losses:
-        """Logistic loss on ``real`` [N, 3, R, R] and on the student's images."""
-        with torch.no_grad():
-            fake = self.g.synthesis(latents.ws(self.g), latents.noise)
-        self.d.requires_grad_(True)
-        real_logits, fake_logits = self.d(real), self.d(fake)
-        loss = discriminator_loss(real_logits, fake_logits)
-        self._update(self.d_optimizer, {"discriminator": loss}, loss)
-        real_score, fake_score = real_logits.detach().mean(), fake_logits.detach().mean()
-        return {"discriminator": loss.detach(), "real_score": real_score, "fake_score": fake_score}
+    def _update(self, optimizer: torch.optim.Optimizer, *losses: str) -> Update:
+        return Update(optimizer, losses, self.scaler)
 
-    def regularize_discriminator(self, real: Tensor) -> Losses:
+    def _autocast(self) -> AbstractContextManager[None]:
+        dtype = _HALF.get(self.config.precision)
+        return torch.autocast(self.device.type, dtype, enabled=dtype is not None)
+
+    def _synthesis(self, latents: Latents, offset: Tensor | None = None, **options: Any) -> Tensor | list[Tensor]:
+        with self._autocast():
+            ws = latents.ws(self.g)
+            out = self.g.synthesis(ws if offset is None else ws + offset[:, None], latents.noise, **options)
+        return [image.to(self.dtype) for image in out] if isinstance(out, list) else out.to(self.dtype)
+
+    def _logits(self, images: Tensor, draws: Draws, name: str, part: slice) -> Tensor:
+        if self.augment is not None:
+            images = self.augment(images, draws.augment[name][part])
+        with self._autocast():
+            return self.d(images).to(self.dtype)
+
+    def train_discriminator(self, real: Tensor, draws: Draws) -> Losses:
+        """Logistic loss on ``real`` [N, 3, R, R] and on the student's images."""
+        self.d.requires_grad_(True)
+        update = self._update(self.d_optimizer, "discriminator", "real_score", "fake_score", "real_sign")
+        for part in self.layout.passes:
+            share = self.layout.share(part)
+            with torch.no_grad():
+                fake = self._synthesis(draws.discriminator[part])
+            real_logits = self._logits(real[part], draws, "real", part)
+            fake_logits = self._logits(fake, draws, "fake", part)
+            loss = share * discriminator_loss(real_logits, fake_logits)
+            scores = {"real_score": real_logits, "fake_score": fake_logits, "real_sign": real_logits.sign()}
+            update.add(loss, {"discriminator": loss} | {k: share * v.detach().mean() for k, v in scores.items()})
+        losses = update.apply(self.step)
+        sign = losses.pop("real_sign")
+        if self.augment is not None:
+            losses["augment_p"] = self.augment.adapt(sign, self.config.batch_size)
+        return losses
+
+    def regularize_discriminator(self, real: Tensor, draws: Draws) -> Losses:
         """R1 on ``real`` [N, 3, R, R], weighted for being applied every ``d_reg_every`` steps."""
         self.d.requires_grad_(True)
-        real = real.detach().requires_grad_(True)
-        logits = self.d(real)
-        penalty = r1_penalty(logits, real)
-        # The zero term gives every parameter a gradient: Adam skips one without, and its moments would not decay.
-        total = self.config.r1_gamma / 2 * self.config.d_reg_every * penalty + 0 * logits[0].sum()
-        self._update(self.d_optimizer, {"r1": penalty}, total)
-        return {"r1": penalty.detach()}
+        update = self._update(self.d_optimizer, "r1")
+        for part in self.layout.passes:
+            images = real[part].detach().requires_grad_(True)
+            logits = self._logits(images, draws, "r1", part)
+            penalty = self.layout.share(part) * r1_penalty(logits, images)
+            # The zero term gives every parameter a gradient: Adam skips one without, and its moments would not decay.
+            total = self.config.r1_gamma / 2 * self.config.d_reg_every * penalty + 0 * logits[0].sum()
+            update.add(total, {"r1": penalty})
+        return update.apply(self.step)
 
-    def train_generator(self, latents: Latents, offsets: Tensor | None = None) -> Losses:
-        """Adversarial loss and distance to the teacher's images, computed once with their mask.
-
-        ``offsets`` [N, style_dim]: moves of w for the relation loss; None leaves it out.
-        """
-        config = self.config
-        intermediate = config.kd_mode == "intermediate"
-        seen, expected = ({}, {}) if offsets is not None else (None, None)
-        targets, mask = self._targets(latents, intermediate, expected)
-        ws = latents.ws(self.g)
-        out = self.g.synthesis(ws, latents.noise, return_rgbs=intermediate, features=seen)
-        rgbs = out if intermediate else [out]
-        losses, total = {}, 0.0
-        if config.rgb_weight:
-            losses["rgb"] = rgb_loss(rgbs, targets, mask, config.kd_mode, config.normalize_by_area)
-            total = total + config.rgb_weight * losses["rgb"]
-        if config.perceptual_weight:
-            losses["perceptual"] = perceptual_loss(rgbs[-1], targets[-1], self.perceptual, mask)
-            total = total + config.perceptual_weight * losses["perceptual"]
-        if offsets is not None:
-            losses["relation"] = self._relation(latents, offsets, seen, expected)
-            total = total + config.relation_weight * losses["relation"]
-        gan_weight = config.gan_weight_at(self.step) if self.d is not None else 0.0
-        if gan_weight:
+    def train_generator(self, draws: Draws) -> Losses:
+        """Adversarial loss and distance to the teacher's images, computed once with their mask."""
+        objective, passes = self.objective, self.layout.passes
+        weights = objective.weights()
+        if self.d is not None and (gan_weight := self.config.gan_weight_at(self.step)):
+            weights["generator"] = gan_weight
             self.d.requires_grad_(False)
-            losses["generator"] = generator_loss(self.d(rgbs[-1]))
-            total = total + gan_weight * losses["generator"]
-        if losses:
-            self._update(self.g_optimizer, losses, total)
-        if mask is not None:
-            losses["content_area"] = mask.mean()
-        return {name: value.detach() for name, value in losses.items()}
-
-    def _relation(self, latents: Latents, offsets: Tensor, seen: Losses, expected: Losses) -> Tensor:
-        """Relation loss, given the features of the unmoved w."""
-        moved, moved_expected = {}, {}
-        self.g.synthesis(latents.ws(self.g) + offsets[:, None], latents.noise, features=moved)
-        self.teacher.rgbs(latents, features=moved_expected, offset=offsets)
-        return relation_loss(
-            [(seen[name], moved[name]) for name in self.layers],
-            [(expected[name], moved_expected[name]) for name in self.layers],
-        )
-
-    def _targets(
-        self, latents: Latents, intermediate: bool, features: dict[str, Tensor] | None = None
-    ) -> tuple[list[Tensor], Tensor | None]:
-        config = self.config
-        if not (config.rgb_weight or config.perceptual_weight or features is not None):
-            return [], None
-        targets = self.teacher.rgbs(latents, intermediate, features=features)
-        if self.parser is None:
-            return targets, None
-        with torch.no_grad():
-            mask = self.parser(targets[-1], seeds=latents.seeds)
-        mask = validate_mask(mask, targets[-1], self.parser.name).to(targets[-1])
-        if self.coverage.samples < self._blind_after:
-            self.coverage.add(mask)
-            if self.coverage.samples >= self._blind_after:
-                self.coverage.check(self.parser.name)
-        return targets, mask
+        if not weights:
+            return {}
+        latents = [draws.generator[part] for part in passes]
+        offsets = [None if draws.offsets is None else draws.offsets[part] for part in passes]
+        with self.clock("teacher"), self._autocast():
+            targets = [objective.targets(*batch) for batch in zip(latents, offsets)]
+            area = objective.content_area(targets)
+        update = self._update(self.g_optimizer, *weights)
+        for i, part in enumerate(passes):
+            with self.clock("student"):
+                losses = objective.losses(self._synthesis, latents[i], offsets[i], targets[i])
+                if "generator" in weights:
+                    losses["generator"] = generator_loss(self._logits(losses["images"], draws, "generator", part))
+                losses = {k: objective.share(k, len(latents[i]), targets[i], area) * losses[k] for k in weights}
+            with self.clock("backward"):
+                update.add(sum(weights[name] * losses[name] for name in weights), losses)
+        with self.clock("backward"):
+            losses = update.apply(self.step)
+        return losses if area is None else losses | {"content_area": area}
 
     def regularize_generator(self, latents: Latents, path_noise: Tensor) -> Losses:
-        """Path length penalty, weighted for being applied every ``g_reg_every`` steps; updates the running mean."""
-        ws = latents.ws(self.g)
-        if not ws.requires_grad:
-            ws = ws.detach().requires_grad_(True)
-        image = self.g.synthesis(ws, latents.noise)
-        penalty, mean, lengths = path_length_penalty(image, ws, self.path_mean, self.config.path_decay, path_noise)
-        # See regularize_discriminator for the zero term.
-        total = self.config.path_weight * self.config.g_reg_every * penalty + 0 * image[0, 0, 0, 0]
-        self._update(self.g_optimizer, {"path": penalty}, total)
-        self.path_mean = mean
-        return {"path": penalty.detach(), "path_length": lengths.mean()}
+        """Path length penalty, weighted for being applied every ``g_reg_every`` steps; updates the running mean.
 
-    def _update(self, optimizer: torch.optim.Optimizer, losses: Losses, total: Tensor) -> None:
-        for name, value in losses.items():
-            if not torch.isfinite(value):
-                raise NonFiniteLoss(f"the {name} loss became {value.item()} at step {self.step}")
-        optimizer.zero_grad(set_to_none=True)
-        total.backward()
-        optimizer.step()
+        The mean is over the whole batch. With more than one pass the lengths are computed twice: all of them first,
+        and then each pass with its graph.
+        """
+        layout, decay = self.path_layout, self.config.path_decay
+        update = self._update(self.g_optimizer, "path")
+        graph = None
+        if len(layout.passes) == 1:
+            lengths, image = graph = self._path_lengths(latents, path_noise)
+        else:
+            parts = [self._path_lengths(latents[p], path_noise[p], False)[0].detach() for p in layout.passes]
+            lengths = torch.cat([path_noise.new_empty(0), *parts])
+        everyone = torch.zeros(layout.batch, dtype=lengths.dtype, device=self.device)
+        everyone[list(layout.numbers)] = lengths.detach()
+        distributed.all_sum(everyone)
+        for part in layout.passes:
+            lengths, image = graph or self._path_lengths(latents[part], path_noise[part])
+            rows = torch.tensor(layout.numbers[part], device=self.device)
+            penalty, _ = path_length_penalty(everyone.index_copy(0, rows, lengths), self.path_mean, decay)
+            # See regularize_discriminator for the zero term.
+            total = self.config.path_weight * self.config.g_reg_every * penalty + 0 * image[0, 0, 0, 0]
+            update.add(total, {})
+        penalty, mean = path_length_penalty(everyone, self.path_mean, decay)
+        update.note({"path": penalty / distributed.world_size()})
+        losses = update.apply(self.step)
+        self.path_mean = mean
+        return losses | {"path_length": everyone.mean()}
+
+    def _path_lengths(self, latents: Latents, noise: Tensor, create_graph: bool = True) -> tuple[Tensor, Tensor]:
+        with self._autocast():
+            ws = latents.ws(self.g)
+            if not ws.requires_grad:
+                ws = ws.detach().requires_grad_(True)
+            image = self.g.synthesis(ws, latents.noise).to(self.dtype)
+        return path_lengths(image, ws, noise, create_graph), image
 
     @torch.no_grad()
     def update_average(self) -> None:
@@ -307,24 +315,34 @@ class Trainer:
         networks = [n for n in (self.g, self.g_ema, self.d) if n is not None]
         return all(bool(torch.isfinite(p).all()) for network in networks for p in network.parameters())
 
+    def checksums(self) -> dict[str, float]:
+        """A number for each network that tells whether processes have drifted apart."""
+        networks = {"g": self.g, "g_ema": self.g_ema, "d": self.d}
+        networks = {name: [p.detach() for p in n.parameters()] for name, n in networks.items() if n is not None}
+        return {name: sum(p.double().sum() for p in parameters).item() for name, parameters in networks.items()}
+
     def state_dict(self) -> dict[str, Any]:
         """Everything that the next iteration depends on, as tensors, numbers and containers."""
         state = {
             "step": self.step,
             "path_mean": self.path_mean,
-            "rng": self.rng.get_state(),
+            "scaler": self.scaler.state_dict(),
             "g": self.g.state_dict(),
             "g_ema": self.g_ema.state_dict(),
             "g_optimizer": self.g_optimizer.state_dict(),
         }
         if self.d is not None:
             state |= {"d": self.d.state_dict(), "d_optimizer": self.d_optimizer.state_dict()}
+        if self.augment is not None:
+            state["augment"] = self.augment.state_dict()
         return state
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Continue from :meth:`state_dict`. Raises KeyError or RuntimeError where it belongs to other networks."""
-        for name in ("g", "g_ema", "g_optimizer") + (("d", "d_optimizer") if self.d is not None else ()):
+        names = ("g", "g_ema", "g_optimizer", "scaler")
+        names += ("d", "d_optimizer") if self.d is not None else ()
+        names += ("augment",) if self.augment is not None else ()
+        for name in names:
             getattr(self, name).load_state_dict(state[name])
-        self.rng.set_state(state["rng"].cpu())
         self.path_mean = state["path_mean"].to(self.device)
         self.step = state["step"]

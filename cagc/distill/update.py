@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -29,17 +30,22 @@ class Update:
     Args:
         optimizer: of one group of parameters; their gradients are cleared.
         losses: names of what :meth:`add` is given, in each process the same.
+        scaler: of the loss, for float16; where its gradients overflow, the update is left out and the scale halved.
     """
 
-    def __init__(self, optimizer: torch.optim.Optimizer, losses: Sequence[str]) -> None:
-        self._optimizer = optimizer
+    def __init__(self, optimizer: torch.optim.Optimizer, losses: Sequence[str], scaler: torch.amp.GradScaler) -> None:
+        self._optimizer, self._scaler = optimizer, scaler
         self._parameters = [p for group in optimizer.param_groups for p in group["params"]]
         self._losses = {name: self._parameters[0].new_zeros(()) for name in losses}
         optimizer.zero_grad(set_to_none=True)
 
     def add(self, total: Tensor, losses: Losses) -> None:
         """Add the gradient of the scalar ``total``, and ``losses``: shares of the values of the whole batch."""
-        total.backward()
+        self._scaler.scale(total).backward()
+        self.note(losses)
+
+    def note(self, losses: Losses) -> None:
+        """Add to ``losses`` alone."""
         for name, value in losses.items():
             self._losses[name] += value.detach()
 
@@ -51,13 +57,17 @@ class Update:
         """
         if distributed.world_size() > 1:
             self._reduce()
+        self._scaler.unscale_(self._optimizer)
         gradients = [p.grad for p in self._parameters if p.grad is not None]
         norm = torch.nn.utils.get_total_norm(gradients) if gradients else self._parameters[0].new_zeros(())
-        values = torch.stack([*self._losses.values(), norm]).tolist()
-        for name, value in zip([*self._losses, f"gradient of the {' + '.join(self._losses)}"], values):
-            if value - value != 0:
+        *values, norm = torch.stack([*self._losses.values(), norm]).tolist()
+        for name, value in zip(self._losses, values):
+            if not math.isfinite(value):
                 raise NonFiniteLoss(f"the {name} loss became {value} at step {step}")
-        self._optimizer.step()
+        if not math.isfinite(norm) and self._scaler.get_scale() <= 1:
+            raise NonFiniteLoss(f"the gradient of the {' + '.join(self._losses)} loss became {norm} at step {step}")
+        self._scaler.step(self._optimizer)
+        self._scaler.update()
         return self._losses
 
     @torch.no_grad()

@@ -54,6 +54,10 @@ class DiscriminatorConfig:
         widths = {r: min(channel_base // r, channel_max) for r in block_resolutions(resolution)}
         return cls(resolution, widths, **options)
 
+    def group_size(self, batch: int) -> int:
+        """Images that share one minibatch standard deviation in a batch of ``batch``."""
+        return minibatch_group(batch, self.mbstd_group_size)
+
     def to_dict(self) -> dict[str, Any]:
         """As JSON-ready containers, without a ``conv_clamp`` of None: the checkpoints written before it had none."""
         return {name: value for name, value in asdict(self).items() if name != "conv_clamp" or value is not None}
@@ -140,6 +144,11 @@ class Discriminator(nn.Module):
         return self.out(self.fc(x.flatten(1)))
 
 
+def minibatch_group(batch: int, group_size: int) -> int:
+    """The largest divisor of ``batch`` up to ``group_size``."""
+    return max(size for size in range(1, min(group_size, batch) + 1) if batch % size == 0)
+
+
 def append_minibatch_std(x: torch.Tensor, group_size: int) -> torch.Tensor:
     """[N, C, h, w] → [N, C + 1, h, w]: the mean standard deviation over images that are N / group apart.
 
@@ -148,7 +157,7 @@ def append_minibatch_std(x: torch.Tensor, group_size: int) -> torch.Tensor:
     n, c, h, w = x.shape
     if n == 0:
         return x.new_empty(0, c + 1, h, w)
-    group = max(size for size in range(1, min(group_size, n) + 1) if n % size == 0)
+    group = minibatch_group(n, group_size)
     grouped = wide(x).reshape(group, n // group, c, h, w)
     std = (grouped.var(dim=0, unbiased=False) + 1e-8).sqrt().mean(dim=(1, 2, 3)).to(x.dtype)
     return torch.cat([x, std.repeat(group).reshape(n, 1, 1, 1).expand(n, 1, h, w)], dim=1)

@@ -6,8 +6,8 @@ from dataclasses import replace
 import pytest
 import torch
 
-from cagc.distill import DistillConfig, Latents, LiveTeacher, RecordedTeacher, Trainer
-from cagc.distill.trainer import Draws, NonFiniteLoss
+from cagc.distill import DistillConfig, Draws, Latents, LiveTeacher, NonFiniteLoss, RecordedTeacher, Trainer
+from cagc.distill.draws import SampleStreams
 from cagc.errors import CagcError
 from cagc.models import Discriminator, DiscriminatorConfig, Generator, GeneratorConfig
 
@@ -142,17 +142,20 @@ def test_teacher_and_student_draw_the_same_latents_and_noise():
     assert not any(torch.equal(a, b) for a, b in zip(apart.noise, apart.teacher_noise))
     same = Trainer(generator(), LiveTeacher(generator()), discriminator(), CONFIG)
     for _ in range(5):
-        assert same.train_generator(same.draw().generator)["rgb"].item() < 1e-6
+        assert same.train_generator(same.draw())["rgb"].item() < 1e-6
         same.g.load_state_dict(same.g_ema.state_dict())
 
 
 def test_mixing_happens_with_its_probability():
     source = LiveTeacher(generator())
-    rng = torch.Generator().manual_seed(0)
-    indices = [source.latents(2, rng, 0.7).mixing_index for _ in range(400)]
+    indices = [source.latents(streams(2, step), 0.7).mixing_index for step in range(400)]
     assert 0.62 < sum(i is not None for i in indices) / 400 < 0.78
     assert {i for i in indices if i is not None} == set(range(1, generator().config.num_ws))
-    assert source.latents(2, rng, 0.0).z_mix is None
+    assert source.latents(streams(2), 0.0).z_mix is None
+
+
+def streams(batch: int, step: int = 0) -> SampleStreams:
+    return SampleStreams(0, step, "test", range(batch))
 
 
 def pixels_with_a_gradient(run: Trainer) -> torch.Tensor:
@@ -167,7 +170,7 @@ def pixels_with_a_gradient(run: Trainer) -> torch.Tensor:
         return out
 
     run.g.synthesis.forward = keep
-    run.train_generator(run.draw().generator)
+    run.train_generator(run.draw())
     return images[-1].grad.abs().sum(dim=(0, 1)) > 0
 
 
@@ -208,7 +211,7 @@ def test_masks_of_the_wrong_kind_and_blind_parsers_are_refused():
     blind.name, wide.name = "blind", "wide"
     with pytest.raises(CagcError, match=r"wide: expected a mask of shape \[4, 1, 16, 16\]"):
         run = trainer(parser=wide)
-        run.train_generator(run.draw().generator)
+        run.train_generator(run.draw())
     run = trainer(replace(CONFIG, steps=2, gan_weight=0), blind)
     run.iteration(None, run.draw())
     with pytest.raises(CagcError, match="blind: found no content in any of 8 images"):
@@ -217,8 +220,7 @@ def test_masks_of_the_wrong_kind_and_blind_parsers_are_refused():
 
 def test_parser_that_knows_seeds_gets_images_of_those_seeds():
     source = LiveTeacher(generator(), seeds=[7, 11])
-    rng = torch.Generator().manual_seed(0)
-    latents = source.latents(6, rng, 0.9)
+    latents = source.latents(streams(6), 0.9)
     assert set(latents.seeds) <= {7, 11} and latents.z_mix is None
     seen = []
 
@@ -316,7 +318,7 @@ def recorded(n=20) -> RecordedTeacher:
 
 def test_recorded_images_belong_to_their_w():
     source = recorded()
-    latents = source.latents(6, torch.Generator().manual_seed(1), 0.9)
+    latents = source.latents(streams(6), 0.9)
     assert torch.equal(latents.w, source.recorded_ws[latents.rows])
     assert torch.equal(source.rgbs(latents)[0], source.images[latents.rows].float() / 127.5 - 1)
     run = trainer(replace(CONFIG, gan_weight=0.1), teacher=source, student=generator(4))

@@ -1,0 +1,219 @@
+"""Adaptive discriminator augmentation for small sets of images (Karras et al., NeurIPS 2020).
+
+What the discriminator sees is flipped, turned, moved, scaled and recoloured with probability p per kind of change, real
+and drawn images alike; p follows how much the discriminator overfits. Everything is differentiable twice in the images.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from cagc_kernels import downsample2d, setup_filter, upsample2d
+
+from .draws import SampleStreams
+
+# Low-pass filter of the symlet with 6 vanishing moments. It is orthogonal to its even shifts, so that up-sampling and
+# down-sampling by it, with no change in between, gives the image back.
+_SYM6 = (
+    0.015404109327027373, 0.0034907120842174702, -0.11799011114819057, -0.048311742585633, 0.4910559419267466,
+    0.787641141030194, 0.3379294217276218, -0.07263752278646252, -0.021060292512300564, 0.04472490177066578,
+    0.0017677118642428036, -0.007800708325034148,
+)  # fmt: skip
+_MARGIN = len(_SYM6) // 2
+# Uniform numbers that one image takes: a gate for each of 13 changes, and 15 parameters.
+_NUMBERS = 28
+# Images over which p goes from 0 to 1 at most, and updates between two changes of it.
+_RAMP_IMAGES, _INTERVAL = 500_000, 4
+
+
+class Augment:
+    """The pipeline with its probability.
+
+    Attributes:
+        p: probability of each kind of change, in [0, 1]; at 0 images pass as they are.
+        target: mean sign of the logits of real images that p is steered to: 0 for a discriminator that guesses, 1 for
+            one that knows every image by heart.
+    """
+
+    def __init__(self, target: float = 0.6, p: float = 0.0) -> None:
+        self.target, self.p = target, p
+        self._sum, self._updates, self._images = 0.0, 0, 0
+
+    def draw(self, streams: SampleStreams) -> Tensor:
+        """Random numbers [N, 28] of one call, uniform in [0, 1)."""
+        return streams.uniform("numbers", _NUMBERS)
+
+    def adapt(self, sign: Tensor, images: int) -> Tensor:
+        """Count an update that saw ``images`` real images with the mean ``sign`` of their logits; return p, scalar."""
+        self._sum, self._updates, self._images = self._sum + sign.item(), self._updates + 1, self._images + images
+        if self._updates == _INTERVAL:
+            direction = math.copysign(1, self._sum / _INTERVAL - self.target)
+            self.p = min(1.0, max(0.0, self.p + direction * self._images / _RAMP_IMAGES))
+            self._sum, self._updates, self._images = 0.0, 0, 0
+        return sign.new_tensor(self.p)
+
+    def __call__(self, images: Tensor, numbers: Tensor) -> Tensor:
+        """Images [N, 3, R, R] → the same shape. ``numbers`` [N, 28]: see :meth:`draw`.
+
+        An image that no change hits comes out bit for bit.
+        """
+        if self.p == 0:
+            return images
+        dice = _Dice(numbers, self.p)
+        warp = _warp(dice, images.shape[-1])
+        warped = _where(dice.hit(), _resample(images, warp), images)
+        colour = _colour(dice)
+        return _where(dice.hit(), _recolour(warped, colour), warped)
+
+    def state_dict(self) -> dict[str, Any]:
+        """p and what its next change depends on."""
+        return {"p": self.p, "sum": self._sum, "updates": self._updates, "images": self._images}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Continue from :meth:`state_dict`."""
+        self.p, self._sum = state["p"], state["sum"]
+        self._updates, self._images = state["updates"], state["images"]
+
+
+class _Dice:
+    """Columns of uniform numbers, used up from the left."""
+
+    def __init__(self, numbers: Tensor, p: float) -> None:
+        self._columns, self.p = iter(numbers.unbind(1)), p
+        self._hit = torch.zeros_like(numbers[:, 0], dtype=torch.bool)
+
+    def gate(self, p: float | None = None) -> Tensor:
+        """Whether a change happens [N]."""
+        gate = next(self._columns) < (self.p if p is None else p)
+        self._hit = self._hit | gate
+        return gate
+
+    def hit(self) -> Tensor:
+        """Whether any change has happened since the last call [N]."""
+        hit, self._hit = self._hit, torch.zeros_like(self._hit)
+        return hit
+
+    def uniform(self, low: float, high: float, gate: Tensor) -> Tensor:
+        """Uniform in [low, high) behind an open gate, else 0, [N]."""
+        return torch.where(gate, low + (high - low) * next(self._columns), 0.0)
+
+    def normal(self, deviation: float, gate: Tensor) -> Tensor:
+        """Normal with mean 0 behind an open gate, else 0, [N]."""
+        inner = (2 * next(self._columns) - 1).clamp(-1 + 1e-6, 1 - 1e-6)
+        return torch.where(gate, deviation * math.sqrt(2) * torch.erfinv(inner), 0.0)
+
+
+def _where(chosen: Tensor, a: Tensor, b: Tensor) -> Tensor:
+    return torch.where(chosen[:, None, None, None], a, b)
+
+
+def _matrix(rows: list[list[Tensor | float]], like: Tensor) -> Tensor:
+    """[N, r, c] from entries that are numbers or [N]."""
+    entries = [[e if isinstance(e, Tensor) else torch.full_like(like, e) for e in row] for row in rows]
+    return torch.stack([torch.stack(row, dim=-1) for row in entries], dim=-2)
+
+
+def _scaling(x: Tensor, y: Tensor) -> Tensor:
+    return _matrix([[x, 0.0, 0.0], [0.0, y, 0.0], [0.0, 0.0, 1.0]], x)
+
+
+def _rotation(angle: Tensor) -> Tensor:
+    c, s = angle.cos(), angle.sin()
+    return _matrix([[c, s, 0.0], [-s, c, 0.0], [0.0, 0.0, 1.0]], angle)
+
+
+def _translation(x: Tensor, y: Tensor) -> Tensor:
+    return _matrix([[1.0, 0.0, x], [0.0, 1.0, y], [0.0, 0.0, 1.0]], x)
+
+
+def _warp(dice: _Dice, size: int) -> Tensor:
+    """[N, 3, 3]: where in the image, in units of half its side from its centre, a point of the result comes from."""
+    mirrored = 1 - 2 * dice.uniform(0, 2, dice.gate()).floor()
+    warp = _scaling(mirrored, torch.ones_like(mirrored))
+    warp = warp @ _rotation(dice.uniform(0, 4, dice.gate()).floor() * (math.pi / 2))
+    gate = dice.gate()
+    moves = [(dice.uniform(-0.125, 0.125, gate) * size).round() * (2 / size) for _ in range(2)]
+    warp = warp @ _translation(*moves)
+    scale = torch.exp2(dice.normal(0.2, dice.gate()))
+    warp = warp @ _scaling(scale, scale)
+    # Two rotations, before and after the anisotropic scaling, of which one or both happen with probability p.
+    turn = 1 - math.sqrt(1 - dice.p)
+    warp = warp @ _rotation(dice.uniform(-math.pi, math.pi, dice.gate(turn)))
+    stretch = torch.exp2(dice.normal(0.2, dice.gate()))
+    warp = warp @ _scaling(stretch, 1 / stretch)
+    warp = warp @ _rotation(dice.uniform(-math.pi, math.pi, dice.gate(turn)))
+    gate = dice.gate()
+    return warp @ _translation(*(2 * dice.normal(0.125, gate) for _ in range(2)))
+
+
+def _colour(dice: _Dice) -> Tensor:
+    """[N, 4, 4] acting on (R, G, B, 1): brightness, contrast, inverted luma, hue, saturation."""
+    shift = dice.normal(0.2, dice.gate())
+    contrast = torch.exp2(dice.normal(0.5, dice.gate()))
+    gate = dice.gate()
+    inverted = dice.uniform(0, 2, gate).floor()
+    angle = dice.uniform(-math.pi, math.pi, dice.gate())
+    saturation = torch.exp2(dice.normal(1.0, dice.gate()))
+    grey = shift.new_full((3, 3), 1 / 3)
+    one = torch.eye(3, dtype=shift.dtype, device=shift.device)
+    a = 1 / math.sqrt(3)
+    cross = shift.new_tensor([[0, -a, a], [a, 0, -a], [-a, a, 0]])
+    # Rotation about the grey axis: the part along it stays, the part across it turns.
+    c, s, i, k = (v[:, None, None] for v in (angle.cos(), angle.sin(), inverted, saturation))
+    linear = grey + k * (c * (one - grey) + s * cross)
+    linear = linear @ (one - 2 * i * grey) * contrast[:, None, None]
+    offset = linear @ shift[:, None, None].expand(-1, 3, 1)
+    return torch.cat([linear, offset], dim=2)
+
+
+def _recolour(images: Tensor, colour: Tensor) -> Tensor:
+    colour = colour.to(images)
+    n, _, height, width = images.shape
+    pixels = colour[:, :, :3] @ images.reshape(n, 3, -1) + colour[:, :, 3:]
+    return pixels.reshape(n, 3, height, width)
+
+
+def _resample(images: Tensor, warp: Tensor) -> Tensor:
+    """``images`` under ``warp``, mirrored at their borders, with a band limit against aliasing."""
+    n, channels, size, _ = images.shape
+    taps = setup_filter(_SYM6, device=images.device)
+    # Wider than the image by what the filters reach over its border, at twice its resolution.
+    padded = F.pad(images, [_MARGIN // 2] * 4, mode="reflect")
+    fine = upsample2d(padded, taps, padding=-_MARGIN)
+    extent = 2 * (size + _MARGIN)
+    theta = warp[:, :2].to(images) * images.new_tensor([extent / (2 * size), extent / (2 * size), 1])
+    grid = F.affine_grid(theta, [n, channels, extent, extent], align_corners=False)
+    return downsample2d(_Sample.apply(fine, grid), taps, padding=-_MARGIN, flip_filter=True)
+
+
+class _Sample(torch.autograd.Function):
+    """Bilinear samples of images at a grid. Linear in the images, so that its gradient is its transpose and back."""
+
+    @staticmethod
+    def forward(ctx, images: Tensor, grid: Tensor) -> Tensor:
+        ctx.save_for_backward(grid)
+        ctx.shape = images.shape
+        return F.grid_sample(images, grid, mode="bilinear", padding_mode="reflection", align_corners=False)
+
+    @staticmethod
+    def backward(ctx, gradient: Tensor) -> tuple[Tensor, None]:
+        return _SampleTransposed.apply(gradient, *ctx.saved_tensors, ctx.shape), None
+
+
+class _SampleTransposed(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, gradient: Tensor, grid: Tensor, shape: torch.Size) -> Tensor:
+        ctx.save_for_backward(grid)
+        bilinear, reflection = 0, 2
+        images = gradient.new_empty(1).expand(shape)
+        arguments = (gradient, images, grid, bilinear, reflection, False, [True, False])
+        return torch.ops.aten.grid_sampler_2d_backward(*arguments)[0]
+
+    @staticmethod
+    def backward(ctx, gradient: Tensor) -> tuple[Tensor, None, None]:
+        return _Sample.apply(gradient, *ctx.saved_tensors), None, None

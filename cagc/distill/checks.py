@@ -1,0 +1,86 @@
+"""What a run must be made of, checked before anything is written, and what it is a run of."""
+
+from __future__ import annotations
+
+import hashlib
+from typing import Any
+
+import torch
+
+from ..checkpoints import generator_hash
+from ..errors import CagcError
+from ..models import Discriminator, DiscriminatorConfig, Generator
+from ..models.stylegan2 import block_resolutions
+from .config import DistillConfig
+from .teachers import LiveTeacher, RecordedTeacher, Teacher
+
+
+def check_fit(
+    student: Generator, teacher: Teacher, discriminator: Discriminator | None, data: Any, config: DistillConfig
+) -> None:
+    """Raise CagcError where networks, images and settings do not go together."""
+    ours = student.config
+    for name, got, expected in (
+        ("resolution", ours.resolution, teacher.resolution),
+        ("style_dim", ours.style_dim, teacher.style_dim),
+    ):
+        if got != expected:
+            raise CagcError(f"student: got {name} {got}, expected the teacher's {expected}")
+    if isinstance(teacher, LiveTeacher):
+        depth = teacher.generator.config.mapping_layers
+        if ours.mapping_layers != depth:
+            raise CagcError(f"student: got {ours.mapping_layers} mapping layers, expected the teacher's {depth}")
+        if teacher.generator.w_avg.device != student.w_avg.device:
+            raise CagcError(
+                f"teacher: got device {teacher.generator.w_avg.device}, expected the student's {student.w_avg.device}"
+            )
+    elif config.kd_mode == "intermediate" and isinstance(teacher, RecordedTeacher):
+        raise CagcError("kd_mode: got 'intermediate', expected 'output' for recorded images")
+    if not config.gan_weight:
+        return
+    if discriminator is not None and discriminator.config.resolution != ours.resolution:
+        raise CagcError(f"discriminator: got resolution {discriminator.config.resolution}, expected {ours.resolution}")
+    if data is None:
+        raise CagcError("data: got None, expected real images with gan_weight above 0")
+    if data.resolution != ours.resolution:
+        raise CagcError(f"data: got resolution {data.resolution}, expected the student's {ours.resolution}")
+
+
+def identity(
+    student: Generator,
+    teacher: Teacher,
+    discriminator: Discriminator | None,
+    data: Any,
+    config: DistillConfig,
+    parser: Any,
+) -> dict[str, Any]:
+    """What decides the weights that a run reaches at a step, as JSON containers."""
+    document = {
+        "student": generator_hash(student),
+        "teacher": teacher.fingerprint,
+        "content": None if parser is None else parser.name,
+        **config.identity(),
+    }
+    if config.gan_weight:
+        document["discriminator"] = "new" if discriminator is None else generator_hash(discriminator)
+        document["data"] = _describe(data)
+    return document
+
+
+def _describe(data: Any) -> str:
+    if isinstance(data, RecordedTeacher):
+        return data.fingerprint
+    names = hashlib.sha256("\n".join(getattr(data, "names", ())).encode()).hexdigest()
+    return f"{len(data)} images, names {names[:16]}"
+
+
+def new_discriminator(student: Generator, teacher: Teacher, seed: int) -> Discriminator:
+    """A discriminator as wide as the teacher, or as the student where the teacher is a recording."""
+    source = teacher.generator if isinstance(teacher, LiveTeacher) else student
+    widths = source.config.channels
+    config = DiscriminatorConfig(
+        source.config.resolution, {r: widths[f"b{r}.conv1"] for r in block_resolutions(source.config.resolution)}
+    )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return Discriminator(config)

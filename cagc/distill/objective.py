@@ -1,0 +1,147 @@
+"""What a student is to resemble: the teacher's images, where they have content, and its answers to moves of w."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from .. import distributed
+from ..content import ContentCoverage, ContentParser, validate_mask
+from ..errors import CagcError
+from .config import DistillConfig
+from .latents import Latents
+from .losses import PerceptualDistance, load_perceptual, perceptual_loss, relation_loss, rgb_loss
+from .relation import latent_directions, relation_layers
+from .teachers import LiveTeacher, Teacher
+from .update import Losses
+
+# Images whose masks are all empty before a parser counts as one that sees nothing.
+_BLIND_SAMPLES = 256
+
+Synthesis = Callable[..., "Tensor | list[Tensor]"]
+
+
+@dataclass(frozen=True)
+class Targets:
+    """The teacher's part in the losses of some images; computed once for each image.
+
+    Attributes:
+        rgbs: images [N, 3, r, r], of every resolution in the mode "intermediate", else the last alone.
+        mask: content [N, 1, R, R]; None: everything.
+        features: per compared layer those of w and of the moved w; None without a relation loss.
+    """
+
+    rgbs: list[Tensor]
+    mask: Tensor | None = None
+    features: list[tuple[Tensor, Tensor]] | None = None
+
+
+class Objective:
+    """Distances of the student's images to the teacher's.
+
+    Args:
+        teacher: source of targets.
+        config: settings.
+        parser: content mask, from the teacher's images; None: everything.
+        perceptual: distance to use instead of the one that ``config`` names; a mean over the images of a batch.
+        device: of the student.
+
+    Raises:
+        CagcError: the perceptual features are unknown, or the teacher has no features for a relation loss.
+    """
+
+    def __init__(
+        self,
+        teacher: Teacher,
+        config: DistillConfig,
+        parser: ContentParser | None,
+        perceptual: PerceptualDistance | None,
+        device: torch.device,
+    ) -> None:
+        self.teacher, self.config, self.parser, self.perceptual = teacher, config, parser, perceptual
+        if perceptual is None and config.perceptual_weight:
+            self.perceptual = load_perceptual(config.perceptual, device, config.perceptual_size)
+        self.directions: Tensor | None = None
+        if config.relation_weight:
+            if not isinstance(teacher, LiveTeacher):
+                raise CagcError("relation_weight: expected 0 for recorded images, which have no features")
+            self._layers = relation_layers(teacher.generator, config.relation_resolutions)
+            self.directions = latent_directions(
+                teacher.generator, config.relation_resolutions, config.relation_directions
+            )
+        self._coverage = ContentCoverage()
+        self._blind_after = min(_BLIND_SAMPLES, config.steps * config.batch_size)
+
+    def weights(self) -> dict[str, float]:
+        """Weight by name of the losses of :meth:`losses`."""
+        config = self.config
+        weights = {
+            "rgb": config.rgb_weight,
+            "perceptual": config.perceptual_weight,
+            "relation": config.relation_weight,
+        }
+        return {name: weight for name, weight in weights.items() if weight}
+
+    def targets(self, latents: Latents, offsets: Tensor | None) -> Targets:
+        """Run the teacher and the parser on the images of ``latents``; ``offsets``: moves of w [N, style_dim].
+
+        Raises:
+            CagcError: the mask has another shape or values than it must.
+        """
+        if not self.weights():
+            return Targets([])
+        plain = None if offsets is None else {}
+        rgbs, features = self.teacher.rgbs(latents, self.config.kd_mode == "intermediate", features=plain), None
+        if offsets is not None:
+            moved: dict[str, Tensor] = {}
+            self.teacher.rgbs(latents, features=moved, offset=offsets)
+            features = [(plain[name], moved[name]) for name in self._layers]
+        if self.parser is None:
+            return Targets(rgbs, None, features)
+        with torch.no_grad():
+            mask = self.parser(rgbs[-1], seeds=latents.seeds)
+        return Targets(rgbs, validate_mask(mask, rgbs[-1], self.parser.name).to(rgbs[-1]), features)
+
+    def content_area(self, targets: list[Targets]) -> Tensor | None:
+        """Share of the pixels of the whole batch that is content, scalar; None without a parser.
+
+        Raises:
+            CagcError: the masks of 256 images were all empty.
+        """
+        if self.parser is None or not self.weights():
+            return None
+        size = self.config.batch_size * self.teacher.resolution**2
+        area = distributed.all_sum(sum((t.mask.sum() for t in targets), start=targets[0].mask.new_zeros(()))) / size
+        if self._coverage.samples < self._blind_after:
+            self._coverage.add(area.expand(self.config.batch_size, 1, 1, 1))
+            if self._coverage.samples >= self._blind_after:
+                self._coverage.check(self.parser.name)
+        return area
+
+    def losses(self, synthesis: Synthesis, latents: Latents, offsets: Tensor | None, targets: Targets) -> Losses:
+        """Means over the images of ``latents`` of the losses that :meth:`weights` names, and the images, "images"."""
+        config, losses = self.config, {}
+        features = None if offsets is None else {}
+        intermediate = config.kd_mode == "intermediate"
+        out = synthesis(latents, return_rgbs=intermediate, features=features)
+        rgbs = out if intermediate else [out]
+        if config.rgb_weight:
+            losses["rgb"] = rgb_loss(rgbs, targets.rgbs, targets.mask, config.kd_mode, config.normalize_by_area)
+        if config.perceptual_weight:
+            losses["perceptual"] = perceptual_loss(rgbs[-1], targets.rgbs[-1], self.perceptual, targets.mask)
+        if offsets is not None:
+            moved: dict[str, Tensor] = {}
+            synthesis(latents, features=moved, offset=offsets)
+            losses["relation"] = relation_loss(
+                [(features[name], moved[name]) for name in self._layers], targets.features
+            )
+        return losses | {"images": rgbs[-1]}
+
+    def share(self, name: str, images: int, targets: Targets, area: Tensor | None) -> Tensor | float:
+        """Weight of the mean over ``images`` images in that of the loss ``name`` over the whole batch."""
+        if name == "rgb" and self.config.normalize_by_area and targets.mask is not None:
+            return targets.mask.sum() / (area * self.config.batch_size * self.teacher.resolution**2).clamp(min=1)
+        return images / self.config.batch_size
