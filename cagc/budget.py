@@ -1,7 +1,7 @@
 """From channel scores to a channel plan: how many channels each layer keeps, and which.
 
-Three rules. ``keep`` is the paper's: the same share of every layer. ``macs`` and ``memory`` are budgets, met either
-by the same share everywhere ("uniform") or by the scores across layers ("global").
+``keep`` is the paper's rule: the same share of every layer. ``macs``, ``memory`` and ``latency_ms`` are budgets, met
+either by the same share everywhere ("uniform") or by the scores across layers ("global").
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import torch
 
 from .checkpoints import generator_hash
 from .errors import CagcError
+from .metrics.latency_table import LatencyTable, latency_table
 from .metrics.macs import total_macs, total_parameters
 from .models.stylegan2 import Generator
 from .plan import ChannelPlan
@@ -23,6 +24,8 @@ from .scores.document import ChannelScores
 Widths = dict[str, int]
 
 ALLOCATIONS = ("global", "uniform")
+# Stands for a saving of nothing where a loss is divided by what it saves.
+_NO_GAIN = 1e-9
 
 
 def removed_channels(width: int, ratio: float) -> int:
@@ -51,22 +54,30 @@ def _share_widths(full: Widths, keep: float, round_to: int) -> Widths:
 
 
 class _Budget:
-    """Cost of widths, in what the user bounds: MACs, or bytes of float32 parameters."""
+    """Cost of widths, in what the user bounds: MACs, bytes of float32 parameters, or milliseconds.
 
-    def __init__(self, generator: Generator, unit: str, amount: float) -> None:
-        self.config, self.unit = generator.config, unit
+    ``strides``: how many steps of width are weighed against each other at once. MACs fall with every step; time does
+    not, and the gain of a wide step may hide behind a narrow one that gains nothing.
+    """
+
+    def __init__(self, generator: Generator, unit: str, amount: float, table: LatencyTable | None = None) -> None:
+        self.config, self.unit, self.table = generator.config, unit, table
         self.full = dict(generator.config.channels)
-        self.limit = amount * self.cost(self.full) if amount <= 1 else amount
+        self.strides = (1,) if table is None else (1, 2, 4, 8)
+        self.limit = amount * self.cost(self.full) if amount <= 1 and table is None else amount
 
-    def cost(self, widths: Widths) -> int:
+    def cost(self, widths: Widths) -> float:
+        if self.table is not None:
+            return self.table.cost(widths)
         config = replace(self.config, channels=widths)
         return total_macs(config) if self.unit == "MACs" else 4 * total_parameters(config)
 
     def check(self, floor: Widths) -> None:
         least, most = self.cost(floor), self.cost(self.full)
         if not least <= self.limit <= most:
+            limit, low, high = ((f"{v:,.3f}" if self.table else f"{v:,.0f}") for v in (self.limit, least, most))
             raise CagcError(
-                f"budget of {self.limit:,.0f} {self.unit}: this generator reaches {least:,} to {most:,} {self.unit} "
+                f"budget of {limit} {self.unit}: this generator reaches {low} to {high} {self.unit} "
                 f"({least / most:.4f} to 1 of the full one) with these floors and roundings"
             )
 
@@ -77,10 +88,10 @@ class _Steps:
     def __init__(self, full: Widths, floor: Widths, round_to: int) -> None:
         self.full, self.floor, self.round_to = full, floor, round_to
 
-    def below(self, name: str, width: int) -> int | None:
+    def below(self, name: str, width: int, stride: int = 1) -> int | None:
         if width <= self.floor[name]:
             return None
-        return max(self.floor[name], (width - 1) // self.round_to * self.round_to)
+        return max(self.floor[name], ((width - 1) // self.round_to - stride + 1) * self.round_to)
 
     def above(self, name: str, width: int) -> int | None:
         if width >= self.full[name]:
@@ -128,15 +139,15 @@ def _global_widths(scores: Mapping[str, torch.Tensor], steps: _Steps, budget: _B
     while spent > budget.limit:
         best = None
         for name, width in widths.items():
-            narrower = steps.below(name, width)
-            if narrower is None:
-                continue
-            cost = budget.cost(widths | {name: narrower})
-            loss = (worth[name][width] - worth[name][narrower]) / (spent - cost)
-            if best is None or loss < best[0]:
-                best = (loss, name, narrower, cost)
+            for narrower in {steps.below(name, width, stride) for stride in budget.strides} - {None}:
+                cost = budget.cost(widths | {name: narrower})
+                loss = (worth[name][width] - worth[name][narrower]) / max(spent - cost, _NO_GAIN)
+                if best is None or loss < best[0]:
+                    best = (loss, name, narrower, cost)
         _, name, widths[name], spent = best
-    return _fill(widths, steps, budget, lambda name, a, b, cost: (worth[name][b] - worth[name][a]) / cost)
+    return _fill(
+        widths, steps, budget, lambda name, a, b, cost: (worth[name][b] - worth[name][a]) / max(cost, _NO_GAIN)
+    )
 
 
 def _uniform_widths(steps: _Steps, budget: _Budget) -> Widths:
@@ -154,10 +165,10 @@ def _uniform_widths(steps: _Steps, budget: _Budget) -> Widths:
     return _fill(fits, steps, budget, lambda name, a, b, cost: -a / steps.full[name])
 
 
-def _check_numbers(keep: Any, macs: Any, memory: Any, round_to: Any, min_width: Any, min_keep: Any) -> None:
-    given = {name: v for name, v in (("keep", keep), ("macs", macs), ("memory", memory)) if v is not None}
+def _check_numbers(rules: dict[str, Any], round_to: Any, min_width: Any, min_keep: Any) -> None:
+    given = {name: v for name, v in rules.items() if v is not None}
     if len(given) != 1:
-        raise ValueError(f"keep, macs, memory: got {', '.join(given) or 'none'}, expected exactly one of them")
+        raise ValueError(f"{', '.join(rules)}: got {', '.join(given) or 'none'}, expected exactly one of them")
     for name, value in {**given, "min_keep": min_keep}.items():
         if isinstance(value, bool) or not isinstance(value, (int, float)):
             raise TypeError(f"{name}: got {value!r}, expected a number")
@@ -180,6 +191,25 @@ def _check_choice(name: str, value: str, choices: Sequence[str]) -> None:
         raise ValueError(f"{name}: got {value!r}, expected one of {', '.join(choices)}")
 
 
+_UNITS = {"macs": "MACs", "memory": "bytes", "latency_ms": "ms"}
+
+
+def _table(generator: Generator, latency: LatencyTable | None) -> LatencyTable:
+    if latency is None:
+        return latency_table(generator)
+    latency.check(generator)
+    if latency.batch != 1:
+        raise ValueError(f"latency: got a table of batch {latency.batch}, expected one of single images")
+    return latency
+
+
+def _budget_widths(scores: ChannelScores, budget: _Budget, least: Widths, allocation: str, round_to: int) -> Widths:
+    floor = {name: _round_up(least[name], round_to, width) for name, width in budget.full.items()}
+    budget.check(floor)
+    steps = _Steps(budget.full, floor, round_to)
+    return _global_widths(scores.scores, steps, budget) if allocation == "global" else _uniform_widths(steps, budget)
+
+
 def plan_channels(
     generator: Generator,
     scores: ChannelScores,
@@ -190,8 +220,10 @@ def plan_channels(
     round_to: int = 8,
     min_width: int = 8,
     min_keep: float = 0.0,
+    latency_ms: float | None = None,
+    latency: LatencyTable | None = None,
 ) -> ChannelPlan:
-    """Choose the channels to keep: the highest scores of each layer, as many as one of three rules allows.
+    """Choose the channels to keep: the highest scores of each layer, as many as one of four rules allows.
 
     Args:
         generator: that ``scores`` were made for.
@@ -208,12 +240,16 @@ def plan_channels(
             paper's widths; 1 gives those bit for bit. A budget is never exceeded, and is used up until no further
             step fits.
         min_width, min_keep: floors per layer under a budget, in channels and as a share of the layer; rounded up.
+        latency_ms: budget of milliseconds for one image on the generator's device, by what its layers take there.
+        latency: those times, for ``latency_ms``; None: :func:`cagc.metrics.latency_table.latency_table`, which measures
+            them the first time, in a minute or so.
 
     Raises:
-        ValueError, TypeError: an argument is not as above, or not exactly one of keep, macs and memory is given.
+        ValueError, TypeError: an argument is not as above, or not exactly one rule is given.
         CagcError: the scores are of another generator, or no plan meets the budget (the reachable range is told).
     """
-    _check_numbers(keep, macs, memory, round_to, min_width, min_keep)
+    rules = {"keep": keep, "macs": macs, "memory": memory, "latency_ms": latency_ms}
+    _check_numbers(rules, round_to, min_width, min_keep)
     _check_choice("allocation", allocation, ALLOCATIONS)
     teacher = generator_hash(generator)
     scores.check(generator, teacher)
@@ -222,16 +258,13 @@ def plan_channels(
         widths = _share_widths(full, keep, round_to)
         rule: dict[str, Any] = {"keep": keep}
     else:
-        budget = _Budget(generator, "bytes" if macs is None else "MACs", memory if macs is None else macs)
+        name, amount = next((name, value) for name, value in rules.items() if value is not None)
+        table = _table(generator, latency) if name == "latency_ms" else None
+        budget = _Budget(generator, _UNITS[name], amount, table)
         least = {name: max(min_width, math.ceil(width * min_keep)) for name, width in full.items()}
-        floor = {name: _round_up(least[name], round_to, width) for name, width in full.items()}
-        budget.check(floor)
-        rule = {"memory": memory} if macs is None else {"macs": macs}
-        rule |= {"allocation": allocation, "min_width": min_width, "min_keep": min_keep}
-        steps = _Steps(full, floor, round_to)
-        if allocation == "global":
-            widths = _global_widths(scores.scores, steps, budget)
-        else:
-            widths = _uniform_widths(steps, budget)
+        widths = _budget_widths(scores, budget, least, allocation, round_to)
+        rule = {name: amount, "allocation": allocation, "min_width": min_width, "min_keep": min_keep}
+        if table is not None:
+            rule |= {"device": table.device, "executor": table.executor, "predicted_ms": round(table.cost(widths), 6)}
     kept = {name: kept_channels(scores.scores[name], c - widths[name]) for name, c in full.items()}
     return ChannelPlan.of(generator, kept, rule | {"round_to": round_to}, scores, teacher)

@@ -22,6 +22,7 @@ from .console import console, fail, phase
 from .distill import DistillConfig
 from .errors import CagcError
 from .evaluation import evaluate
+from .export import export_onnx
 from .files import atomic_write
 from .generate import generate, parse_seeds
 from .prune import prune
@@ -129,6 +130,8 @@ class Prune:
     """MACs to stay within: a share of the teacher's up to 1, else a number."""
     keep: Ratio | None = None
     """Share of channels to keep in every layer, the paper's uniform rule."""
+    latency_ms: float | None = None
+    """Milliseconds an image to stay within on this machine, whose layers are timed the first time."""
     round_to: int = 8
     """Widths become multiples of this; 1 gives the paper's."""
     rescale: str = "keep"
@@ -145,8 +148,9 @@ class Prune:
             plan = ChannelPlan.load(self.plan)
         else:
             plan = plan_channels(
-                teacher, ChannelScores.load(self.scores), macs=self.macs, keep=self.keep, round_to=self.round_to
-            )
+                teacher, ChannelScores.load(self.scores), macs=self.macs, keep=self.keep, round_to=self.round_to,
+                latency_ms=self.latency_ms,
+            )  # fmt: skip
             plan.save(self.out.with_suffix(".plan.json"))
         save_generator(prune(teacher, plan, self.rescale), self.out)
         print(f"{self.out}: {plan.describe()}")
@@ -274,6 +278,29 @@ class Convert:
         print(self.target)
 
 
+@dataclass
+class Export:
+    """Write a generator as an ONNX graph: z to image, with fixed truncation and noise."""
+
+    out: Path
+    """Graph, .onnx."""
+    generator: Path | None = None
+    """Checkpoint; the embedded face generator if left out."""
+    batch: int = 1
+    """Images per call, fixed in the graph."""
+    truncation: float = 1.0
+    """ψ: 1 is the full distribution, 0 the mean image."""
+    noise: str = "const"
+    """const (the stored noise maps) or none."""
+    overwrite: bool = False
+
+    def run(self) -> None:
+        """Write the graph."""
+        _refuse_existing(self.out, self.overwrite)
+        export_onnx(load_teacher(self.generator)[0], self.out, self.batch, self.truncation, self.noise)
+        print(self.out)
+
+
 def _refuse_existing(path: Path, overwrite: bool) -> None:
     if path.exists() and not overwrite:
         raise CagcError(f"{path} exists; add --overwrite to replace it")
@@ -299,6 +326,7 @@ def _commands(named: Recipe | None) -> type:
         Evaluate,
         Generate,
         Convert,
+        Export,
     ]
 
 

@@ -67,6 +67,8 @@ class CompressConfig:
     """MACs to stay within: a share of the teacher's up to 1, else a number. 1/11 if --keep is left out too."""
     keep: float | None = None
     """Share of channels to keep in every layer instead, the paper's uniform rule."""
+    latency_ms: float | None = None
+    """Milliseconds an image to stay within on this machine instead; its layers are timed the first time."""
     round_to: int = 8
     """Widths become multiples of this; 1 gives the paper's."""
     steps: int | None = None
@@ -121,11 +123,13 @@ class CompressConfig:
         """Keyword of :func:`plan_channels`.
 
         Raises:
-            CagcError: both ``macs`` and ``keep`` are given.
+            CagcError: more than one of ``macs``, ``keep`` and ``latency_ms`` is given.
         """
-        if self.macs is not None and self.keep is not None:
-            raise CagcError("compress: expected one of --macs and --keep, got both")
-        return {"keep": self.keep} if self.keep is not None else {"macs": 1 / 11 if self.macs is None else self.macs}
+        budgets = {"macs": self.macs, "keep": self.keep, "latency_ms": self.latency_ms}
+        given = {name: value for name, value in budgets.items() if value is not None}
+        if len(given) > 1:
+            raise CagcError(f"compress: expected one of --macs, --keep and --latency-ms, got {' and '.join(given)}")
+        return given or {"macs": 1 / 11}
 
 
 def compress(config: CompressConfig, resume: bool = False) -> Report:

@@ -1,0 +1,200 @@
+"""Whole images: what the MAC cut is worth in milliseconds.
+
+``pytest benchmarks/bench_generators.py`` draws with the published generators (random weights) at full width, at the
+paper's 0.3 of every layer, and at that rounded up to multiples of 8. The ways to run them are ``grouped`` (weights
+modulated, grouped convolutions: how the public code bases do it), ``reference`` (plain PyTorch), ``native`` (eager),
+``runtime`` (compiled), under a CUDA graph where there is one, torch.compile, onnxruntime and OpenVINO, and, with
+``--peers DIR``, the public code itself. All of one resolution and batch take turns in the same rounds. Before that,
+each must draw the reference's image to 1e-4 of its largest value.
+
+The **realised share** of a row is its speed-up over the full generator, run the same way in the same rounds, over the
+MAC cut; the "ratios" of a row hold its speed-up over everything else in those rounds.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import pytest
+import torch
+
+from cagc.metrics.macs import total_macs
+from cagc.models import GeneratorConfig
+from cagc.seeds import z_batch
+
+from . import generators, peers
+from .generators import GRAPHS, OURS, RIVALS, WIDTHS, Unavailable
+from .harness import default_device, memory, paired, peak_memory, ratio
+from .results import make_row
+from .session import Session
+
+CUDA = default_device() == "cuda"
+RESOLUTIONS = (64, 256, 1024)
+BATCHES = (1, 8, 32) if CUDA else (1, 4)
+DTYPES = (torch.float32, torch.float16, torch.bfloat16) if CUDA else (torch.float32,)
+IMPLEMENTATIONS = (*OURS, *(GRAPHS if CUDA else ()), *peers.NAMES)
+KEEPS = tuple(k / 10 for k in range(1, 11))
+
+
+@dataclass
+class Measured:
+    """Times of one resolution, batch and dtype by "implementation, widths", what each took, and why others did not."""
+
+    times: dict[str, list[float]] = field(default_factory=dict)
+    peak: dict[str, int | None] = field(default_factory=dict)
+    error: dict[str, float] = field(default_factory=dict)
+    macs: dict[str, int] = field(default_factory=dict)
+    absent: dict[str, str] = field(default_factory=dict)
+
+
+def label(implementation: str, width: str) -> str:
+    return f"{implementation}, {width}"
+
+
+def _add(measured: Measured, calls: dict, name: str, make: Callable, z: torch.Tensor, expected, shared: int) -> None:
+    """Make one candidate, compare its image, and take its peak memory; ``shared`` bytes of weights are not its own."""
+    try:
+        before = memory(z.device.type)
+        image = make()
+        measured.error[name] = generators.check_images(image(z), expected)
+        peak = peak_memory(lambda: image(z), z.device.type)
+        measured.peak[name] = None if peak is None else max(0, peak - before) + shared
+        calls[name] = lambda: image(z)
+    except Unavailable as reason:
+        measured.absent[name] = str(reason)
+
+
+@torch.inference_mode()
+def measure(
+    session: Session, resolution: int, batch: int, dtype: torch.dtype, names: tuple[str, ...], rounds: int
+) -> Measured:
+    """Time every implementation of ``names`` at every width, in the same rounds."""
+    measured, calls = Measured(), {}
+    for width, rule in WIDTHS.items():
+        config = GeneratorConfig(resolution, generators.widths(resolution, *rule))
+        generator = generators.random_generator(config, session.device, dtype)
+        measured.macs[width] = batch * total_macs(config)
+        weights = sum(p.nbytes for p in generator.parameters())
+        z = z_batch(range(batch), config.style_dim).to(session.device, dtype)
+        expected = generators.build("reference", generator, batch, None)(z)
+        for name in filter(session.wants, names):
+            make = lambda name=name, g=generator: generators.build(name, g, batch, session.peers)  # noqa: E731
+            own = name in peers.NAMES or name in RIVALS
+            _add(measured, calls, label(name, width), make, z, expected, 0 if own else weights)
+    if calls:
+        measured.times = paired(calls, session.rounds(rounds), warmup=1, device=session.device)
+    return measured
+
+
+def publish(session: Session, benchmark, measured: Measured, name: str, width: str, case: dict, dtype) -> None:
+    """The row of one candidate; skips with the reason where it did not run."""
+    this, full = label(name, width), label(name, "full")
+    if not session.wants(name):
+        pytest.skip("--only")
+    if this in measured.absent:
+        pytest.skip(f"{this}: {measured.absent[this]}")
+    batch, resolution, times = case["batch"], case["resolution"], measured.times
+    seconds = sorted(times[this])[len(times[this]) // 2]
+    figures = {"ms per image": 1e3 * seconds / batch, "images/s": batch / seconds, "image error": measured.error[this]}
+    figures["peak MB"] = None if measured.peak[this] is None else measured.peak[this] / 1e6
+    cut = measured.macs["full"] / measured.macs[width]
+    if full in times:
+        figures |= {"MACs cut": cut, "speed-up": ratio(times, full, this)}
+        figures["realised share"] = figures["speed-up"] / cut
+    row = make_row(
+        "generators", name, case | {"widths": width}, times, session.device,
+        of=this, dtype=dtype, shape=(batch, 3, resolution, resolution), macs=measured.macs[width], figures=figures,
+    )  # fmt: skip
+    session.publish(benchmark, row, times[this])
+
+
+def rounds_for(resolution: int, batch: int) -> int:
+    """As many as a few minutes allow on two cores; a GPU has time for more."""
+    return 30 if CUDA else {64: 20, 256: 10, 1024: 5}[resolution] // (1 if batch == 1 else 2)
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
+@pytest.mark.parametrize("width", WIDTHS)
+@pytest.mark.parametrize("batch", BATCHES)
+@pytest.mark.parametrize("resolution", RESOLUTIONS)
+def test_generator(benchmark, session, resolution, batch, width, implementation, dtype):
+    if session.quick and (resolution, batch) != (64, 1):
+        pytest.skip("--quick: 64 px, batch 1")
+    rounds = rounds_for(resolution, batch)
+    key = ("generators", resolution, batch, dtype)
+    measured = session.once(key, lambda: measure(session, resolution, batch, dtype, IMPLEMENTATIONS, rounds))
+    case = {"resolution": resolution, "batch": batch}
+    publish(session, benchmark, measured, implementation, width, case, dtype)
+
+
+@pytest.mark.skipif(CUDA, reason="other runtimes are compared on the CPU")
+@pytest.mark.parametrize("implementation", ("grouped", "runtime", *RIVALS))
+@pytest.mark.parametrize("width", WIDTHS)
+def test_other_runtimes(benchmark, session, width, implementation):
+    if session.quick:
+        pytest.skip("--quick: compiling and exporting take minutes")
+    names = ("grouped", "runtime", *RIVALS)
+    measured = session.once("rivals", lambda: measure(session, 256, 1, torch.float32, names, 10))
+    case = {"resolution": 256, "batch": 1, "beside": "other runtimes"}
+    publish(session, benchmark, measured, implementation, width, case, torch.float32)
+
+
+@pytest.mark.skipif(CUDA, reason="OpenVINO is timed on the CPU")
+def test_mobile_stylegan(benchmark, session):
+    """The outside competitor at 1024 px, beside our student of the same resolution."""
+    if session.quick:
+        pytest.skip("--quick: 64 px only")
+    try:
+        call, resolution = generators.mobile_stylegan()
+    except Unavailable as reason:
+        pytest.skip(str(reason))
+    calls, name = {"mobile-stylegan": call}, "runtime"
+    config = GeneratorConfig(resolution, generators.widths(resolution, *WIDTHS["0.3 by 8"]))
+    student, z = generators.random_generator(config, "cpu"), z_batch(range(1), config.style_dim)
+    try:
+        image = generators.build(name, student, 1, None)
+    except Unavailable:
+        name, image = "native", generators.build("native", student, 1, None)
+    calls[label(name, "0.3 by 8")] = lambda: image(z)
+    with torch.inference_mode():
+        times = paired(calls, session.rounds(10), warmup=1)
+    case = {"resolution": resolution, "batch": 1, "widths": "its own"}
+    figures = {"ms per image": 1e3 * sorted(times["mobile-stylegan"])[len(times["mobile-stylegan"]) // 2]}
+    shape = (1, 3, resolution, resolution)
+    row = make_row("generators", "mobile-stylegan", case, times, "cpu", shape=shape, figures=figures)
+    session.publish(benchmark, row, times["mobile-stylegan"])
+
+
+@torch.inference_mode()
+def sweep(session: Session, resolution: int, rounds: int) -> tuple[dict[str, list[float]], dict[float, int]]:
+    """Times of each width from 10 % to 100 %, and the MACs of each."""
+    calls, macs = {}, {}
+    for keep in KEEPS[:: len(KEEPS) - 1] if session.quick else KEEPS:
+        config = GeneratorConfig(resolution, generators.widths(resolution, keep, 8))
+        generator = generators.random_generator(config, session.device)
+        z = z_batch(range(1), config.style_dim).to(session.device)
+        for name in ("grouped", "runtime"):
+            try:
+                image = generators.build(name, generator, 1, None)
+            except Unavailable:
+                continue
+            calls[label(name, f"{keep}")], macs[keep] = (lambda image=image, z=z: image(z)), total_macs(config)
+    return paired(calls, session.rounds(rounds), warmup=1, device=session.device), macs
+
+
+@pytest.mark.parametrize("implementation", ("grouped", "runtime"))
+@pytest.mark.parametrize("keep", KEEPS)
+@pytest.mark.parametrize("resolution", (64, 256))
+def test_widths(benchmark, session, resolution, keep, implementation):
+    """MACs against milliseconds for widths from 10 % to 100 % by 8."""
+    if session.quick and (resolution, keep) not in ((64, 0.1), (64, 1.0)):
+        pytest.skip("--quick: two widths at 64 px")
+    times, macs = session.once(("widths", resolution), lambda: sweep(session, resolution, 7))
+    name = label(implementation, f"{keep}")
+    if name not in times:
+        pytest.skip("cagc.runtime is not part of this version")
+    case = {"resolution": resolution, "batch": 1, "keep": keep}
+    row = make_row("widths", implementation, case, times, session.device, of=name, macs=macs[keep])
+    session.publish(benchmark, row, times[name])

@@ -1,0 +1,181 @@
+"""Every way to run a generator that is compared here, each as a function z → image with the stored noise maps."""
+
+from __future__ import annotations
+
+import importlib
+import tempfile
+from collections.abc import Callable
+from contextlib import nullcontext
+from functools import partial
+from importlib.util import find_spec
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from cagc.budget import removed_channels
+from cagc.errors import CagcError
+from cagc.export import export_onnx
+from cagc.models import Generator, GeneratorConfig
+from cagc_kernels import use_backend
+
+from . import peers
+from .grouped import grouped_synthesis
+from .harness import graphed
+from .peers import Unavailable
+
+Image = Callable[[torch.Tensor], torch.Tensor]
+
+# Pruned widths: what is kept of each layer, and what that is rounded up to. The paper removes int(0.7 C) of C.
+WIDTHS = {"full": (1.0, 1), "0.3": (0.3, 1), "0.3 by 8": (0.3, 8)}
+# Of float32 images against the reference's, relative to their largest value; half precision by its own resolution.
+TOLERANCE = {torch.float32: 1e-4, torch.float16: 3e-2, torch.bfloat16: 2e-1}
+
+
+def widths(resolution: int, keep: float, round_to: int = 1) -> dict[str, int]:
+    """Widths of the published generator with the share ``keep`` of every layer, rounded up to ``round_to``."""
+    full = GeneratorConfig.uniform(resolution).channels
+    kept = {name: c - removed_channels(c, round(1 - keep, 12)) for name, c in full.items()}
+    return {name: min(full[name], -(-c // round_to) * round_to) for name, c in kept.items()}
+
+
+def random_generator(config: GeneratorConfig, device: str, dtype: torch.dtype = torch.float32) -> Generator:
+    """A generator with random weights, biases and noise strengths: as fast as a trained one."""
+    torch.manual_seed(0)
+    generator = Generator(config).eval().requires_grad_(False)
+    for name, parameter in generator.named_parameters():
+        if name.endswith("noise_strength") or (name.endswith(".bias") and "affine" not in name):
+            parameter.normal_(std=0.1)
+    return generator.to(device, dtype)
+
+
+def _eager(generator: Generator, batch: int, backend: str | None = None) -> Image:
+    def draw(z: torch.Tensor) -> torch.Tensor:
+        with use_backend(backend) if backend else nullcontext():
+            return generator(z, noise="const")
+
+    return draw
+
+
+def _replayed(make: Callable[[Generator, int], Image], generator: Generator, batch: int) -> Image:
+    """``make``'s function under a CUDA graph, its input copied into place before each replay."""
+    if generator.w_avg.device.type != "cuda":
+        raise Unavailable("CUDA graphs need a CUDA device")
+    run, out = make(generator, batch), []
+    z = generator.w_avg.new_zeros(batch, generator.config.style_dim)
+    try:
+        replay = graphed(lambda: out.__setitem__(slice(None), [run(z)]))
+    except RuntimeError as error:
+        raise Unavailable(f"not captured: {str(error).splitlines()[0]}") from error
+
+    def draw(new: torch.Tensor) -> torch.Tensor:
+        z.copy_(new)
+        replay()
+        return out[0]
+
+    return draw
+
+
+def _grouped(generator: Generator, batch: int) -> Image:
+    return lambda z: grouped_synthesis(generator, generator.ws(z))
+
+
+def _runtime(generator: Generator, batch: int) -> Image:
+    if find_spec("cagc.runtime") is None:
+        raise Unavailable("cagc.runtime is not part of this version")
+    compiled = importlib.import_module("cagc.runtime").compile(
+        generator, batch=batch, dtype=generator.w_avg.dtype, device=str(generator.w_avg.device)
+    )
+    return lambda z: compiled(z, noise="const")
+
+
+def _compiled(generator: Generator, batch: int) -> Image:
+    return torch.compile(_eager(generator, batch, "reference"), dynamic=False)
+
+
+def _exported(generator: Generator, batch: int, folder: str) -> Path:
+    if generator.w_avg.device.type != "cpu":
+        raise Unavailable("timed on the CPU only")
+    path = Path(folder) / "generator.onnx"
+    try:
+        export_onnx(generator, path, batch)
+    except CagcError as error:
+        raise Unavailable(str(error)) from error
+    return path
+
+
+def _onnxruntime(generator: Generator, batch: int) -> Image:
+    if find_spec("onnxruntime") is None:
+        raise Unavailable("onnxruntime is not installed")
+    runtime = importlib.import_module("onnxruntime")
+    options = runtime.SessionOptions()
+    options.intra_op_num_threads = torch.get_num_threads()
+    with tempfile.TemporaryDirectory() as folder:
+        path = _exported(generator, batch, folder)
+        session = runtime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    return lambda z: torch.from_numpy(session.run(None, {"z": z.numpy()})[0])
+
+
+def openvino_model(path: Path) -> Callable[[np.ndarray], np.ndarray]:
+    """A graph that OpenVINO reads, compiled for one call at a time in float32 with PyTorch's number of threads."""
+    if find_spec("openvino") is None:
+        raise Unavailable("openvino is not installed")
+    openvino = importlib.import_module("openvino")
+    settings = {
+        "INFERENCE_PRECISION_HINT": "f32",
+        "PERFORMANCE_HINT": "LATENCY",
+        "INFERENCE_NUM_THREADS": torch.get_num_threads(),
+    }
+    core = openvino.Core()
+    try:
+        model = core.compile_model(core.read_model(str(path)), "CPU", settings)
+    except RuntimeError as error:
+        raise Unavailable(f"openvino does not read it: {' '.join(str(error).split())[:160]}") from error
+    return lambda x: model([x])[0]
+
+
+def _openvino(generator: Generator, batch: int) -> Image:
+    with tempfile.TemporaryDirectory() as folder:
+        model = openvino_model(_exported(generator, batch, folder))
+    return lambda z: torch.from_numpy(model(z.numpy()))
+
+
+def mobile_stylegan() -> tuple[Callable[[], object], int]:
+    """(call, resolution) of MobileStyleGAN's networks in the ``random-face`` package under OpenVINO, batch 1.
+
+    The package itself is not imported: it needs an OpenVINO of 2021 and OpenCV.
+    """
+    spec = find_spec("random_face")
+    if spec is None:
+        raise Unavailable("the random-face package is not installed (pip install --no-deps random-face)")
+    folder = Path(spec.origin).parent / "data"
+    mapping, synthesis = (openvino_model(folder / f"{name}Network.xml") for name in ("Mapping", "Synthesis"))
+    z = np.random.default_rng(0).standard_normal((1, 512)).astype(np.float32)
+    return lambda: synthesis(mapping(z)), synthesis(mapping(z)).shape[-1]
+
+
+OURS: dict[str, Callable[[Generator, int], Image]] = {
+    "grouped": _grouped,
+    "reference": partial(_eager, backend="reference"),
+    "native": _eager,
+    "runtime": _runtime,
+}
+GRAPHS = {f"{name}+graph": partial(_replayed, make) for name, make in OURS.items() if name != "runtime"}
+RIVALS = {"torch.compile": _compiled, "onnxruntime": _onnxruntime, "openvino": _openvino}
+
+
+def build(name: str, generator: Generator, batch: int, folder: Path | None) -> Image:
+    """The implementation ``name`` of ``generator``; raises Unavailable, with the reason."""
+    if name in peers.NAMES:
+        return peers.generator(folder, name, generator)
+    return (OURS | GRAPHS | RIVALS)[name](generator, batch)
+
+
+def check_images(image: torch.Tensor, expected: torch.Tensor) -> float:
+    """Largest difference of two image tensors relative to the largest value; raises Unavailable beyond tolerance."""
+    if image.shape != expected.shape:
+        raise Unavailable(f"draws {list(image.shape)}, expected {list(expected.shape)}")
+    error = ((image.float() - expected.float()).abs().max() / expected.float().abs().max()).item()
+    if not error <= TOLERANCE[image.dtype]:
+        raise Unavailable(f"its images differ from the reference's by {error:.2g} of their largest value")
+    return error

@@ -1,0 +1,167 @@
+"""Generators and ops of the public code bases, imported from the user's own checkouts and never copied.
+
+``--peers DIR``: DIR is a checkout, or a folder of checkouts, of rosinality/stylegan2-pytorch,
+lychenyoko/content-aware-gan-compression, NVlabs/stylegan2-ada-pytorch or NVlabs/stylegan3; they are known by their
+files. Their CUDA ops are built where there is a GPU, by their own code; on the CPU their native paths run, and the
+build, which they start on import, is left out. Code that does not import is named, and the rest runs.
+"""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from types import ModuleType
+
+import torch
+import torch.utils.cpp_extension
+
+from cagc.models import Generator
+from cagc.rosinality import generator_from_rosinality, generator_to_rosinality
+
+
+class Unavailable(Exception):
+    """Something cannot run here; the message is the reason."""
+
+
+@dataclass(frozen=True)
+class CodeBase:
+    """A peer: how its checkout is known, what is imported from it, and how its generator is made from ours."""
+
+    name: str
+    marks: tuple[str, ...]
+    module: str
+    owns: tuple[str, ...]
+    make: Callable[[ModuleType, Generator], Callable[[torch.Tensor], torch.Tensor]]
+
+
+def _authors(module: ModuleType, ours: Generator) -> Callable[[torch.Tensor], torch.Tensor]:
+    config = ours.config
+    shape = list(config.channels.values())
+    theirs = module.Generator(config.resolution, config.style_dim, config.mapping_layers, generator_net_shape=shape)
+    return _load_rosinality(theirs, ours)
+
+
+def _rosinality(module: ModuleType, ours: Generator) -> Callable[[torch.Tensor], torch.Tensor]:
+    config = ours.config
+    theirs = module.Generator(config.resolution, config.style_dim, config.mapping_layers)
+    if theirs.input.input.shape[1] != config.channels["b4.const"]:
+        raise Unavailable("its widths are fixed in the code")
+    call = _load_rosinality(theirs, ours)
+    return lambda z: call(z)[0]
+
+
+def _load_rosinality(theirs: torch.nn.Module, ours: Generator) -> Callable[[torch.Tensor], torch.Tensor]:
+    """Our weights in their network; what our reader makes of it afterwards must be ours again."""
+    theirs.load_state_dict(generator_to_rosinality(ours))
+    back = generator_from_rosinality(theirs.state_dict()).state_dict()
+    for name, tensor in ours.state_dict().items():
+        if name != "w_avg" and not torch.equal(back[name], tensor.cpu()):
+            raise Unavailable(f"its checkpoint reads back with another {name}")
+    theirs = theirs.to(ours.w_avg.device).eval().requires_grad_(False)
+    return lambda z: theirs([z], randomize_noise=False)
+
+
+def _nvlabs(nested: bool, module: ModuleType, ours: Generator) -> Callable[[torch.Tensor], torch.Tensor]:
+    """``nested``: options of the synthesis network come in a dictionary, as in stylegan2-ada."""
+    config, width = ours.config, ours.config.channels
+    options = {"channel_base": 4 * config.resolution, "channel_max": 4, "num_fp16_res": 0}
+    theirs = module.Generator(
+        config.style_dim, 0, config.style_dim, config.resolution, 3,
+        mapping_kwargs={"num_layers": config.mapping_layers, "lr_multiplier": config.lr_multiplier},
+        **({"synthesis_kwargs": options} if nested else options),
+    )  # fmt: skip
+    below = 0
+    for r in ours.synthesis.resolutions:
+        if r > 4 and width[f"b{r}.conv0"] != width[f"b{r}.conv1"]:
+            raise Unavailable("it has one width a resolution")
+        block = getattr(theirs.synthesis, f"b{r}")
+        of = {"resolution": r, "img_channels": 3, "is_last": r == config.resolution, "conv_clamp": None}
+        setattr(theirs.synthesis, f"b{r}", type(block)(below, width[f"b{r}.conv1"], config.style_dim, **of))
+        below = width[f"b{r}.conv1"]
+    state = theirs.state_dict()
+    for name, tensor in ours.state_dict().items():
+        state[name.replace("to_rgb", "torgb").replace("w_avg", "mapping.w_avg")] = tensor
+    theirs.load_state_dict(state)
+    theirs = theirs.to(ours.w_avg.device).eval().requires_grad_(False)
+    return lambda z: theirs(z, None, noise_mode="const")
+
+
+CODE_BASES = (
+    CodeBase("authors", ("model.py", "op", "Util/mask_util.py"), "model", ("model", "op"), _authors),
+    CodeBase("rosinality", ("model.py", "op", "swagan.py"), "model", ("model", "op"), _rosinality),
+    CodeBase(
+        "stylegan2-ada", ("training/networks.py", "torch_utils"), "training.networks",
+        ("training", "torch_utils", "dnnlib"), partial(_nvlabs, True),
+    ),
+    CodeBase(
+        "stylegan3", ("training/networks_stylegan2.py", "torch_utils"), "training.networks_stylegan2",
+        ("training", "torch_utils", "dnnlib"), partial(_nvlabs, False),
+    ),
+)  # fmt: skip
+NAMES = tuple(base.name for base in CODE_BASES)
+
+
+def find(folder: Path, base: CodeBase) -> Path:
+    """The checkout of ``base`` in ``folder``. Raises Unavailable where there is none."""
+    for place in (folder, *sorted(p for p in folder.iterdir() if p.is_dir())):
+        if all((place / mark).exists() for mark in base.marks):
+            return place
+    raise Unavailable(f"no checkout in {folder} (looked for {', '.join(base.marks)})")
+
+
+def _forget(names: tuple[str, ...]) -> dict[str, ModuleType]:
+    found = [name for name in sys.modules if name.split(".")[0] in names]
+    return {name: sys.modules.pop(name) for name in found}
+
+
+@contextmanager
+def _isolated(path: Path, owns: tuple[str, ...], device: str) -> Iterator[None]:
+    """Import from ``path``, with what else has these names out of the way, and put everything back."""
+    before, load = _forget(owns), torch.utils.cpp_extension.load
+    sys.path.insert(0, str(path))
+    absent = [name for name in ("requests", "pkg_resources") if importlib.util.find_spec(name) is None]
+    for name in absent:  # imported by NVlabs' code, for downloads and for the version of PyTorch
+        sys.modules[name] = ModuleType(name)
+        sys.modules[name].parse_version = torch.torch_version.TorchVersion
+    if device == "cpu":
+        torch.utils.cpp_extension.load = lambda *_, **__: None
+    try:
+        yield
+    finally:
+        torch.utils.cpp_extension.load = load
+        sys.path.remove(str(path))
+        _forget((*owns, *absent))
+        sys.modules.update(before)
+
+
+@contextmanager
+def imported(folder: Path | None, name: str, device: str) -> Iterator[ModuleType]:
+    """The module of peer ``name`` that holds its generator, while its packages are in place.
+
+    Raises Unavailable, with the reason: no checkout, or its code raised, on import or inside the block.
+    """
+    if folder is None:
+        raise Unavailable("needs --peers DIR with its public code")
+    base = next(base for base in CODE_BASES if base.name == name)
+    with _isolated(find(folder, base), base.owns, device):
+        try:
+            yield importlib.import_module(base.module)
+        except Unavailable:
+            raise
+        except Exception as error:  # whatever their code raises
+            raise Unavailable(f"{type(error).__name__}: {' '.join(str(error).split())[:200]}") from error
+
+
+def generator(folder: Path | None, name: str, ours: Generator) -> Callable[[torch.Tensor], torch.Tensor]:
+    """z [N, style_dim] → image by peer ``name``'s generator, with the weights of ``ours`` and its noise maps.
+
+    Raises Unavailable, with the reason.
+    """
+    make = next(base for base in CODE_BASES if base.name == name).make
+    with imported(folder, name, ours.w_avg.device.type) as module:
+        return make(module, ours)

@@ -1,0 +1,231 @@
+"""What each layer of a generator would cost in milliseconds at other widths, on the device at hand.
+
+The widths that are cheap in MACs are not those that are cheap in time: narrow layers are bound by memory and by their
+overhead, and kernels like some widths better than others. A table is measured once per device, layer shapes and way of
+running, and kept.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from bisect import bisect_right
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, replace
+from functools import lru_cache
+from pathlib import Path
+from statistics import median
+
+import torch
+
+from ..documents import read_document, write_document
+from ..errors import CagcError
+from ..models.stylegan2 import Generator, GeneratorConfig
+from .latency import machine_info
+from .layer_latency import EXECUTORS, has_runtime, profile_layers
+
+KIND, VERSION = "cagc-latency", 1
+SHARES = (1 / 64, 1 / 8, 1 / 4, 3 / 8, 1 / 2, 3 / 4, 1.0)
+
+Widths = Mapping[str, int]
+
+
+def device_name(device: torch.device | str) -> str:
+    """What times depend on, in one line: processor, cores and threads, or the GPU."""
+    info = machine_info(device)
+    return info["gpu"] or f"{info['cpu']}, {info['cores']} cores, {info['threads']} threads"
+
+
+@dataclass(frozen=True)
+class LatencyTable:
+    """Milliseconds per layer on a grid of widths.
+
+    Attributes:
+        device: :func:`device_name` of the device that was measured.
+        executor: "runtime" or "eager".
+        batch: images per call.
+        full: layer → width of the full generator.
+        grid: layer → widths at which it was measured, ascending, the last one ``full``.
+        ms: layer → [input width on its grid][output width on its grid], made monotonic: a narrower layer is never
+            counted as dearer than a wider one.
+        rgb: "b{r}.to_rgb" → [input width on its grid].
+        fixed: what does not depend on widths: the mapping network.
+    """
+
+    device: str
+    executor: str
+    batch: int
+    full: dict[str, int]
+    grid: dict[str, list[int]]
+    ms: dict[str, list[list[float]]]
+    rgb: dict[str, list[float]]
+    fixed: float
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "_layer", lru_cache(maxsize=None)(self._interpolate))
+
+    def cost(self, widths: Widths) -> float:
+        """Milliseconds of ``batch`` images at ``widths`` (layer → width), interpolated between what was measured."""
+        names, total = list(self.full), self.fixed
+        for below, name in zip(names, names[1:], strict=False):
+            total += self._layer(name, below, widths[below], widths[name])
+        return total
+
+    def _interpolate(self, name: str, below: str, width_in: int, width_out: int) -> float:
+        row, u = _place(self.grid[below], width_in)
+        column, v = _place(self.grid[name], width_out)
+        table = self.ms[name]
+        low = (1 - v) * table[row][column] + v * table[row][column + 1]
+        high = (1 - v) * table[row + 1][column] + v * table[row + 1][column + 1]
+        ms = (1 - u) * low + u * high
+        if name.endswith("conv1"):
+            values = self.rgb[name.replace("conv1", "to_rgb")]
+            ms += (1 - v) * values[column] + v * values[column + 1]
+        return ms
+
+    def save(self, path: str | Path) -> None:
+        """Write as JSON, atomically."""
+        write_document(path, KIND, VERSION, asdict(self))
+
+    @classmethod
+    def load(cls, path: str | Path) -> LatencyTable:
+        """Read what :meth:`save` wrote. Raises CagcError where the file is missing, damaged or another document."""
+        try:
+            return cls(**read_document(path, KIND, VERSION))
+        except TypeError as error:
+            raise CagcError(f"latency table {path}: {error}") from None
+
+    def check(self, generator: Generator) -> None:
+        """Raise CagcError unless the table is of this generator's layers and of the device it is on."""
+        if self.full != dict(generator.config.channels):
+            raise CagcError(f"latency table: measured for layers {self.full}, got {generator.config.channels}")
+        device = device_name(generator.w_avg.device)
+        if self.device != device:
+            raise CagcError(f"latency table: measured on {self.device}, got a generator on {device}; measure it there")
+
+
+def _place(grid: list[int], width: int) -> tuple[int, float]:
+    """Index of the interval of ``grid`` that ``width`` is in, and how far; beyond its ends by extrapolation."""
+    index = min(max(bisect_right(grid, width) - 1, 0), len(grid) - 2)
+    return index, (width - grid[index]) / (grid[index + 1] - grid[index])
+
+
+def _grid(full: int, shares: tuple[float, ...]) -> list[int]:
+    step = 8 if full >= 8 * len(shares) else 1
+    found = {min(full, max(step, round(full * share / step) * step)) for share in shares} | {full}
+    return sorted(found) if len(found) > 1 else [max(1, full // 2), full + (full == 1)]
+
+
+def _monotonic(table: list[list[float]]) -> list[list[float]]:
+    """Each entry lowered to the least of those with both widths at least as large."""
+    rows, columns = len(table), len(table[0])
+    for i in reversed(range(rows)):
+        for j in reversed(range(columns)):
+            below = table[i + 1][j] if i + 1 < rows else table[i][j]
+            right = table[i][j + 1] if j + 1 < columns else table[i][j]
+            table[i][j] = min(table[i][j], below, right)
+    return table
+
+
+def measure_table(
+    generator: Generator,
+    batch: int = 1,
+    executor: str | None = None,
+    repeats: int = 3,
+    shares: tuple[float, ...] = SHARES,
+    progress: Callable[[int, int], None] | None = None,
+) -> LatencyTable:
+    """Time every layer of ``generator``'s configuration, in place, at each pair of input and output widths.
+
+    Whole generators with random weights are run in which the layers alternate between two widths, so that every layer
+    is timed between its own neighbours. ``shares`` of the full widths make the grid. About a minute at 256 px on two
+    cores; ``progress(done, total)`` counts generators.
+    """
+    executor = executor or ("runtime" if has_runtime() else "eager")
+    config, device = generator.config, generator.w_avg.device
+    full, names = dict(config.channels), list(config.channels)
+    grid = {name: _grid(width, shares) for name, width in full.items()}
+    size = max(map(len, grid.values()))
+    seen: dict[tuple[str, int, int], float] = {}
+    fixed: list[float] = []
+    for done, (a, b) in enumerate((a, b) for a in range(size) for b in range(size)):
+        index = {name: min((a, b)[i % 2], len(grid[name]) - 1) for i, name in enumerate(names)}
+        probe = _random(config, {n: grid[n][i] for n, i in index.items()}, generator)
+        times = profile_layers(probe, batch, executor, repeats)
+        fixed.append(times.pop("mapping", 0.0))
+        for below, name in zip(names, names[1:], strict=False):
+            seen[name, index[below], index[name]] = times[name]
+            if name.endswith("conv1"):
+                rgb = name.replace("conv1", "to_rgb")
+                seen[rgb, index[name], -1] = min(times[rgb], seen.get((rgb, index[name], -1), times[rgb]))
+        if progress is not None:
+            progress(done + 1, size**2)
+    ms, rgb = {}, {}
+    for below, name in zip(names, names[1:], strict=False):
+        ms[name] = _monotonic([[seen[name, i, j] for j in range(len(grid[name]))] for i in range(len(grid[below]))])
+        if name.endswith("conv1"):
+            to_rgb = name.replace("conv1", "to_rgb")
+            (rgb[to_rgb],) = _monotonic([[seen[to_rgb, i, -1] for i in range(len(grid[name]))]])
+    return LatencyTable(device_name(device), executor, batch, full, grid, ms, rgb, median(fixed))
+
+
+def _random(config: GeneratorConfig, widths: Widths, like: Generator) -> Generator:
+    with torch.random.fork_rng(devices=[]):
+        made = Generator(replace(config, channels=dict(widths)))
+    return made.to(like.w_avg).eval().requires_grad_(False)
+
+
+def cache_folder() -> Path:
+    """``CAGC_CACHE_DIR``, else ``cagc`` in ``XDG_CACHE_HOME`` or in ``~/.cache``."""
+    if folder := os.environ.get("CAGC_CACHE_DIR"):
+        return Path(folder)
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "cagc"
+
+
+def latency_table(
+    generator: Generator,
+    batch: int = 1,
+    executor: str | None = None,
+    path: str | Path | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> LatencyTable:
+    """The table of ``generator``'s layers on its device: read where it was kept, else measured and kept.
+
+    Args:
+        executor: "runtime" or "eager"; None: the runtime where there is one.
+        path: of the document; None: in :func:`cache_folder`, named after the device.
+
+    Raises:
+        CagcError: the table at ``path`` is of other layers or another device.
+        ValueError: ``batch`` is below 1, or another executor.
+    """
+    if batch < 1:
+        raise ValueError(f"batch: got {batch}, expected at least 1")
+    if executor is not None and executor not in EXECUTORS:
+        raise ValueError(f"executor: got {executor!r}, expected one of {', '.join(EXECUTORS)}")
+    executor = executor or ("runtime" if has_runtime() else "eager")
+    if path is not None and Path(path).exists():
+        table = LatencyTable.load(path)
+        table.check(generator)
+        return table
+    target = Path(path) if path is not None else _cache_path(generator, batch, executor)
+    if path is None and target.exists():
+        try:
+            table = LatencyTable.load(target)
+            table.check(generator)
+            return table
+        except CagcError:
+            pass  # damaged, or of an earlier version: measured anew
+    table = measure_table(generator, batch, executor, progress=progress)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    table.save(target)
+    return table
+
+
+def _cache_path(generator: Generator, batch: int, executor: str) -> Path:
+    device = device_name(generator.w_avg.device)
+    facts = [device, batch, executor, generator.config.to_dict(), str(generator.w_avg.dtype), torch.__version__]
+    digest = hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:12]
+    name = "-".join("".join(c if c.isalnum() else " " for c in device.lower()).split())
+    return cache_folder() / "latency" / f"{name}-{digest}.json"
