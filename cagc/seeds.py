@@ -9,7 +9,10 @@ import torch
 
 
 def derived_seed(*parts: str | int) -> int:
-    """Seed in [0, 2⁶³) that is a function of ``parts`` and unrelated to that of any others."""
+    """Seed in [0, 2⁶³) that is a function of ``parts`` and unrelated to that of any others.
+
+    Hashed, because PyTorch's CPU generator reads the low 32 bits of a seed only: adding 2⁴⁰ to one changes nothing.
+    """
     return int.from_bytes(hashlib.sha256(repr(parts).encode()).digest()[:8], "little") >> 1
 
 

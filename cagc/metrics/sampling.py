@@ -7,11 +7,9 @@ from collections.abc import Iterator, Sequence
 import torch
 from torch import Tensor, nn
 
-from ..seeds import z_batch
+from ..seeds import derived_seed, z_batch
 
 NOISE_MODES = ("random", "const", "none")
-# Noise must not repeat the numbers of the latent that was drawn from the same seed.
-_NOISE_STREAM = 1 << 40
 
 
 def seed_batches(samples: int, seed: int, batch: int) -> Iterator[range]:
@@ -38,7 +36,7 @@ def noise_for(generator: nn.Module, seeds: Sequence[int], mode: str) -> str | li
     if mode == "none":
         return mode
     device = next(generator.parameters()).device
-    samples = [generator.make_noise(1, seed=_NOISE_STREAM + seed, device="cpu") for seed in seeds]
+    samples = [generator.make_noise(1, seed=derived_seed("noise", seed), device="cpu") for seed in seeds]
     return [torch.cat(maps).to(device) for maps in zip(*samples)]
 
 

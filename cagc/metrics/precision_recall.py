@@ -1,0 +1,79 @@
+"""Precision and recall of a set of images with respect to another (Kynkäänniemi et al., NeurIPS 2019).
+
+Each set is a union of balls around its features, each as large as the distance to its k-th nearest neighbour in the
+set. Precision is the share of generated images inside the reference's balls, recall the share of reference images
+inside those of the generated ones. The features that distances are taken in belong to the figure: name them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+
+
+class Manifold:
+    """The union of balls around ``features`` [N, D], N above ``k``; distances are computed in their dtype.
+
+    ``block``: rows of the distance matrix that are in memory at a time.
+
+    Attributes:
+        features: [N, D].
+        radii: [N], squared distance from each feature to its ``k``-th nearest neighbour among the others.
+
+    Raises:
+        ValueError: ``features`` is not as above, or holds values that are not finite.
+    """
+
+    def __init__(self, features: Tensor, k: int = 3, block: int = 1024) -> None:
+        _check(features, "features")
+        if not 1 <= k < len(features):
+            raise ValueError(f"k: got {k}, expected at least 1 and below the {len(features)} features")
+        self.features, self.block = features, block
+        parts = []
+        for start, distances in _squared_distances(features, features, block):
+            rows = torch.arange(len(distances), device=distances.device)
+            distances[rows, start + rows] = torch.inf
+            parts.append(distances.kthvalue(k, dim=1).values)
+        self.radii = torch.cat(parts)
+
+    def holds(self, points: Tensor) -> Tensor:
+        """Which of ``points`` [M, D] lie inside, [M] bool; the surface of a ball belongs to it."""
+        _check(points, "points")
+        if points.shape[1] != self.features.shape[1]:
+            raise ValueError(f"points: got {points.shape[1]} features a sample, expected {self.features.shape[1]}")
+        parts = [(d <= self.radii).any(dim=1) for _, d in _squared_distances(points, self.features, self.block)]
+        return torch.cat(parts)
+
+
+def precision_recall(reference: Tensor | Manifold, generated: Tensor, k: int = 3) -> dict[str, float]:
+    """``{"precision": p, "recall": r}``, both in [0, 1], of ``generated`` [M, D] against ``reference`` [N, D].
+
+    A reference that is used more than once can be passed as its :class:`Manifold`. Raises ValueError as that does.
+    """
+    reference = reference if isinstance(reference, Manifold) else Manifold(reference, k)
+    inside = reference.holds(generated)
+    covered = Manifold(generated, k, reference.block).holds(reference.features)
+    return {"precision": inside.double().mean().item(), "recall": covered.double().mean().item()}
+
+
+def _squared_distances(a: Tensor, b: Tensor, block: int) -> Iterator[tuple[int, Tensor]]:
+    """Squared distances [rows, len(b)] for blocks of rows of ``a``, with the first row's index.
+
+    As |a|² + |b|² - 2ab around the mean of ``b``, where the three are of the size of their sum.
+    """
+    centre = b.mean(dim=0)
+    b = b - centre
+    norms = b.square().sum(dim=1)
+    for start in range(0, len(a), block):
+        rows = a[start : start + block] - centre
+        distances = torch.addmm(norms[None], rows, b.t(), alpha=-2) + rows.square().sum(dim=1, keepdim=True)
+        yield start, distances.clamp_(min=0)
+
+
+def _check(features: Tensor, name: str) -> None:
+    if features.ndim != 2 or not features.is_floating_point() or features.numel() == 0:
+        raise ValueError(f"{name}: got {features.dtype} {list(features.shape)}, expected floating point [N, D]")
+    if not torch.isfinite(features).all():
+        raise ValueError(f"{name}: expected finite values")
