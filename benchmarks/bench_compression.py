@@ -1,0 +1,261 @@
+"""Students against their teacher: ``python -m benchmarks.bench_compression RUN ... --out compression.json``.
+
+RUN is a folder of ``cagc compress``, or LABEL=checkpoint. Runs that differ in their seed only share a label, and their
+spread is reported. Every student is compared with the teacher on latents that neither scoring nor training drew: with
+its distribution (Fréchet distance, precision, recall) and image by image (content L1, PSNR, perceptual distance).
+The first row is the teacher against itself on other latents: what a perfect student would show.
+
+A row is written when it is done, and a row that is there already, for the same weights and settings, is not computed
+again. ``--timing`` adds milliseconds, measured together, to rows that are there; run it on a quiet machine.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import statistics
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from cagc import assets, content
+from cagc.checkpoints import generator_hash, load_generator
+from cagc.distill.data import ImageDataset
+from cagc.distill.losses import FeatureDistance, perceptual_loss
+from cagc.errors import CagcError
+from cagc.files import atomic_write
+from cagc.metrics import features as feature_registry
+from cagc.metrics.fidelity import evaluate_pair
+from cagc.metrics.frechet import FeatureStatistics, dataset_statistics
+from cagc.metrics.latency import measure_generators
+from cagc.metrics.macs import total_macs, total_parameters
+from cagc.metrics.ppl import perceptual_path_length
+from cagc.metrics.precision_recall import Manifold, precision_recall
+from cagc.metrics.sampling import draw, noise_for, seed_batches
+from cagc.models import Generator
+from cagc.runs import load_teacher
+from cagc.seeds import z_batch
+
+from .results import commit, device_folder, machine, versions
+
+TEACHER = "teacher, other latents"
+# Above every seed that scoring and training draw from, and apart from each other.
+_STUDENT_SEEDS, _REFERENCE_SEEDS = 20_000_000, 30_000_000
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What the figures depend on.
+
+    Attributes:
+        samples: images behind a Fréchet distance, precision and recall, on either side.
+        draws: disjoint parts of them, whose distances give the spread over draws.
+        pairs: images compared with the teacher's one by one, and pairs behind a path length.
+        features: feature space of the Fréchet distance, precision and recall; its maps make the perceptual distances.
+        neighbours: k of precision and recall.
+        content: what counts as content, see :func:`cagc.content.load`.
+    """
+
+    samples: int = 10_000
+    draws: int = 5
+    pairs: int = 1000
+    features: str = "efficientnet-lite0@112"
+    neighbours: int = 3
+    content: str = "faces"
+
+
+@dataclass(frozen=True)
+class Run:
+    """A student, what to call it, and the seed that it was made from."""
+
+    label: str
+    checkpoint: Path
+    seed: int | None = None
+
+    @classmethod
+    def parse(cls, text: str) -> Run:
+        """LABEL=checkpoint, or a folder of ``cagc compress``.
+
+        Raises:
+            CagcError: it is neither.
+        """
+        label, equals, path = text.partition("=")
+        if equals:
+            return cls(label, Path(path))
+        folder = Path(text)
+        try:
+            options = json.loads((folder / "config.json").read_text())
+            metric, seed = options["metric"], options["seed"]
+        except (OSError, ValueError, KeyError) as error:
+            raise CagcError(f"run: {folder} holds no compression (no readable config.json: {error})") from None
+        label = "content-agnostic" if options["content"] == "everything" else metric
+        label += ", svs" if options.get("rescale") == "svs" else ""
+        return cls(label, folder / "student.safetensors", seed)
+
+
+class Bench:
+    """The teacher with its content, its distribution, and real images, against which students are measured."""
+
+    def __init__(self, teacher: Path | None, data: Path | None, settings: Settings) -> None:
+        self.settings = settings
+        self.teacher = load_teacher(teacher)[0].eval().requires_grad_(False)
+        self.parser = content.load(settings.content)
+        self.extractor = feature_registry.load(settings.features)
+        self.distance = FeatureDistance(feature_registry.load(settings.features.partition("@")[0]))
+        path = assets.faces64() / "images.zip" if data is None and teacher is None else data
+        self.real = None
+        if path is not None:
+            images = ImageDataset(path, self.teacher.config.resolution)
+            self.real = dataset_statistics(images, features=self.extractor)
+        found = self.features(self.teacher, _REFERENCE_SEEDS)
+        self.reference = self.statistics(found)
+        self.manifold = Manifold(found, settings.neighbours)
+
+    @torch.inference_mode()
+    def features(self, generator: Generator, seed: int) -> torch.Tensor:
+        """Features [samples, D] of images, one a seed from ``seed`` on, with noise drawn by seed."""
+        batches = seed_batches(self.settings.samples, seed, 16)
+        return torch.cat([self.extractor(draw(generator, seeds).clamp(-1, 1)) for seeds in batches])
+
+    def statistics(self, found: torch.Tensor) -> FeatureStatistics:
+        return FeatureStatistics(self.extractor.name).update(found)
+
+    def measure(self, generator: Generator) -> dict[str, Any]:
+        """Figures of one generator; those that compare images are None for the teacher."""
+        settings, found = self.settings, self.features(generator, _STUDENT_SEEDS)
+        parts = [self.statistics(p).distance(self.reference) for p in found.chunk(settings.draws)]
+        whole = self.statistics(found)
+        figures = {
+            "macs": total_macs(generator),
+            "parameters": total_parameters(generator),
+            "frechet_to_teacher": whole.distance(self.reference),
+            "frechet_to_teacher_of_draws": parts,
+            "frechet_to_data": None if self.real is None else whole.distance(self.real),
+            **precision_recall(self.manifold, found, settings.neighbours),
+            "path_length": perceptual_path_length(generator, self.distance, settings.pairs, _STUDENT_SEEDS),
+        }
+        pair = dict.fromkeys(("content_l1", "content_psnr", "image_l1"))
+        if generator is not self.teacher:
+            compared = evaluate_pair(
+                generator, self.teacher, self.parser, settings.pairs, _STUDENT_SEEDS, noise="random"
+            )
+            # The PSNR of equal images is infinite, which JSON cannot say.
+            pair = {name: compared[name] if math.isfinite(compared[name]) else None for name in pair}
+            pair["content_perceptual"] = self.perceptual(generator)
+        return figures | pair
+
+    @torch.inference_mode()
+    def perceptual(self, generator: Generator) -> float:
+        """Mean perceptual distance to the teacher's images, both masked by the content, on shared latents and noise."""
+        total = 0.0
+        for seeds in seed_batches(self.settings.pairs, _STUDENT_SEEDS, 16):
+            noise = noise_for(self.teacher, seeds, "random")
+            z = z_batch(seeds, self.teacher.config.style_dim)
+            target, image = (g(z, noise=noise).clamp(-1, 1) for g in (self.teacher, generator))
+            mask = self.parser(target, seeds=list(seeds)).to(target)
+            total += float(perceptual_loss(image, target, self.distance, mask)) * len(seeds)
+        return total / self.settings.pairs
+
+
+def run_bench(runs: list[Run], teacher: Path | None, data: Path | None, settings: Settings, out: Path) -> None:
+    """Measure the teacher and every run, a row at a time, into ``out``.
+
+    Raises:
+        CagcError: a checkpoint cannot be read, or is no student of the teacher; or ``out`` has other settings.
+    """
+    document = read(out, settings)
+    students = {run: load_generator(run.checkpoint).eval() for run in runs}
+    bench = None
+    for run in [Run(TEACHER, Path("teacher")), *runs]:
+        key = f"{run.label} {run.seed}"
+        digest = "teacher" if run.label == TEACHER else generator_hash(students[run])
+        if document["rows"].get(key, {}).get("generator") == digest:
+            continue
+        bench = bench or Bench(teacher, data, settings)
+        figures = bench.measure(bench.teacher if run.label == TEACHER else students[run])
+        document["rows"][key] = {"label": run.label, "seed": run.seed, "generator": digest, **figures}
+        document["provenance"] = provenance(bench)
+        write(out, document)
+        print(f"{key}: Fréchet distance to the teacher {figures['frechet_to_teacher']:.1f}", flush=True)
+
+
+def time_rows(runs: list[Run], teacher: Path | None, out: Path, repeats: int) -> None:
+    """Add milliseconds at batch 1 to the rows of ``out``: one student of each label, interleaved with the teacher."""
+    document = json.loads(out.read_text())
+    firsts = {run.label: run for run in reversed(runs)}
+    generators = {TEACHER: load_teacher(teacher)[0].eval()}
+    generators |= {label: load_generator(run.checkpoint).eval() for label, run in firsts.items()}
+    measured = measure_generators(generators, repeats=repeats)
+    for row in document["rows"].values():
+        row["latency"] = measured[row["label"]].to_dict() if row["label"] in measured else None
+    document["timed_on"] = machine("cpu")
+    write(out, document)
+
+
+def provenance(bench: Bench) -> dict[str, Any]:
+    return {
+        "teacher": generator_hash(bench.teacher),
+        "content": bench.parser.name,
+        "perceptual": bench.distance.features.name,
+        "machine": machine("cpu"),
+        "versions": versions(),
+        "commit": commit(),
+    }
+
+
+def read(out: Path, settings: Settings) -> dict[str, Any]:
+    """The document in ``out``, or a new one.
+
+    Raises:
+        CagcError: its rows were measured with other settings.
+    """
+    if not out.exists():
+        return {"settings": asdict(settings), "rows": {}}
+    document = json.loads(out.read_text())
+    if document["settings"] != asdict(settings):
+        raise CagcError(f"out: {out} has settings {document['settings']}, expected {asdict(settings)}")
+    return document
+
+
+def write(out: Path, document: dict[str, Any]) -> None:
+    out.parent.mkdir(parents=True, exist_ok=True)
+    with atomic_write(out) as temporary:
+        temporary.write_text(json.dumps(document, indent=1) + "\n")
+
+
+def spread(values: list[float]) -> tuple[float, float | None]:
+    """Mean, and standard deviation where there are two values or more."""
+    return statistics.fmean(values), statistics.stdev(values) if len(values) > 1 else None
+
+
+def draws_error(row: dict[str, Any]) -> float:
+    """Standard error of the mean of a row's Fréchet distances over its disjoint draws."""
+    distances = row["frechet_to_teacher_of_draws"]
+    return statistics.stdev(distances) / math.sqrt(len(distances)) if len(distances) > 1 else math.nan
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("runs", nargs="*", type=Run.parse, metavar="RUN")
+    parser.add_argument("--teacher", type=Path)
+    parser.add_argument("--data", type=Path)
+    parser.add_argument("--out", type=Path)
+    parser.add_argument("--timing", action="store_true")
+    parser.add_argument("--repeats", type=int, default=30)
+    for setting in fields(Settings):
+        parser.add_argument(f"--{setting.name}", type=type(setting.default), default=setting.default)
+    given = parser.parse_args(arguments)
+    settings = Settings(**{setting.name: getattr(given, setting.name) for setting in fields(Settings)})
+    out = given.out or Path(__file__).parent / "results" / device_folder("cpu") / "compression.json"
+    if given.timing:
+        time_rows(given.runs, given.teacher, out, given.repeats)
+    else:
+        run_bench(given.runs, given.teacher, given.data, settings, out)
+
+
+if __name__ == "__main__":
+    main()

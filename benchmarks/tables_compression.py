@@ -1,0 +1,91 @@
+"""The README's table of students, from ``benchmarks/results/*/compression.json``; ``benchmarks.report`` writes it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from .bench_compression import TEACHER, draws_error, spread
+
+BEGIN, END = "<!-- compression:begin -->", "<!-- compression:end -->"
+
+_COLUMNS = (
+    "seeds",
+    "MACs",
+    "parameters",
+    "ms",
+    "Fréchet distance to the teacher",
+    "to the data",
+    "precision",
+    "recall",
+)
+_PAIRED = ("content L1", "content PSNR", "content perceptual", "path length")
+
+
+def compression_table(document: dict[str, Any]) -> str:
+    """One row per label: means over training seeds, ± their standard deviation where there are two or more."""
+    groups: dict[str, list[dict[str, Any]]] = {}
+    for row in document["rows"].values():
+        groups.setdefault(row["label"], []).append(row)
+    lines = [f"| | {' | '.join(_COLUMNS + _PAIRED)} |", "|---" * (len(_COLUMNS) + len(_PAIRED) + 1) + "|"]
+    lines += [_line(label, rows) for label, rows in groups.items()]
+    return "\n".join([*lines, "", _footnote(document)])
+
+
+def _line(label: str, rows: list[dict[str, Any]]) -> str:
+    first = rows[0]
+    latency = next((row["latency"]["median_ms"] for row in rows if row.get("latency")), None)
+    cells = [
+        label,
+        "–" if label == TEACHER else str(len(rows)),
+        f"{first['macs'] / 1e9:.3f} G",
+        f"{first['parameters'] / 1e6:.2f} M",
+        "–" if latency is None else f"{latency:.1f}",
+        _mean(rows, "frechet_to_teacher", 1),
+        _mean(rows, "frechet_to_data", 1),
+        _mean(rows, "precision", 3),
+        _mean(rows, "recall", 3),
+        _mean(rows, "content_l1", 4),
+        _mean(rows, "content_psnr", 2, " dB"),
+        _mean(rows, "content_perceptual", 4),
+        _mean(rows, "path_length", 0),
+    ]
+    return f"| {' | '.join(cells)} |"
+
+
+def _mean(rows: list[dict[str, Any]], key: str, digits: int, unit: str = "") -> str:
+    values = [row[key] for row in rows if row.get(key) is not None]
+    if not values:
+        return "–"
+    mean, deviation = spread(values)
+    around = "" if deviation is None else f" ± {deviation:.{digits}f}"
+    return f"{mean:.{digits}f}{around}{unit}"
+
+
+def _footnote(document: dict[str, Any]) -> str:
+    settings, where = document["settings"], document["provenance"]
+    machine = ", ".join(f"{key} {value}" for key, value in where["machine"].items() if value is not None)
+    error = max(draws_error(row) for row in document["rows"].values())
+    return (
+        f"{settings['samples']:,} images a side, {settings['pairs']:,} pairs; Fréchet distance, precision and recall "
+        f"(k = {settings['neighbours']}) over {settings['features']} features, perceptual distances over "
+        f"{where['perceptual']}. ± is the standard deviation over training seeds; redrawing the images moves a Fréchet "
+        f"distance by {error:.1f} (standard error over {settings['draws']} disjoint draws, the largest of all rows). "
+        f"Content: {where['content']}; {machine}; cagc {where['versions']['cagc']}, torch {where['versions']['torch']}."
+    )
+
+
+def rendered(readme: str, results: Path) -> str:
+    """``readme`` with the tables between its markers; as it is where it has none.
+
+    Raises:
+        ValueError: one marker of the two is missing.
+    """
+    if BEGIN not in readme and END not in readme:
+        return readme
+    if BEGIN not in readme or END not in readme:
+        raise ValueError(f"README: expected both markers {BEGIN} and {END}")
+    head, rest = readme.split(BEGIN, 1)
+    tables = [compression_table(json.loads(path.read_text())) for path in sorted(results.glob("*/compression.json"))]
+    return "\n".join([head + BEGIN, *tables, END]) + rest.split(END, 1)[1]

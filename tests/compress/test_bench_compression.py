@@ -1,0 +1,81 @@
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+
+from benchmarks import bench_compression, tables_compression
+from benchmarks.bench_compression import TEACHER, Run
+from cagc.budget import plan_channels
+from cagc.checkpoints import load_generator, save_generator
+from cagc.errors import CagcError
+from cagc.prune import prune
+from cagc.scores import score_channels
+
+SMALL = ("--samples", 12, "--draws", 2, "--pairs", 2, "--features", "efficientnet-lite0@32", "--content", "everything")
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory, small_teacher) -> list[Path]:
+    """Two folders as ``cagc compress`` leaves them: the teacher itself, and half of it, by another seed."""
+    teacher, folders = load_generator(small_teacher), []
+    plan = plan_channels(teacher, score_channels(teacher, "random", samples=1), keep=0.5, round_to=1)
+    for seed, student in enumerate((teacher, prune(teacher, plan))):
+        folder = tmp_path_factory.mktemp("run")
+        save_generator(student, folder / "student.safetensors")
+        options = {"metric": "l1-out", "seed": seed, "content": "faces", "rescale": "keep"}
+        (folder / "config.json").write_text(json.dumps(options))
+        folders.append(folder)
+    return folders
+
+
+def bench(*words) -> None:
+    bench_compression.main([str(word) for word in words])
+
+
+def test_rows_say_how_far_a_student_is_from_its_teacher(runs, small_teacher, tmp_path, capsys):
+    out = tmp_path / "results" / "device" / "compression.json"
+    common = ("--teacher", small_teacher, "--out", out)
+    bench(runs[0], f"named={runs[1] / 'student.safetensors'}", *common, *SMALL)
+    rows = json.loads(out.read_text())["rows"]
+    assert list(rows) == [f"{TEACHER} None", "l1-out 0", "named None"]
+    teacher, same, half = rows.values()
+    assert same["frechet_to_teacher"] == pytest.approx(teacher["frechet_to_teacher"], rel=1e-6)
+    assert same["content_l1"] < 1e-6 and same["content_perceptual"] < 1e-6 and same["precision"] == teacher["precision"]
+    assert half["frechet_to_teacher"] > teacher["frechet_to_teacher"] and half["content_l1"] > 0.01
+    assert half["macs"] < teacher["macs"] and teacher["content_l1"] is None and half["frechet_to_data"] is None
+    assert half["path_length"] > 0 and len(half["frechet_to_teacher_of_draws"]) == 2
+    before = out.read_bytes()
+    capsys.readouterr()
+    bench(runs[0], *common, *SMALL)
+    assert capsys.readouterr().out == "" and out.read_bytes() == before
+    with pytest.raises(CagcError, match="has settings"):
+        bench(runs[0], *common, *SMALL, "--pairs", 3)
+    bench(runs[0], *common, "--timing", "--repeats", 2)
+    document = json.loads(out.read_text())
+    assert document["rows"]["l1-out 0"]["latency"]["median_ms"] > 0
+    document["rows"]["l1-out 1"] = document["rows"]["l1-out 0"] | {"seed": 1, "content_l1": 0.5}
+    table = tables_compression.compression_table(document).splitlines()
+    assert [line.split(" | ")[0] for line in table[2:5]] == [f"| {TEACHER}", "| l1-out", "| named"]
+    assert " ± " in table[3] and " ± " not in table[4] and "12 images a side" in table[-1]
+    begin, end = tables_compression.BEGIN, tables_compression.END
+    page = tables_compression.rendered(f"a\n{begin}\nold\n{end}\nb", out.parents[1])
+    assert page.startswith(f"a\n{begin}\n| | seeds") and page.endswith(f"{end}\nb") and "old" not in page
+    assert tables_compression.rendered("no marker", out.parents[1]) == "no marker"
+    with pytest.raises(ValueError, match="both markers"):
+        tables_compression.rendered(begin, out.parents[1])
+
+
+def test_labels_come_from_the_run(runs, tmp_path):
+    folder = tmp_path / "run"
+    shutil.copytree(runs[0], folder)
+    for options, label in (
+        ({"metric": "content-aware", "content": "everything", "seed": 0}, "content-agnostic"),
+        ({"metric": "diversity", "content": "faces", "rescale": "svs", "seed": 2}, "diversity, svs"),
+    ):
+        (folder / "config.json").write_text(json.dumps(options))
+        assert Run.parse(str(folder)) == Run(label, folder / "student.safetensors", options["seed"])
+    with pytest.raises(CagcError, match="holds no compression"):
+        Run.parse(str(tmp_path))
