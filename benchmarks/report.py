@@ -13,6 +13,8 @@ from typing import Any
 
 from cagc.files import atomic_write
 
+from . import tables_compression
+
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
 BEGIN, END = "<!-- figures:begin -->", "<!-- figures:end -->"
@@ -65,7 +67,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--check", action="store_true")
     path = ROOT / "README.md"
     before = path.read_text()
-    after = rendered(before)
+    after = tables_compression.rendered(rendered(before), RESULTS)
     if parser.parse_args(arguments).check:
         return int(before != after)
     with atomic_write(path) as temporary:
