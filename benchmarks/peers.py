@@ -165,3 +165,24 @@ def generator(folder: Path | None, name: str, ours: Generator) -> Callable[[torc
     make = next(base for base in CODE_BASES if base.name == name).make
     with imported(folder, name, ours.w_avg.device.type) as module:
         return make(module, ours)
+
+
+def ops(folder: Path | None, name: str, device: str) -> dict[str, Callable[..., torch.Tensor]]:
+    """Peer ``name``'s ops: "bias_act" (x, b) with leaky ReLU, "blur" (x, f) and "up" (x, f) of an up-sampling layer.
+
+    Raises Unavailable, with the reason.
+    """
+    with imported(folder, name, device):
+        if "op" in sys.modules:
+            theirs = sys.modules["op"]
+            return {
+                "bias_act": theirs.fused_leaky_relu,
+                "blur": lambda x, f: theirs.upfirdn2d(x, f * 4, pad=(1, 1)),
+                "up": lambda x, f: theirs.upfirdn2d(x, f * 4, up=2, pad=(2, 1)),
+            }
+        resample, activate = (importlib.import_module(f"torch_utils.ops.{stem}") for stem in ("upfirdn2d", "bias_act"))
+        return {
+            "bias_act": lambda x, b: activate.bias_act(x, b, act="lrelu"),
+            "blur": lambda x, f: resample.upfirdn2d(x, f, padding=1, gain=4),
+            "up": lambda x, f: resample.upsample2d(x, f),
+        }

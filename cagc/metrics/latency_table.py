@@ -23,7 +23,7 @@ from ..documents import read_document, write_document
 from ..errors import CagcError
 from ..models.stylegan2 import Generator, GeneratorConfig
 from .latency import machine_info
-from .layer_latency import EXECUTORS, has_runtime, profile_layers
+from .layer_latency import check_executor, profile_layers
 
 KIND, VERSION = "cagc-latency", 1
 SHARES = (1 / 64, 1 / 8, 1 / 4, 3 / 8, 1 / 2, 3 / 4, 1.0)
@@ -49,7 +49,7 @@ class LatencyTable:
         grid: layer → widths at which it was measured, ascending, the last one ``full``.
         ms: layer → [input width on its grid][output width on its grid], made monotonic: a narrower layer is never
             counted as dearer than a wider one.
-        rgb: "b{r}.to_rgb" → [input width on its grid].
+        rgb: "b{r}.to_rgb" → [input width on its grid], where it is not part of the layer before.
         fixed: what does not depend on widths: the mapping network.
     """
 
@@ -79,8 +79,8 @@ class LatencyTable:
         low = (1 - v) * table[row][column] + v * table[row][column + 1]
         high = (1 - v) * table[row + 1][column] + v * table[row + 1][column + 1]
         ms = (1 - u) * low + u * high
-        if name.endswith("conv1"):
-            values = self.rgb[name.replace("conv1", "to_rgb")]
+        values = self.rgb.get(_rgb(name))
+        if values is not None:
             ms += (1 - v) * values[column] + v * values[column + 1]
         return ms
 
@@ -103,6 +103,11 @@ class LatencyTable:
         device = device_name(generator.w_avg.device)
         if self.device != device:
             raise CagcError(f"latency table: measured on {self.device}, got a generator on {device}; measure it there")
+
+
+def _rgb(name: str) -> str:
+    """The toRGB that reads layer ``name``; an empty string where none does."""
+    return name.replace("conv1", "to_rgb") if name.endswith("conv1") else ""
 
 
 def _place(grid: list[int], width: int) -> tuple[int, float]:
@@ -142,8 +147,8 @@ def measure_table(
     is timed between its own neighbours. ``shares`` of the full widths make the grid. About a minute at 256 px on two
     cores; ``progress(done, total)`` counts generators.
     """
-    executor = executor or ("runtime" if has_runtime() else "eager")
     config, device = generator.config, generator.w_avg.device
+    executor = check_executor(executor, device)
     full, names = dict(config.channels), list(config.channels)
     grid = {name: _grid(width, shares) for name, width in full.items()}
     size = max(map(len, grid.values()))
@@ -152,20 +157,21 @@ def measure_table(
     for done, (a, b) in enumerate((a, b) for a in range(size) for b in range(size)):
         index = {name: min((a, b)[i % 2], len(grid[name]) - 1) for i, name in enumerate(names)}
         probe = _random(config, {n: grid[n][i] for n, i in index.items()}, generator)
-        times = profile_layers(probe, batch, executor, repeats)
-        fixed.append(times.pop("mapping", 0.0))
+        times = {row["name"]: row["ms"] for row in profile_layers(probe, batch, executor, repeats)}
+        fixed.append(times["mapping"])
+        styles = times.get("styles", 0.0) / sum(probe.config.channels.values())
         for below, name in zip(names, names[1:], strict=False):
-            seen[name, index[below], index[name]] = times[name]
-            if name.endswith("conv1"):
-                rgb = name.replace("conv1", "to_rgb")
+            seen[name, index[below], index[name]] = times[name] + styles * grid[below][index[below]]
+            rgb = _rgb(name)
+            if rgb in times:
                 seen[rgb, index[name], -1] = min(times[rgb], seen.get((rgb, index[name], -1), times[rgb]))
         if progress is not None:
             progress(done + 1, size**2)
     ms, rgb = {}, {}
     for below, name in zip(names, names[1:], strict=False):
         ms[name] = _monotonic([[seen[name, i, j] for j in range(len(grid[name]))] for i in range(len(grid[below]))])
-        if name.endswith("conv1"):
-            to_rgb = name.replace("conv1", "to_rgb")
+        to_rgb = _rgb(name)
+        if (to_rgb, 0, -1) in seen:
             (rgb[to_rgb],) = _monotonic([[seen[to_rgb, i, -1] for i in range(len(grid[name]))]])
     return LatencyTable(device_name(device), executor, batch, full, grid, ms, rgb, median(fixed))
 
@@ -202,9 +208,7 @@ def latency_table(
     """
     if batch < 1:
         raise ValueError(f"batch: got {batch}, expected at least 1")
-    if executor is not None and executor not in EXECUTORS:
-        raise ValueError(f"executor: got {executor!r}, expected one of {', '.join(EXECUTORS)}")
-    executor = executor or ("runtime" if has_runtime() else "eager")
+    executor = check_executor(executor, generator.w_avg.device)
     if path is not None and Path(path).exists():
         table = LatencyTable.load(path)
         table.check(generator)

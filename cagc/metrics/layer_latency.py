@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib import import_module
 from importlib.util import find_spec
-from statistics import median
+from typing import Any
 
 import torch
 
 from ..models.stylegan2 import Generator
 from ..seeds import z_batch
+from .macs import count_macs, count_parameters
 
+Row = dict[str, Any]
 EXECUTORS = ("runtime", "eager")
 
 
@@ -64,53 +66,75 @@ def _hooked(generator: Generator, marks: _Marks) -> Iterator[None]:
             handle.remove()
 
 
-def eager_profile(generator: Generator, z: torch.Tensor) -> dict[str, float]:
-    """Milliseconds of each layer of one eager call, in inference mode; up-sampling the image counts as its toRGB's."""
-    marks = _Marks(z.device)
-    with torch.inference_mode(), _hooked(generator, marks):
-        generator(z, noise="const")
-        marks.mark("end")
-    return marks.milliseconds()
+def _work(generator: Generator, batch: int) -> dict[str, tuple[int, int]]:
+    """Layer → (MACs, bytes): activations read and written once, weights read once."""
+    config, size = generator.config, generator.w_avg.element_size()
+    macs, parameters, widths = count_macs(config), count_parameters(config), list(config.channels.items())
+    work = {"mapping": (batch * macs["mapping"], size * parameters["mapping"])}
+    for (_, below), (name, width) in zip(widths, widths[1:], strict=False):
+        block = name.split(".")[0]
+        side = int(block[1:])
+        read = below * (side // 2 if name.endswith("conv0") else side) ** 2
+        weights = parameters[name] + parameters[f"{name}.affine"]
+        count = macs[name] + macs[f"{name}.affine"]
+        work[name] = batch * count, size * (batch * (read + (width + 1) * side**2) + weights)
+        if name.endswith("conv1"):
+            rgb = f"{block}.to_rgb"
+            moved = (width + 3 + 3 * (side > 4) / 4) * side**2
+            weights = parameters[rgb] + parameters[f"{rgb}.affine"]
+            work[rgb] = batch * (macs[rgb] + macs[f"{rgb}.affine"]), int(size * (batch * moved + weights))
+    return work
 
 
-def has_runtime() -> bool:
-    return find_spec("cagc.runtime") is not None
+def _eager_rows(generator: Generator, batch: int, z: torch.Tensor, repeats: int) -> list[Row]:
+    runs = []
+    with torch.inference_mode():
+        for _ in range(repeats):
+            marks = _Marks(z.device)
+            with _hooked(generator, marks):
+                generator(z, noise="const")
+                marks.mark("end")
+            runs.append(marks.milliseconds())
+    work = _work(generator, batch)
+    return [
+        {"name": name, "ms": min(run[name] for run in runs), "macs": macs, "bytes": moved, "kernel": "eager"}
+        for name, (macs, moved) in work.items()
+    ]
 
 
-def profiler(generator: Generator, batch: int, executor: str) -> Callable[[torch.Tensor], dict[str, float]]:
-    """A function z → milliseconds of each layer of one call, by the way the generator is run.
+def default_executor(device: torch.device | str) -> str:
+    """What runs a generator fastest there and can tell its layers apart: the runtime's CPU program, else "eager"."""
+    return "runtime" if torch.device(device).type == "cpu" and find_spec("cagc.runtime") else "eager"
+
+
+def profile_layers(generator: Generator, batch: int = 1, executor: str | None = None, repeats: int = 5) -> list[Row]:
+    """Rows of name, ms, macs, bytes and kernel, in the order in which the layers run; they add up to a call.
+
+    The milliseconds are the least of ``repeats`` calls, after an untimed one, in inference mode with constant noise.
+    bytes: activations read and written once, weights read once. Up-sampling the image counts with its toRGB, and the
+    runtime's rows hold a convolution with its toRGB, and all styles in one.
 
     Args:
-        executor: "runtime" (:func:`cagc.runtime.compile`) or "eager".
+        executor: "runtime" (:func:`cagc.runtime.compile`) or "eager"; None: :func:`default_executor`.
 
     Raises:
-        ValueError: another executor.
+        ValueError: another executor, a number out of range, or a generator that the runtime does not take.
     """
-    if executor not in EXECUTORS:
-        raise ValueError(f"executor: got {executor!r}, expected one of {', '.join(EXECUTORS)}")
-    if executor == "eager":
-        return lambda z: eager_profile(generator, z)
-    parameter = generator.w_avg
-    compiled = import_module("cagc.runtime").compile(
-        generator, batch=batch, dtype=parameter.dtype, device=str(parameter.device)
-    )
-    return compiled.profile
-
-
-def profile_layers(
-    generator: Generator, batch: int = 1, executor: str | None = None, repeats: int = 5, warmup: int = 1
-) -> dict[str, float]:
-    """Median milliseconds of each layer over ``repeats`` calls of ``batch`` images, after ``warmup`` untimed ones.
-
-    ``executor`` None takes the runtime where there is one. Raises ValueError for numbers out of range.
-    """
-    for name, value, least in (("batch", batch, 1), ("repeats", repeats, 1), ("warmup", warmup, 0)):
-        if value < least:
-            raise ValueError(f"{name}: got {value}, expected at least {least}")
-    executor = executor or ("runtime" if has_runtime() else "eager")
-    profile = profiler(generator, batch, executor)
+    for name, value in (("batch", batch), ("repeats", repeats)):
+        if value < 1:
+            raise ValueError(f"{name}: got {value}, expected at least 1")
+    executor = check_executor(executor, generator.w_avg.device)
     z = z_batch(range(batch), generator.config.style_dim).to(generator.w_avg)
-    for _ in range(warmup):
-        profile(z)
-    runs = [profile(z) for _ in range(repeats)]
-    return {name: median(run[name] for run in runs) for name in runs[0]}
+    if executor == "eager":
+        _eager_rows(generator, batch, z, 1)
+        return _eager_rows(generator, batch, z, repeats)
+    compiled = import_module("cagc.runtime").compile(generator, batch=batch)
+    compiled.profile(z, repeats=1)
+    return compiled.profile(z, repeats=repeats)
+
+
+def check_executor(executor: str | None, device: torch.device | str) -> str:
+    """``executor``, or the default one of ``device`` for None. Raises ValueError for another."""
+    if executor not in (None, *EXECUTORS):
+        raise ValueError(f"executor: got {executor!r}, expected one of {', '.join(EXECUTORS)}")
+    return executor or default_executor(device)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from importlib.util import find_spec
 
 import pytest
 import torch
@@ -12,6 +13,7 @@ from cagc.errors import CagcError
 from cagc.metrics import latency_table as tables
 from cagc.metrics.latency_table import LatencyTable, latency_table, measure_table
 from cagc.metrics.layer_latency import layer_names, profile_layers
+from cagc.metrics.macs import total_macs
 from cagc.models.stylegan2 import Generator, GeneratorConfig
 from cagc.scores import ChannelScores, score_channels
 
@@ -46,12 +48,24 @@ def flat_32(generator) -> LatencyTable:
 
 
 def test_layers_add_up_to_the_call(generator):
-    times = profile_layers(generator, batch=2, executor="eager", repeats=2)
-    assert list(times) == layer_names(generator) and all(ms > 0 for ms in times.values())
+    rows = profile_layers(generator, batch=2, executor="eager", repeats=2)
+    assert [row["name"] for row in rows] == layer_names(generator)
+    assert sum(row["macs"] for row in rows) == 2 * total_macs(generator)
+    assert all(row["ms"] > 0 for row in rows)
+    last = {row["name"]: row["bytes"] for row in rows}["b32.conv1"]
+    assert last == 4 * (2 * (32 + 33) * 32**2 + 9 * 32**2 + 32 + 1 + 17 * 32)
     with pytest.raises(ValueError, match="executor: got 'fast'"):
         profile_layers(generator, executor="fast")
     with pytest.raises(ValueError, match="repeats"):
         profile_layers(generator, repeats=0)
+
+
+@pytest.mark.skipif(find_spec("cagc.runtime") is None, reason="cagc.runtime is not part of this version")
+def test_the_runtime_tells_its_layers_too(generator):
+    rows = profile_layers(generator, executor="runtime", repeats=1)
+    assert set(rows[0]) >= {"name", "ms", "macs", "bytes", "kernel"}
+    table = measure_table(generator, executor="runtime", repeats=1, shares=(0.5, 1.0))
+    assert table.executor == "runtime" and 0 < table.cost(dict.fromkeys(table.full, 8)) <= table.cost(table.full)
 
 
 def test_a_table_is_measured_kept_and_read(generator, tmp_path, monkeypatch):
@@ -61,6 +75,7 @@ def test_a_table_is_measured_kept_and_read(generator, tmp_path, monkeypatch):
     assert "cores" in kept.name and LatencyTable.load(kept) == table
     monkeypatch.setattr(tables, "measure_table", lambda *_, **__: pytest.fail("measured again"))
     assert latency_table(generator, executor="eager") == table
+    assert list(table.rgb) == [f"b{r}.to_rgb" for r in (4, 8, 16, 32)]
     for rows in table.ms.values():
         for i, row in enumerate(rows):
             assert row == sorted(row) and (i == 0 or all(a <= b for a, b in zip(rows[i - 1], row, strict=True)))

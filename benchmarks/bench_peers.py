@@ -1,0 +1,53 @@
+"""The peers' ops beside ours: ``pytest benchmarks/bench_peers.py --peers DIR``.
+
+Each op of each peer runs in the same rounds as our native and reference ones, on layers of the 256 px generator, full
+and pruned, after its output was compared. Whole generators of the peers: ``bench_generators.py``.
+"""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from cagc_kernels import bias_act, setup_filter, upfirdn2d, upsample2d
+
+from . import peers
+from .harness import default_device, paired
+from .peers import Unavailable
+from .results import make_row
+
+DEVICE = default_device()
+# Channels and side of the image.
+LAYERS = ((512, 32), (154, 32), (128, 256), (39, 256))
+
+
+def ours(op: str, backend: str | None):
+    if op == "bias_act":
+        return lambda x, b: bias_act(x, b, act="lrelu", backend=backend)
+    if op == "blur":
+        return lambda x, f: upfirdn2d(x, f, padding=1, gain=4, backend=backend)
+    return lambda x, f: upsample2d(x, f, backend=backend)
+
+
+@pytest.mark.parametrize("peer", peers.NAMES)
+@pytest.mark.parametrize("channels, side", LAYERS)
+@pytest.mark.parametrize("op", ("bias_act", "blur", "up"))
+def test_op(benchmark, session, op, channels, side, peer):
+    if session.quick and side > 32:
+        pytest.skip("--quick: the smallest layers only")
+    try:
+        theirs = session.once(("peer ops", peer), lambda: peers.ops(session.peers, peer, DEVICE))[op]
+    except Unavailable as reason:
+        pytest.skip(f"{peer}: {reason}")
+    size = {"bias_act": side, "blur": side + 1, "up": side // 2}[op]
+    x = torch.randn(1, channels, size, size, device=DEVICE)
+    other = torch.randn(channels, device=DEVICE) if op == "bias_act" else setup_filter([1, 3, 3, 1], DEVICE)
+    calls = {peer: theirs, "reference": ours(op, "reference"), "native": ours(op, None)}
+    with torch.inference_mode():
+        torch.testing.assert_close(theirs(x, other), ours(op, None)(x, other), rtol=1e-4, atol=1e-4)
+        timed = {name: (lambda call=call: call(x, other)) for name, call in calls.items()}
+        times = paired(timed, session.rounds(20), device=DEVICE)
+        moved = x.nbytes + theirs(x, other).nbytes
+    case = {"op": op, "channels": channels, "side": side, "peer": peer}
+    row = make_row("peers", "native", case, times, DEVICE, bytes=moved)
+    session.publish(benchmark, row, times["native"])

@@ -1,0 +1,85 @@
+#!/usr/bin/env bash
+# Everything worth running when a GPU is at hand:
+#
+#   benchmarks/gpu_runs.sh OUT [--only build|tests|ops|generators|train] [--dry] [--peers DIR]
+#
+# builds the extension, runs the tests that need a GPU, and the benchmarks, whose rows (JSON Lines) go to OUT/DEVICE,
+# to be copied to benchmarks/results/DEVICE. Each part ends by itself: one that fails is named, and the rest runs.
+# --dry walks the same road on the CPU, on the smallest cases.
+set -uo pipefail
+cd "$(dirname "$0")/.."
+
+usage() { sed -n '4p' "$0" | cut -c5- >&2; exit 2; }
+out="" only="" dry="" peers=()
+while [ $# -gt 0 ]; do
+  case "$1" in
+    --only) only="${2:-}"; shift 2 || usage ;;
+    --dry) dry=1; shift ;;
+    --peers) peers=(--peers "${2:?--peers needs a folder}"); shift 2 ;;
+    -*) echo "gpu_runs.sh: unknown option $1" >&2; usage ;;
+    *) [ -z "$out" ] || usage; out="$1"; shift ;;
+  esac
+done
+[ -n "$out" ] || usage
+case "$only" in "" | build | tests | ops | generators | train) ;; *)
+  echo "gpu_runs.sh: --only got '$only', expected build, tests, ops, generators or train" >&2
+  exit 2 ;;
+esac
+mkdir -p "$out" || exit 2
+out=$(cd "$out" && pwd)
+python=${PYTHON:-python3}
+
+facts=$("$python" -c '
+from benchmarks.harness import default_device
+from benchmarks.results import device_folder
+print(default_device(), device_folder(default_device()))') || exit 1
+device=${facts#* }
+if [ -z "$dry" ] && [ "${facts%% *}" != cuda ]; then
+  echo "gpu_runs.sh: PyTorch sees no CUDA device; --dry runs the same road on the CPU" >&2
+  exit 1
+fi
+quick=${dry:+--quick}
+failed=()
+
+part() { # part NAME COMMAND...: unless another one was asked for
+  local name=$1
+  shift
+  [ -z "$only" ] || [ "$only" = "$name" ] || return 0
+  printf '\n== %s: %s\n' "$name" "$*"
+  "$@" 2>&1 | tee -a "$out/$name.log"
+  local status=${PIPESTATUS[0]}
+  [ "$status" -eq 0 ] || [ "$status" -eq 5 ] || failed+=("$name ($status)") # 5: pytest had nothing to run
+}
+bench() { "$python" -m pytest -q --results "$out/$device" $quick ${peers[@]+"${peers[@]}"} "$@"; }
+sanitize() {
+  if command -v compute-sanitizer >/dev/null; then
+    compute-sanitizer --error-exitcode 9 "$python" -m pytest -q -m gpu tests/kernels
+  else
+    echo "compute-sanitizer is not installed: skipped"
+  fi
+}
+
+if [ -n "$dry" ]; then
+  part build "$python" -m cagc_kernels.doctor
+else
+  part build env CAGC_CUDA=ON "$python" -m pip install -q --no-deps -e .
+  part build "$python" -m cagc_kernels.doctor
+fi
+part tests "$python" -m pytest -q -m gpu tests
+[ -n "$dry" ] || part tests sanitize
+part ops bench benchmarks/bench_ops.py benchmarks/bench_peers.py
+part generators bench benchmarks/bench_generators.py
+for widths in full "0.3 by 8"; do
+  part generators "$python" -m benchmarks.layers --widths "$widths" ${dry:+--resolution 64 --repeats 1} --results "$out/$device"
+done
+part train bench benchmarks/bench_training.py benchmarks/bench_scores.py
+# Two students of the same teacher, seed and length, content-aware and not.
+part train "$python" -c 'from cagc.cli import main; main()' compress --baseline l1-out --overwrite --out "$out/compress" \
+  ${dry:+--steps 1 --samples 10 --evaluation-samples 4}
+
+printf '\nrows in %s:\n' "$out/$device"
+wc -l "$out/$device"/*.jsonl 2>/dev/null
+if [ ${#failed[@]} -gt 0 ]; then
+  echo "failed: ${failed[*]}" >&2
+  exit 1
+fi

@@ -1,0 +1,98 @@
+"""Where the time of an image goes, and how far each layer is from its roof: ``python -m benchmarks.layers``.
+
+The roof of a layer is the longer of its MACs at the matrix rate and its bytes at the copy bandwidth, both measured in
+the same run; a layer at 100 % does nothing but multiply, or nothing but move what it must. Above 100 % it multiplies
+less than its MACs say (Winograd's algorithm), or its data comes out of a cache. "to gain" is the time above the roof:
+work on the largest first.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+from cagc.metrics.layer_latency import EXECUTORS, check_executor, profile_layers
+from cagc.models import GeneratorConfig
+
+from . import generators
+from .harness import default_device, keep_memory, pin_threads, roofs
+from .results import RESULTS, Row, append, make_row
+
+HEADER = "| layer | kernel | GMACs | MB | ms | of the image | bound by | roof ms | of its roof | to gain ms |"
+
+
+def roof_ms(row: dict, measured: dict[str, float]) -> tuple[float, str]:
+    """(milliseconds, "arithmetic" or "memory") of the roof of a layer."""
+    arithmetic = 2 * row["macs"] / measured["matrix_gflops"] / 1e6
+    memory = row["bytes"] / measured["copy_gbs"] / 1e6
+    return max(arithmetic, memory), "arithmetic" if arithmetic >= memory else "memory"
+
+
+def table(rows: list[dict], measured: dict[str, float]) -> str:
+    """Markdown, in the order in which the layers run, with their sum."""
+    whole, lines = sum(row["ms"] for row in rows), [HEADER, "|---" * 10 + "|"]
+    roof_sum = 0.0
+    for row in rows:
+        roof, bound = roof_ms(row, measured)
+        roof_sum += roof
+        cells = (
+            row["name"], row["kernel"], f"{row['macs'] / 1e9:.3f}", f"{row['bytes'] / 1e6:.2f}", f"{row['ms']:.2f}",
+            f"{row['ms'] / whole:.0%}", bound, f"{roof:.2f}", f"{roof / row['ms']:.0%}", f"{row['ms'] - roof:.2f}",
+        )  # fmt: skip
+        lines.append(f"| {' | '.join(cells)} |")
+    macs, moved = sum(row["macs"] for row in rows) / 1e9, sum(row["bytes"] for row in rows) / 1e6
+    lines.append(
+        f"| **all** | | {macs:.3f} | {moved:.2f} | {whole:.2f} | 100% | | {roof_sum:.2f} | {roof_sum / whole:.0%} "
+        f"| {whole - roof_sum:.2f} |"
+    )
+    return "\n".join(lines)
+
+
+def as_rows(rows: list[dict], case: dict, executor: str, device: str) -> list[Row]:
+    """Rows for a results file, one a layer; the time is a least, not a median."""
+    made = []
+    for row in rows:
+        times = {executor: [row["ms"] / 1e3]}
+        figures = {"kernel": row["kernel"]}
+        named = case | {"layer": row["name"]}
+        made.append(
+            make_row("layers", executor, named, times, device, bytes=row["bytes"], macs=row["macs"], figures=figures)
+        )
+    return made
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Print the table, and with ``--results`` write its rows."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--resolution", type=int, default=256)
+    parser.add_argument("--widths", default="full", choices=tuple(generators.WIDTHS), help="default: full")
+    parser.add_argument("--batch", type=int, default=1)
+    parser.add_argument("--executor", default=None, choices=EXECUTORS, help="default: the runtime where it can tell")
+    parser.add_argument("--repeats", type=int, default=10)
+    parser.add_argument("--threads", type=int, default=None)
+    parser.add_argument("--results", type=Path, default=None, metavar="DIR", help=f"such as {RESULTS.name}/DEVICE")
+    options = parser.parse_args(arguments)
+    pin_threads(options.threads)
+    keep_memory()
+    device = default_device()
+    try:
+        executor = check_executor(options.executor, device)
+        config = GeneratorConfig(
+            options.resolution, generators.widths(options.resolution, *generators.WIDTHS[options.widths])
+        )
+        generator = generators.random_generator(config, device)
+        rows = profile_layers(generator, options.batch, executor, options.repeats)
+    except ValueError as error:
+        parser.error(str(error))
+    measured = roofs(device)
+    print(f"{options.resolution} px, widths {options.widths}, batch {options.batch}, {executor}, {device}: {measured}")
+    print(table(rows, measured))
+    if options.results is not None:
+        case = {"resolution": options.resolution, "widths": options.widths, "batch": options.batch}
+        append(options.results / "layers.jsonl", as_rows(rows, case, executor, device))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
