@@ -20,6 +20,7 @@ from .checkpoints import convert, load_generator, save_generator
 from .compress import CompressConfig, compress, print_table, resume_compress
 from .console import console, fail, phase
 from .distill import DistillConfig
+from .editing.commands import Edit, Mix, Morph, Project
 from .errors import CagcError
 from .evaluation import evaluate
 from .export import export_onnx
@@ -325,6 +326,10 @@ def _commands(named: Recipe | None) -> type:
         Annotated[Distill, tyro.conf.subcommand("distill", default=distill)],
         Evaluate,
         Generate,
+        Project,
+        Mix,
+        Morph,
+        Edit,
         Convert,
         Export,
     ]

@@ -10,11 +10,14 @@ import torch.nn.functional as F
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor, nn
 
+from .editing.directions import edited_images, find_directions
 from .metrics.sampling import noise_for
 from .seeds import z_batch
 
 GAP = 2
 """Pixels between neighbouring tiles."""
+STRENGTHS = (-3.0, -2.0, -1.0, 0.0, 1.0, 2.0, 3.0)
+"""Standard deviations of w that an edit is shown at."""
 DIFFERENCE_GAIN = 3
 """A good student's differences, about a tenth of the range, would be hard to see as they are."""
 OUTLINE = (255, 196, 0)
@@ -163,6 +166,23 @@ def _interpolation(
     return Figure("interpolation", "Latent interpolation", caption, tuple(rows))
 
 
+def edit_figure(
+    generators: Mapping[str, nn.Module], seeds: Sequence[int], strengths: Sequence[float] = STRENGTHS
+) -> Figure:
+    """The same edit on every generator: steps along the first principal direction of the first one's w."""
+    directions = find_directions(next(iter(generators.values())), count=1)
+    rows = [
+        _row(label, images, f"{label}: seed {seed} moved by {strengths[0]} to {strengths[-1]} standard deviations")
+        for seed in seeds
+        for label, images in edited_images(generators, directions, seed, 0, strengths).items()
+    ]
+    caption = (
+        "Steps along the first principal direction of w, found on the teacher and applied to both: "
+        f"{', '.join(f'{s:+g}' for s in strengths)} standard deviations."
+    )
+    return Figure("edit", "The same edit", caption, tuple(rows))
+
+
 @torch.inference_mode()
 def comparison_figures(
     teacher: nn.Module,
@@ -189,4 +209,5 @@ def comparison_figures(
     if interpolations:
         pair = {"Teacher": teacher, "Student": student}
         figures.append(_interpolation(pair, interpolations, truncation, noise))
+        figures.append(edit_figure(pair, seeds[:2]))
     return figures

@@ -95,6 +95,22 @@ def _square(image: Image.Image, resolution: int) -> np.ndarray:
     return np.asarray(resized).transpose(2, 0, 1).copy()
 
 
+def read_image(path: str | os.PathLike[str], resolution: int) -> tuple[Tensor, tuple[int, int]]:
+    """One image file, centre-cropped and resized: [3, resolution, resolution] float32 in [-1, 1], and its size before.
+
+    Raises:
+        CagcError: the file does not exist or cannot be decoded.
+    """
+    try:
+        with _open(Path(path).read_bytes()) as image:
+            pixels, size = _square(to_rgb(image), resolution), image.size
+    except FileNotFoundError:
+        raise CagcError(f"image {path}: no such file") from None
+    except Exception as error:  # a decoder may raise anything at all on a broken file
+        raise CagcError(f"image {path}: {_reason(error)}") from None
+    return torch.from_numpy(pixels).float().div_(127.5).sub_(1), size
+
+
 class ImageDataset(Sequence[Tensor]):
     """The images of a folder (recursive) or zip as tensors [3, resolution, resolution] float32 in [-1, 1], RGB.
 

@@ -1,51 +1,128 @@
-"""Perceptual path length (Karras et al., CVPR 2019, section 4.1), in W, over the whole path, without a crop."""
+"""Perceptual path length: how far the image moves, in a perceptual distance, for a small step of the latent.
+
+Karras et al., "A Style-Based Generator Architecture", CVPR 2019, section 4.1.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
 
-from ..models import Generator
-from ..seeds import derived_seed, z_batch
-from .sampling import noise_for, seed_batches
+from ..models import AnyGenerator
+from ..seeds import derived_seed
+from .sampling import seed_batches
+
+Distance = Callable[[Tensor, Tensor], Tensor]
+
+
+def slerp(a: Tensor, b: Tensor, t: Tensor) -> Tensor:
+    """Unit vectors at ``t`` [N, 1] on the great circle from the direction of ``a`` to that of ``b`` [N, D]."""
+    a = a / a.norm(dim=1, keepdim=True)
+    b = b / b.norm(dim=1, keepdim=True)
+    cosine = (a * b).sum(dim=1, keepdim=True)
+    angle = t * cosine.clamp(-1, 1).acos()
+    orthogonal = b - cosine * a
+    orthogonal = orthogonal / orthogonal.norm(dim=1, keepdim=True)
+    return a * angle.cos() + orthogonal * angle.sin()
 
 
 @torch.inference_mode()
 def perceptual_path_length(
-    generator: Generator,
-    distance: Callable[[Tensor, Tensor], Tensor],
+    generator: AnyGenerator,
+    distance: Distance,
     samples: int = 1000,
     seed: int = 0,
     epsilon: float = 1e-4,
     batch: int = 16,
     progress: Callable[[int, int], None] | None = None,
+    space: str = "w",
+    sampling: str = "full",
+    percentiles: tuple[float, float] = (1.0, 99.0),
 ) -> float:
-    """Mean of d(G(w_t), G(w_{t+ε})) / ε² over random t in [0, 1) on lines between random w.
+    """Mean of d(G(x(t)), G(x(t + ε))) / ε² along paths x between random latents, without a crop.
 
-    Both images of a pair share their noise maps. (The paper's authors neither share them nor divide by ε².)
+    Both images of a pair share their noise maps.
 
     Args:
-        generator: in any state; not changed.
-        distance: images, images [N, 3, R, R] in [-1, 1] → mean perceptual distance, scalar. It belongs to the figure.
-        samples: pairs, from seeds ``seed``, ``seed`` + 1, ...
-        epsilon: step along the path; smaller ones drown in single precision.
+        generator: in evaluation mode; not changed.
+        distance: two images [1, 3, R, R] → a squared perceptual distance, scalar. It belongs to the figure.
+        samples: pairs, from seeds ``seed``, ``seed`` + 1, ...; 100,000 as published.
+        epsilon: ε; smaller ones drown in single precision.
         batch: pairs at a time; the figure does not depend on it.
-        progress: called with the pairs done and all.
+        progress: called with the pairs done and those in all.
+        space: "w": straight lines between mapped latents; "z": great circles between latents.
+        sampling: "full": t uniform in [0, 1]; "end": t = 0.
+        percentiles: pairs outside are left out, as published.
+
+    Raises:
+        ValueError: ``space``, ``sampling`` or ``epsilon`` is not as above.
     """
-    total, done = 0.0, 0
+    for name, value, choices in (("space", space, ("w", "z")), ("sampling", sampling, ("full", "end"))):
+        if value not in choices:
+            raise ValueError(f"{name}: got {value!r}, expected one of {', '.join(choices)}")
+    if not epsilon > 0:
+        raise ValueError(f"epsilon: got {epsilon}, expected a number above 0")
+    lengths: list[Tensor] = []
     for seeds in seed_batches(samples, seed, batch):
-        starts, ends, places = ([derived_seed(f"path {what}", s) for s in seeds] for what in ("start", "end", "place"))
-        a, b = (generator.mapping(z_batch(z, generator.config.style_dim).to(generator.w_avg)) for z in (starts, ends))
-        t = torch.stack([torch.rand(1, generator=torch.Generator().manual_seed(s)) for s in places]).to(a)
-        noise = noise_for(generator, seeds, "random")
-        pair = [
-            generator.synthesis(torch.lerp(a, b, at)[:, None].expand(-1, generator.config.num_ws, -1), noise)
-            for at in (t, t + epsilon)
-        ]
-        total += float(distance(*pair)) * len(seeds)
-        done += len(seeds)
+        noise = _noise(generator, seeds, "path noise")
+        pair = [generator.synthesis(ws, noise) for ws in _path(generator, seeds, space, sampling, epsilon)]
+        lengths += _distances(distance, *pair)
         if progress is not None:
-            progress(done, samples)
-    return total / done / epsilon**2
+            progress(len(lengths), samples)
+    found = torch.stack(lengths) / epsilon**2
+    low, high = (
+        torch.quantile(found, p / 100, interpolation=rule) for p, rule in zip(percentiles, ("lower", "higher"))
+    )
+    return found[(found >= low) & (found <= high)].mean().item()
+
+
+@torch.inference_mode()
+def authors_path_length(
+    generator: AnyGenerator,
+    distance: Distance,
+    samples: int = 5000,
+    seed: int = 0,
+    epsilon: float = 1e-4,
+    batch: int = 16,
+    progress: Callable[[int, int], None] | None = None,
+) -> float:
+    """What the code of "Content-Aware GAN Compression" prints as PPL; not comparable with anything else.
+
+    The two images of a pair have different noise, so it measures that too, and the mean over all pairs is not divided by
+    ε². Arguments as in :func:`perceptual_path_length`, in W and over the full path.
+    """
+    lengths: list[Tensor] = []
+    for seeds in seed_batches(samples, seed, batch):
+        ends = _path(generator, seeds, "w", "full", epsilon)
+        noises = [_noise(generator, seeds, purpose) for purpose in ("path noise", "other path noise")]
+        lengths += _distances(distance, *(generator.synthesis(ws, noise) for ws, noise in zip(ends, noises)))
+        if progress is not None:
+            progress(len(lengths), samples)
+    return torch.stack(lengths).mean().item()
+
+
+def _distances(distance: Distance, first: Tensor, second: Tensor) -> list[Tensor]:
+    return [distance(first[i : i + 1], second[i : i + 1]).double().reshape([]) for i in range(len(first))]
+
+
+def _path(
+    generator: AnyGenerator, seeds: Sequence[int], space: str, sampling: str, epsilon: float
+) -> tuple[Tensor, Tensor]:
+    """``ws`` at both ends of each pair's step."""
+    dim, like = generator.config.style_dim, generator.w_avg
+    rngs = [torch.Generator().manual_seed(derived_seed("path", seed)) for seed in seeds]
+    draws = [torch.randn(2, dim, generator=rng) for rng in rngs]
+    start, end = torch.stack(draws).to(like).unbind(dim=1)
+    t = torch.stack([torch.rand(1, generator=rng) for rng in rngs]).to(like)
+    t = t if sampling == "full" else torch.zeros_like(t)
+    if space == "z":
+        return tuple(generator.ws(slerp(start, end, at) * dim**0.5) for at in (t, t + epsilon))
+    a, b = generator.ws(start), generator.ws(end)
+    return tuple(torch.lerp(a, b, at[:, None]) for at in (t, t + epsilon))
+
+
+def _noise(generator: AnyGenerator, seeds: Sequence[int], purpose: str) -> list[Tensor]:
+    samples = [generator.make_noise(1, seed=derived_seed(purpose, seed), device="cpu") for seed in seeds]
+    return [torch.cat(maps).to(generator.w_avg) for maps in zip(*samples)]

@@ -117,7 +117,7 @@ def test_page_is_well_formed_and_self_contained(page):
             assert element.get(name, "data:").startswith("data:")
     assert not re.search(r"https?:|url\(|@import", re.sub(r"base64,[^\"]+", "", text))
     images = list(root.iter("img"))
-    assert len(images) == 10
+    assert len(images) == 14
     assert all(len(image.get("alt")) > 10 and int(image.get("width")) > 0 for image in images)
     for element in root.iter():
         label = element.get("aria-labelledby")
@@ -140,7 +140,7 @@ def test_page_shows_the_figures(page):
 
 def test_grids_lie_beside_the_page(page, report):
     files = {path.name for path in (page.parent / "grids").iterdir()}
-    assert files == {"comparison.png", "content.png", "interpolation.png"}
+    assert files == {"comparison.png", "content.png", "interpolation.png", "edit.png"}
     for figure in report.figures:
         with Image.open(page.parent / "grids" / f"{figure.name}.png") as image:
             assert image.height >= 128 * len(figure.rows) and image.width > 8 * 128
@@ -226,7 +226,7 @@ def test_a_browser_draws_the_page_without_complaint(page):
         browser.open(page.as_uri())
         decoded = "Promise.all([...document.images].map(i => i.decode().then(() => i.naturalWidth, () => 0)))"
         widths = browser.evaluate(decoded)
-        assert len(widths) == 10 and min(widths) > 128
+        assert len(widths) == 14 and min(widths) > 128
         assert browser.evaluate("document.title") == "faces64 <compressed> & measured"
         assert browser.evaluate("document.compatMode") == "CSS1Compat"
         assert browser.evaluate("document.documentElement.scrollWidth <= window.innerWidth")

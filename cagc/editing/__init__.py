@@ -1,0 +1,1 @@
+"""Finding an image's latents, and moving them: projection, style mixing, morphing, directions."""

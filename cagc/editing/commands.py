@@ -1,0 +1,306 @@
+"""``cagc project | mix | morph | edit``: the same edit on a teacher and its student, side by side."""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+import tyro
+from torch import Tensor
+
+from .. import content
+from ..checkpoints import load_generator
+from ..console import console, phase
+from ..distill.data import ImageDataset, read_image
+from ..errors import CagcError
+from ..files import atomic_write
+from ..generate import parse_seeds
+from ..metrics.fidelity import content_psnr
+from ..metrics.sampling import noise_for
+from ..models import AnyGenerator
+from ..pictures import Figure, Row, image_grid
+from ..runs import load_teacher, open_device
+from ..seeds import z_batch
+from .directions import Directions, edited_images, find_directions, mapping_hash
+from .layers import check_layers
+from .mixing import ANIMATIONS, mix_styles, morph, write_animation
+from .projection import Projection, ProjectionConfig, project
+
+
+@dataclass(frozen=True)
+class Pair:
+    """The generators that a command works on."""
+
+    teacher: Path | None = None
+    """Checkpoint; the embedded face generator if left out."""
+    student: Path | None = None
+    """A second checkpoint, put beside it, such as the teacher's student."""
+    device: str = "auto"
+    """auto, cpu, cuda or cuda:N."""
+
+    def load(self) -> dict[str, AnyGenerator]:
+        """By the name under which their images are shown.
+
+        Raises:
+            CagcError: a checkpoint cannot be used, or the two do not share resolution and mapping network.
+        """
+        device = open_device(self.device)
+        generators = {"Teacher": load_teacher(self.teacher, device)[0]}
+        if self.student is not None:
+            generators["Student"] = load_generator(self.student, device)
+            teacher, student = generators.values()
+            for name in ("resolution", "style_dim", "num_ws"):
+                ours, theirs = getattr(student.config, name), getattr(teacher.config, name)
+                if ours != theirs:
+                    raise CagcError(f"student: got {name} {ours}, expected the teacher's {theirs}")
+            if mapping_hash(teacher) != mapping_hash(student):
+                raise CagcError("student: its mapping network is not the teacher's, the same w means another image")
+        return generators
+
+
+def parse_layers(text: str | None, num_ws: int) -> list[int]:
+    """``"4-9"`` or ``"0,3"`` → indices of w vectors; None: all.
+
+    Raises:
+        CagcError: not such a list, or out of range.
+    """
+    try:
+        return check_layers(None if text is None else parse_seeds(text), num_ws)
+    except CagcError:
+        raise CagcError(f"layers: got {text!r}, expected numbers and ranges within 0-{num_ws - 1}") from None
+
+
+def claim(out: Path, overwrite: bool, names: Sequence[str] = ()) -> None:
+    """Refuse a folder in which one of ``names`` exists, unless ``overwrite``."""
+    if out.exists() and not out.is_dir():
+        raise CagcError(f"out: {out} is a file, expected a folder")
+    existing = [name for name in names if (out / name).exists()]
+    if existing and not overwrite:
+        raise CagcError(f"out: {out / existing[0]} exists; add --overwrite to replace it")
+
+
+def write_png(path: Path, rows: Mapping[str, Tensor]) -> None:
+    """One labelled row of images [N, 3, H, W] a name."""
+    strips = tuple(Row(name, name, image_grid(images, background=None)) for name, images in rows.items())
+    with atomic_write(path) as temporary:
+        Figure(path.stem, "", "", strips).composite().save(temporary)
+
+
+def _draw_seeds(generator: AnyGenerator, seeds: Sequence[int]) -> Tensor:
+    return generator.ws(z_batch(seeds, generator.config.style_dim).to(generator.w_avg))
+
+
+@dataclass
+class Project:
+    """Find the latents that draw given images, with a teacher and its student."""
+
+    images: tyro.conf.Positional[tuple[Path, ...]]
+    """Image files, or a folder or zip of them."""
+    pair: tyro.conf.OmitArgPrefixes[Pair] = field(default_factory=Pair)
+    config: tyro.conf.OmitArgPrefixes[ProjectionConfig] = field(default_factory=ProjectionConfig)
+    content: str = "everything"
+    """What counts: everything, or a content parser as in ``cagc score``."""
+    count: int = 8
+    """Images at most, of a folder or zip."""
+    out: Path = Path("projection")
+    """Folder for the pictures, latents, loss curves and metrics.json."""
+    overwrite: bool = False
+
+    def run(self) -> None:
+        """Write the folder; Ctrl-C writes the best so far."""
+        claim(self.out, self.overwrite, ("metrics.json",))
+        generators = self.pair.load()
+        teacher = generators["Teacher"]
+        names, targets = read_targets(self.images, teacher.config.resolution, self.count)
+        targets = targets.to(teacher.w_avg)
+        mask = content.load(self.content, device=teacher.w_avg.device)(targets)
+        self.out.mkdir(parents=True, exist_ok=True)
+        rows, figures, interrupted = {"Target": targets}, {}, False
+        for label, generator in generators.items():
+            with phase(f"Projecting {len(targets)} images: {label}") as track:
+                found = project(generator, targets, self.config, mask, track("Steps"))
+            rows[label], figures[label] = self._write(label.lower(), generator, found, targets, mask)
+            interrupted |= found.stopped == "interrupted"
+            console.print(f"  {found.stopped} after {len(found.losses)} steps, loss {found.losses[-1:]}")
+            if interrupted:
+                break
+        write_png(self.out / "comparison.png", rows)
+        with atomic_write(self.out / "metrics.json") as temporary:
+            temporary.write_text(json.dumps({"images": names, **figures}, indent=2) + "\n")
+        print(self.out / "comparison.png")
+        if interrupted:
+            raise KeyboardInterrupt("interrupted; the best so far was written")
+
+    def _write(self, label, generator, found: Projection, targets: Tensor, mask: Tensor):
+        with torch.inference_mode():
+            images = generator.synthesis(found.ws, found.noise).clamp(-1, 1)
+        found.save(self.out / f"{label}.safetensors")
+        with atomic_write(self.out / f"{label}-loss.csv") as temporary, temporary.open("w", newline="") as file:
+            writer = csv.writer(file)
+            writer.writerow(["step", "loss"])
+            writer.writerows(enumerate(found.losses, 1))
+        whole = torch.ones_like(mask)
+        return images, {
+            "stopped": found.stopped,
+            "steps": len(found.losses),
+            "psnr_db": content_psnr(images, targets, whole, "none").tolist(),
+            "content_psnr_db": content_psnr(images, targets, mask, "none").tolist(),
+        }
+
+
+def read_targets(paths: Sequence[Path], resolution: int, count: int) -> tuple[list[str], Tensor]:
+    """Names and images [N, 3, resolution, resolution] in [-1, 1]; says where an image is cropped or resized.
+
+    Raises:
+        CagcError: no image, or one that cannot be read.
+    """
+    if len(paths) == 1 and (paths[0].is_dir() or paths[0].suffix == ".zip"):
+        data = ImageDataset(paths[0], resolution)
+        return data.names[:count], data.batch(range(min(count, len(data))))
+    images = []
+    for path in paths:
+        image, size = read_image(path, resolution)
+        if size != (resolution, resolution):
+            how = "resized" if size[0] == size[1] else "centre-cropped and resized"
+            console.print(f"  {path.name}: {size[0]} x {size[1]} px, {how} to {resolution} px")
+        images.append(image)
+    return [path.name for path in paths], torch.stack(images)
+
+
+@dataclass
+class Mix:
+    """Take some layers' styles from other seeds: a grid of every source with every style."""
+
+    pair: tyro.conf.OmitArgPrefixes[Pair] = field(default_factory=Pair)
+    seeds: str = "0-3"
+    """Seeds of the images that are changed, one a row."""
+    styles: str = "4-8"
+    """Seeds of the images whose styles are taken, one a column."""
+    layers: str | None = None
+    """w vectors that are taken, such as 4-9; the upper half if left out."""
+    out: Path = Path("mixing")
+    """Folder for one grid a generator."""
+    overwrite: bool = False
+
+    def run(self) -> None:
+        """Write the grids."""
+        generators = self.pair.load()
+        num_ws = generators["Teacher"].config.num_ws
+        layers = parse_layers(self.layers or f"{num_ws // 2}-{num_ws - 1}", num_ws)
+        names = [f"{label.lower()}.png" for label in generators]
+        claim(self.out, self.overwrite, names)
+        self.out.mkdir(parents=True, exist_ok=True)
+        for name, generator in zip(names, generators.values()):
+            with atomic_write(self.out / name) as temporary:
+                self._grid(generator, layers).save(temporary)
+            print(self.out / name)
+
+    @torch.inference_mode()
+    def _grid(self, generator: AnyGenerator, layers: list[int]):
+        sources, styles = parse_seeds(self.seeds), parse_seeds(self.styles)
+        ws, other = _draw_seeds(generator, sources), _draw_seeds(generator, styles)
+        noise = noise_for(generator, [0], "const")
+        heads = generator.synthesis(other, noise)
+        rows = [torch.full_like(heads[:1], 1.0), heads]
+        for row in ws:
+            own = row.expand(len(other), -1, -1)
+            rows += [generator.synthesis(row[None], noise), generator.synthesis(mix_styles(own, other, layers), noise)]
+        return image_grid(torch.cat(rows), columns=len(styles) + 1)
+
+
+@dataclass
+class Morph:
+    """Walk the straight line between two latents."""
+
+    pair: tyro.conf.OmitArgPrefixes[Pair] = field(default_factory=Pair)
+    ends: str = "0,1"
+    """Two seeds."""
+    projection: Path | None = None
+    """Latents of ``cagc project`` to walk between instead; --ends are then the indices of its images."""
+    steps: int = 24
+    """Images on the way."""
+    out: Path = Path("morph.webp")
+    """.gif or .webp for an animation, .png for a strip; the generators are put beside each other."""
+    overwrite: bool = False
+
+    def run(self) -> None:
+        """Write the picture."""
+        ends = parse_seeds(self.ends)
+        if len(ends) != 2:
+            raise CagcError(f"ends: got {self.ends!r}, expected two numbers such as 0,1")
+        if self.out.suffix.lower() not in ANIMATIONS:
+            raise CagcError(f"out: got {self.out.name!r}, expected a name that ends in {', '.join(ANIMATIONS)}")
+        if self.out.exists() and not self.overwrite:
+            raise CagcError(f"{self.out} exists; add --overwrite to replace it")
+        strips = []
+        for generator in self.pair.load().values():
+            start, end, noise, end_noise = self._ends(generator, ends)
+            strips.append(morph(generator, start, end, self.steps, noise, end_noise))
+        write_animation(self.out, strips)
+        print(self.out)
+
+    def _ends(self, generator: AnyGenerator, ends: list[int]):
+        if self.projection is None:
+            with torch.inference_mode():
+                return *_draw_seeds(generator, ends), noise_for(generator, [0], "const"), None
+        found = Projection.load(self.projection)
+        if max(ends) >= len(found.ws) or tuple(found.ws.shape[1:]) != (
+            generator.config.num_ws,
+            generator.config.style_dim,
+        ):
+            raise CagcError(
+                f"projection: {self.projection} holds w of {list(found.ws.shape)}, expected at least {max(ends) + 1} "
+                f"of [{generator.config.num_ws}, {generator.config.style_dim}]"
+            )
+        like = generator.w_avg
+        noises = [[noise[i : i + 1].to(like) for noise in found.noise] for i in ends]
+        return *(found.ws[i].to(like) for i in ends), *noises
+
+
+@dataclass
+class Edit:
+    """Move images along a direction of w, found by PCA on the teacher unless one is given."""
+
+    pair: tyro.conf.OmitArgPrefixes[Pair] = field(default_factory=Pair)
+    seeds: str = "0-3"
+    """Seeds of the images."""
+    directions: Path | None = None
+    """File of an earlier run; if left out, directions are found and written to --out."""
+    layer: str | None = None
+    """Find directions in the activations of this layer, such as b16.conv1, instead of in w."""
+    index: int = 0
+    """Direction, the most important first."""
+    strengths: tuple[float, ...] = (-3.0, -1.5, 0.0, 1.5, 3.0)
+    """Standard deviations to move by, one a column."""
+    layers: str | None = None
+    """w vectors that move, such as 0-3; all if left out."""
+    out: Path = Path("edit")
+    """Folder for edit.png and directions.safetensors."""
+    overwrite: bool = False
+
+    def run(self) -> None:
+        """Write the picture and the directions."""
+        claim(self.out, self.overwrite, ("edit.png",))
+        generators = self.pair.load()
+        teacher = generators["Teacher"]
+        layers = parse_layers(self.layers, teacher.config.num_ws)
+        if self.directions is not None:
+            directions = Directions.load(self.directions)
+        else:
+            with phase("Finding directions") as track:
+                directions = find_directions(teacher, layer=self.layer, progress=track("Samples"))
+        directions.check(teacher)
+        rows = {
+            f"{label} {seed}": images
+            for seed in parse_seeds(self.seeds)
+            for label, images in edited_images(generators, directions, seed, self.index, self.strengths, layers).items()
+        }
+        self.out.mkdir(parents=True, exist_ok=True)
+        if self.directions is None:
+            directions.save(self.out / "directions.safetensors")
+        write_png(self.out / "edit.png", rows)
+        print(self.out / "edit.png")

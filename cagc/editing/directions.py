@@ -1,0 +1,190 @@
+"""Directions of w along which images change most (Härkönen et al., "GANSpace", NeurIPS 2020).
+
+A student inherits its teacher's mapping network, so directions found on the teacher mean the same to the student.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from ..errors import CagcError
+from ..files import atomic_write
+from ..metrics.sampling import noise_for
+from ..models import AnyGenerator
+from ..seeds import z_batch
+from .layers import check_layers
+
+FORMAT = "cagc-directions-1"
+Progress = Callable[[int, int], None]
+
+
+@dataclass(frozen=True)
+class Directions:
+    """Unit vectors in W with the spread of w along them.
+
+    Attributes:
+        vectors: [K, style_dim], most important first.
+        spread: [K], the standard deviation that a strength of 1 stands for.
+        source: what they were found in: "w" or the name of a layer.
+        mapping: hash of the mapping network whose w they move.
+    """
+
+    vectors: Tensor
+    spread: Tensor
+    source: str
+    mapping: str
+
+    def __len__(self) -> int:
+        return len(self.vectors)
+
+    def apply(self, ws: Tensor, index: int, strength: float | Tensor, layers: Sequence[int] | None = None) -> Tensor:
+        """``ws`` [N, num_ws, style_dim] moved along direction ``index``.
+
+        Args:
+            ws: to move.
+            index: of the direction.
+            strength: in standard deviations, one number or [N].
+            layers: whose w move; None: all.
+
+        Raises:
+            CagcError: no such direction or layer.
+        """
+        if not 0 <= index < len(self):
+            raise CagcError(f"index: got {index}, expected 0 to {len(self) - 1}")
+        chosen = check_layers(layers, ws.shape[1])
+        step = (self.vectors[index] * self.spread[index]).to(ws)
+        amount = torch.as_tensor(strength, device=ws.device, dtype=ws.dtype).reshape(-1, 1, 1)
+        moved = ws.clone()
+        moved[:, chosen] = ws[:, chosen] + amount * step
+        return moved
+
+    def check(self, generator: AnyGenerator) -> None:
+        """Raise CagcError unless they were found with this generator's mapping network."""
+        found = mapping_hash(generator)
+        if self.mapping != found:
+            raise CagcError(f"directions: found with mapping network {self.mapping}, this generator has {found}")
+
+    def save(self, path: str | Path) -> None:
+        """Write a ``.safetensors`` file, atomically."""
+        header = {"format": FORMAT, "about": json.dumps({"source": self.source, "mapping": self.mapping})}
+        tensors = {"vectors": self.vectors.cpu().contiguous(), "spread": self.spread.cpu().contiguous()}
+        with atomic_write(path) as temporary:
+            save_file(tensors, temporary, header)
+
+    @classmethod
+    def load(cls, path: str | Path) -> Directions:
+        """Read what :meth:`save` wrote.
+
+        Raises:
+            CagcError: the file is missing, damaged or of another kind.
+        """
+        try:
+            with safe_open(path, framework="pt") as file:
+                header = file.metadata() or {}
+                if header.get("format") != FORMAT:
+                    raise CagcError(f"directions {path}: got format {header.get('format')!r}, expected {FORMAT!r}")
+                return cls(file.get_tensor("vectors"), file.get_tensor("spread"), **json.loads(header["about"]))
+        except (SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
+            if isinstance(error, CagcError):
+                raise
+            raise CagcError(f"directions {path}: missing, truncated or no directions ({error})") from None
+
+
+def mapping_hash(generator: AnyGenerator) -> str:
+    """SHA-256, 16 hexadecimal digits, of the mapping network's weights and the length of w."""
+    digest = hashlib.sha256(str(generator.config.style_dim).encode())
+    for name, tensor in sorted(generator.mapping.named_parameters()):
+        digest.update(name.encode())
+        digest.update(tensor.detach().to("cpu", torch.float32).contiguous().numpy().tobytes())
+    return digest.hexdigest()[:16]
+
+
+@torch.no_grad()
+def find_directions(
+    generator: AnyGenerator,
+    count: int = 10,
+    samples: int = 10_000,
+    layer: str | None = None,
+    seed: int = 0,
+    batch: int = 50,
+    progress: Progress | None = None,
+) -> Directions:
+    """Principal directions of w, or those of w that move the activations of ``layer`` along their principal components.
+
+    Args:
+        generator: any.
+        count: of directions.
+        samples: latents drawn; activations are drawn of at most 1,000 of them.
+        layer: name of a layer in ``generator.config.channels``; None: of w itself.
+        seed: of the latents.
+        batch: images at a time, for activations.
+        progress: called with the samples done and those in all, for activations.
+
+    Raises:
+        CagcError: no such layer, or more directions than the samples or w allow.
+    """
+    names = list(generator.config.channels)
+    if layer is not None and layer not in names:
+        raise CagcError(f"layer: got {layer!r}, expected one of {', '.join(names)}")
+    samples = samples if layer is None else min(samples, 1000)
+    if not 1 <= count <= min(samples - 1, generator.config.style_dim):
+        raise CagcError(f"count: got {count}, expected 1 to {min(samples - 1, generator.config.style_dim)}")
+    rng = torch.Generator().manual_seed(seed)
+    z = torch.randn(samples, generator.config.style_dim, generator=rng).to(generator.w_avg)
+    w = generator.mapping(z).double()
+    centred = w - w.mean(dim=0)
+    if layer is None:
+        values, vectors = torch.linalg.eigh(centred.T @ centred / (samples - 1))
+        order = values.argsort(descending=True)[:count]
+        vectors, spread = vectors[:, order].T, values[order].clamp_min(0).sqrt()
+    else:
+        activations = _activations(generator, w.to(generator.w_avg), layer, batch, progress)
+        u, s, _ = torch.linalg.svd(activations - activations.mean(dim=0), full_matrices=False)
+        # Least squares from the principal coordinates (orthonormal columns of u) back to w: how w must move for a
+        # standard deviation along each.
+        steps = u[:, :count].T @ centred / (samples - 1) ** 0.5
+        spread = steps.norm(dim=1)
+        vectors = steps / spread[:, None].clamp_min(1e-12)
+    # An eigenvector's sign is arbitrary; fixed, so that a file can be made again.
+    sign = vectors.gather(1, vectors.abs().argmax(dim=1, keepdim=True)).sign()
+    return Directions((vectors * sign).float().cpu(), spread.float().cpu(), layer or "w", mapping_hash(generator))
+
+
+def _activations(generator: AnyGenerator, w: Tensor, layer: str, batch: int, progress: Progress | None) -> Tensor:
+    rows = []
+    for part in w.split(batch):
+        features: dict[str, Tensor] = {}
+        generator.synthesis(part[:, None].expand(-1, generator.config.num_ws, -1), noise="none", features=features)
+        rows.append(features[layer].flatten(1).double())
+        if progress is not None:
+            progress(sum(map(len, rows)), len(w))
+    return torch.cat(rows)
+
+
+@torch.inference_mode()
+def edited_images(
+    generators: Mapping[str, AnyGenerator],
+    directions: Directions,
+    seed: int,
+    index: int,
+    strengths: Sequence[float],
+    layers: Sequence[int] | None = None,
+) -> dict[str, Tensor]:
+    """Images [len(strengths), 3, R, R] of one seed by generator, each moved along direction ``index``."""
+    images = {}
+    for label, generator in generators.items():
+        ws = generator.ws(z_batch([seed], generator.config.style_dim).to(generator.w_avg)).expand(
+            len(strengths), -1, -1
+        )
+        moved = directions.apply(ws, index, torch.tensor(list(strengths)), layers)
+        images[label] = generator.synthesis(moved, noise_for(generator, [seed], "const")).clamp(-1, 1)
+    return images

@@ -1,0 +1,86 @@
+"""Style mixing by layer, and the way from one latent to another."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from ..errors import CagcError
+from ..files import atomic_write
+from ..models import AnyGenerator
+from ..pictures import image_grid
+from .layers import check_layers
+
+ANIMATIONS = {".gif": "GIF", ".webp": "WEBP", ".png": "PNG"}
+
+
+def mix_styles(ws: Tensor, styles: Tensor, layers: Sequence[int]) -> Tensor:
+    """``ws`` [N, num_ws, style_dim] with ``layers`` taken from ``styles`` of the same shape (Karras et al. 2019, 3.1).
+
+    Raises:
+        CagcError: a layer is out of range. ValueError: the shapes differ.
+    """
+    if styles.shape != ws.shape:
+        raise ValueError(f"styles: got shape {list(styles.shape)}, expected {list(ws.shape)} as ws")
+    chosen = check_layers(layers, ws.shape[1])
+    mixed = ws.clone()
+    mixed[:, chosen] = styles[:, chosen]
+    return mixed
+
+
+@torch.inference_mode()
+def morph(
+    generator: AnyGenerator,
+    start: Tensor,
+    end: Tensor,
+    steps: int = 24,
+    noise: str | Sequence[Tensor] = "const",
+    end_noise: Sequence[Tensor] | None = None,
+    batch: int = 8,
+) -> Tensor:
+    """Images [steps, 3, R, R] on the straight line in W+ from ``start`` to ``end`` [num_ws, style_dim].
+
+    Noise maps [1, 1, h, w], where given for both ends, are interpolated along, at unit variance.
+
+    Raises:
+        ValueError: fewer than two steps.
+    """
+    if steps < 2:
+        raise ValueError(f"steps: got {steps}, expected at least 2")
+    images = []
+    for part in torch.linspace(0, 1, steps, device=start.device).split(batch):
+        weight = part.to(start.dtype)
+        ws = torch.lerp(start[None], end[None], weight[:, None, None])
+        maps = noise if end_noise is None else list(_noises(noise, end_noise, weight))
+        images.append(generator.synthesis(ws, noise=maps).clamp(-1, 1))
+    return torch.cat(images)
+
+
+def _noises(start: Sequence[Tensor], end: Sequence[Tensor], weight: Tensor) -> Iterator[Tensor]:
+    t = weight[:, None, None, None]
+    for a, b in zip(start, end, strict=True):
+        yield ((1 - t) * a + t * b) / ((1 - t).square() + t.square()).sqrt()
+
+
+def write_animation(path: str | Path, strips: Sequence[Tensor], milliseconds: int = 60) -> None:
+    """Write strips [T, 3, R, R] in [-1, 1], one a generator, beside each other.
+
+    A ``.gif`` or ``.webp`` goes to and fro; a ``.png`` has one row a strip.
+
+    Raises:
+        CagcError: another suffix, or no such folder.
+    """
+    path = Path(path)
+    kind = ANIMATIONS.get(path.suffix.lower())
+    if kind is None:
+        raise CagcError(f"out: got {path.name!r}, expected a name that ends in {', '.join(ANIMATIONS)}")
+    with atomic_write(path) as temporary:
+        if kind == "PNG":
+            image_grid(torch.cat(list(strips)), columns=len(strips[0])).save(temporary)
+            return
+        frames = [image_grid(torch.stack(moment)) for moment in zip(*strips, strict=True)]
+        first, *others = frames + frames[-2:0:-1]
+        first.save(temporary, kind, save_all=True, append_images=others, duration=milliseconds, loop=0)

@@ -1,0 +1,258 @@
+"""Projection: the latents and noise with which a generator comes closest to given images.
+
+W+ from the mean w, noise maps optimised along, squared error and perceptual distance weighted alike, as in the paper's
+evaluation, whose optimiser is full-batch L-BFGS. Adam is the default: on the 64 px face teacher, 100 of its updates
+take the time of 60 of L-BFGS and end at a quarter of the loss. (Abdal et al., "Image2StyleGAN", ICCV 2019; Karras et
+al., CVPR 2020.)
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from ..distill.losses import PerceptualDistance, load_perceptual, perceptual_loss
+from ..errors import CagcError
+from ..files import atomic_write
+from ..models import AnyGenerator
+
+FORMAT = "cagc-projection-1"
+Progress = Callable[[int, int], None]
+
+
+@dataclass(frozen=True)
+class ProjectionConfig:
+    """Settings of :func:`project`.
+
+    Attributes:
+        space: "w": one w for all layers; "w+": one for each.
+        optimizer: "adam", or "lbfgs", full-batch as in the paper.
+        steps: updates at most; the paper's evaluation has 800.
+        learning_rate: None: 1 for L-BFGS, 0.05 for Adam.
+        noise: also optimise the noise maps; they are kept at zero mean and unit variance.
+        mse_weight, perceptual_weight: of the two distances.
+        perceptual: name of the features, as in :class:`cagc.DistillConfig`.
+        perceptual_size: side that images are resized to for it; None: as they are.
+        patience: stop when the loss fell by less than ``min_gain`` of itself over so many steps.
+        min_gain: see ``patience``.
+        seed: of the noise maps at the start.
+
+    Raises:
+        ValueError: naming the setting.
+    """
+
+    space: Literal["w", "w+"] = "w+"
+    optimizer: Literal["adam", "lbfgs"] = "adam"
+    steps: int = 300
+    learning_rate: float | None = None
+    noise: bool = True
+    mse_weight: float = 1.0
+    perceptual_weight: float = 1.0
+    perceptual: str = "efficientnet-lite0"
+    perceptual_size: int | None = None
+    patience: int = 30
+    min_gain: float = 0.01
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for name, choices in (("space", ("w", "w+")), ("optimizer", ("lbfgs", "adam"))):
+            if getattr(self, name) not in choices:
+                raise ValueError(f"{name}: got {getattr(self, name)!r}, expected one of {', '.join(choices)}")
+        for name in ("steps", "patience"):
+            if not isinstance(getattr(self, name), int) or getattr(self, name) < 1:
+                raise ValueError(f"{name}: got {getattr(self, name)!r}, expected an integer of at least 1")
+        for name in ("mse_weight", "perceptual_weight", "min_gain"):
+            if not (math.isfinite(getattr(self, name)) and getattr(self, name) >= 0):
+                raise ValueError(f"{name}: got {getattr(self, name)!r}, expected a number of at least 0")
+        if not self.mse_weight and not self.perceptual_weight:
+            raise ValueError("mse_weight, perceptual_weight: got 0 for both, expected a distance to minimise")
+        if self.learning_rate is not None and not self.learning_rate > 0:
+            raise ValueError(f"learning_rate: got {self.learning_rate!r}, expected a number above 0")
+
+
+@dataclass(frozen=True)
+class Projection:
+    """What was found: the best of every image over all steps.
+
+    Attributes:
+        ws: [N, num_ws, style_dim].
+        noise: a map [N, 1, h, w] per convolution.
+        losses: mean loss over the images, by step.
+        stopped: "steps", "stalled" or "interrupted".
+    """
+
+    ws: Tensor
+    noise: list[Tensor]
+    losses: list[float]
+    stopped: str
+
+    def save(self, path: str | Path) -> None:
+        """Write a ``.safetensors`` file, atomically."""
+        tensors = {"ws": self.ws, "losses": torch.tensor(self.losses, dtype=torch.float64)}
+        tensors |= {f"noise.{i:02d}": noise for i, noise in enumerate(self.noise)}
+        tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+        with atomic_write(path) as temporary:
+            save_file(tensors, temporary, {"format": FORMAT, "stopped": self.stopped})
+
+    @classmethod
+    def load(cls, path: str | Path) -> Projection:
+        """Read what :meth:`save` wrote.
+
+        Raises:
+            CagcError: the file is missing, damaged or of another kind.
+        """
+        try:
+            with safe_open(path, framework="pt") as file:
+                header = file.metadata() or {}
+                if header.get("format") != FORMAT:
+                    raise CagcError(f"projection {path}: got format {header.get('format')!r}, expected {FORMAT!r}")
+                tensors = {name: file.get_tensor(name) for name in sorted(file.keys())}
+            noise = [tensor for name, tensor in tensors.items() if name.startswith("noise.")]
+            return cls(tensors["ws"], noise, tensors["losses"].tolist(), header["stopped"])
+        except (SafetensorError, OSError, KeyError) as error:
+            raise CagcError(f"projection {path}: missing, truncated or not a projection ({error})") from None
+
+
+def project(
+    generator: AnyGenerator,
+    targets: Tensor,
+    config: ProjectionConfig | None = None,
+    mask: Tensor | None = None,
+    progress: Progress | None = None,
+    perceptual: PerceptualDistance | None = None,
+) -> Projection:
+    """Latents and noise that draw ``targets``, each image for itself.
+
+    Ctrl-C ends it with the best so far (``stopped`` is "interrupted").
+
+    Args:
+        generator: frozen; runs on its device.
+        targets: [N, 3, R, R] in [-1, 1], R that of the generator.
+        config: settings; None: the defaults.
+        mask: content [N, 1, R, R] in {0, 1}: pixels outside do not count; None: all count.
+        progress: called with the steps done and those in all.
+        perceptual: distance to use instead of the one that ``config`` names.
+
+    Raises:
+        ValueError: a shape is not as above.
+        CagcError: the features cannot be loaded, or the loss is not finite.
+    """
+    config = config or ProjectionConfig()
+    side = generator.config.resolution
+    if targets.ndim != 4 or tuple(targets.shape[1:]) != (3, side, side) or len(targets) == 0:
+        raise ValueError(f"targets: got shape {list(targets.shape)}, expected [N, 3, {side}, {side}]")
+    if mask is not None and tuple(mask.shape) != (len(targets), 1, side, side):
+        raise ValueError(f"mask: got shape {list(mask.shape)}, expected {[len(targets), 1, side, side]}")
+    if perceptual is None and config.perceptual_weight:
+        perceptual = load_perceptual(config.perceptual, generator.w_avg.device, config.perceptual_size)
+    search = _Search(generator, targets.to(generator.w_avg), mask, config, perceptual)
+    stopped = "steps"
+    try:
+        for step in range(1, config.steps + 1):
+            search.step()
+            if progress is not None:
+                progress(step, config.steps)
+            if search.stalled():
+                stopped = "stalled"
+                break
+    except KeyboardInterrupt:
+        stopped = "interrupted"
+    return search.result(stopped)
+
+
+class _Search:
+    """Variables, their optimiser, and the best of each image so far."""
+
+    def __init__(self, generator, targets, mask, config: ProjectionConfig, perceptual) -> None:
+        self.generator, self.targets, self.config, self.perceptual = generator, targets, config, perceptual
+        self.mask = None if mask is None else mask.to(targets)
+        mean = _mean_w(generator, config.seed)
+        layers = generator.config.num_ws if config.space == "w+" else 1
+        self.w = mean.expand(len(targets), layers, -1).clone().requires_grad_(True)
+        rng = torch.Generator().manual_seed(config.seed)
+        shapes = generator.synthesis.noise_shapes()
+        start = [torch.randn(1, 1, h, w, generator=rng).to(targets) for h, w in shapes]
+        self.maps = [m.repeat(len(targets), 1, 1, 1).requires_grad_(config.noise) for m in start]
+        variables = [self.w, *(self.maps if config.noise else [])]
+        if config.optimizer == "adam":
+            self.optimizer = torch.optim.Adam(variables, lr=config.learning_rate or 0.05)
+        else:
+            # One iteration a step, so that progress shows and an interruption finds the best so far.
+            self.optimizer = torch.optim.LBFGS(
+                variables, lr=config.learning_rate or 1.0, max_iter=1, max_eval=25, line_search_fn="strong_wolfe"
+            )
+        self.losses: list[float] = []
+        self.best = torch.full((len(targets),), math.inf, device=targets.device)
+        self.best_w = self.w.detach().clone()
+        self.best_noise = [noise.detach().clone() for noise in self.maps]
+
+    def ws(self, w: Tensor) -> Tensor:
+        return w.expand(-1, self.generator.config.num_ws, -1)
+
+    def step(self) -> None:
+        self.optimizer.step(self._closure)
+        with torch.no_grad():
+            loss = self._per_image()
+        if not torch.isfinite(loss).all():
+            raise CagcError(f"projection: the loss became {loss.tolist()} at step {len(self.losses) + 1}")
+        self._keep(loss)
+        self.losses.append(self.best.mean().item())
+
+    def _closure(self) -> Tensor:
+        self.optimizer.zero_grad(set_to_none=True)
+        loss = self._per_image().sum()
+        loss.backward()
+        return loss
+
+    def _noise(self) -> list[Tensor]:
+        # What the generator adds has unit variance by construction, so that noise cannot take over the image.
+        return [(noise - noise.mean(dim=(2, 3), keepdim=True)) / _spread(noise) for noise in self.maps]
+
+    def _per_image(self) -> Tensor:
+        images, config = self.generator.synthesis(self.ws(self.w), self._noise()), self.config
+        weight = torch.ones_like(images[:, :1]) if self.mask is None else self.mask
+        area = weight.sum(dim=(1, 2, 3)).clamp_min(1) * images.shape[1]
+        loss = config.mse_weight * ((images - self.targets).square() * weight).sum(dim=(1, 2, 3)) / area
+        if config.perceptual_weight:
+            one = [
+                perceptual_loss(images[i : i + 1], self.targets[i : i + 1], self.perceptual, weight[i : i + 1])
+                for i in range(len(images))
+            ]
+            loss = loss + config.perceptual_weight * torch.stack(one)
+        return loss
+
+    def _keep(self, loss: Tensor) -> None:
+        better = loss < self.best
+        self.best = torch.where(better, loss, self.best)
+        self.best_w[better] = self.w.detach()[better]
+        for kept, noise in zip(self.best_noise, self._noise()):
+            kept[better] = noise.detach()[better]
+
+    def stalled(self) -> bool:
+        patience = self.config.patience
+        if len(self.losses) <= patience:
+            return False
+        before = self.losses[-patience - 1]
+        return before - self.losses[-1] < self.config.min_gain * before
+
+    def result(self, stopped: str) -> Projection:
+        return Projection(self.ws(self.best_w).clone(), self.best_noise, self.losses, stopped)
+
+
+def _spread(noise: Tensor) -> Tensor:
+    return noise.std(dim=(2, 3), keepdim=True, unbiased=False).clamp_min(1e-8)
+
+
+@torch.no_grad()
+def _mean_w(generator: AnyGenerator, seed: int, samples: int = 1000) -> Tensor:
+    rng = torch.Generator().manual_seed(seed)
+    z = torch.randn(samples, generator.config.style_dim, generator=rng).to(generator.w_avg)
+    return generator.mapping(z).mean(dim=0)

@@ -1,0 +1,119 @@
+"""``cagc project | mix | morph | edit`` on a teacher and a student that was pruned from it."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import torch
+from PIL import Image
+
+import cagc
+from cagc.checkpoints import load_generator, save_generator
+from cagc.cli import main
+from cagc.editing.directions import Directions
+from cagc.editing.projection import Projection
+
+
+def run(*args) -> None:
+    main([str(a) for a in args])
+
+
+def refused(capsys, *args) -> str:
+    with pytest.raises(SystemExit) as stop:
+        run(*args)
+    assert stop.value.code == 2
+    (line,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error:")]
+    return line
+
+
+@pytest.fixture(scope="module")
+def pair(tmp_path_factory, small_teacher) -> tuple:
+    teacher = load_generator(small_teacher)
+    scores = cagc.score_channels(teacher, "random", samples=1)
+    path = tmp_path_factory.mktemp("pair") / "student.safetensors"
+    save_generator(cagc.prune(teacher, cagc.plan_channels(teacher, scores, keep=0.5)), path)
+    return "--teacher", small_teacher, "--student", path
+
+
+PIXELS = ("--perceptual-weight", 0, "--steps", 4)
+
+
+def test_project_writes_both_side_by_side(pair, small_images, tmp_path, capsys):
+    files = [small_images / "01.png", small_images / "02.png"]
+    run("project", *files, *pair, *PIXELS, "--out", tmp_path / "p")
+    capsys.readouterr()
+    metrics = json.loads((tmp_path / "p" / "metrics.json").read_text())
+    assert metrics["images"] == ["01.png", "02.png"]
+    for label in ("Teacher", "Student"):
+        assert len(metrics[label]["psnr_db"]) == 2 and metrics[label]["steps"] == 4
+        assert metrics[label]["content_psnr_db"] == metrics[label]["psnr_db"]
+        assert Projection.load(tmp_path / "p" / f"{label.lower()}.safetensors").ws.shape[0] == 2
+        rows = (tmp_path / "p" / f"{label.lower()}-loss.csv").read_text().splitlines()
+        assert rows[0] == "step,loss" and len(rows) == 5
+    Image.open(tmp_path / "p" / "comparison.png").verify()
+    assert "exists" in refused(capsys, "project", *files, *pair, *PIXELS, "--out", tmp_path / "p")
+    found = ("--projection", tmp_path / "p" / "teacher.safetensors")
+    run("morph", *pair[:2], *found, "--steps", 3, "--out", tmp_path / "m.gif")
+    assert Image.open(tmp_path / "m.gif").n_frames == 4
+
+
+def test_project_says_what_it_resizes(pair, small_images, tmp_path, capsys):
+    run("project", small_images / "01.png", *pair[:2], *PIXELS, "--out", tmp_path / "p")
+    said = " ".join(capsys.readouterr().err.split())
+    assert "01.png: 18 x 21 px, centre-cropped and resized to 16 px" in said
+
+
+def test_interrupted_project_writes_its_best(pair, small_images, tmp_path, monkeypatch):
+    from cagc.editing import commands
+
+    def interrupted(generator, targets, config, mask, progress):
+        def stop(done, total):
+            if done == 2:
+                raise KeyboardInterrupt
+
+        return project(generator, targets, config, mask, stop)
+
+    project = commands.project
+    monkeypatch.setattr(commands, "project", interrupted)
+    with pytest.raises(SystemExit) as stop:
+        run("project", small_images, "--count", 2, *pair, *PIXELS, "--out", tmp_path / "p")
+    assert stop.value.code == 130
+    metrics = json.loads((tmp_path / "p" / "metrics.json").read_text())
+    assert metrics["Teacher"]["stopped"] == "interrupted" and "Student" not in metrics
+
+
+def test_mix_draws_a_grid_for_each(pair, tmp_path, capsys):
+    run("mix", *pair, "--seeds", "0-1", "--styles", "2-4", "--layers", "2-3", "--out", tmp_path)
+    sizes = {Image.open(tmp_path / f"{label}.png").size for label in ("teacher", "student")}
+    assert len(sizes) == 1
+    width, height = sizes.pop()
+    assert width / height == pytest.approx(4 / 3, rel=0.05)
+    assert "expected numbers and ranges within 0-5" in refused(capsys, "mix", *pair, "--layers", "2-6", "--overwrite")
+
+
+def test_morph(pair, tmp_path, capsys):
+    run("morph", *pair, "--steps", 3, "--out", tmp_path / "m.webp")
+    picture = Image.open(tmp_path / "m.webp")
+    assert picture.n_frames == 4 and picture.width == 2 * picture.height + 2
+    assert "ends in .gif" in refused(capsys, "morph", *pair, "--out", tmp_path / "m.mp4")
+    assert "two numbers" in refused(capsys, "morph", *pair, "--ends", "1", "--out", tmp_path / "n.gif")
+    assert "exists" in refused(capsys, "morph", *pair, "--out", tmp_path / "m.webp")
+
+
+def test_edit_saves_directions_and_takes_them_up(pair, small_teacher, tmp_path, capsys):
+    run("edit", *pair, "--seeds", "0-1", "--out", tmp_path / "a")
+    directions = tmp_path / "a" / "directions.safetensors"
+    assert len(Directions.load(directions)) == 10
+    run("edit", *pair, "--seeds", "0-1", "--directions", directions, "--out", tmp_path / "b")
+    first, second = (Image.open(tmp_path / name / "edit.png").tobytes() for name in "ab")
+    assert first == second
+    other = load_generator(small_teacher)
+    with torch.no_grad():
+        other.mapping.fc0.bias += 1
+    save_generator(other, tmp_path / "other.safetensors")
+    stranger = ("--teacher", tmp_path / "other.safetensors")
+    line = refused(capsys, "edit", *stranger, "--directions", directions, "--out", tmp_path / "c")
+    assert "mapping network" in line
+    line = refused(capsys, "mix", "--teacher", small_teacher, "--student", tmp_path / "other.safetensors")
+    assert "mapping network is not the teacher's" in line

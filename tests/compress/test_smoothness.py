@@ -1,0 +1,148 @@
+"""Perceptual path length, separability and leakage on generators where they are known."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import pytest
+import torch
+from torch import nn
+
+from cagc.editing.directions import Directions, mapping_hash
+from cagc.errors import CagcError
+from cagc.metrics.disentanglement import ATTRIBUTES, edit_leakage, linear_separability, measure_attributes
+from cagc.metrics.ppl import perceptual_path_length, slerp
+
+
+@dataclass(frozen=True)
+class Config:
+    style_dim: int = 6
+    num_ws: int = 2
+    resolution: int = 8
+    channels: tuple = ()
+
+
+class Painter(nn.Module):
+    """Image from w by a function of (w, noise); w is z."""
+
+    def __init__(self, paint, noisy: bool = False) -> None:
+        super().__init__()
+        self.config, self.paint, self.noisy = Config(), paint, noisy
+        self.mapping = nn.Linear(6, 6, bias=False)
+        nn.init.eye_(self.mapping.weight)
+        self.register_buffer("w_avg", torch.zeros(6, dtype=torch.float64))
+        self.double()
+
+    def ws(self, z, truncation=1.0):
+        return z[:, None].expand(-1, 2, -1)
+
+    def make_noise(self, batch, seed=None, device=None):
+        return [torch.randn(batch, 1, 8, 8, generator=torch.Generator().manual_seed(seed))] if self.noisy else []
+
+    def synthesis(self, ws, noise=()):
+        noise = noise[0] if isinstance(noise, list) and noise else 0
+        return self.paint(ws[:, 0]) + noise
+
+
+def squared(a, b):
+    return (a - b).square().sum(dim=(1, 2, 3))
+
+
+MATRIX = torch.randn(192, 6, dtype=torch.float64, generator=torch.Generator().manual_seed(5))
+
+
+def linear(w):
+    return (w @ MATRIX.T).view(-1, 3, 8, 8)
+
+
+@pytest.mark.parametrize("sampling", ["full", "end"])
+def test_linear_generator_in_w(sampling):
+    """d/ε² = |A (w2 - w1)|², whose mean is 2 tr(AᵀA)."""
+    found = perceptual_path_length(
+        Painter(linear, noisy=True), squared, 4000, "w", sampling, percentiles=(0, 100), batch=500
+    )
+    assert found.ppl == pytest.approx(2 * MATRIX.square().sum().item(), rel=0.05)
+    assert found.authors is None
+
+
+def test_isometry_in_z():
+    """On the sphere of radius √D, the speed of a great circle is the angle times √D, whatever the end points."""
+    isometry = torch.linalg.qr(MATRIX)[0]
+    network = Painter(lambda w: (w @ isometry.T).view(-1, 3, 8, 8))
+    found = perceptual_path_length(network, squared, 4000, "z", percentiles=(0, 100), batch=500)
+    z = torch.nn.functional.normalize(torch.randn(2, 200_000, 6, dtype=torch.float64), dim=2)
+    angle = (z[0] * z[1]).sum(dim=1).acos()
+    assert found.ppl == pytest.approx(6 * angle.square().mean().item(), rel=0.03)
+
+
+def test_authors_variant_is_neither_scaled_nor_of_the_same_noise():
+    quiet = perceptual_path_length(Painter(linear), squared, 40, authors=True, percentiles=(0, 100))
+    assert quiet.authors == pytest.approx(quiet.ppl * 1e-8, rel=1e-4)
+    noisy = perceptual_path_length(Painter(linear, noisy=True), squared, 200, authors=True)
+    assert noisy.authors == pytest.approx(2 * 192, rel=0.05)
+
+
+def test_percentiles_and_batches():
+    network = Painter(linear)
+    everything = perceptual_path_length(network, squared, 100, percentiles=(0, 100))
+    kept = perceptual_path_length(network, squared, 100, percentiles=(10, 90))
+    assert kept.ppl < everything.ppl
+    assert perceptual_path_length(network, squared, 100, percentiles=(0, 100), batch=7).ppl == pytest.approx(
+        everything.ppl
+    )
+
+
+def test_slerp():
+    a, b = torch.tensor([[2.0, 0.0]]), torch.tensor([[0.0, 3.0]])
+    torch.testing.assert_close(slerp(a, b, torch.tensor([[0.5]])), torch.tensor([[1.0, 1.0]]) / 2**0.5)
+
+
+@pytest.mark.parametrize("options", [{"space": "w+"}, {"sampling": "middle"}, {"epsilon": 0}], ids=str)
+def test_path_length_arguments(options):
+    with pytest.raises(ValueError, match=next(iter(options))):
+        perceptual_path_length(Painter(linear), squared, 2, **options)
+
+
+def half(images, seeds=None):
+    mask = torch.zeros_like(images[:, :1])
+    mask[..., :4] = 1
+    return mask
+
+
+def test_attributes():
+    images = torch.zeros(1, 3, 8, 8)
+    images[:, 0] = 0.5
+    area, brightness, red, down, across = measure_attributes(images, half(images))[0].tolist()
+    assert (area, red, down) == (0.5, 0.5, pytest.approx(0, abs=1e-6))
+    assert brightness == pytest.approx(1 / 6)
+    assert across == pytest.approx(torch.linspace(-1, 1, 8)[:4].mean().item())
+
+
+def test_separability_tells_a_plane_from_a_sphere():
+    """Brightness along one coordinate of w can be read off a plane; brightness by its square cannot."""
+
+    def disc(images, seeds=None):
+        return half(images)
+
+    plane = Painter(lambda w: w[:, :1, None, None].expand(-1, 3, 8, 8) / 4)
+    ring = Painter(lambda w: (w[:, :1, None, None].square() - 1).expand(-1, 3, 8, 8) / 4)
+    easy, hard = (linear_separability(network, disc, 400)["content brightness"] for network in (plane, ring))
+    assert easy < 1.1
+    assert hard > 1.7
+    assert set(ATTRIBUTES) <= set(linear_separability(plane, disc, 40))
+
+
+def test_leakage():
+    def paint(w):
+        image = torch.zeros(len(w), 3, 8, 8, dtype=w.dtype)
+        image[..., :4] += 0.02 * w[:, :1, None, None]
+        image[..., 4:] += 0.01 * w[:, :1, None, None]
+        return image
+
+    network = Painter(paint)
+    directions = Directions(torch.eye(6)[:1], torch.ones(1), "w", mapping_hash(network))
+    found = edit_leakage(network, directions, half, samples=5, batch=2)
+    assert found["inside"] == pytest.approx(0.04)
+    assert found["leakage"] == pytest.approx(0.5)
+    with pytest.raises(CagcError, match="content and surroundings"):
+        edit_leakage(network, directions, lambda images, seeds=None: torch.ones_like(images[:, :1]), samples=2)
