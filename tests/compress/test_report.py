@@ -143,7 +143,7 @@ def test_grids_lie_beside_the_page(page, report):
     assert files == {"comparison.png", "content.png", "interpolation.png", "edit.png"}
     for figure in report.figures:
         with Image.open(page.parent / "grids" / f"{figure.name}.png") as image:
-            assert image.height >= 128 * len(figure.rows) and image.width > 8 * 128
+            assert image.height >= 128 * len(figure.rows) and image.width > 7 * 128
     assert {path.name for path in page.parent.iterdir()} == {"grids", "report.html"}
 
 
