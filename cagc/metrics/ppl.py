@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 from ..models import AnyGenerator
-from ..seeds import derived_seed
-from .sampling import seed_batches
+from ..seeds import derived_seed, z_batch
+from .sampling import noise_for, seed_batches
 
 Distance = Callable[[Tensor, Tensor], Tensor]
 
@@ -66,7 +66,7 @@ def perceptual_path_length(
         raise ValueError(f"epsilon: got {epsilon}, expected a number above 0")
     lengths: list[Tensor] = []
     for seeds in seed_batches(samples, seed, batch):
-        noise = _noise(generator, seeds, "path noise")
+        noise = noise_for(generator, seeds, "random")
         pair = [generator.synthesis(ws, noise) for ws in _path(generator, seeds, space, sampling, epsilon)]
         lengths += _distances(distance, *pair)
         if progress is not None:
@@ -90,13 +90,14 @@ def authors_path_length(
 ) -> float:
     """What the code of "Content-Aware GAN Compression" prints as PPL; not comparable with anything else.
 
-    The two images of a pair have different noise, so it measures that too, and the mean over all pairs is not divided by
-    ε². Arguments as in :func:`perceptual_path_length`, in W and over the full path.
+    The two images of a pair have different noise, so it measures that too, and the mean over all pairs is not divided
+    by ε². Arguments as in :func:`perceptual_path_length`, in W and over the full path.
     """
     lengths: list[Tensor] = []
     for seeds in seed_batches(samples, seed, batch):
         ends = _path(generator, seeds, "w", "full", epsilon)
-        noises = [_noise(generator, seeds, purpose) for purpose in ("path noise", "other path noise")]
+        others = [derived_seed("other image of the pair", seed) for seed in seeds]
+        noises = [noise_for(generator, drawn, "random") for drawn in (seeds, others)]
         lengths += _distances(distance, *(generator.synthesis(ws, noise) for ws, noise in zip(ends, noises)))
         if progress is not None:
             progress(len(lengths), samples)
@@ -112,17 +113,11 @@ def _path(
 ) -> tuple[Tensor, Tensor]:
     """``ws`` at both ends of each pair's step."""
     dim, like = generator.config.style_dim, generator.w_avg
-    rngs = [torch.Generator().manual_seed(derived_seed("path", seed)) for seed in seeds]
-    draws = [torch.randn(2, dim, generator=rng) for rng in rngs]
-    start, end = torch.stack(draws).to(like).unbind(dim=1)
-    t = torch.stack([torch.rand(1, generator=rng) for rng in rngs]).to(like)
+    starts, ends, places = ([derived_seed(f"path {what}", s) for s in seeds] for what in ("start", "end", "place"))
+    start, end = (z_batch(drawn, dim).to(like) for drawn in (starts, ends))
+    t = torch.stack([torch.rand(1, generator=torch.Generator().manual_seed(place)) for place in places]).to(like)
     t = t if sampling == "full" else torch.zeros_like(t)
     if space == "z":
         return tuple(generator.ws(slerp(start, end, at) * dim**0.5) for at in (t, t + epsilon))
     a, b = generator.ws(start), generator.ws(end)
     return tuple(torch.lerp(a, b, at[:, None]) for at in (t, t + epsilon))
-
-
-def _noise(generator: AnyGenerator, seeds: Sequence[int], purpose: str) -> list[Tensor]:
-    samples = [generator.make_noise(1, seed=derived_seed(purpose, seed), device="cpu") for seed in seeds]
-    return [torch.cat(maps).to(generator.w_avg) for maps in zip(*samples)]
