@@ -1,8 +1,10 @@
 // The only file that knows Python: integers in (data pointers, sizes, a stream), an exception out.
 // Anything that has pointers can be bound beside it: nothing below this file includes pybind11 or Python.
 #include "cagc/bias_act.h"
+#include "cagc/synthesis.h"
 #include "cagc/upfirdn2d.h"
 #include <pybind11/pybind11.h>
+#include <pybind11/stl.h>
 #include <stdexcept>
 #include <string>
 
@@ -79,12 +81,82 @@ template <class Params> auto on_cuda(const char *(*run)(const Params &, void *))
 }
 #endif
 
+const float *floats(Pointer p) { return reinterpret_cast<const float *>(p); }
+
+const cagc::Kernels &kernels_of(const std::string &instructions) {
+  const cagc::Kernels *kernels = cagc::find_kernels(instructions.c_str());
+  if (!kernels) throw std::invalid_argument("synthesis: no kernels for instructions '" + instructions + "' here");
+  return *kernels;
+}
+
+// Fields of cagc::StyledConv in their order, noise_strength apart.
+cagc::StyledConv styled_conv(const std::vector<Pointer> &f, float noise_strength) {
+  if (f.size() != 16 || f[0] > 3) throw std::invalid_argument("synthesis: not the fields of a styled convolution");
+  for (int i : {7, 8, 9, 10, 11}) require(f[i], "synthesis", "a tensor of a layer");
+  for (int i : {13, 14, 15}) require(!f[12] || f[i], "synthesis", "a tensor of toRGB");
+  if (f[3] % cagc::kLanes || f[4] % cagc::kLanes || f[3] * f[4] == 0)
+    throw std::invalid_argument("synthesis: channels are not padded");
+  return {static_cast<cagc::Algorithm>(f[0]), static_cast<int64_t>(f[1]), static_cast<int64_t>(f[2]),
+          static_cast<int64_t>(f[3]), static_cast<int64_t>(f[4]), static_cast<int64_t>(f[5]),
+          static_cast<int64_t>(f[6]), floats(f[7]), floats(f[8]), floats(f[9]), floats(f[10]), floats(f[11]),
+          floats(f[12]), floats(f[13]), floats(f[14]), floats(f[15]), noise_strength};
+}
+
+std::unique_ptr<cagc::Synthesis> synthesis(const std::vector<std::vector<Pointer>> &layers,
+                                           const std::vector<float> &noise_strengths,
+                                           const std::vector<std::pair<Pointer, Pointer>> &mapping, int64_t features,
+                                           Pointer constant, int64_t style_dim, const std::vector<float> &fir,
+                                           const std::string &instructions, int64_t batch, int threads) {
+  if (layers.empty() || layers.size() != noise_strengths.size() || fir.size() != 4 || batch < 1 || threads < 1)
+    throw std::invalid_argument("synthesis: layers, noise strengths, fir, batch or threads is off");
+  std::vector<cagc::StyledConv> convs;
+  for (size_t i = 0; i < layers.size(); i++) convs.push_back(styled_conv(layers[i], noise_strengths[i]));
+  cagc::Mapping map{{}, features};
+  for (const auto &[weight, bias] : mapping) map.layers.push_back({floats(weight), floats(bias)});
+  require(constant, "synthesis", "constant");
+  return std::make_unique<cagc::Synthesis>(std::move(convs), std::move(map), floats(constant), style_dim, fir.data(),
+                                           kernels_of(instructions), batch, threads);
+}
+
+void run_synthesis(const cagc::Synthesis &s, Pointer ws, int64_t w_sample, int64_t w_layer,
+                   const std::vector<Pointer> &noise, const std::vector<int64_t> &noise_sample, Pointer image,
+                   Pointer workspace, Pointer seconds) {
+  require(ws, "synthesis", "ws");
+  require(image, "synthesis", "image");
+  require(workspace, "synthesis", "workspace");
+  cagc::SynthesisCall call{floats(ws), w_sample, w_layer, {}, noise_sample, reinterpret_cast<float *>(image),
+                           reinterpret_cast<float *>(workspace), reinterpret_cast<double *>(seconds)};
+  for (Pointer p : noise) call.noise.push_back(floats(p));
+  if (noise.size() != s.layers() || noise_sample.size() != s.layers())
+    throw std::invalid_argument("synthesis: one noise pointer and stride for each convolution");
+  py::gil_scoped_release release;
+  s.run(call);
+}
+
+void bind_synthesis(py::module_ &m) {
+  m.def("instruction_sets", cagc::instruction_sets);
+  m.def("pack_matrix", [](const std::string &instructions, Pointer matrix, int64_t k, int64_t columns, Pointer packed) {
+    require(matrix && packed, "pack_matrix", "a tensor");
+    cagc::pack_matrix(kernels_of(instructions), floats(matrix), k, columns, reinterpret_cast<float *>(packed));
+  });
+  py::class_<cagc::Synthesis>(m, "Synthesis")
+      .def(py::init(&synthesis))
+      .def("workspace", &cagc::Synthesis::workspace)
+      .def("run", &run_synthesis)
+      .def("map", [](const cagc::Synthesis &s, Pointer z, Pointer w, Pointer workspace) {
+        require(z && w && workspace, "synthesis", "z, w or workspace");
+        py::gil_scoped_release release;
+        s.map(floats(z), reinterpret_cast<float *>(w), reinterpret_cast<float *>(workspace));
+      });
+}
+
 }  // namespace
 
 PYBIND11_MODULE(_C, m) {
   m.doc() = "Compiled kernels on raw pointers. Call them through cagc_kernels.native.";
   m.def("bias_act_cpu", bind<int>(bias_act_params, on_cpu(cagc::bias_act_cpu)));
   m.def("upfirdn2d_cpu", bind<int>(upfirdn2d_params, on_cpu(cagc::upfirdn2d_cpu)));
+  bind_synthesis(m);
 #ifdef CAGC_CUDA_ARCHS
   m.attr("cuda_archs") = CAGC_CUDA_ARCHS;
   m.def("bias_act_cuda", bind<Pointer>(bias_act_params, on_cuda(cagc::bias_act_cuda)));

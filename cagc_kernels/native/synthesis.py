@@ -1,0 +1,227 @@
+"""The synthesis network of StyleGAN2 as one call into the compiled module: float32, CPU, frozen weights.
+
+Winograd's algorithm is that of Lavin and Gray, "Fast algorithms for convolutional neural networks", CVPR 2016; the
+up-sampling layers apply it to the parities of the transposed convolution, of two taps, and to one tap as it is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+
+from . import _C
+
+LANES = 8
+ALGORITHMS = ("direct3", "winograd43", "transposed2", "winograd42")
+
+# Filter transforms, exact in float64. Rows: points 0, 1, -1, 2, -2, infinity; and 0, 1, -1, 2, infinity on taps (2, 0)
+# of a stride-2 transposed convolution, then its tap 1.
+_F43 = torch.tensor(
+    [[6, 0, 0], [-4, -4, -4], [-4, 4, -4], [1, 2, 4], [1, -2, 4], [0, 0, 24]], dtype=torch.float64
+) / 24  # fmt: skip
+_F42 = torch.tensor(
+    [[0, 0, 3], [-3, 0, -3], [1, 0, -1], [2, 0, 1], [6, 0, 0], [0, 6, 0]], dtype=torch.float64
+) / 6  # fmt: skip
+
+
+@dataclass(frozen=True)
+class ToRGBWeights:
+    """weight [3, O] with its gain; affine [O, style_dim], affine_bias [O]; bias [3]; w: which of the ws it takes."""
+
+    weight: torch.Tensor
+    affine: torch.Tensor
+    affine_bias: torch.Tensor
+    bias: torch.Tensor
+    w: int
+
+
+@dataclass(frozen=True)
+class ConvWeights:
+    """One styled 3x3 convolution: weight [O, I, 3, 3] with its gain; affine [I, style_dim], affine_bias [I]; bias [O].
+
+    resolution: of the output; w: which of the ws it takes.
+    """
+
+    weight: torch.Tensor
+    affine: torch.Tensor
+    affine_bias: torch.Tensor
+    bias: torch.Tensor
+    noise_strength: float
+    resolution: int
+    up: int
+    w: int
+    to_rgb: ToRGBWeights | None = None
+
+
+def padded(channels: int) -> int:
+    """``channels`` rounded up to whole vectors."""
+    return -(-channels // LANES) * LANES
+
+
+def _pad(x: torch.Tensor, *shape: int) -> torch.Tensor:
+    """float32, zeros behind, to ``shape``."""
+    out = torch.zeros(shape, dtype=torch.float32)
+    out[tuple(slice(n) for n in x.shape)] = x
+    return out
+
+
+def matrices(weight: torch.Tensor, algorithm: str) -> list[torch.Tensor]:
+    """What ``algorithm`` multiplies by, each [k, O], from ``weight`` [O, I, 3, 3] in float64."""
+    if algorithm in ("winograd43", "winograd42"):
+        g = _F43 if algorithm == "winograd43" else _F42
+        return list(torch.einsum("ai,ocij,bj->abco", g, weight, g).flatten(0, 1))
+    taps = weight.permute(2, 3, 1, 0)
+    if algorithm == "direct3":
+        return [taps.flatten(0, 2)]
+    parities = ([(1, 1)], [(2, 1), (0, 1)], [(1, 0), (1, 2)], [(2, 0), (0, 0), (0, 2), (2, 2)])
+    return [torch.cat([taps[i, j] for i, j in parity]) for parity in parities]
+
+
+def algorithm(conv: ConvWeights, batch: int) -> str:
+    """The faster algorithm: multiplications against bytes of transformed weights."""
+    size = conv.resolution // conv.up
+    out, inputs = (padded(n) for n in conv.weight.shape[:2])
+    if size < 4:
+        return "direct3" if conv.up == 1 else "transposed2"
+    tiles = (size // 4) ** 2 if conv.up == 1 else (size // 4 + 1) ** 2
+    fast = tiles * batch * (36 if conv.up == 1 else 81)
+    plain = batch * 9 * (size**2 if conv.up == 1 else (size + 1) ** 2)
+    # In units of a multiplication of one matrix: a float of weights comes from memory in the time of 25.
+    winograd = fast + 36 * 25 < plain + 9 * 25
+    if conv.up == 1:
+        return "winograd43" if winograd else "direct3"
+    return "winograd42" if winograd else "transposed2"
+
+
+class Program:
+    """Packed weights of a generator; :meth:`images` runs all of it in one call per batch.
+
+    Args:
+        convs: in the order of execution; the last has a ``to_rgb``.
+        mapping: (weight [F, F], bias [F]) of each layer, gains included.
+        constant: [C, 4, 4].
+        fir: four taps of the up-sampling filter, of sum 1, in the order that the user gives them.
+        style_dim: F.
+        batch: for which the algorithms are chosen; others run too.
+        instructions: one of :func:`instruction_sets`; None takes the best.
+
+    Raises:
+        ValueError: the compiled module has no such instruction set here.
+    """
+
+    def __init__(
+        self,
+        convs: Sequence[ConvWeights],
+        mapping: Sequence[tuple[torch.Tensor, torch.Tensor]],
+        constant: torch.Tensor,
+        fir: Sequence[float],
+        style_dim: int,
+        batch: int = 1,
+        instructions: str | None = None,
+    ) -> None:
+        available = instruction_sets()
+        self.instructions = available[0] if instructions is None else instructions
+        if self.instructions not in available:
+            raise ValueError(f"instructions: got {instructions!r}, expected one of {', '.join(available)}")
+        self.style_dim, self.features, self.batch = style_dim, padded(style_dim), batch
+        self.resolution = convs[-1].resolution
+        self._owned: list[torch.Tensor] = []
+        self.algorithms = [algorithm(conv, batch) for conv in convs]
+        self._layers = [self._layer(conv, name) for conv, name in zip(convs, self.algorithms)]
+        self._strengths = [conv.noise_strength * 2**0.5 for conv in convs]
+        self._mapping = [
+            (self._pack([w.t() * 2**0.5], self.features), self._own(_pad(b * 2**0.5, self.features)))
+            for w, b in mapping
+        ]
+        self._constant = self._own(_pad(constant.permute(1, 2, 0).reshape(16, -1), 16, padded(constant.shape[0])))
+        self._fir = [2 * float(tap) for tap in reversed(fir)]
+        self._compiled: tuple[tuple[int, int], object, torch.Tensor] | None = None
+
+    @property
+    def memory(self) -> int:
+        """Bytes of packed weights and workspace."""
+        workspace = 0 if self._compiled is None else self._compiled[2].numel() * 4
+        return workspace + sum(t.numel() * t.element_size() for t in self._owned)
+
+    def _own(self, tensor: torch.Tensor) -> int:
+        self._owned.append(tensor.contiguous())
+        return self._owned[-1].data_ptr()
+
+    def _pack(self, dense: Sequence[torch.Tensor], columns: int) -> int:
+        packed = torch.empty(sum(m.shape[0] for m in dense) * columns)
+        offset = 0
+        for matrix in dense:
+            matrix = _pad(matrix, matrix.shape[0], columns)
+            to = packed.data_ptr() + offset * 4
+            _C.pack_matrix(self.instructions, matrix.data_ptr(), matrix.shape[0], columns, to)
+            offset += matrix.numel()
+        return self._own(packed)
+
+    def _layer(self, conv: ConvWeights, name: str) -> list[int]:
+        out, inputs = (padded(n) for n in conv.weight.shape[:2])
+        weight = torch.zeros(out, inputs, 3, 3, dtype=torch.float64)
+        weight[: conv.weight.shape[0], : conv.weight.shape[1]] = conv.weight
+        rgb = conv.to_rgb
+        fields = [
+            ALGORITHMS.index(name), conv.up, conv.resolution, inputs, out, conv.w, rgb.w if rgb else 0,
+            self._pack(matrices(weight, name), out),
+            self._pack([weight.square().sum(dim=(2, 3)).t()], out),
+            self._own(_pad(conv.bias * 2**0.5, out)),
+            self._pack([conv.affine.t()], inputs),
+            self._own(_pad(conv.affine_bias, inputs)),
+        ]  # fmt: skip
+        if rgb is None:
+            return fields + [0] * 4
+        return fields + [
+            self._own(_pad(rgb.weight, 3, out)),
+            self._pack([rgb.affine.t()], out),
+            self._own(_pad(rgb.affine_bias, out)),
+            self._own(rgb.bias.float()),
+        ]
+
+    def _run(self, batch: int) -> tuple[object, torch.Tensor]:
+        key = batch, torch.get_num_threads()
+        if self._compiled is None or self._compiled[0] != key:
+            program = _C.Synthesis(
+                self._layers, self._strengths, self._mapping, self.features, self._constant, self.style_dim,
+                self._fir, self.instructions, *key,
+            )  # fmt: skip
+            self._compiled = key, program, torch.empty(program.workspace())
+        return self._compiled[1:]
+
+    def map(self, z: torch.Tensor) -> torch.Tensor:
+        """w [N, style_dim] of ``z`` [N, style_dim]."""
+        z = z.contiguous()
+        program, workspace = self._run(z.shape[0])
+        w = torch.empty(z.shape[0], self.features)
+        program.map(z.data_ptr(), w.data_ptr(), workspace.data_ptr())
+        return w[:, : self.style_dim]
+
+    def images(
+        self, ws: torch.Tensor, noise: Sequence[torch.Tensor | None], seconds: torch.Tensor | None = None
+    ) -> torch.Tensor:
+        """[N, 3, R, R], a new tensor, from ``ws`` [N, L, style_dim].
+
+        Args:
+            noise: [1 or N, 1, r, r] or None, for each convolution, not scaled by its strength.
+            seconds: float64 [1 + convolutions], filled with the time of the styles and of each convolution.
+        """
+        program, workspace = self._run(ws.shape[0])
+        if ws.stride(-1) != 1:
+            ws = ws.contiguous()
+        noise = [None if t is None else t.contiguous() for t in noise]
+        image = torch.empty(ws.shape[0], 3, self.resolution, self.resolution)
+        program.run(
+            ws.data_ptr(), ws.stride(0), ws.stride(1),
+            [0 if t is None else t.data_ptr() for t in noise],
+            [0 if t is None or t.shape[0] == 1 else t.stride(0) for t in noise],
+            image.data_ptr(), workspace.data_ptr(), 0 if seconds is None else seconds.data_ptr(),
+        )  # fmt: skip
+        return image
+
+
+def instruction_sets() -> list[str]:
+    """Compiled in and supported by this processor, best first: "v4", "v3" (x86-64 levels), "generic"."""
+    return list(_C.instruction_sets())

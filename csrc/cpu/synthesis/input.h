@@ -1,0 +1,144 @@
+// From activations to the rows that are multiplied: patches, transformed or not.
+#pragma once
+#include "kernels.h"
+#include "winograd.h"
+
+namespace cagc {
+namespace {
+
+struct Place { int64_t n, y, x; };
+
+CAGC_INLINE Place place(const ConvJob &job, int64_t tile) {
+  const int64_t i = tile % job.tiles;
+  return {tile / job.tiles, i / job.side, i % job.side};
+}
+
+// Pixels of x with zeros around it.
+struct Patch {
+  const float *data;
+  int64_t row, column;  // strides
+};
+
+Patch patch(const ConvJob &job, int64_t n, int64_t y, int64_t x, int64_t size, float *scratch) {
+  const int64_t c = job.conv->in, s = job.size;
+  const float *image = job.x + n * s * s * c;
+  if (y >= 0 && x >= 0 && y + size <= s && x + size <= s) return {image + (y * s + x) * c, s * c, c};
+  for (int64_t i = 0; i < size; i++)
+    for (int64_t j = 0; j < size; j++) {
+      float *to = scratch + (i * size + j) * c;
+      const bool inside = y + i >= 0 && y + i < s && x + j >= 0 && x + j < s;
+      const float *from = image + ((y + i) * s + x + j) * c;
+      for (int64_t k = 0; k < c; k++) to[k] = inside ? from[k] : 0.f;
+    }
+  return {scratch, size * c, c};
+}
+
+// v: of the block; `tile` within it.
+template <int W> void tile43(const Patch &p, int64_t in, const Block &block, int64_t tile) {
+  const int64_t step = block.count * in + kPointPad;
+  for (int64_t c = 0; c < in; c += W) {
+    vec<W> rows[6][6];
+    CAGC_UNROLL
+    for (int j = 0; j < 6; j++) {
+      vec<W> d[6], o[6];
+      CAGC_UNROLL
+      for (int i = 0; i < 6; i++) d[i] = load<W>(p.data + i * p.row + j * p.column + c);
+      input43(d, o);
+      CAGC_UNROLL
+      for (int i = 0; i < 6; i++) rows[i][j] = o[i];
+    }
+    float *v = block.v + tile * in + c;
+    CAGC_UNROLL
+    for (int i = 0; i < 6; i++) {
+      vec<W> o[6];
+      input43(rows[i], o);
+      CAGC_UNROLL
+      for (int j = 0; j < 6; j++) store<W>(v + (i * 6 + j) * step, o[j]);
+    }
+  }
+}
+
+// The product of points (a, b), 5 standing for the four untransformed odd positions: rows before it, rows per tile.
+constexpr int64_t mult42(int64_t a) { return a == 5 ? 4 : 1; }
+constexpr int64_t before42(int64_t a, int64_t b) { return a * 9 + mult42(a) * b; }
+
+template <int W> void tile42(const Patch &p, int64_t in, const Block &block, int64_t tile) {
+  const int64_t n = block.count;
+  const auto row = [&](int a, int b, int ja, int jb) {
+    return block.v + (before42(a, b) * n + (tile * mult42(a) + ja) * mult42(b) + jb) * in + (a * 6 + b) * kPointPad;
+  };
+  for (int64_t c = 0; c < in; c += W) {
+    vec<W> rows[5][5];
+    CAGC_UNROLL
+    for (int j = 0; j < 5; j++) {
+      vec<W> d[5], o[5];
+      CAGC_UNROLL
+      for (int i = 0; i < 5; i++) d[i] = load<W>(p.data + i * p.row + j * p.column + c);
+      input42(d, o);
+      CAGC_UNROLL
+      for (int i = 0; i < 5; i++) {
+        rows[i][j] = o[i];
+        if (j > 0) store<W>(row(i, 5, 0, j - 1) + c, o[i]);
+        if (i > 0 && j > 0) store<W>(row(5, 5, i - 1, j - 1) + c, d[i]);
+      }
+    }
+    CAGC_UNROLL
+    for (int i = 0; i < 5; i++) {
+      vec<W> o[5];
+      input42(rows[i], o);
+      CAGC_UNROLL
+      for (int j = 0; j < 5; j++) store<W>(row(i, j, 0, 0) + c, o[j]);
+    }
+    CAGC_UNROLL
+    for (int i = 1; i < 5; i++) {
+      vec<W> d[5], o[5];
+      CAGC_UNROLL
+      for (int j = 0; j < 5; j++) d[j] = load<W>(p.data + i * p.row + j * p.column + c);
+      input42(d, o);
+      CAGC_UNROLL
+      for (int j = 0; j < 5; j++) store<W>(row(5, j, i - 1, 0) + c, o[j]);
+    }
+  }
+}
+
+template <int W> void copy(const float *from, float *to, int64_t n) {
+  for (int64_t c = 0; c < n; c += W) store<W>(to + c, load<W>(from + c));
+}
+
+// One row of 9 * in: taps in the order of the weight.
+template <int W> void tile3(const Patch &p, int64_t in, const Block &block, int64_t tile) {
+  float *v = block.v + tile * 9 * in;
+  for (int i = 0; i < 3; i++)
+    for (int j = 0; j < 3; j++) copy<W>(p.data + i * p.row + j * p.column, v + (i * 3 + j) * in, in);
+}
+
+// One row of 4 * in, x[i-1][j], x[i][j], x[i][j-1], x[i-1][j-1]: each parity's taps are consecutive.
+template <int W> void tile2(const Patch &p, int64_t in, const Block &block, int64_t tile) {
+  float *v = block.v + tile * 4 * in;
+  copy<W>(p.data + p.column, v, in);
+  copy<W>(p.data + p.row + p.column, v + in, in);
+  copy<W>(p.data + p.row, v + 2 * in, in);
+  copy<W>(p.data, v + 3 * in, in);
+}
+
+void input(const ConvJob &job, const Block &block, int64_t begin, int64_t end, float *scratch) {
+  const StyledConv &conv = *job.conv;
+  with_lanes(conv.in, [&](auto lanes) {
+    constexpr int W = decltype(lanes)::value;
+    for (int64_t tile = begin; tile < end; tile++) {
+      const Place at = place(job, block.first + tile);
+      const auto pixels = [&](int64_t step, int64_t size) {
+        return patch(job, at.n, at.y * step - 1, at.x * step - 1, size, scratch);
+      };
+      switch (conv.algorithm) {
+        case Algorithm::direct3: tile3<W>(pixels(1, 3), conv.in, block, tile); break;
+        case Algorithm::winograd43: tile43<W>(pixels(4, 6), conv.in, block, tile); break;
+        case Algorithm::transposed2: tile2<W>(pixels(1, 2), conv.in, block, tile); break;
+        case Algorithm::winograd42: tile42<W>(pixels(4, 5), conv.in, block, tile); break;
+      }
+    }
+  });
+}
+
+}  // namespace
+}  // namespace cagc

@@ -1,0 +1,57 @@
+// The vector loops of a styled convolution on ranges of tiles, compiled once per instruction set. The driver
+// (synthesis.cpp) splits ranges among threads.
+#pragma once
+#include "cagc/synthesis.h"
+
+namespace cagc {
+
+// One layer of one call.
+struct ConvJob {
+  const StyledConv *conv;
+  const float *x;           // [batch, h, w, in], modulated
+  float *y;                 // [batch, r, r, out], modulated for the next layer; null: nobody reads it
+  const float *demod;       // [batch, out], the activation's gain included
+  const float *next;        // [batch, out], styles of the next layer
+  const float *noise;       // [r, r] of sample n at + n * noise_sample, or null
+  int64_t noise_sample;
+  const float *rgb_weight;  // [batch, 3, out], modulated, or null
+  float *rgb;               // [batch, 3, r, r], added to
+  float *t;                 // up: rows of the transposed convolution, `ring` of them, [columns, out] each
+  int64_t ring;
+  const float *fir;         // [4]
+  int64_t size;             // of x: h = w
+  int64_t side, tiles;      // tiles per row, per sample
+
+  // Of t, and its rows per sample.
+  __attribute__((always_inline)) int64_t columns() const {
+    return side * (conv->algorithm == Algorithm::winograd42 ? 8 : 2);
+  }
+};
+
+// Consecutive tiles whose transforms are in memory together.
+struct Block {
+  int64_t first, count;
+  float *v, *m;  // transformed inputs and outputs
+};
+
+constexpr int64_t kPointPad = 16;  // floats between points: their stores would else fall on one set of the L1 cache
+constexpr int64_t kStrip = 6144;   // floats of a filtered row at a time: 24 kB
+
+struct Kernels {
+  const char *name;
+  int64_t (*panels)(int64_t columns);
+  void (*pack)(const float *b, int64_t k, int64_t columns, float *packed);
+  void (*gemm)(const float *a, int64_t lda, int64_t rows, int64_t k, const float *b, int64_t columns, int64_t begin,
+               int64_t end, float *out, int64_t ldo);
+  void (*input)(const ConvJob &, const Block &, int64_t begin, int64_t end, float *scratch);
+  void (*output)(const ConvJob &, const Block &, int64_t begin, int64_t end, float *scratch);
+  // Rows [begin, end) of y, counted through the batch, from t.
+  void (*filter)(const ConvJob &, int64_t begin, int64_t end, float *scratch);
+  // Rows [begin, end) of a plane [2h, 2h]: bias + the plane [h, h] up-sampled by two; null: bias alone.
+  void (*skip)(const float *plane, int64_t h, const float *fir, float bias, int64_t begin, int64_t end, float *out,
+               float *scratch);
+};
+
+extern const Kernels kernels_generic, kernels_v3, kernels_v4;
+
+}  // namespace cagc

@@ -1,0 +1,176 @@
+// From products to activations: demodulation, noise, bias, activation, the next layer's style, and toRGB on the way.
+#pragma once
+#include "input.h"
+
+namespace cagc {
+namespace {
+
+// What the epilogue of sample n reads.
+struct Epilogue {
+  const float *demod, *bias, *next, *noise;
+  float strength;
+
+  Epilogue(const ConvJob &job, int64_t n)
+      : demod(job.demod + n * job.conv->out), bias(job.conv->bias),
+        next(job.next ? job.next + n * job.conv->out : nullptr),
+        noise(job.noise ? job.noise + n * job.noise_sample : nullptr), strength(job.conv->noise_strength) {}
+
+  float at(int64_t pixel) const { return noise ? noise[pixel] * strength : 0.f; }
+};
+
+// Adds the products of y [pixels, out] with the three rows of weights to rgb: a rectangle of this width from `first` on.
+template <int W>
+void to_rgb(const ConvJob &job, int64_t n, const float *y, int64_t pixels, int64_t first, int64_t width) {
+  const int64_t out = job.conv->out, r = job.conv->resolution;
+  const float *weight = job.rgb_weight + n * 3 * out;
+  float *rgb = job.rgb + n * 3 * r * r + first;
+  for (int64_t p = 0; p < pixels; p += 4) {
+    const int64_t count = pixels - p < 4 ? pixels - p : 4;
+    vec<W> s[3][4] = {};
+    for (int64_t c = 0; c < out; c += W) {
+      const vec<W> w0 = load<W>(weight + c), w1 = load<W>(weight + out + c), w2 = load<W>(weight + 2 * out + c);
+      CAGC_UNROLL
+      for (int i = 0; i < 4; i++) {
+        const vec<W> u = load<W>(y + (p + (i < count ? i : 0)) * out + c);
+        s[0][i] += u * w0;
+        s[1][i] += u * w1;
+        s[2][i] += u * w2;
+      }
+    }
+    for (int64_t i = 0; i < count; i++) {
+      const int64_t pixel = (p + i) / width * r + (p + i) % width;
+      for (int k = 0; k < 3; k++) rgb[k * r * r + pixel] += sum<W>(s[k][i]);
+    }
+  }
+}
+
+template <int W> void tile43(const ConvJob &job, const Block &block, int64_t tile, float *scratch) {
+  const int64_t out = job.conv->out, r = job.conv->resolution, step = block.count * out + kPointPad;
+  const Place at = place(job, block.first + tile);
+  const Epilogue e(job, at.n);
+  const int64_t corner = at.y * 4 * r + at.x * 4;
+  float noise[16];
+  for (int i = 0; i < 16; i++) noise[i] = e.at(corner + i / 4 * r + i % 4);
+  float *y = job.y ? job.y + (at.n * r * r + corner) * out : nullptr;
+  for (int64_t c = 0; c < out; c += W) {
+    const float *m = block.m + tile * out + c;
+    vec<W> rows[4][6];
+    CAGC_UNROLL
+    for (int j = 0; j < 6; j++) {
+      vec<W> d[6], o[4];
+      CAGC_UNROLL
+      for (int i = 0; i < 6; i++) d[i] = load<W>(m + (i * 6 + j) * step);
+      output43(d, o);
+      CAGC_UNROLL
+      for (int i = 0; i < 4; i++) rows[i][j] = o[i];
+    }
+    const vec<W> demod = load<W>(e.demod + c), bias = load<W>(e.bias + c);
+    const vec<W> next = y ? load<W>(e.next + c) : vec<W>{};
+    CAGC_UNROLL
+    for (int i = 0; i < 4; i++) {
+      vec<W> o[4];
+      output43(rows[i], o);
+      CAGC_UNROLL
+      for (int j = 0; j < 4; j++) {
+        const vec<W> u = leaky<W>(o[j] * demod + (bias + noise[i * 4 + j]));
+        if (job.rgb_weight) store<W>(scratch + (i * 4 + j) * out + c, u);
+        if (y) store<W>(y + (i * r + j) * out + c, u * next);
+      }
+    }
+  }
+  if (job.rgb_weight) to_rgb<W>(job, at.n, scratch, 16, corner, 4);
+}
+
+template <int W> void pixel(const ConvJob &job, const Block &block, int64_t tile, float *scratch) {
+  const int64_t out = job.conv->out, r = job.conv->resolution;
+  const Place at = place(job, block.first + tile);
+  const Epilogue e(job, at.n);
+  const int64_t here = at.y * r + at.x;
+  const float *m = block.m + tile * out;
+  const float noise = e.at(here);
+  for (int64_t c = 0; c < out; c += W) {
+    const vec<W> u = leaky<W>(load<W>(m + c) * load<W>(e.demod + c) + (load<W>(e.bias + c) + noise));
+    if (job.rgb_weight) store<W>(scratch + c, u);
+    if (job.y) store<W>(job.y + (at.n * r * r + here) * out + c, u * load<W>(e.next + c));
+  }
+  if (job.rgb_weight) to_rgb<W>(job, at.n, scratch, 1, here, 1);
+}
+
+// Row of t, counted through the batch.
+CAGC_INLINE float *t_row(const ConvJob &job, int64_t row) {
+  return job.t + row % job.ring * job.columns() * job.conv->out;
+}
+
+template <int W> void scatter42(const ConvJob &job, const Block &block, int64_t tile) {
+  const int64_t out = job.conv->out, n = block.count;
+  const Place at = place(job, block.first + tile);
+  float *t[8];
+  for (int i = 0; i < 8; i++) t[i] = t_row(job, at.n * job.columns() + at.y * 8 + i) + at.x * 8 * out;
+  const auto point = [&](int a, int b, int ja, int jb) {
+    const int64_t row = before42(a, b) * n + (tile * mult42(a) + ja) * mult42(b) + jb;
+    return block.m + row * out + (a * 6 + b) * kPointPad;
+  };
+  for (int64_t c = 0; c < out; c += W) {
+    vec<W> rows[4][5], d[5], o[4];
+    CAGC_UNROLL
+    for (int b = 0; b < 5; b++) {
+      CAGC_UNROLL
+      for (int a = 0; a < 5; a++) d[a] = load<W>(point(a, b, 0, 0) + c);
+      output42(d, o);
+      CAGC_UNROLL
+      for (int i = 0; i < 4; i++) rows[i][b] = o[i];
+    }
+    CAGC_UNROLL
+    for (int i = 0; i < 4; i++) {
+      output42(rows[i], o);
+      CAGC_UNROLL
+      for (int j = 0; j < 4; j++) store<W>(t[2 * i] + 2 * j * out + c, o[j]);
+    }
+    CAGC_UNROLL
+    for (int j = 0; j < 4; j++) {
+      CAGC_UNROLL
+      for (int a = 0; a < 5; a++) d[a] = load<W>(point(a, 5, 0, j) + c);
+      output42(d, o);
+      CAGC_UNROLL
+      for (int i = 0; i < 4; i++) store<W>(t[2 * i] + (2 * j + 1) * out + c, o[i]);
+    }
+    CAGC_UNROLL
+    for (int i = 0; i < 4; i++) {
+      CAGC_UNROLL
+      for (int b = 0; b < 5; b++) d[b] = load<W>(point(5, b, i, 0) + c);
+      output42(d, o);
+      CAGC_UNROLL
+      for (int j = 0; j < 4; j++) {
+        store<W>(t[2 * i + 1] + 2 * j * out + c, o[j]);
+        store<W>(t[2 * i + 1] + (2 * j + 1) * out + c, load<W>(point(5, 5, i, j) + c));
+      }
+    }
+  }
+}
+
+template <int W> void scatter2(const ConvJob &job, const Block &block, int64_t tile) {
+  const int64_t out = job.conv->out, step = block.count * out + kPointPad;
+  const Place at = place(job, block.first + tile);
+  const float *m = block.m + tile * out;
+  for (int i = 0; i < 2; i++) {
+    float *t = t_row(job, at.n * job.columns() + at.y * 2 + i) + at.x * 2 * out;
+    // Products are ordered odd-odd, even-odd (rows, columns), odd-even, even-even.
+    copy<W>(m + (i ? 2 : 3) * step, t, out);
+    copy<W>(m + (i ? 0 : 1) * step, t + out, out);
+  }
+}
+
+void output(const ConvJob &job, const Block &block, int64_t begin, int64_t end, float *scratch) {
+  with_lanes(job.conv->out, [&](auto lanes) {
+    constexpr int W = decltype(lanes)::value;
+    for (int64_t tile = begin; tile < end; tile++) switch (job.conv->algorithm) {
+        case Algorithm::direct3: pixel<W>(job, block, tile, scratch); break;
+        case Algorithm::winograd43: tile43<W>(job, block, tile, scratch); break;
+        case Algorithm::transposed2: scatter2<W>(job, block, tile); break;
+        case Algorithm::winograd42: scatter42<W>(job, block, tile); break;
+      }
+  });
+}
+
+}  // namespace
+}  // namespace cagc

@@ -1,0 +1,52 @@
+// Vectors of 8 and 16 floats by the compiler's vector extension: one source for every instruction set.
+#pragma once
+#include <cstdint>
+
+#define CAGC_INLINE inline __attribute__((always_inline))
+#if defined(__clang__)
+#define CAGC_UNROLL _Pragma("clang loop unroll(full)")
+#else
+#define CAGC_UNROLL _Pragma("GCC unroll 64")
+#endif
+
+namespace cagc {
+namespace {
+
+template <int W> struct Vector { typedef float type __attribute__((vector_size(W * 4), aligned(4), may_alias)); };
+template <int W> using vec = typename Vector<W>::type;
+
+template <int W> CAGC_INLINE vec<W> load(const float *p) { return *reinterpret_cast<const vec<W> *>(p); }
+template <int W> CAGC_INLINE void store(float *p, vec<W> v) { *reinterpret_cast<vec<W> *>(p) = v; }
+template <int W> CAGC_INLINE vec<W> broadcast(float s) { return vec<W>{} + s; }
+
+// Leaky ReLU of slope 0.2; its gain is in what comes before.
+template <int W> CAGC_INLINE vec<W> leaky(vec<W> u) {
+  const vec<W> low = u * 0.2f;
+  return u > low ? u : low;
+}
+
+template <int W> CAGC_INLINE float sum(vec<W> v) {
+  float s = 0;
+  CAGC_UNROLL
+  for (int i = 0; i < W; i++) s += v[i];
+  return s;
+}
+
+// Widest vector that divides a channel count.
+#if defined(__AVX512F__)
+constexpr int kWide = 16, kRegisters = 32;
+#elif defined(__AVX2__)
+constexpr int kWide = 8, kRegisters = 16;
+#else
+constexpr int kWide = 8, kRegisters = 8;  // a vector of 8 takes two of the 16 registers, or of NEON's 32
+#endif
+
+template <int N> struct Lanes { static constexpr int value = N; };
+
+template <class F> CAGC_INLINE void with_lanes(int64_t channels, F &&f) {
+  if (channels % kWide == 0) f(Lanes<kWide>{});
+  else f(Lanes<8>{});
+}
+
+}  // namespace
+}  // namespace cagc

@@ -1,0 +1,45 @@
+// One-dimensional Winograd (Toom-Cook) transforms. Points 0, ±1, ±2, ∞ for F(4, 3) and 0, ±1, 2, ∞ for F(4, 2): of the
+// small ones, those of least rounding error. Lavin and Gray, "Fast algorithms for convolutional neural networks", 2016.
+#pragma once
+#include "simd.h"
+
+namespace cagc {
+namespace {
+
+template <class V> CAGC_INLINE void input43(const V *d, V *o) {
+  const V a = d[4] - 4.f * d[2], b = d[3] - 4.f * d[1], c = d[4] - d[2], e = 2.f * (d[3] - d[1]);
+  o[0] = 4.f * d[0] - 5.f * d[2] + d[4];
+  o[1] = a + b;
+  o[2] = a - b;
+  o[3] = c + e;
+  o[4] = c - e;
+  o[5] = 4.f * d[1] - 5.f * d[3] + d[5];
+}
+
+template <class V> CAGC_INLINE void output43(const V *m, V *y) {
+  const V a = m[1] + m[2], b = m[1] - m[2], c = m[3] + m[4], e = m[3] - m[4];
+  y[0] = m[0] + a + c;
+  y[1] = b + 2.f * e;
+  y[2] = a + 4.f * c;
+  y[3] = b + 8.f * e + m[5];
+}
+
+template <class V> CAGC_INLINE void input42(const V *d, V *o) {
+  const V a = d[0] - d[2], b = d[3] - d[1], c = d[3] - d[2];
+  o[0] = 2.f * a + b;
+  o[1] = c - 2.f * d[1];
+  o[2] = c + 2.f * (d[1] - d[2]);
+  o[3] = b;
+  o[4] = d[4] - d[2] - 2.f * b;
+}
+
+template <class V> CAGC_INLINE void output42(const V *m, V *y) {
+  const V a = m[1] + m[2], b = m[1] - m[2];
+  y[0] = m[0] + a + m[3];
+  y[1] = b + 2.f * m[3];
+  y[2] = a + 4.f * m[3];
+  y[3] = b + 8.f * m[3] + m[4];
+}
+
+}  // namespace
+}  // namespace cagc

@@ -1,0 +1,86 @@
+// The synthesis network of StyleGAN2 as one call: float32, weights frozen and packed, activations in NHWC with channels
+// padded to a multiple of kLanes. Padding channels of weights, biases and affine layers are zero.
+#pragma once
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <vector>
+
+namespace cagc {
+
+constexpr int64_t kLanes = 8;
+
+// How a convolution becomes matrix products. `points` per tile, `matrices` of weights:
+//   direct3        pixels, one product over 9 taps
+//   winograd43     F(4x4, 3x3): tiles of 4x4 outputs, 36 points
+//   transposed2    stride-2 transposed convolution, one product per output parity (1, 2, 2 and 4 taps), then the FIR
+//   winograd42     the same, its parities of 2 taps by F(4, 2): tiles of 4x4 inputs, 81 points on 36 matrices
+enum class Algorithm : int64_t { direct3 = 0, winograd43, transposed2, winograd42 };
+
+// One styled 3x3 convolution and, where rgb_weight is given, the toRGB that follows it. Matrices are packed by
+// pack_matrices; gains (equalised learning rate, the sqrt(2) of the activation in `bias` and `noise_strength`) are in.
+struct StyledConv {
+  Algorithm algorithm;
+  int64_t up;                 // 1 or 2
+  int64_t resolution;         // of the output
+  int64_t in, out;            // channels, padded
+  int64_t w, rgb_w;           // which of the ws feeds the affine layers
+  const float *weight;        // packed, matrices of the algorithm
+  const float *energy;        // packed [in, out]     sum of squares per filter
+  const float *bias;          // [out]
+  const float *affine;        // packed [style_dim, in]
+  const float *affine_bias;   // [in]
+  const float *rgb_weight;    // [3, out], or null
+  const float *rgb_affine;    // packed [style_dim, out]
+  const float *rgb_affine_bias;  // [out]
+  const float *rgb_bias;      // [3]
+  float noise_strength;
+};
+
+// Fully connected layers with leaky ReLU behind a normalisation to unit mean square.
+struct Mapping {
+  struct Layer { const float *weight, *bias; };  // packed [features, features], [features], the activation's gain in both
+  std::vector<Layer> layers;
+  int64_t features;
+};
+
+struct Kernels;
+
+// Names of the instruction sets that are compiled in and run here, best first: "v4", "v3" (x86-64 levels), "generic".
+std::vector<const char *> instruction_sets();
+
+// The kernels of an instruction set; null if it is not one of instruction_sets().
+const Kernels *find_kernels(const char *instructions);
+
+// Lays a dense matrix [k, columns], columns a multiple of kLanes, out for the kernels of an instruction set.
+void pack_matrix(const Kernels &kernels, const float *matrix, int64_t k, int64_t columns, float *packed);
+
+struct SynthesisCall {
+  const float *ws;                   // sample n, layer l at ws + n * w_sample + l * w_layer: [style_dim]
+  int64_t w_sample, w_layer;
+  std::vector<const float *> noise;  // per convolution: sample n at + n * noise_sample, [r, r]; null: none
+  std::vector<int64_t> noise_sample;
+  float *image;                      // [batch, 3, R, R]
+  float *workspace;
+  double *seconds;                   // [1 + convolutions]: styles and each convolution; or null
+};
+
+class Synthesis {
+ public:
+  // constant: [16, in of the first convolution]. fir: taps of the up-sampling filter in the order of a correlation,
+  // scaled to a sum of 2.
+  Synthesis(std::vector<StyledConv> convs, Mapping mapping, const float *constant, int64_t style_dim, const float *fir,
+            const Kernels &kernels, int64_t batch, int threads);
+  ~Synthesis();
+
+  size_t layers() const;
+  int64_t workspace() const;  // floats that map() and run() need, 64-byte aligned
+  void map(const float *z, float *w, float *workspace) const;  // z [batch, style_dim] -> w [batch, padded style_dim]
+  void run(const SynthesisCall &call) const;
+
+ private:
+  struct State;
+  std::unique_ptr<const State> state_;
+};
+
+}  // namespace cagc
