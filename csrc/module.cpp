@@ -105,7 +105,7 @@ cagc::StyledConv styled_conv(const std::vector<Pointer> &f, float noise_strength
 std::unique_ptr<cagc::Synthesis> synthesis(const std::vector<std::vector<Pointer>> &layers,
                                            const std::vector<float> &noise_strengths,
                                            const std::vector<std::pair<Pointer, Pointer>> &mapping, int64_t features,
-                                           Pointer constant, int64_t style_dim, const std::vector<float> &fir,
+                                           Pointer constant, int64_t style_dim, const std::vector<float> &fir, float clamp,
                                            const std::string &instructions, int64_t batch, int threads) {
   if (layers.empty() || layers.size() != noise_strengths.size() || fir.size() != 4 || batch < 1 || threads < 1)
     throw std::invalid_argument("synthesis: layers, noise strengths, fir, batch or threads is off");
@@ -115,7 +115,7 @@ std::unique_ptr<cagc::Synthesis> synthesis(const std::vector<std::vector<Pointer
   for (const auto &[weight, bias] : mapping) map.layers.push_back({floats(weight), floats(bias)});
   require(constant, "synthesis", "constant");
   return std::make_unique<cagc::Synthesis>(std::move(convs), std::move(map), floats(constant), style_dim, fir.data(),
-                                           kernels_of(instructions), batch, threads);
+                                           clamp, kernels_of(instructions), batch, threads);
 }
 
 void run_synthesis(const cagc::Synthesis &s, Pointer ws, int64_t w_sample, int64_t w_layer,

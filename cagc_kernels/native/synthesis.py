@@ -82,17 +82,17 @@ def matrices(weight: torch.Tensor, algorithm: str) -> list[torch.Tensor]:
 def algorithm(conv: ConvWeights, batch: int) -> str:
     """The faster algorithm: multiplications against bytes of transformed weights."""
     size = conv.resolution // conv.up
-    out, inputs = (padded(n) for n in conv.weight.shape[:2])
-    if size < 4:
-        return "direct3" if conv.up == 1 else "transposed2"
-    tiles = (size // 4) ** 2 if conv.up == 1 else (size // 4 + 1) ** 2
-    fast = tiles * batch * (36 if conv.up == 1 else 81)
-    plain = batch * 9 * (size**2 if conv.up == 1 else (size + 1) ** 2)
-    # In units of a multiplication of one matrix: a float of weights comes from memory in the time of 25.
-    winograd = fast + 36 * 25 < plain + 9 * 25
-    if conv.up == 1:
-        return "winograd43" if winograd else "direct3"
-    return "winograd42" if winograd else "transposed2"
+    # A float of weights comes from memory in the time of 25 multiplications.
+    plain, fast = ("direct3", "winograd43") if conv.up == 1 else ("transposed2", "winograd42")
+    if size >= 4 and batch * points(fast, size) + 36 * 25 < batch * points(plain, size) + 9 * 25:
+        return fast
+    return plain
+
+
+def points(algorithm: str, size: int) -> int:
+    """Multiplications per input and output channel on ``size`` x ``size`` input pixels."""
+    tiles = {"direct3": size, "winograd43": size // 4, "transposed2": size + 1, "winograd42": size // 4 + 1}
+    return {"direct3": 9, "winograd43": 36, "transposed2": 9, "winograd42": 81}[algorithm] * tiles[algorithm] ** 2
 
 
 class Program:
@@ -104,6 +104,7 @@ class Program:
         constant: [C, 4, 4].
         fir: four taps of the up-sampling filter, of sum 1, in the order that the user gives them.
         style_dim: F.
+        clamp: bound of what every convolution and toRGB gives; None for none.
         batch: for which the algorithms are chosen; others run too.
         instructions: one of :func:`instruction_sets`; None takes the best.
 
@@ -118,6 +119,7 @@ class Program:
         constant: torch.Tensor,
         fir: Sequence[float],
         style_dim: int,
+        clamp: float | None = None,
         batch: int = 1,
         instructions: str | None = None,
     ) -> None:
@@ -137,7 +139,33 @@ class Program:
         ]
         self._constant = self._own(_pad(constant.permute(1, 2, 0).reshape(16, -1), 16, padded(constant.shape[0])))
         self._fir = [2 * float(tap) for tap in reversed(fir)]
+        self._clamp = torch.finfo(torch.float32).max if clamp is None else float(clamp)
         self._compiled: tuple[tuple[int, int], object, torch.Tensor] | None = None
+
+    @property
+    def widths(self) -> list[tuple[int, int]]:
+        """Input and output channels of each convolution, padded."""
+        return [(fields[3], fields[4]) for fields in self._layers]
+
+    def conv_cost(self, index: int, batch: int) -> tuple[int, int]:
+        """Multiplications of a convolution's products, and bytes: activations in and out, packed weights."""
+        up, resolution, inputs, out = self._layers[index][1:5]
+        size, name = resolution // up, self.algorithms[index]
+        last = index + 1 == len(self._layers)
+        weights = (36 if name.startswith("winograd") else 9) * inputs * out
+        activations = size**2 * inputs + (0 if last else resolution**2 * out)
+        return batch * points(name, size) * inputs * out, 4 * (weights + batch * activations)
+
+    def styles_cost(self, batch: int) -> tuple[int, int]:
+        """As :meth:`conv_cost`, of the affine layers and demodulation."""
+        columns = sum(inputs + (out if fields[12] else 0) for fields, (inputs, out) in zip(self._layers, self.widths))
+        floats = self.style_dim * columns + sum(inputs * out for inputs, out in self.widths)
+        return batch * floats, 4 * floats
+
+    def mapping_cost(self, batch: int) -> tuple[int, int]:
+        """As :meth:`conv_cost`, of the mapping network."""
+        floats = len(self._mapping) * self.style_dim * self.features
+        return batch * floats, 4 * floats
 
     @property
     def memory(self) -> int:
@@ -186,7 +214,7 @@ class Program:
         if self._compiled is None or self._compiled[0] != key:
             program = _C.Synthesis(
                 self._layers, self._strengths, self._mapping, self.features, self._constant, self.style_dim,
-                self._fir, self.instructions, *key,
+                self._fir, self._clamp, self.instructions, *key,
             )  # fmt: skip
             self._compiled = key, program, torch.empty(program.workspace())
         return self._compiled[1:]
@@ -194,8 +222,10 @@ class Program:
     def map(self, z: torch.Tensor) -> torch.Tensor:
         """w [N, style_dim] of ``z`` [N, style_dim]."""
         z = z.contiguous()
-        program, workspace = self._run(z.shape[0])
         w = torch.empty(z.shape[0], self.features)
+        if len(z) == 0:
+            return w[:, : self.style_dim]
+        program, workspace = self._run(z.shape[0])
         program.map(z.data_ptr(), w.data_ptr(), workspace.data_ptr())
         return w[:, : self.style_dim]
 
@@ -208,11 +238,13 @@ class Program:
             noise: [1 or N, 1, r, r] or None, for each convolution, not scaled by its strength.
             seconds: float64 [1 + convolutions], filled with the time of the styles and of each convolution.
         """
+        image = torch.empty(ws.shape[0], 3, self.resolution, self.resolution)
+        if len(ws) == 0:
+            return image
         program, workspace = self._run(ws.shape[0])
         if ws.stride(-1) != 1:
             ws = ws.contiguous()
         noise = [None if t is None else t.contiguous() for t in noise]
-        image = torch.empty(ws.shape[0], 3, self.resolution, self.resolution)
         program.run(
             ws.data_ptr(), ws.stride(0), ws.stride(1),
             [0 if t is None else t.data_ptr() for t in noise],

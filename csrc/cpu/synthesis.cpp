@@ -53,7 +53,7 @@ struct Synthesis::State {
   Mapping mapping;
   const float *constant;
   int64_t style_dim;
-  float fir[4];
+  float fir[4], clamp;
   const Kernels &kernels;
   int64_t batch;
   int threads;
@@ -216,8 +216,7 @@ void Synthesis::State::skip(const StyledConv &c, const float *below, float *rgb,
 #pragma omp for schedule(static)
   for (int64_t i = 0; i < batch * 3 * pieces; i++) {
     const int64_t plane = i / pieces, begin = i % pieces * rows;
-    kernels.skip(below ? below + plane * h * h : nullptr, h, fir, c.rgb_bias[plane % 3], begin, begin + rows,
-                 rgb + plane * r * r, here);
+    kernels.skip(below ? below + plane * h * h : nullptr, h, fir, begin, begin + rows, rgb + plane * r * r, here);
   }
 }
 
@@ -231,15 +230,15 @@ ConvJob Synthesis::State::job(int64_t layer, const SynthesisCall &call) const {
   if (!last) job.y = w + x[1 - layer % 2], job.next = w + plans[layer + 1].styles;
   job.noise = call.noise[layer], job.noise_sample = call.noise_sample[layer];
   if (c.rgb_weight) job.rgb_weight = w + p.rgb_weight;
-  job.t = w + t, job.ring = std::max<int64_t>(1, p.ring), job.fir = fir;
+  job.t = w + t, job.ring = std::max<int64_t>(1, p.ring), job.fir = fir, job.clamp = clamp;
   job.size = c.resolution / c.up, job.side = side_of(c), job.tiles = job.side * job.side;
   return job;
 }
 
 Synthesis::Synthesis(std::vector<StyledConv> convs, Mapping mapping, const float *constant, int64_t style_dim,
-                     const float *fir, const Kernels &kernels, int64_t batch, int threads) {
+                     const float *fir, float clamp, const Kernels &kernels, int64_t batch, int threads) {
   auto *state = new State{std::move(convs), std::move(mapping), constant, style_dim, {fir[0], fir[1], fir[2], fir[3]},
-                          kernels, batch, threads, {}, {}, 0, {}, {}, 0, 0, 0, 0, 0, {}};
+                          clamp, kernels, batch, threads, {}, {}, 0, {}, {}, 0, 0, 0, 0, 0, {}};
   state_.reset(state);
   state->lay_out();
 }

@@ -27,7 +27,8 @@ void finish(const ConvJob &job, const Epilogue &e, const float *row, int64_t pix
     for (int64_t c = 0; c < out; c += W) {
       const vec<W> a = load<W>(row + c) * f0 + load<W>(row + out + c) * f1 + load<W>(row + 2 * out + c) * f2 +
                        load<W>(row + 3 * out + c) * f3;
-      const vec<W> u = leaky<W>(a * load<W>(e.demod + c) + (load<W>(e.bias + c) + noise));
+      const vec<W> v = a * load<W>(e.demod + c) + (load<W>(e.bias + c) + noise);
+      const vec<W> u = activate<W>(v, broadcast<W>(job.clamp));
       store<W>(y + c, u * load<W>(e.next + c));
     }
   }
@@ -63,12 +64,11 @@ void filter(const ConvJob &job, int64_t begin, int64_t end, float *scratch) {
   with_lanes(job.conv->out, [&](auto lanes) { filter_rows<decltype(lanes)::value>(job, begin, end, scratch); });
 }
 
-void skip(const float *plane, int64_t h, const float *fir, float bias, int64_t begin, int64_t end, float *out,
-          float *scratch) {
+void skip(const float *plane, int64_t h, const float *fir, int64_t begin, int64_t end, float *out, float *scratch) {
   for (int64_t i = begin; i < end; i++) {
     float *to = out + i * 2 * h;
     if (!plane) {
-      for (int64_t j = 0; j < 2 * h; j++) to[j] = bias;
+      for (int64_t j = 0; j < 2 * h; j++) to[j] = 0.f;
       continue;
     }
     // Even rows mix the pixel above and this one by taps 0 and 2, odd rows this one and the next by 1 and 3.
@@ -79,8 +79,8 @@ void skip(const float *plane, int64_t h, const float *fir, float bias, int64_t b
     row[-1] = row[h] = 0.f;
     for (int64_t j = 0; j < h; j++) row[j] = p[j] * a + q[j] * b;
     for (int64_t j = 0; j < h; j++) {
-      to[2 * j] = bias + row[j - 1] * fir[0] + row[j] * fir[2];
-      to[2 * j + 1] = bias + row[j] * fir[1] + row[j + 1] * fir[3];
+      to[2 * j] = row[j - 1] * fir[0] + row[j] * fir[2];
+      to[2 * j + 1] = row[j] * fir[1] + row[j + 1] * fir[3];
     }
   }
 }

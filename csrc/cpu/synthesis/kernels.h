@@ -19,6 +19,7 @@ struct ConvJob {
   float *t;                 // up: rows of the transposed convolution, `ring` of them, [columns, out] each
   int64_t ring;
   const float *fir;         // [4]
+  float clamp;
   int64_t size;             // of x: h = w
   int64_t side, tiles;      // tiles per row, per sample
 
@@ -47,9 +48,8 @@ struct Kernels {
   void (*output)(const ConvJob &, const Block &, int64_t begin, int64_t end, float *scratch);
   // Rows [begin, end) of y, counted through the batch, from t.
   void (*filter)(const ConvJob &, int64_t begin, int64_t end, float *scratch);
-  // Rows [begin, end) of a plane [2h, 2h]: bias + the plane [h, h] up-sampled by two; null: bias alone.
-  void (*skip)(const float *plane, int64_t h, const float *fir, float bias, int64_t begin, int64_t end, float *out,
-               float *scratch);
+  // Rows [begin, end) of a plane [2h, 2h]: the plane [h, h] up-sampled by two, or zeros where it is null.
+  void (*skip)(const float *plane, int64_t h, const float *fir, int64_t begin, int64_t end, float *out, float *scratch);
 };
 
 extern const Kernels kernels_generic, kernels_v3, kernels_v4;

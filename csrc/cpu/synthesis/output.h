@@ -39,7 +39,10 @@ void to_rgb(const ConvJob &job, int64_t n, const float *y, int64_t pixels, int64
     }
     for (int64_t i = 0; i < count; i++) {
       const int64_t pixel = (p + i) / width * r + (p + i) % width;
-      for (int k = 0; k < 3; k++) rgb[k * r * r + pixel] += sum<W>(s[k][i]);
+      for (int k = 0; k < 3; k++) {
+        const float v = sum<W>(s[k][i]) + job.conv->rgb_bias[k];
+        rgb[k * r * r + pixel] += v > job.clamp ? job.clamp : v < -job.clamp ? -job.clamp : v;
+      }
     }
   }
 }
@@ -65,14 +68,14 @@ template <int W> void tile43(const ConvJob &job, const Block &block, int64_t til
       for (int i = 0; i < 4; i++) rows[i][j] = o[i];
     }
     const vec<W> demod = load<W>(e.demod + c), bias = load<W>(e.bias + c);
-    const vec<W> next = y ? load<W>(e.next + c) : vec<W>{};
+    const vec<W> next = y ? load<W>(e.next + c) : vec<W>{}, clamp = broadcast<W>(job.clamp);
     CAGC_UNROLL
     for (int i = 0; i < 4; i++) {
       vec<W> o[4];
       output43(rows[i], o);
       CAGC_UNROLL
       for (int j = 0; j < 4; j++) {
-        const vec<W> u = leaky<W>(o[j] * demod + (bias + noise[i * 4 + j]));
+        const vec<W> u = activate<W>(o[j] * demod + (bias + noise[i * 4 + j]), clamp);
         if (job.rgb_weight) store<W>(scratch + (i * 4 + j) * out + c, u);
         if (y) store<W>(y + (i * r + j) * out + c, u * next);
       }
@@ -89,7 +92,8 @@ template <int W> void pixel(const ConvJob &job, const Block &block, int64_t tile
   const float *m = block.m + tile * out;
   const float noise = e.at(here);
   for (int64_t c = 0; c < out; c += W) {
-    const vec<W> u = leaky<W>(load<W>(m + c) * load<W>(e.demod + c) + (load<W>(e.bias + c) + noise));
+    const vec<W> v = load<W>(m + c) * load<W>(e.demod + c) + (load<W>(e.bias + c) + noise);
+    const vec<W> u = activate<W>(v, broadcast<W>(job.clamp));
     if (job.rgb_weight) store<W>(scratch + c, u);
     if (job.y) store<W>(job.y + (at.n * r * r + here) * out + c, u * load<W>(e.next + c));
   }

@@ -19,10 +19,12 @@ template <int W> CAGC_INLINE vec<W> load(const float *p) { return *reinterpret_c
 template <int W> CAGC_INLINE void store(float *p, vec<W> v) { *reinterpret_cast<vec<W> *>(p) = v; }
 template <int W> CAGC_INLINE vec<W> broadcast(float s) { return vec<W>{} + s; }
 
-// Leaky ReLU of slope 0.2; its gain is in what comes before.
-template <int W> CAGC_INLINE vec<W> leaky(vec<W> u) {
+// Leaky ReLU of slope 0.2, its gain being in what comes before, and the bound of mixed-precision generators.
+template <int W> CAGC_INLINE vec<W> activate(vec<W> u, vec<W> clamp) {
   const vec<W> low = u * 0.2f;
-  return u > low ? u : low;
+  u = u > low ? u : low;
+  u = u < clamp ? u : clamp;
+  return u > -clamp ? u : -clamp;
 }
 
 template <int W> CAGC_INLINE float sum(vec<W> v) {

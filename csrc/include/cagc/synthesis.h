@@ -68,9 +68,9 @@ struct SynthesisCall {
 class Synthesis {
  public:
   // constant: [16, in of the first convolution]. fir: taps of the up-sampling filter in the order of a correlation,
-  // scaled to a sum of 2.
+  // scaled to a sum of 2. clamp: bound of what every convolution and toRGB gives; FLT_MAX for none.
   Synthesis(std::vector<StyledConv> convs, Mapping mapping, const float *constant, int64_t style_dim, const float *fir,
-            const Kernels &kernels, int64_t batch, int threads);
+            float clamp, const Kernels &kernels, int64_t batch, int threads);
   ~Synthesis();
 
   size_t layers() const;

@@ -1,0 +1,195 @@
+"""Inference at the speed of the machine: a generator frozen for one batch, dtype and device.
+
+    compiled = cagc.runtime.compile(generator, batch=1)
+    images = compiled(z, truncation=0.7)                      # as generator(z, truncation=0.7, noise="const")
+
+What runs it is told by :meth:`CompiledGenerator.explain`:
+
+- CPU, float32: the compiled synthesis program (:mod:`cagc_kernels.native.synthesis`), one call per image.
+- CUDA: a CUDA graph per batch size over the eager generator.
+- Anything else (float64, bfloat16, another architecture, no compiled module): a frozen copy, run eagerly.
+"""
+
+from __future__ import annotations
+
+import copy
+import threading
+import time
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from cagc_kernels import backend
+from cagc_kernels.native.synthesis import Program
+
+from ..models import AnyGenerator, Generator
+from ..models.stylegan2 import SynthesisNetwork
+from .graph import Graphed
+from .program import WHY, profile_rows, program, shell
+
+Noise = str | Sequence[Tensor]
+DTYPES = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
+
+
+def compile(
+    generator: AnyGenerator,
+    batch: int = 1,
+    dtype: torch.dtype = torch.float32,
+    device: torch.device | str = "cpu",
+) -> CompiledGenerator:
+    """Freeze ``generator`` for inference.
+
+    The weights are copied as they are now: training or editing the generator afterwards does not reach what was
+    compiled; compile again.
+
+    Args:
+        generator: of any architecture of :mod:`cagc.models`; it is not changed.
+        batch: images per call that the kernels are chosen for.
+        dtype: of latents and images: float32, float64, float16 or bfloat16.
+        device: where it runs.
+
+    Raises:
+        TypeError: ``generator`` is not one, or ``dtype`` is not as above.
+        ValueError: ``batch`` is below 1, or ``device`` is not there.
+    """
+    if not isinstance(generator, nn.Module) or not hasattr(generator, "synthesis"):
+        raise TypeError(f"generator: got {type(generator).__name__}, expected a generator of cagc.models")
+    if isinstance(batch, bool) or not isinstance(batch, int) or batch < 1:
+        raise ValueError(f"batch: got {batch!r}, expected an integer of at least 1")
+    if dtype not in DTYPES:
+        raise TypeError(f"dtype: got {dtype!r}, expected one of {', '.join(map(str, DTYPES))}")
+    device = torch.device(device)
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise ValueError(f"device: got {device}, but no CUDA device is available")
+    return CompiledGenerator(generator, batch, dtype, device)
+
+
+class CompiledGenerator:
+    """A frozen generator; see :func:`compile`. Calls from several threads wait for each other.
+
+    Attributes:
+        config, batch, dtype, device: what it was compiled from and for.
+        reason: why the compiled CPU program does not run it; None if it does.
+    """
+
+    @torch.no_grad()
+    def __init__(self, generator: AnyGenerator, batch: int, dtype: torch.dtype, device: torch.device) -> None:
+        self.config, self.batch, self.dtype, self.device = generator.config, batch, dtype, device
+        self.reason = _refusal(generator, dtype, device)
+        self._lock = threading.Lock()
+        self._program: Program | None = None if self.reason else program(generator, batch)
+        if self._program is not None:
+            self._frozen = shell(generator, self._program)
+        else:
+            self._frozen = copy.deepcopy(generator).to(device, dtype).eval().requires_grad_(False)
+            if device.type == "cuda":
+                self._frozen.mapping = Graphed(self._frozen.mapping)
+                self._frozen.synthesis = Graphed(self._frozen.synthesis)
+
+    @torch.inference_mode()
+    def ws(
+        self, z: Tensor, z_mix: Tensor | None = None, mixing_index: int | None = None, truncation: float = 1.0
+    ) -> Tensor:
+        """``ws`` [N, num_ws, style_dim] of ``z`` [N, style_dim], as the generator's.
+
+        Raises:
+            TypeError, ValueError: another dtype or device than compiled for, or as the generator does.
+        """
+        for name, tensor in (("z", z), ("z_mix", z_mix)):
+            if tensor is not None:
+                self._check(name, tensor)
+        with self._lock:
+            return self._frozen.ws(z, z_mix, mixing_index, truncation)
+
+    @torch.inference_mode()
+    def synthesis(self, ws: Tensor, noise: Noise = "const") -> Tensor:
+        """Image [N, 3, R, R], a tensor of its own, from ``ws`` [N, num_ws, style_dim]; noise as the generator takes it.
+
+        Raises:
+            TypeError, ValueError: another dtype or device than compiled for, or as the generator does.
+        """
+        self._check("ws", ws)
+        for i, tensor in enumerate(() if isinstance(noise, str) else noise):
+            self._check(f"noise[{i}]", tensor)
+        with self._lock:
+            return self._frozen.synthesis(ws, noise=noise)
+
+    def __call__(self, z: Tensor, truncation: float = 1.0, noise: Noise = "const") -> Tensor:
+        """Image [N, 3, R, R] from ``z`` [N, style_dim], as the generator's up to rounding.
+
+        N may differ from ``batch``: buffers and graphs are then made anew for it.
+
+        Raises:
+            TypeError, ValueError: another dtype or device than compiled for, or as the generator does.
+        """
+        return self.synthesis(self.ws(z, truncation=truncation), noise)
+
+    def _check(self, name: str, tensor: Tensor) -> None:
+        if tensor.dtype != self.dtype:
+            raise TypeError(f"{name}: got {tensor.dtype}, but the generator was compiled for {self.dtype}")
+        if tensor.device.type != self.device.type or self.device.index not in (None, tensor.device.index):
+            raise ValueError(f"{name}: is on {tensor.device}, but the generator was compiled for {self.device}")
+
+    @property
+    def memory(self) -> int:
+        """Bytes held: weights, packed or copied, and the buffers of the calls so far."""
+        tensors = list(self._frozen.state_dict().values())
+        owned = sum(t.numel() * t.element_size() for t in tensors if t.device.type != "meta")
+        extra = [self._program] if self._program else [self._frozen.mapping, self._frozen.synthesis]
+        return owned + sum(getattr(holder, "memory", 0) for holder in extra)
+
+    def explain(self) -> list[dict[str, str]]:
+        """A row for each convolution, in order: layer, kernel, layout and why."""
+        names = [name for name in self.config.channels if not name.endswith((".const", "b4"))]
+        if self._program is None:
+            kernel = "CUDA graph of the eager layer" if self.device.type == "cuda" else "eager layer"
+            return [{"layer": name, "kernel": kernel, "layout": "NCHW", "why": str(self.reason)} for name in names]
+        return [
+            {
+                "layer": name,
+                "kernel": f"{algorithm} ({self._program.instructions})",
+                "layout": f"NHWC, {inputs} -> {outputs} channels",
+                "why": WHY[algorithm],
+            }
+            for name, algorithm, (inputs, outputs) in zip(names, self._program.algorithms, self._program.widths)
+        ]
+
+    def profile(self, z: Tensor, noise: Noise = "const", repeats: int = 5) -> list[dict[str, Any]]:
+        """Where the time of an image goes: rows of name, ms, macs, multiplications, bytes and kernel.
+
+        A row is "mapping", "styles" (affine layers and demodulation), or a convolution with its toRGB. ms: the least
+        of ``repeats`` calls. macs: by the convention of :mod:`cagc.metrics.macs`; multiplications: what the kernel
+        does instead, padding included; bytes: activations read and written once, packed weights read once.
+
+        Raises:
+            ValueError: the compiled CPU program does not run this generator.
+        """
+        if self._program is None:
+            raise ValueError(f"profile: times the compiled CPU program, which is not used here: {self.reason}")
+        mapping, seconds = [], []
+        for _ in range(repeats):
+            start = time.perf_counter()
+            ws = self.ws(z)
+            mapping.append(time.perf_counter() - start)
+            seconds.append(torch.zeros(self.config.num_ws, dtype=torch.float64))
+            with self._lock:
+                self._frozen.synthesis(ws, noise=noise, seconds=seconds[-1])
+        return profile_rows(self.config, self._program, len(z), min(mapping), torch.stack(seconds).amin(dim=0).tolist())
+
+
+def _refusal(generator: AnyGenerator, dtype: torch.dtype, device: torch.device) -> str | None:
+    """Why the compiled CPU program cannot run this; None if it can."""
+    if device.type != "cpu":
+        return f"the compiled program runs on the CPU, not on {device.type}"
+    if dtype != torch.float32:
+        return f"the compiled program computes in float32, not {str(dtype).removeprefix('torch.')}"
+    if type(generator) is not Generator or type(generator.synthesis) is not SynthesisNetwork:
+        return "the compiled program runs StyleGAN2 alone"
+    if len(generator.config.resample_filter) != 4:
+        return f"the compiled program filters with 4 taps, not {len(generator.config.resample_filter)}"
+    if reason := backend.unavailable("native"):
+        return reason
+    preferred = backend.preferred()
+    return None if preferred in (None, "native") else f"the {preferred} backend is preferred"

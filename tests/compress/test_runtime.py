@@ -1,0 +1,205 @@
+"""cagc.runtime: the images of the generator, whatever runs them."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+import cagc
+from cagc import runtime
+from cagc.assets import faces64
+from cagc.models import Generator, GeneratorConfig, SNGANConfig, SNGANGenerator
+from cagc.runtime import graph
+from cagc_kernels import backend, native, use_backend
+
+needs_native = pytest.mark.skipif(native.REASON is not None, reason=str(native.REASON))
+
+
+@pytest.fixture
+def generator() -> Generator:
+    torch.manual_seed(0)
+    made = Generator(GeneratorConfig.uniform(16, 128, 12, style_dim=16, mapping_layers=2)).requires_grad_(False)
+    made.w_avg.normal_()
+    for layer in (made.synthesis.b4.conv1, made.synthesis.b8.conv0, made.synthesis.b16.conv1):
+        layer.noise_strength.fill_(0.5)
+    return made
+
+
+def close(a: torch.Tensor, b: torch.Tensor) -> None:
+    torch.testing.assert_close(a, b, rtol=0, atol=5e-5)
+
+
+@pytest.mark.parametrize("preferred", [None, "reference"])
+@pytest.mark.parametrize("noise", ["const", "none", "random", "list"])
+def test_same_images_as_the_generator(generator, preferred, noise):
+    with use_backend(preferred):
+        compiled = runtime.compile(generator)
+        for batch in (1, 3, 0):
+            z = torch.randn(batch, 16)
+            given = generator.make_noise(batch, seed=1) if noise == "list" else noise
+            torch.manual_seed(7)
+            images = compiled(z, truncation=0.6, noise=given)
+            torch.manual_seed(7)
+            close(images, generator(z, truncation=0.6, noise=given))
+
+
+def test_style_mixing_and_ws(generator):
+    compiled = runtime.compile(generator)
+    z, other = torch.randn(2, 2, 16)
+    ws = generator.ws(z, other, 2, truncation=0.5)
+    close(compiled.ws(z, other, 2, truncation=0.5), ws)
+    close(compiled.synthesis(ws), generator.synthesis(ws, noise="const"))
+
+
+@needs_native
+def test_embedded_teacher():
+    teacher = cagc.load_generator(faces64() / "teacher.safetensors").requires_grad_(False)
+    compiled = runtime.compile(teacher, batch=2)
+    assert compiled.reason is None
+    z = torch.randn(2, teacher.config.style_dim, generator=torch.Generator().manual_seed(0))
+    expected = teacher.double()(z.double(), noise="const")
+    assert (compiled(z) - expected).abs().max() < 1e-4
+
+
+def test_images_do_not_alias(generator):
+    compiled = runtime.compile(generator)
+    first = compiled(torch.randn(1, 16))
+    kept = first.clone()
+    compiled(torch.randn(1, 16))
+    assert torch.equal(first, kept)
+
+
+def test_weights_are_frozen_when_compiled(generator):
+    compiled, z = runtime.compile(generator), torch.randn(1, 16)
+    before = compiled(z)
+    for tensor in (*generator.parameters(), *generator.buffers()):
+        tensor.zero_()
+    assert torch.equal(compiled(z), before)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+def test_other_dtypes_run_eagerly_and_say_why(generator, dtype):
+    compiled = runtime.compile(generator, dtype=dtype)
+    z = torch.randn(2, 16, dtype=dtype)
+    assert torch.equal(compiled(z), generator.to(dtype)(z, noise="const"))
+    assert "float32" in compiled.reason and all(row["why"] == compiled.reason for row in compiled.explain())
+
+
+def test_other_architectures_run_eagerly():
+    torch.manual_seed(0)
+    generator = SNGANGenerator(SNGANConfig.uniform(8)).eval()
+    compiled, z = runtime.compile(generator), torch.randn(2, generator.config.style_dim)
+    close(compiled(z), generator(z))
+    assert compiled.explain() and compiled.memory > 0
+
+
+def test_filters_of_another_length_run_eagerly(generator):
+    made = Generator(GeneratorConfig.uniform(8, 64, style_dim=16, mapping_layers=1, resample_filter=(1, 2, 1)))
+    compiled, z = runtime.compile(made), torch.randn(1, 16)
+    close(compiled(z), made(z, noise="const").detach())
+    if native.REASON is None:
+        assert "4 taps" in compiled.reason
+
+
+def test_without_the_compiled_module(generator, monkeypatch):
+    monkeypatch.setattr(backend, "unavailable", lambda name: "not compiled")
+    compiled, z = runtime.compile(generator), torch.randn(1, 16)
+    close(compiled(z), generator(z, noise="const"))
+    assert compiled.reason == "not compiled"
+
+
+@needs_native
+def test_explain_profile_and_memory(generator):
+    compiled = runtime.compile(generator)
+    layers = ["b4.conv1", "b8.conv0", "b8.conv1", "b16.conv0", "b16.conv1"]
+    assert [row["layer"] for row in compiled.explain()] == layers
+    packed = compiled.memory
+    rows = compiled.profile(torch.randn(2, 16), repeats=1)
+    assert [row["name"] for row in rows] == ["mapping", "styles", *layers]
+    assert all(row[key] > 0 for row in rows for key in ("ms", "macs", "multiplications", "bytes"))
+    assert sum(row["macs"] for row in rows) == 2 * cagc.metrics.macs.total_macs(generator)
+    assert compiled.memory > packed > 4 * sum(p.numel() for p in generator.parameters())
+
+
+def test_profile_needs_the_program(generator):
+    with pytest.raises(ValueError, match="profile: .*float64"):
+        runtime.compile(generator, dtype=torch.float64).profile(torch.randn(1, 16, dtype=torch.float64))
+
+
+def test_bad_calls(generator):
+    compiled, z = runtime.compile(generator), torch.randn(2, 16)
+    with pytest.raises(TypeError, match="z: got torch.float64.*float32"):
+        compiled(z.double())
+    with pytest.raises(ValueError, match="z: is on meta"):
+        compiled(z.to("meta"))
+    with pytest.raises(ValueError, match=r"z: got shape \[2, 15\]"):
+        compiled(z[:, 1:])
+    with pytest.raises(ValueError, match=r"ws: got shape \[2, 4, 16\]"):
+        compiled.synthesis(z[:, None].expand(-1, 4, -1))
+    with pytest.raises(ValueError, match="noise: got 'loud'"):
+        compiled(z, noise="loud")
+    noise = generator.make_noise(2)
+    with pytest.raises(ValueError, match=r"noise\[1\]: got shape"):
+        compiled(z, noise=[noise[0], noise[0], *noise[2:]])
+    with pytest.raises(TypeError, match=r"noise\[0\]"):
+        compiled(z, noise=[n.double() for n in noise])
+
+
+def test_bad_arguments(generator):
+    with pytest.raises(TypeError, match="generator: got Linear"):
+        runtime.compile(torch.nn.Linear(1, 1))
+    for batch in (0, True, 1.5):
+        with pytest.raises(ValueError, match="batch"):
+            runtime.compile(generator, batch=batch)
+    with pytest.raises(TypeError, match="dtype: got torch.int32"):
+        runtime.compile(generator, dtype=torch.int32)
+    if not torch.cuda.is_available():
+        with pytest.raises(ValueError, match="device: got cuda"):
+            runtime.compile(generator, device="cuda")
+
+
+class Recorder:
+    """Stands for CUDA graphs: `capture` runs eagerly into buffers of its own, and counts."""
+
+    def __init__(self) -> None:
+        self.captured = self.replayed = 0
+
+    def capture(self, function, inputs):
+        static = [tensor.clone() for tensor in inputs]
+        output = function(*static)
+        self.captured += 1
+
+        def replay() -> None:
+            self.replayed += 1
+            output.copy_(function(*static))
+
+        return static, replay, output
+
+
+def test_a_graph_for_each_batch_and_kind_of_noise(generator, monkeypatch):
+    recorder = Recorder()
+    monkeypatch.setattr(graph, "capture", recorder.capture)
+    graphed = graph.Graphed(generator.synthesis)
+    for _ in range(2):
+        for batch in (1, 2, 0):
+            for noise in ("const", generator.make_noise(batch)):
+                ws = torch.randn(batch, 6, 16)
+                assert torch.equal(graphed(ws, noise=noise), generator.synthesis(ws, noise=noise))
+    assert recorder.captured == 4 and recorder.replayed == 8
+    assert graphed.memory > 0
+    first = graphed(torch.randn(1, 6, 16), noise="const")
+    kept = first.clone()
+    graphed(torch.randn(1, 6, 16), noise="const")
+    assert torch.equal(first, kept)
+
+
+def test_out_of_memory_while_capturing_leaves_eager(generator, monkeypatch):
+    def refuse(function, inputs):
+        raise torch.cuda.OutOfMemoryError("no memory for the graph")
+
+    monkeypatch.setattr(graph, "capture", refuse)
+    graphed, ws = graph.Graphed(generator.synthesis), torch.randn(1, 6, 16)
+    with pytest.warns(UserWarning, match="no CUDA graph for batch 1.*no memory"):
+        images = graphed(ws, noise="const")
+    assert torch.equal(images, generator.synthesis(ws, noise="const"))
+    assert torch.equal(graphed(ws, noise="const"), images)

@@ -1,0 +1,136 @@
+"""The compiled synthesis program against the generator in float64, on every instruction set that runs here."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from cagc.models import Generator, GeneratorConfig
+from cagc.models.stylegan2 import layer_names
+from cagc.runtime.program import program
+from cagc_kernels import native
+from cagc_kernels.native import synthesis
+
+pytestmark = pytest.mark.skipif(native.REASON is not None, reason=str(native.REASON))
+
+INSTRUCTIONS = [] if native.REASON else synthesis.instruction_sets()
+WIDTHS = (37, 3, 77, 1, 154, 39, 8, 20)
+FORCED = {
+    "fast": lambda conv, batch: "winograd43" if conv.up == 1 else "winograd42",
+    "plain": lambda conv, batch: "direct3" if conv.up == 1 else "transposed2",
+}
+
+
+def make(resolution: int, shift: int = 0, seed: int = 0, **options) -> Generator:
+    """Random weights, biases and noise strengths; odd widths that differ from layer to layer."""
+    torch.manual_seed(seed)
+    names = layer_names(resolution)
+    channels = {name: WIDTHS[(i + shift) % len(WIDTHS)] for i, name in enumerate(names)}
+    options = {"style_dim": 20, "mapping_layers": 2} | options
+    generator = Generator(GeneratorConfig(resolution, channels, **options)).requires_grad_(False)
+    for name, parameter in generator.named_parameters():
+        if name.endswith(("bias", "noise_strength")):
+            parameter += 0.3 * torch.randn_like(parameter)
+    return generator
+
+
+def run(compiled: synthesis.Program, generator: Generator, z, noise) -> torch.Tensor:
+    ws = compiled.map(z)[:, None].expand(-1, generator.config.num_ws, -1)
+    return compiled.images(ws, noise)
+
+
+def expect_equal(generator: Generator, compiled: synthesis.Program, batch: int, noise=None) -> None:
+    z = torch.randn(batch, generator.config.style_dim)
+    noise = generator.make_noise(batch, seed=1) if noise is None else noise
+    images = run(compiled, generator, z, noise)
+    expected = generator.double()(z.double(), noise=[n.double() for n in noise])
+    generator.float()
+    assert images.dtype == torch.float32 and images.shape == expected.shape
+    if batch:
+        torch.testing.assert_close(images.double(), expected, rtol=0, atol=2e-5 * max(1.0, expected.abs().max().item()))
+
+
+@pytest.mark.parametrize("instructions", INSTRUCTIONS)
+@pytest.mark.parametrize("algorithms", ["chosen", *FORCED])
+@pytest.mark.parametrize("shift", [0, 3, 6])
+def test_odd_widths(instructions, algorithms, shift, monkeypatch):
+    if algorithms in FORCED:
+        monkeypatch.setattr(synthesis, "algorithm", FORCED[algorithms])
+    generator = make(16, shift, seed=shift)
+    expect_equal(generator, program(generator, 3, instructions), batch=3)
+
+
+@pytest.mark.parametrize("batch", [0, 1, 5])
+def test_batches_other_than_the_compiled_one(batch):
+    generator = make(8)
+    expect_equal(generator, program(generator, 2), batch)
+
+
+@pytest.mark.parametrize("resolution", [4, 8, 32, 64])
+def test_resolutions(resolution):
+    generator = make(resolution, shift=1)
+    expect_equal(generator, program(generator), batch=2)
+
+
+@pytest.mark.parametrize("threads", [1, 2, 3])
+def test_threads(threads):
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        generator = make(32, shift=2)
+        expect_equal(generator, program(generator), batch=1)
+    finally:
+        torch.set_num_threads(before)
+
+
+@pytest.mark.parametrize("forced", sorted(FORCED))
+def test_rows_of_the_transposed_convolution_reuse_their_memory(forced, monkeypatch):
+    """Wide enough that one sample's rows do not stay whole until the filter reads them."""
+    monkeypatch.setattr(synthesis, "algorithm", FORCED[forced])
+    torch.manual_seed(0)
+    channels = dict.fromkeys(layer_names(64), 8) | {"b64.conv0": 154}
+    generator = Generator(GeneratorConfig(64, channels, style_dim=8, mapping_layers=1)).requires_grad_(False)
+    expect_equal(generator, program(generator), batch=5)
+
+
+def test_asymmetric_filter_clamp_and_no_mapping():
+    generator = make(16, resample_filter=(1, 2, 4, 3), conv_clamp=0.7, mapping_layers=0)
+    expect_equal(generator, program(generator), batch=2)
+
+
+def test_noise_shared_by_the_batch():
+    generator = make(8)
+    expect_equal(generator, program(generator), batch=3, noise=generator.make_noise(1, seed=2))
+
+
+def test_a_w_per_layer():
+    generator = make(16)
+    ws = torch.randn(2, generator.config.num_ws, generator.config.style_dim)
+    for strided in (ws, torch.stack([ws, ws], dim=-1)[..., 0]):
+        images = program(generator).images(strided, [None] * len(generator.synthesis.noise_shapes()))
+        torch.testing.assert_close(images, generator.synthesis(ws, noise="none"), rtol=0, atol=1e-4)
+
+
+@pytest.mark.parametrize("instructions", INSTRUCTIONS)
+@pytest.mark.parametrize("forced", sorted(FORCED))
+def test_workspace_is_kept_to_and_written_before_it_is_read(instructions, forced, monkeypatch):
+    monkeypatch.setattr(synthesis, "algorithm", FORCED[forced])
+    generator = make(16)
+    compiled = program(generator, 3, instructions)
+    key = 3, torch.get_num_threads()
+    compiled._run(3)
+    size, guard = compiled._compiled[2].numel(), 4096
+    memory = torch.full([size + 2 * guard], torch.nan)
+    compiled._compiled = key, compiled._compiled[1], memory[guard:-guard]
+    expect_equal(generator, compiled, batch=3)
+    assert memory[:guard].isnan().all() and memory[-guard:].isnan().all()
+
+
+def test_unknown_instructions_are_refused():
+    with pytest.raises(ValueError, match="instructions.*sse9.*generic"):
+        program(make(4), instructions="sse9")
+
+
+def test_null_pointers_are_refused():
+    with pytest.raises(ValueError, match="null"):
+        native._C.pack_matrix("generic", 0, 8, 8, 0)
