@@ -8,7 +8,7 @@ student = cagc.prune(g, plan)
 
 from cagc_kernels import __version__
 
-from . import content
+from . import content, runtime
 from .budget import ChannelPlan, plan_channels
 from .checkpoints import load_discriminator, load_generator, save_generator
 from .distill import DistillConfig, distill
@@ -37,6 +37,7 @@ __all__ = [
     "nested_plans",
     "plan_channels",
     "prune",
+    "runtime",
     "save_generator",
     "score_channels",
 ]

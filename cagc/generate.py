@@ -8,11 +8,13 @@ from pathlib import Path
 
 import torch
 
+from . import runtime
 from .errors import CagcError
 from .files import atomic_write
-from .metrics.sampling import draw
+from .metrics.sampling import noise_for
 from .models import Generator
 from .pictures import image_grid
+from .seeds import z_batch
 
 
 def parse_seeds(text: str) -> list[int]:
@@ -56,9 +58,13 @@ def generate(
     existing = [path for path in paths if path.exists()]
     if existing and not overwrite:
         raise CagcError(f"out: {existing[0]} exists (and {len(existing) - 1} more); add --overwrite to replace them")
+    like = next(generator.parameters())
+    compiled = runtime.compile(generator, max(1, min(batch, len(seeds))), like.dtype, like.device)
     done = 0
     for start in range(0, len(seeds), batch):
-        images = draw(generator, seeds[start : start + batch], noise, truncation).clamp(-1, 1)
+        chunk = seeds[start : start + batch]
+        z = z_batch(chunk, generator.config.style_dim, like.device).to(like.dtype)
+        images = compiled(z, truncation, noise_for(generator, chunk, noise)).clamp(-1, 1)
         out.mkdir(parents=True, exist_ok=True)
         for image in images:
             with atomic_write(paths[done]) as temporary:

@@ -105,8 +105,8 @@ cagc::StyledConv styled_conv(const std::vector<Pointer> &f, float noise_strength
 std::unique_ptr<cagc::Synthesis> synthesis(const std::vector<std::vector<Pointer>> &layers,
                                            const std::vector<float> &noise_strengths,
                                            const std::vector<std::pair<Pointer, Pointer>> &mapping, int64_t features,
-                                           Pointer constant, int64_t style_dim, const std::vector<float> &fir, float clamp,
-                                           const std::string &instructions, int64_t batch, int threads) {
+                                           Pointer constant, int64_t style_dim, const std::vector<float> &fir,
+                                           float clamp, const std::string &instructions, int64_t batch, int threads) {
   if (layers.empty() || layers.size() != noise_strengths.size() || fir.size() != 4 || batch < 1 || threads < 1)
     throw std::invalid_argument("synthesis: layers, noise strengths, fir, batch or threads is off");
   std::vector<cagc::StyledConv> convs;

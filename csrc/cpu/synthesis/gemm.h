@@ -23,7 +23,8 @@ struct Panels {
 };
 
 template <int W, int V, int R>
-__attribute__((noinline)) void product(const float *a, int64_t lda, int64_t k, const float *b, float *out, int64_t ldo) {
+__attribute__((noinline))
+void product(const float *a, int64_t lda, int64_t k, const float *b, float *out, int64_t ldo) {
   vec<W> sum[R][V];
   CAGC_UNROLL
   for (int r = 0; r < R; r++)

@@ -18,7 +18,7 @@ struct Epilogue {
   float at(int64_t pixel) const { return noise ? noise[pixel] * strength : 0.f; }
 };
 
-// Adds the products of y [pixels, out] with the three rows of weights to rgb: a rectangle of this width from `first` on.
+// Adds the products of y [pixels, out] with three rows of weights to rgb: a rectangle of this width from `first` on.
 template <int W>
 void to_rgb(const ConvJob &job, int64_t n, const float *y, int64_t pixels, int64_t first, int64_t width) {
   const int64_t out = job.conv->out, r = job.conv->resolution;

@@ -39,7 +39,7 @@ struct StyledConv {
 
 // Fully connected layers with leaky ReLU behind a normalisation to unit mean square.
 struct Mapping {
-  struct Layer { const float *weight, *bias; };  // packed [features, features], [features], the activation's gain in both
+  struct Layer { const float *weight, *bias; };  // packed [style_dim, features] and [features], with their gains
   std::vector<Layer> layers;
   int64_t features;
 };
