@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -29,6 +30,8 @@ TESTS = {
         "test_empty",
     ),
     "peers/test_upfirdn2d.py": ("triton and float32",),
+    "kernels/test_triton_modulated_conv2d.py": ("test_",),
+    "peers/test_triton_modulated_conv2d.py": ("test_",),
 }
 
 
@@ -36,6 +39,8 @@ TESTS = {
 @pytest.mark.skipif(os.environ.get("TRITON_INTERPRET") == "1", reason="this is the process of the interpreter")
 @pytest.mark.parametrize("file", TESTS)
 def test_kernels_in_the_interpreter(file):
+    if "conv2d" in file and version("triton") < "3.7" and version("numpy") >= "2.4":
+        pytest.skip("Triton 3.6 interprets loops whose length it does not know only with NumPy < 2.4")
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", str(HERE.parent / file)]
     run = subprocess.run(
         # The interpreter truncates float32 to bfloat16 where the GPU rounds.

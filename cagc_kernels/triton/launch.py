@@ -1,0 +1,191 @@
+"""Launches of the implicit GEMM and of what goes before and after it, on plain tensors."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import torch
+import triton
+
+from .. import layout
+from .configs import PLAIN, POLYPHASE, TRANSPOSED, Config
+from .demodulation import demodulation_kernel
+from .fir import ROWS, fir_act_kernel
+from .implicit_gemm import styled_conv2d_kernel
+from .packing import PackedWeight, accumulator, tl_dtype
+
+
+class Epilogue(NamedTuple):
+    """What follows the sums: + noise + bias, activation, gain, clamp (none below 0), times ``following``."""
+
+    noise: torch.Tensor | None = None
+    bias: torch.Tensor | None = None
+    following: torch.Tensor | None = None
+    act: str = "linear"
+    alpha: float = 0.0
+    gain: float = 1.0
+    clamp: float = -1.0
+
+    @property
+    def constants(self) -> dict[str, object]:
+        return {"ACT": self.act, "ALPHA": self.alpha, "GAIN": self.gain, "CLAMP": self.clamp}
+
+
+def factors(
+    styles: torch.Tensor, energy: torch.Tensor | None, peaks: torch.Tensor | None, outputs: int, normalise: bool
+) -> tuple[torch.Tensor, torch.Tensor | None]:
+    """(styles as the kernel takes them, factor [N, O] of its sums or None); ``normalise`` moves their size to it."""
+    styles = styles.contiguous()
+    if energy is None and peaks is None and not normalise:
+        return styles, None
+    acc = accumulator(styles.dtype)
+    (n, inputs), block = styles.shape, 16
+    scale = torch.empty(n, outputs, dtype=acc, device=styles.device)
+    normalised = torch.empty(n, inputs, dtype=acc, device=styles.device) if normalise else None
+    with torch.cuda.device_of(styles):
+        demodulation_kernel[n, triton.cdiv(outputs, block)](
+            styles, energy, peaks, scale, normalised, inputs, outputs, tl_dtype(acc), block, 64
+        )
+    return normalised if normalise else styles, scale
+
+
+def device_name(device: torch.device) -> str | None:
+    """Name of the GPU whose configs count; None for the interpreter."""
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else None
+
+
+def milliseconds(call: Callable[[], object]) -> float:
+    """Median time of a call on the GPU, with cold caches."""
+    return triton.testing.do_bench(call, warmup=10, rep=40, return_mode="median")
+
+
+def precision(dtype: torch.dtype) -> str:
+    """How float32 multiplies: as PyTorch's setting for convolutions lets it."""
+    conv = getattr(torch.backends.cudnn, "conv", None)
+    if hasattr(conv, "fp32_precision"):
+        allowed = conv.fp32_precision == "tf32"
+    else:
+        allowed = torch.backends.cudnn.allow_tf32
+    return "tf32" if dtype == torch.float32 and allowed else "ieee"
+
+
+def pixels(x: torch.Tensor) -> tuple[torch.Tensor, int, int]:
+    """(x, or an NHWC copy of it; elements of a pixel; pixels of an image). Slices of channels are read in place."""
+    _, c, h, w = x.shape
+    pixel = x.stride(3)
+    if layout.is_channels_last(x) and x.stride(2) == w * pixel and x.stride(0) % pixel == 0:
+        return x, pixel, x.stride(0) // pixel
+    return x.permute(0, 2, 3, 1).contiguous(), c, h * w
+
+
+def strides(y: torch.Tensor) -> tuple[int, int]:
+    """Strides of a pixel and of a channel of a dense output, contiguous or channels_last."""
+    return (y.shape[1], 1) if layout.is_channels_last(y) else (1, y.shape[2] * y.shape[3])
+
+
+def _broadcast(noise: torch.Tensor | None, y: torch.Tensor) -> tuple[torch.Tensor | None, tuple[int, int, int]]:
+    """Noise with its strides of image, row and column over the output."""
+    if noise is None:
+        return None, (0, 0, 0)
+    n, _, h, w = y.shape
+    noise = noise.expand(n, 1, h, w)
+    return noise, (noise.stride(0), noise.stride(2), noise.stride(3))
+
+
+_counters: dict[tuple[torch.device, int], torch.Tensor] = {}
+
+
+def counters(tiles: int, device: torch.device) -> torch.Tensor:
+    """Zeros for the arrivals of split-K: the kernel leaves them zero, so a stream keeps its own.
+
+    A CUDA graph gets fresh ones, since two graphs may run side by side.
+    """
+    if device.type != "cuda" or torch.cuda.is_current_stream_capturing():
+        return torch.zeros(tiles, dtype=torch.int32, device=device)
+    key = device, torch.cuda.current_stream(device).cuda_stream
+    if key not in _counters or _counters[key].numel() < tiles:
+        _counters[key] = torch.zeros(max(tiles, 4096), dtype=torch.int32, device=device)
+    return _counters[key]
+
+
+def constants(config: Config, dtype: torch.dtype, packed: PackedWeight, padding: tuple[int, int]) -> dict[str, object]:
+    """The constants of the kernel that follow from a config and a weight."""
+    wf, wo, wt, wi = packed.strides
+    ci, co = packed.channels
+    return {
+        "CI": ci, "CO": co, "WF": wf, "WO": wo, "WT": wt, "WI": wi, "K": packed.k, "PY": padding[0], "PX": padding[1],
+        "MODE": packed.mode, "PRECISION": precision(dtype), "ACC": tl_dtype(accumulator(dtype)),
+        "PACKED": config.packed, "SPLIT": config.split,
+        "BM": config.bm, "BN": config.bn, "BN2": config.bn2, "BK": config.bk,
+    }  # fmt: skip
+
+
+def gemm(
+    x: torch.Tensor, packed: PackedWeight, y: torch.Tensor, styles: torch.Tensor | None, scale: torch.Tensor | None,
+    epilogue: Epilogue, config: Config, padding: tuple[int, int],
+    in_index: torch.Tensor | None = None, out_index: torch.Tensor | None = None, blocks: bool = False,
+    scatter: bool = False,
+) -> None:  # fmt: skip
+    """Fill ``y`` [N, O, H', W'] by one launch; ``padding`` is (rows, columns)."""
+    source, xp, x_pixels = pixels(x)
+    n, _, h, w = x.shape
+    oh, ow = y.shape[2:]
+    columns = packed.channels[1] * (4 if packed.mode == POLYPHASE else 1)
+    rows = {PLAIN: oh * ow, POLYPHASE: h * w, TRANSPOSED: (h + 1) * (w + 1)}[packed.mode]
+    tiles = triton.cdiv(rows, config.bm) * n * triton.cdiv(columns, config.bn + config.bn2)
+    phases = 4 if packed.mode == TRANSPOSED else 1
+    partial = arrivals = None
+    if config.split > 1:
+        size = tiles * phases * config.split * config.bm * config.bn
+        partial = torch.empty(size, dtype=accumulator(x.dtype), device=x.device)
+        arrivals = counters(tiles * phases, x.device)
+    noise, noise_strides = _broadcast(epilogue.noise, y)
+    yp, yc = strides(y)
+    with torch.cuda.device_of(x):
+        styled_conv2d_kernel[tiles, phases, config.split](
+            source, packed.weight, y, styles, scale, noise, epilogue.bias, epilogue.following, in_index, out_index,
+            partial, arrivals, n, h, w, oh, ow, x_pixels, oh * ow, *noise_strides,
+            XP=xp, YN=y.shape[1], YP=yp, YC=yc, BLOCKS=blocks, SCATTER=scatter, **epilogue.constants,
+            **constants(config, x.dtype, packed, padding), num_warps=config.warps, num_stages=config.stages,
+        )  # fmt: skip
+
+
+def fir_act(t: torch.Tensor, taps: torch.Tensor, y: torch.Tensor, epilogue: Epilogue) -> None:
+    """Fill ``y`` [N, O, H', W'] from the transposed convolution ``t`` [N, O, H' + 1, W' + 1] in NHWC memory."""
+    n, co, oh, ow = y.shape
+    noise, noise_strides = _broadcast(epilogue.noise, y)
+    yp, yc = strides(y)
+    bc = min(64, triton.next_power_of_2(co))
+    bq = 1024 // bc
+    grid = triton.cdiv(ow, bq) * triton.cdiv(co, bc), triton.cdiv(oh, ROWS.value), n
+    with torch.cuda.device_of(t):
+        fir_act_kernel[grid](
+            t, taps, y, noise, epilogue.bias, epilogue.following, *t.shape[2:], oh, ow, oh * ow, *noise_strides,
+            CO=co, YN=co, YP=yp, YC=yc, **epilogue.constants, ACC=tl_dtype(accumulator(t.dtype)), BQ=bq, BC=bc,
+        )  # fmt: skip
+
+
+def layer(
+    x: torch.Tensor, packed: PackedWeight, styles: torch.Tensor | None, epilogue: Epilogue, config: Config,
+    padding: tuple[int, int], modulate: bool = True,
+) -> torch.Tensor:  # fmt: skip
+    """The whole layer from packed weights: demodulation factors, convolution, FIR where the variant has one."""
+    normalise = modulate and x.dtype == torch.float16
+    s, scale = factors(styles, packed.energy, packed.peaks, packed.channels[1], normalise)
+    s = s if modulate else None
+    n, _, h, w = x.shape
+    co = packed.channels[1]
+    if packed.mode == PLAIN:
+        y = layout.allocate_images(x, h + 2 * padding[0] - packed.k + 1, w + 2 * padding[1] - packed.k + 1, channels=co)
+        gemm(x, packed, y, s, scale, epilogue, config, padding)
+        return y
+    y = layout.allocate_images(x, 2 * h, 2 * w, channels=co)
+    if packed.mode == POLYPHASE:
+        gemm(x, packed, y, s, scale, epilogue, config, padding)
+        return y
+    t = torch.empty((n, co, 2 * h + 1, 2 * w + 1), dtype=x.dtype, device=x.device, memory_format=torch.channels_last)
+    # Demodulated before it is rounded, so that half precision stays in range.
+    gemm(x, packed, t, s, scale, Epilogue(), config, (0, 0))
+    fir_act(t, packed.taps, y, epilogue)
+    return y
