@@ -47,7 +47,7 @@ class Recipe:
 _PAPER = Recipe(
     batch_rule="batch-sum",
     rescale="none",
-    distillation=DistillConfig(perceptual="lpips-vgg", ema_half_life=5000, ema_rampup=None),
+    distillation=DistillConfig(perceptual="lpips-vgg", ema_half_life=5000, ema_rampup=None, augment="none"),
 )
 # The mapping network is the teacher's and stays so: both then mean the same image by the same z.
 _STYLEKD = replace(_PAPER, distillation=replace(_PAPER.distillation, relation_weight=30.0, frozen=("mapping.*",)))
