@@ -165,6 +165,8 @@ class Distill:
     """Run folder: checkpoints, metrics.jsonl, sample grids, student.safetensors."""
     student: Path | None = None
     """Pruned checkpoint."""
+    plan: Path | None = None
+    """Plan that it was pruned by, for --feature-weight."""
     teacher: Path | None = None
     """Checkpoint with its discriminator; the embedded face generator if left out."""
     data: Path | None = None
@@ -176,7 +178,8 @@ class Distill:
     device: str = "auto"
     """auto, cpu, cuda or cuda:N."""
     recipe: str | None = None
-    """Where the settings below come from that are left out: quick, paper, everything, stylekd, dcp or svs."""
+    """Where the settings below come from that are left out: quick, features, paper, everything,
+    stylekd, dcp or svs."""
     resume: bool = False
     """Go on with an interrupted run in --out, with the options it was started with."""
     config: tyro.conf.OmitArgPrefixes[DistillConfig] = field(default_factory=DistillConfig)
@@ -189,7 +192,7 @@ class Distill:
             if self.student is None:
                 raise CagcError("distill: expected --student, a pruned checkpoint")
             inputs = Inputs(self.teacher, self.data, self.content, self.classes, self.device)
-            path = distill_run(self.student, inputs, self.config, self.out)
+            path = distill_run(self.student, inputs, self.config, self.out, self.plan)
         print(path)
 
 

@@ -44,8 +44,8 @@ class CompressConfig:
     """Settings of a compression; what is None is the recipe's."""
 
     recipe: str = "quick"
-    """Where the settings below come from that are left out: quick (minutes), paper, everything, stylekd, dcp or svs
-    (days on GPUs)."""
+    """Where the settings below come from that are left out: quick or features (minutes), paper, everything,
+    stylekd, dcp or svs (days on GPUs)."""
     teacher: Path | None = None
     """Checkpoint with a generator; the embedded 64 px face teacher if left out."""
     data: Path | None = None
@@ -268,16 +268,16 @@ def _distill(
 ) -> tuple[Generator, Generator]:
     """Student and pruned student of ``plan``; a run that goes on takes up the distillation found in ``folder``."""
     pruned, distillation = prune(loaded.teacher, plan, config.rescale), config.distillation
-    run, start = RunFolder(folder / "distill"), folder / "pruned.safetensors"
+    run, files = RunFolder(folder / "distill"), {"student": folder / "pruned.safetensors", "plan": folder / "plan.json"}
     if not resume or not run.checkpoints():
         folder.mkdir(exist_ok=True)
-        plan.save(folder / "plan.json")
-        save_generator(pruned, start, {"plan": plan.digest(), "teacher": plan.teacher})
+        plan.save(files["plan"])
+        save_generator(pruned, files["student"], {"plan": plan.digest(), "teacher": plan.teacher})
     with phase(f"Distilling {distillation.steps} steps: {plan.metric}"):
         student = distill(
             pruned, loaded.teacher, loaded.discriminator, loaded.data, distillation, run.path, loaded.parser,
             resume=resume and bool(run.checkpoints()), overwrite=resume,
-            sources={"student": str(start.resolve()), **config.inputs().to_dict()},
+            sources={name: str(path.resolve()) for name, path in files.items()} | config.inputs().to_dict(), plan=plan,
         )  # fmt: skip
     return student, pruned.eval()
 

@@ -15,6 +15,7 @@ from .distill.cifar import CifarDataset, open_images
 from .distill.data import ImageDataset
 from .errors import CagcError
 from .models import Discriminator, Generator
+from .plan import ChannelPlan
 
 
 def open_device(name: str) -> torch.device:
@@ -106,10 +107,11 @@ def load_teacher(path: Path | None, device: torch.device | str = "cpu") -> tuple
     return generator, checkpoint.d
 
 
-def distill_run(student: Path, inputs: Inputs, config: DistillConfig, out: Path) -> Path:
-    """Distil the checkpoint ``student`` in the new run folder ``out``; return the path of the trained student."""
-    sources = {"student": _absolute(student), **inputs.to_dict()}
-    return _distill(load_generator(student), inputs, config, out, resume=False, sources=sources)
+def distill_run(student: Path, inputs: Inputs, config: DistillConfig, out: Path, plan: Path | None = None) -> Path:
+    """Distil the checkpoint ``student``, pruned by ``plan``, in the new run folder ``out``; return the path of the
+    trained student."""
+    sources = {"student": _absolute(student), "plan": _absolute(plan), **inputs.to_dict()}
+    return _distill(load_generator(student), inputs, config, out, resume=False, sources=sources, plan=plan)
 
 
 def resume_distill_run(out: Path) -> Path:
@@ -123,9 +125,9 @@ def resume_distill_run(out: Path) -> Path:
     if not sources:
         raise CagcError(f"resume: the run in {out} was started from Python and does not record its inputs")
     sources = dict(sources)
-    student = load_generator(sources.pop("student"))
+    student, plan = load_generator(sources.pop("student")), sources.pop("plan", None)
     config = DistillConfig.from_dict(document["settings"])
-    return _distill(student, Inputs.from_dict(sources), config, out, resume=True)
+    return _distill(student, Inputs.from_dict(sources), config, out, resume=True, plan=plan and Path(plan))
 
 
 def _distill(
@@ -135,11 +137,12 @@ def _distill(
     out: Path,
     resume: bool,
     sources: dict[str, Any] | None = None,
+    plan: Path | None = None,
 ) -> Path:
     loaded = inputs.load(need_data=config.gan_weight > 0)
     distill(
         student.to(loaded.device), loaded.teacher, loaded.discriminator, loaded.data, config, out, loaded.parser,
-        resume=resume, sources=sources,
+        resume=resume, sources=sources, plan=plan and ChannelPlan.load(plan),
     )  # fmt: skip
     return RunFolder(out).student
 

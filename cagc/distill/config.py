@@ -42,6 +42,8 @@ class DistillConfig:
         perceptual_weight: of the perceptual distance; 0 leaves it out.
         perceptual: name of its features: one of ``cagc.metrics.features.FEATURES`` with feature maps, or "lpips-vgg".
         perceptual_size: side in pixels that images are resized to for it; None: as they are, 256 px at most.
+        feature_weight: of the distance between the student's features and those of the channels that it kept of the
+            teacher's, times the schedule's factor of the learning rate; 0 leaves it out. It knows no content.
         relation_weight: of the relation loss of StyleKD; 0 leaves it out.
         relation_strength: standard deviation of the moves of w, along latent directions of length 1, that it compares.
         relation_directions: latent directions per resolution, see :func:`cagc.distill.relation.latent_directions`.
@@ -90,6 +92,7 @@ class DistillConfig:
     perceptual_weight: float = 3.0
     perceptual: str = "efficientnet-lite0"
     perceptual_size: int | None = None
+    feature_weight: float = 0.0
     relation_weight: float = 0.0
     relation_strength: float = 5.0
     relation_directions: int = 5
@@ -138,8 +141,8 @@ class DistillConfig:
             self._require(name, isinstance(self._get(name), int) and self._get(name) >= 0, "an integer of at least 0")
         for name in ("learning_rate", "ema_half_life", "relation_strength"):
             self._require(name, _number(self._get(name)) and self._get(name) > 0, "a number above 0")
-        weights = ("rgb_weight", "perceptual_weight", "relation_weight", "gan_weight", "r1_gamma", "path_weight")
-        for name in weights:
+        losses = ("rgb_weight", "perceptual_weight", "feature_weight", "relation_weight", "gan_weight")
+        for name in (*losses, "r1_gamma", "path_weight"):
             self._require(name, _number(self._get(name)) and self._get(name) >= 0, "a number of at least 0")
         for name in ("path_decay", "mixing_probability", "augment_target"):
             self._require(name, _number(self._get(name)) and 0 <= self._get(name) <= 1, "a number from 0 to 1")
@@ -169,8 +172,8 @@ class DistillConfig:
             bool(self.relation_resolutions) and all(r in _BLOCKS for r in self.relation_resolutions),
             "powers of two from 8 on",
         )
-        if not any(self._get(name) for name in weights[:4]):
-            raise ValueError(f"{', '.join(weights[:4])}: got 0 for all of them, expected a loss to train with")
+        if not any(self._get(name) for name in losses):
+            raise ValueError(f"{', '.join(losses)}: got 0 for all of them, expected a loss to train with")
         for name in ("betas", "frozen", "relation_resolutions"):
             object.__setattr__(self, name, tuple(self._get(name)))
 

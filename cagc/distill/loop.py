@@ -16,6 +16,7 @@ from .. import content, distributed
 from ..checkpoints import Checkpoint, save_checkpoint, save_generator
 from ..errors import CagcError
 from ..models import Discriminator, Generator
+from ..plan import ChannelPlan
 from .augment import Augment
 from .checks import check_fit, identity, new_discriminator
 from .config import DistillConfig
@@ -50,6 +51,7 @@ def distill(
     progress: bool | ProgressCallback = True,
     overwrite: bool = False,
     sources: dict[str, Any] | None = None,
+    plan: ChannelPlan | None = None,
 ) -> Generator:
     """Train ``student`` to draw what ``teacher`` draws, and return its averaged weights, frozen.
 
@@ -73,6 +75,7 @@ def distill(
         progress: True: bar or lines on stderr; False: nothing; or a function of (step, steps, losses).
         overwrite: replace an earlier run in ``out_dir``.
         sources: JSON containers to keep in ``config.json``, such as the paths of the inputs; a resumed run has its own.
+        plan: that the student was pruned by, needed with ``config.feature_weight``.
 
     Raises:
         CagcError: what came does not fit together, the processes disagree, or the folder cannot be used (before any
@@ -81,7 +84,7 @@ def distill(
     """
 
     def prepare() -> tuple[_Run, dict[str, Any]]:
-        return _prepare(student, teacher, discriminator, data, config, RunFolder(out_dir), parser)
+        return _prepare(student, teacher, discriminator, data, config, RunFolder(out_dir), parser, plan)
 
     run, what = distributed.together(prepare)
     distributed.agree("distill", what | config.to_dict() | {"out_dir": str(out_dir), "resume": resume})
@@ -101,6 +104,7 @@ def _prepare(
     config: DistillConfig,
     folder: RunFolder,
     parser: content.ContentParser | None,
+    plan: ChannelPlan | None,
 ) -> tuple[_Run, dict[str, Any]]:
     if config.discriminator == "new":
         discriminator = None
@@ -108,6 +112,8 @@ def _prepare(
     if isinstance(teacher, Generator):
         teacher = LiveTeacher(teacher, getattr(parser, "seeds", None))
     check_fit(student, teacher, discriminator, data, config)
+    if plan is not None and plan.channels() != student.config.channels:
+        raise CagcError(f"plan: got widths {plan.channels()}, expected the student's {student.config.channels}")
     what = identity(student, teacher, discriminator, data, config, parser)
     stream = augment = None
     if config.gan_weight:
@@ -116,7 +122,7 @@ def _prepare(
             augment = Augment(config.augment_target)
         if discriminator is None:
             discriminator = new_discriminator(student, teacher, config.seed)
-    trainer = Trainer(student, teacher, discriminator, config, parser, augment=augment)
+    trainer = Trainer(student, teacher, discriminator, config, parser, None, augment, plan.kept if plan else None)
     if stream is not None:
         stream.numbers = trainer.layout.numbers
     return _Run(trainer, stream, folder, config), what

@@ -80,6 +80,25 @@ def mask_at(mask: Tensor, resolution: int) -> Tensor:
     return mask if mask.shape[-1] == resolution else F.adaptive_avg_pool2d(mask, resolution)
 
 
+def feature_loss(student: Sequence[Tensor], teacher: Sequence[Tensor]) -> Tensor:
+    """Mean over layers and samples of Σ|S - T| / Σ|T|, scalar, for features [N, C, h, w] per layer.
+
+    ``teacher`` holds the channels that the student kept, in its order. Gradients reach ``student``.
+
+    Raises:
+        ValueError: another number or shape of layers on one side than on the other, or none.
+    """
+    shapes = [tuple(s.shape) for s in student]
+    if shapes != [tuple(t.shape) for t in teacher] or not shapes:
+        raise ValueError(f"teacher: got shapes {[tuple(t.shape) for t in teacher]}, expected {shapes}, at least one")
+    layers = []
+    for ours, theirs in zip(student, teacher):
+        theirs = theirs.detach()
+        size = theirs.abs().sum(dim=(1, 2, 3)) + 1e-8
+        layers.append(((ours - theirs).abs().sum(dim=(1, 2, 3)) / size).mean())
+    return torch.stack(layers).mean()
+
+
 def relation_loss(student: Sequence[tuple[Tensor, Tensor]], teacher: Sequence[tuple[Tensor, Tensor]]) -> Tensor:
     """Sum over layers of KL(softmax S_T ‖ softmax S_S), scalar, with S[i, j] = cos(f(w_i), f(w_j + offset_j)).
 

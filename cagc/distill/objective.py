@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -13,7 +13,7 @@ from ..content import ContentCoverage, ContentParser, validate_mask
 from ..errors import CagcError
 from .config import DistillConfig
 from .latents import Latents
-from .losses import PerceptualDistance, load_perceptual, perceptual_loss, relation_loss, rgb_loss
+from .losses import PerceptualDistance, feature_loss, load_perceptual, perceptual_loss, relation_loss, rgb_loss
 from .relation import latent_directions, relation_layers
 from .teachers import LiveTeacher, Teacher
 from .update import Losses
@@ -31,12 +31,14 @@ class Targets:
     Attributes:
         rgbs: images [N, 3, r, r], of every resolution in the mode "intermediate", else the last alone.
         mask: content [N, 1, R, R]; None: everything.
-        features: per compared layer those of w and of the moved w; None without a relation loss.
+        relations: per compared layer the features of w and of the moved w; None without a relation loss.
+        kept: per layer the features of the channels that the student kept; None without a feature loss.
     """
 
     rgbs: list[Tensor]
     mask: Tensor | None = None
-    features: list[tuple[Tensor, Tensor]] | None = None
+    relations: list[tuple[Tensor, Tensor]] | None = None
+    kept: list[Tensor] | None = None
 
 
 class Objective:
@@ -48,9 +50,11 @@ class Objective:
         parser: content mask, from the teacher's images; None: everything.
         perceptual: distance to use instead of the one that ``config`` names; a mean over the images of a batch.
         device: of the student.
+        kept: layer → the teacher's channels that the student kept, for a feature loss.
 
     Raises:
-        CagcError: the perceptual features are unknown, or the teacher has no features for a relation loss.
+        CagcError: the perceptual features are unknown, the teacher has no features for a relation or feature loss, or
+            a feature loss is not told which channels were kept.
     """
 
     def __init__(
@@ -60,14 +64,20 @@ class Objective:
         parser: ContentParser | None,
         perceptual: PerceptualDistance | None,
         device: torch.device,
+        kept: Mapping[str, Sequence[int]] | None = None,
     ) -> None:
         self.teacher, self.config, self.parser, self.perceptual = teacher, config, parser, perceptual
         if perceptual is None and config.perceptual_weight:
             self.perceptual = load_perceptual(config.perceptual, device, config.perceptual_size)
         self.directions: Tensor | None = None
+        for name in ("relation_weight", "feature_weight"):
+            if getattr(config, name) and not isinstance(teacher, LiveTeacher):
+                raise CagcError(f"{name}: expected 0 for recorded images, which have no features")
+        if config.feature_weight and kept is None:
+            raise CagcError("feature_weight: expected 0, or the student's plan, which says what channels it kept")
+        # The constant input does not depend on the latents: the weights that read it can make up for it.
+        self._kept = {name: torch.tensor(indices, device=device) for name, indices in list((kept or {}).items())[1:]}
         if config.relation_weight:
-            if not isinstance(teacher, LiveTeacher):
-                raise CagcError("relation_weight: expected 0 for recorded images, which have no features")
             self._layers = relation_layers(teacher.generator, config.relation_resolutions)
             self.directions = latent_directions(
                 teacher.generator, config.relation_resolutions, config.relation_directions
@@ -75,12 +85,13 @@ class Objective:
         self._coverage = ContentCoverage()
         self._blind_after = min(_BLIND_SAMPLES, config.steps * config.batch_size)
 
-    def weights(self) -> dict[str, float]:
-        """Weight by name of the losses of :meth:`losses`."""
+    def weights(self, step: int = 0) -> dict[str, float]:
+        """Weight by name of the losses of :meth:`losses` at ``step``."""
         config = self.config
         weights = {
             "rgb": config.rgb_weight,
             "perceptual": config.perceptual_weight,
+            "feature": config.feature_weight * config.lr_factor(step),
             "relation": config.relation_weight,
         }
         return {name: weight for name, weight in weights.items() if weight}
@@ -93,17 +104,24 @@ class Objective:
         """
         if not self.weights():
             return Targets([])
-        plain = None if offsets is None else {}
-        rgbs, features = self.teacher.rgbs(latents, self.config.kd_mode == "intermediate", features=plain), None
+        plain = self._room(offsets)
+        rgbs = self.teacher.rgbs(latents, self.config.kd_mode == "intermediate", features=plain)
+        relations = kept = mask = None
+        if self.config.feature_weight:
+            kept = [plain[name][:, indices] for name, indices in self._kept.items()]
         if offsets is not None:
             moved: dict[str, Tensor] = {}
             self.teacher.rgbs(latents, features=moved, offset=offsets)
-            features = [(plain[name], moved[name]) for name in self._layers]
-        if self.parser is None:
-            return Targets(rgbs, None, features)
-        with torch.no_grad():
-            mask = self.parser(rgbs[-1], seeds=latents.seeds)
-        return Targets(rgbs, validate_mask(mask, rgbs[-1], self.parser.name).to(rgbs[-1]), features)
+            relations = [(plain[name], moved[name]) for name in self._layers]
+        if self.parser is not None:
+            with torch.no_grad():
+                mask = self.parser(rgbs[-1], seeds=latents.seeds)
+            mask = validate_mask(mask, rgbs[-1], self.parser.name).to(rgbs[-1])
+        return Targets(rgbs, mask, relations, kept)
+
+    def _room(self, offsets: Tensor | None) -> dict[str, Tensor] | None:
+        """A dict for features, where a loss looks at them."""
+        return {} if offsets is not None or self.config.feature_weight else None
 
     def content_area(self, targets: list[Targets]) -> Tensor | None:
         """Share of the pixels of the whole batch that is content, scalar; None without a parser.
@@ -124,7 +142,7 @@ class Objective:
     def losses(self, synthesis: Synthesis, latents: Latents, offsets: Tensor | None, targets: Targets) -> Losses:
         """Means over the images of ``latents`` of the losses that :meth:`weights` names, and the images, "images"."""
         config, losses = self.config, {}
-        features = None if offsets is None else {}
+        features = self._room(offsets)
         intermediate = config.kd_mode == "intermediate"
         out = synthesis(latents, return_rgbs=intermediate, features=features)
         rgbs = out if intermediate else [out]
@@ -132,11 +150,13 @@ class Objective:
             losses["rgb"] = rgb_loss(rgbs, targets.rgbs, targets.mask, config.kd_mode, config.normalize_by_area)
         if config.perceptual_weight:
             losses["perceptual"] = perceptual_loss(rgbs[-1], targets.rgbs[-1], self.perceptual, targets.mask)
+        if config.feature_weight:
+            losses["feature"] = feature_loss([features[name] for name in self._kept], targets.kept)
         if offsets is not None:
             moved: dict[str, Tensor] = {}
             synthesis(latents, features=moved, offset=offsets)
             losses["relation"] = relation_loss(
-                [(features[name], moved[name]) for name in self._layers], targets.features
+                [(features[name], moved[name]) for name in self._layers], targets.relations
             )
         return losses | {"images": rgbs[-1]}
 

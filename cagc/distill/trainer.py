@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import copy
 import warnings
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from fnmatch import fnmatch
 from typing import Any
@@ -49,6 +50,7 @@ class Trainer:
         parser: content mask, from the teacher's images; None: everything.
         perceptual: distance to use instead of the one that ``config`` names; a mean over the images of a batch.
         augment: of what the discriminator sees; None: nothing.
+        kept: layer → the teacher's channels that the student kept, needed with ``config.feature_weight``.
 
     Raises:
         CagcError: the networks do not fit each other, the batch is smaller than the number of processes, or
@@ -64,6 +66,7 @@ class Trainer:
         parser: ContentParser | None = None,
         perceptual: PerceptualDistance | None = None,
         augment: Augment | None = None,
+        kept: Mapping[str, Sequence[int]] | None = None,
     ) -> None:
         self.config, self.teacher, self.augment = config, teacher, augment
         self.device, self.dtype = student.w_avg.device, student.w_avg.dtype
@@ -77,7 +80,7 @@ class Trainer:
                 raise CagcError("discriminator: got None, expected one with gan_weight above 0")
             self.d = copy.deepcopy(discriminator).to(self.device).train().requires_grad_(True)
             self.d_optimizer = self._adam(self.d, config.d_reg_every if config.r1_gamma else 0)
-        self.objective = Objective(teacher, config, parser, perceptual, self.device)
+        self.objective = Objective(teacher, config, parser, perceptual, self.device, kept)
         self.layout, self.path_layout = self._layouts()
         self.clock = PhaseClock(self.device)
         self.path_mean = torch.zeros([], device=self.device, dtype=student.w_avg.dtype)
@@ -240,7 +243,7 @@ class Trainer:
     def train_generator(self, draws: Draws) -> Losses:
         """Adversarial loss and distance to the teacher's images, computed once with their mask."""
         objective, passes = self.objective, self.layout.passes
-        weights = objective.weights()
+        weights = objective.weights(self.step)
         if self.d is not None and (gan_weight := self.config.gan_weight_at(self.step)):
             weights["generator"] = gan_weight
             self.d.requires_grad_(False)
