@@ -7,10 +7,10 @@ from typing import Any
 
 import torch
 
+from .. import models
 from ..checkpoints import generator_hash
 from ..errors import CagcError
-from ..models import Discriminator, DiscriminatorConfig, Generator
-from ..models.stylegan2 import block_resolutions
+from ..models import Discriminator, Generator
 from .config import DistillConfig
 from .teachers import LiveTeacher, RecordedTeacher, Teacher
 
@@ -77,10 +77,6 @@ def _describe(data: Any) -> str:
 def new_discriminator(student: Generator, teacher: Teacher, seed: int) -> Discriminator:
     """A discriminator as wide as the teacher, or as the student where the teacher is a recording."""
     source = teacher.generator if isinstance(teacher, LiveTeacher) else student
-    widths = source.config.channels
-    config = DiscriminatorConfig(
-        source.config.resolution, {r: widths[f"b{r}.conv1"] for r in block_resolutions(source.config.resolution)}
-    )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        return Discriminator(config)
+        return models.new_discriminator(source.config)

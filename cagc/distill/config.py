@@ -50,6 +50,8 @@ class DistillConfig:
         relation_resolutions: where it compares features; those above the image's are left out.
         gan_weight: of the adversarial loss; 0 runs without a discriminator.
         discriminator: begin with the "teacher"'s, or with a "new" one.
+        gan_loss: "logistic" (non-saturating for the generator), or "hinge".
+        d_steps: discriminator updates, on other images each, per generator update.
         gan_delay: steps in which the discriminator trains and the generator does not hear it yet.
         gan_ramp: steps after the delay in which ``gan_weight`` grows linearly from 0.
         r1_gamma: R1 weight; 0 leaves it out.
@@ -98,6 +100,8 @@ class DistillConfig:
     relation_directions: int = 5
     relation_resolutions: tuple[int, ...] = (16, 32, 64, 128)
     gan_weight: float = 1.0
+    gan_loss: Literal["logistic", "hinge"] = "logistic"
+    d_steps: int = 1
     discriminator: Literal["teacher", "new"] = "teacher"
     gan_delay: int = 0
     gan_ramp: int = 0
@@ -128,6 +132,7 @@ class DistillConfig:
         for name in (
             "steps",
             "batch_size",
+            "d_steps",
             "d_reg_every",
             "g_reg_every",
             "path_batch_shrink",
@@ -163,6 +168,7 @@ class DistillConfig:
             ("noise", ("random", "const", "none")),
             ("precision", ("float32", "bfloat16", "float16")),
             ("augment", ("auto", "ada", "none")),
+            ("gan_loss", ("logistic", "hinge")),
             ("discriminator", ("teacher", "new")),
         ):
             self._require(name, self._get(name) in choices, f"one of {', '.join(choices)}")

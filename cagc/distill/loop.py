@@ -109,7 +109,7 @@ def _prepare(
     if config.discriminator == "new":
         discriminator = None
     parser = parser if parser is None or isinstance(parser, content.ContentParser) else content.load(parser)
-    if isinstance(teacher, Generator):
+    if isinstance(teacher, torch.nn.Module):
         teacher = LiveTeacher(teacher, getattr(parser, "seeds", None))
     check_fit(student, teacher, discriminator, data, config)
     if plan is not None and plan.channels() != student.config.channels:
@@ -212,8 +212,10 @@ class _Run:
         trainer, config, clock = self.trainer, self.config, self.trainer.clock
         while trainer.step < config.steps:
             with clock("data"):
-                real = next(self.stream).to(trainer.device) if self.stream is not None else None
                 draws = trainer.draw()
+            for number in range(config.d_steps - 1 if self.stream is not None else 0):
+                trainer.lead(self._real(), number)
+            real = self._real() if self.stream is not None else None
             self.averages.add(trainer.iteration(real, draws))
             step, last = trainer.step, trainer.step == config.steps
             reporter.update(step, self.averages.values)
@@ -231,6 +233,10 @@ class _Run:
                     f"go on with `cagc distill --resume --out {self.folder.path}`",
                     received[0] if received else signal.SIGTERM,
                 )
+
+    def _real(self) -> torch.Tensor:
+        with self.trainer.clock("data"):
+            return next(self.stream).to(self.trainer.device)
 
     def _log(self, step: int, reporter: Reporter) -> None:
         rate = self.trainer.g_optimizer.param_groups[0]["lr"]

@@ -24,13 +24,21 @@ class FeatureMaps(Protocol):
     def maps(self, images: Tensor, size: int | None = None) -> list[Tensor]: ...
 
 
-def discriminator_loss(real_logits: Tensor, fake_logits: Tensor) -> Tensor:
-    """Logistic loss, scalar: mean softplus(-real) + mean softplus(fake), logits [N, 1] (Goodfellow et al. 2014)."""
+def discriminator_loss(real_logits: Tensor, fake_logits: Tensor, kind: str = "logistic") -> Tensor:
+    """Scalar, from logits [N, 1].
+
+    "logistic": mean softplus(-real) + mean softplus(fake) (Goodfellow et al. 2014); "hinge": mean max(0, 1 - real) +
+    mean max(0, 1 + fake) (Miyato et al. 2018).
+    """
+    if kind == "hinge":
+        return F.relu(1 - real_logits).mean() + F.relu(1 + fake_logits).mean()
     return F.softplus(-real_logits).mean() + F.softplus(fake_logits).mean()
 
 
-def generator_loss(fake_logits: Tensor) -> Tensor:
-    """Non-saturating loss, scalar: mean softplus(-fake), logits [N, 1] (Goodfellow et al. 2014)."""
+def generator_loss(fake_logits: Tensor, kind: str = "logistic") -> Tensor:
+    """Scalar, from logits [N, 1]: mean softplus(-fake), non-saturating, for "logistic", and mean -fake for "hinge"."""
+    if kind == "hinge":
+        return -fake_logits.mean()
     return F.softplus(-fake_logits).mean()
 
 

@@ -144,6 +144,20 @@ class Trainer:
             }
         return Draws(self._draw_latents("generator", layout), **optional)
 
+    def lead(self, real: Tensor, number: int) -> Losses:
+        """Update ``number`` of the discriminator before iteration ``self.step``, one of ``config.d_steps`` - 1.
+
+        ``real`` as in :meth:`iteration`. The iteration itself is the last update.
+        """
+        latents = self._draw_latents(f"discriminator {number}", self.layout)
+        augment = {
+            name: self.augment.draw(self._streams(f"augment {name} {number}", self.layout))
+            for name in (("real", "fake") if self.augment is not None else ())
+        }
+        self._set_learning_rate()
+        with self.clock("discriminator"):
+            return self.train_discriminator(real, Draws(latents, discriminator=latents, augment=augment))
+
     def _streams(self, part: str, layout: Layout) -> SampleStreams:
         return SampleStreams(self.config.seed, self.step, part, layout.numbers, self.device)
 
@@ -209,7 +223,7 @@ class Trainer:
             return self.d(images).to(self.dtype)
 
     def train_discriminator(self, real: Tensor, draws: Draws) -> Losses:
-        """Logistic loss on ``real`` [N, 3, R, R] and on the student's images."""
+        """Adversarial loss on ``real`` [N, 3, R, R] and on the student's images."""
         self.d.requires_grad_(True)
         update = self._update(self.d_optimizer, "discriminator", "real_score", "fake_score", "real_sign")
         for part in self.layout.passes:
@@ -218,7 +232,7 @@ class Trainer:
                 fake = self._synthesis(draws.discriminator[part])
             real_logits = self._logits(real[part], draws, "real", part)
             fake_logits = self._logits(fake, draws, "fake", part)
-            loss = share * discriminator_loss(real_logits, fake_logits)
+            loss = share * discriminator_loss(real_logits, fake_logits, self.config.gan_loss)
             scores = {"real_score": real_logits, "fake_score": fake_logits, "real_sign": real_logits.sign()}
             update.add(loss, {"discriminator": loss} | {k: share * v.detach().mean() for k, v in scores.items()})
         losses = update.apply(self.step)
@@ -259,7 +273,8 @@ class Trainer:
             with self.clock("student"):
                 losses = objective.losses(self._synthesis, latents[i], offsets[i], targets[i])
                 if "generator" in weights:
-                    losses["generator"] = generator_loss(self._logits(losses["images"], draws, "generator", part))
+                    logits = self._logits(losses["images"], draws, "generator", part)
+                    losses["generator"] = generator_loss(logits, self.config.gan_loss)
                 losses = {k: objective.share(k, len(latents[i]), targets[i], area) * losses[k] for k in weights}
             with self.clock("backward"):
                 update.add(sum(weights[name] * losses[name] for name in weights), losses)
@@ -307,11 +322,13 @@ class Trainer:
 
     @torch.no_grad()
     def update_average(self) -> None:
-        """Move the averaged weights towards the student's; buffers, which are not trained, stay as they are."""
+        """Move the averaged weights towards the student's; statistics of batch normalisation are copied."""
         decay = self.config.ema_decay(self.step)
         trained = dict(self.g.named_parameters())
         for name, average in self.g_ema.named_parameters():
             average.lerp_(trained[name], 1 - decay)
+        for average, buffer in zip(self.g_ema.buffers(), self.g.buffers(), strict=True):
+            average.copy_(buffer)
 
     def is_finite(self) -> bool:
         """Whether every trained weight is a finite number."""

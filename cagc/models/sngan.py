@@ -270,6 +270,10 @@ class SNGANDiscriminatorConfig:
         if self.resolution < 8 or self.width < 1:
             raise ValueError(f"got {self}, expected a resolution of at least 8 and a width of at least 1")
 
+    def group_size(self, batch: int) -> int:
+        """Images that the discriminator judges together: each alone."""
+        return 1
+
     def to_dict(self) -> dict[str, Any]:
         """As JSON-ready containers."""
         return asdict(self)

@@ -1,0 +1,91 @@
+"""Train an SN-GAN from scratch on CIFAR-10 or any folder or zip of images: hinge loss, five discriminator updates each.
+
+Writes a run folder (see `cagc.distill.distill`) and in it `teacher.safetensors` with the averaged generator and the
+discriminator. The published model is `--width 256 --discriminator-width 128 --config.steps 50000`.
+
+    python tools/sngan/train_teacher.py --data cifar-10-python.tar.gz --out run
+"""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import torch
+import tyro
+
+from cagc.checkpoints import Checkpoint, load_discriminator, save_checkpoint
+from cagc.distill import DistillConfig, Interrupted, distill
+from cagc.distill.cifar import open_images
+from cagc.errors import CagcError
+from cagc.models import SNGANConfig, SNGANDiscriminator, SNGANDiscriminatorConfig, SNGANGenerator
+from cagc.recipes import RECIPES
+
+
+def recipe() -> DistillConfig:
+    """The recipe of SN-GAN without a teacher to resemble."""
+    return replace(RECIPES["sngan"].distillation, rgb_weight=0.0, perceptual_weight=0.0)
+
+
+@dataclass
+class Options:
+    """Options of the command.
+
+    Attributes:
+        data: CIFAR-10 archive or its folder, or a folder or zip of images.
+        out: folder of the run.
+        width: of every layer of the generator.
+        discriminator_width: of every layer of the discriminator.
+        z_dim: length of the latents.
+        resolution: of the images.
+        resume: go on with the run in `out`.
+        overwrite: replace the run in `out`.
+        device: such as cpu or cuda.
+        config: settings of the training.
+    """
+
+    data: Path
+    out: Path
+    width: int = 256
+    discriminator_width: int = 128
+    z_dim: int = 128
+    resolution: int = 32
+    resume: bool = False
+    overwrite: bool = False
+    device: str = "cpu"
+    config: DistillConfig = field(default_factory=recipe)
+
+
+def train(options: Options) -> None:
+    """Run the training."""
+    data = open_images(options.data, options.resolution)
+    torch.manual_seed(options.config.seed)
+    generator = SNGANGenerator(SNGANConfig.uniform(options.resolution, options.width, z_dim=options.z_dim))
+    judge = SNGANDiscriminator(SNGANDiscriminatorConfig(options.resolution, options.discriminator_width))
+    generator.to(options.device)
+    # The generator stands in for a teacher: it says what latents look like, and no loss compares with it.
+    average = distill(
+        generator, generator, judge.to(options.device), data, options.config, options.out,
+        resume=options.resume, overwrite=options.overwrite,
+    )  # fmt: skip
+    discriminator = load_discriminator(options.out / "discriminator.safetensors")
+    metadata = {"settings": options.config.to_dict(), "data": data.describe()}
+    save_checkpoint(options.out / "teacher.safetensors", Checkpoint(average, d=discriminator, metadata=metadata))
+    print(options.out / "teacher.safetensors")
+
+
+def main() -> int:
+    try:
+        train(tyro.cli(Options, description=__doc__))
+    except CagcError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except Interrupted as stopped:
+        print(stopped, file=sys.stderr)
+        return 130
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
