@@ -92,7 +92,13 @@ class Run:
         except (OSError, ValueError, KeyError) as error:
             raise CagcError(f"run: {folder} holds no compression (no readable config.json: {error})") from None
         label = "content-agnostic" if options["content"] == "everything" else metric
-        label += ", svs" if options.get("rescale") == "svs" else ""
+        words = {options.get("recipe", "quick"), options.get("rescale", "keep")} - {
+            "quick",
+            "keep",
+            "none",
+            "everything",
+        }
+        label = ", ".join([label, *sorted(words)])
         return cls(label, folder / "student.safetensors", seed)
 
 

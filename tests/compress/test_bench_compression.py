@@ -73,7 +73,9 @@ def test_labels_come_from_the_run(runs, tmp_path):
     shutil.copytree(runs[0], folder)
     for options, label in (
         ({"metric": "content-aware", "content": "everything", "seed": 0}, "content-agnostic"),
-        ({"metric": "diversity", "content": "faces", "rescale": "svs", "seed": 2}, "diversity, svs"),
+        ({"metric": "diversity", "content": "faces", "recipe": "svs", "rescale": "svs", "seed": 2}, "diversity, svs"),
+        ({"metric": "l1-out", "content": "faces", "recipe": "quick", "rescale": "svs", "seed": 3}, "l1-out, svs"),
+        ({"metric": "l1-out", "content": "faces", "recipe": "features", "seed": 3}, "l1-out, features"),
     ):
         (folder / "config.json").write_text(json.dumps(options))
         assert Run.parse(str(folder)) == Run(label, folder / "student.safetensors", options["seed"])
