@@ -2,12 +2,15 @@
 #include "cagc/bias_act.h"
 #include <algorithm>
 #include <omp.h>
+#include <vector>
 
 namespace cagc {
 namespace {
 
 // Waking a team costs more than 32k elements take on one thread (the grain of at::parallel_for).
 constexpr int64_t kGrain = 32768;
+// Elements of a tiled bias: long enough for a vector loop to pay, short enough for L1 beside the data.
+constexpr int64_t kTile = 2048;
 
 // A stretch of memory within which the channel stays (ACROSS false) or steps with each element (true).
 template <class T> struct Run {
@@ -40,18 +43,28 @@ void bias_act_run(const Run<T> &r, int64_t n, const BiasActScalars<acc_t<T>> &sc
   else bias_act_loop<T, ACT, PASS, ACROSS>(r, n, scalars);
 }
 
+// b, repeated as a whole until it has n elements: one vector loop then covers many channels_last pixels.
+template <class T> std::vector<T> tile(const T *b, int64_t channels, int64_t n) {
+  std::vector<T> tiled;
+  do tiled.insert(tiled.end(), b, b + channels);
+  while (static_cast<int64_t>(tiled.size()) < n);
+  return tiled;
+}
+
 // Elements [begin, end), cut at the borders of channel runs.
 template <class T, Act ACT, Pass PASS> void bias_act_range(const BiasAct &p, int64_t begin, int64_t end) {
   const BiasActScalars<acc_t<T>> scalars(p);
   const bool across = p.b && p.step == 1 && p.channels > 1;
-  const int64_t run = !p.b ? p.numel : across ? p.channels : p.step;
+  std::vector<T> tiled;
+  if (across) tiled = tile(static_cast<const T *>(p.b), p.channels, std::min(end - begin, kTile));
+  const int64_t run = !p.b ? p.numel : across ? static_cast<int64_t>(tiled.size()) : p.step;
   auto at = [](const void *base, int64_t i) { return base ? static_cast<const T *>(base) + i : nullptr; };
   // The slope of `linear` without clamp looks at neither x nor y; g keeps the loop free of a test.
   const void *u = p.y ? p.y : p.x ? p.x : p.g;
   for (int64_t i = begin; i < end;) {
     const int64_t offset = i % run, n = std::min(run - offset, end - i);
-    const int64_t channel = across ? offset : (i / run) % p.channels;
-    const Run<T> r{at(u, i), at(p.b, channel), at(p.g, i), at(p.h, i), static_cast<T *>(p.out) + i};
+    const T *b = across ? tiled.data() + offset : static_cast<const T *>(at(p.b, (i / run) % p.channels));
+    const Run<T> r{at(u, i), b, at(p.g, i), at(p.h, i), static_cast<T *>(p.out) + i};
     if (across) bias_act_run<T, ACT, PASS, true>(r, n, scalars);
     else bias_act_run<T, ACT, PASS, false>(r, n, scalars);
     i += n;

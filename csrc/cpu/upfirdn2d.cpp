@@ -1,7 +1,7 @@
 // upfirdn2d on the CPU. Every output row is two passes over a strip that stays in the cache: the rows of x are
 // combined into one row of the accumulate type, zeros on both sides of it; that row is filtered into the output.
 // A filter that is not the product of two vectors is a sum of such pairs, one per row of taps.
-#include "cagc/upfirdn2d.h"
+#include "upfirdn2d_avx512.h"
 #include <algorithm>
 #include <cmath>
 #include <numeric>
@@ -83,7 +83,13 @@ bool factor(const Upfirdn2d &p, const Taps &g, std::vector<double> &column, std:
   return true;
 }
 
-enum class Shape { general, same4, up2, down2 };
+// What the specialised loops make of an axis: every output reads four pixels, or two of up-sampled ones.
+template <class A> Shape shape_of(const Phases<A> &axis) {
+  if (axis.period == 1 && axis.step == 1 && axis.every(4)) return Shape::same4;
+  if (axis.period == 2 && axis.step == 1 && axis.every(2)) return Shape::up2;
+  if (axis.period == 1 && axis.step == 2 && axis.every(4)) return Shape::down2;
+  return Shape::general;
+}
 
 template <class T> struct Plan {
   using A = acc_t<T>;
@@ -97,11 +103,7 @@ template <class T> struct Plan {
       : p(params), y(axis_y(params), column) {
     for (const auto &row : rows) x.emplace_back(axis_x(params), row);
     const Phases<A> &h = x[0];
-    if (x.size() == 1) {
-      if (h.period == 1 && h.step == 1 && h.every(4)) shape = Shape::same4;
-      if (h.period == 2 && h.step == 1 && h.every(2)) shape = Shape::up2;
-      if (h.period == 1 && h.step == 2 && h.every(4)) shape = Shape::down2;
-    }
+    if (x.size() == 1) shape = shape_of(h);
     low = h.low(), high = h.high();
     const int64_t pixels = std::max<int64_t>(1, kStrip / p.inner / h.step);
     strip_width = std::max<int64_t>(1, std::min(pixels, (p.out_w + h.period - 1) / h.period)) * h.period;
@@ -110,6 +112,17 @@ template <class T> struct Plan {
 
   int64_t row_elements() const { return (strip_width / x[0].period * x[0].step + high - low) * p.inner; }
 };
+
+// Whether the plan is one that upfirdn2d_avx512 takes, and did.
+template <class T> bool in_registers(const Plan<T> &plan, int threads) {
+  const auto &x = plan.x[0], &y = plan.y;
+  const bool staggered = plan.shape != Shape::up2 || (x.first[1] == x.first[0] + 1 && y.first[1] == y.first[0] + 1);
+  if (plan.shape == Shape::general || shape_of(y) != plan.shape || !staggered) return false;
+  Fir4 f{plan.shape, x.first[0], y.first[0], {}, {}};
+  std::copy_n(x.weight.begin(), 4, f.x);
+  std::copy_n(y.weight.begin(), 4, f.y);
+  return upfirdn2d_avx512(plan.p, f, threads);
+}
 
 // Rows [begin, end) of one strip of one plane.
 template <class T> struct Segment {
@@ -285,7 +298,9 @@ template <class T> void upfirdn2d_threads(const Upfirdn2d &p, int threads) {
   std::vector<double> column, row;
   const bool product = factor<acc_t<T>>(p, g, column, row);
   const Plan<T> plan(p, column, product ? Taps{row} : g);
-  const int64_t rows = p.n * p.c * plan.strips * p.out_h, numel = p.n * p.c * p.inner * p.out_h * p.out_w;
+  if (in_registers(plan, threads)) return;
+  const int64_t rows = p.n * p.c * plan.strips * p.out_h;
+  const int64_t numel = p.n * p.c * p.inner * std::max(p.in_h * p.in_w, p.out_h * p.out_w);
   const int64_t team = std::max<int64_t>(1, std::min<int64_t>(threads, numel / kGrain));
   if (team == 1) return upfirdn2d_range(plan, 0, rows);
 #pragma omp parallel num_threads(team)

@@ -1,0 +1,20 @@
+// The four-tap cases of upfirdn2d on processors with AVX-512; see upfirdn2d_avx512.cpp.
+#pragma once
+#include "cagc/upfirdn2d.h"
+
+namespace cagc {
+
+enum class Shape { general, same4, up2, down2 };
+
+// A filter that is the product of two vectors of four taps, both axes of one shape. Output o reads pixels
+// o * step + first + j, times tap j; of up2, output 2 * q + r reads q + first + r + {0, 1}, times taps 2 * r + {0, 1}.
+struct Fir4 {
+  Shape shape;
+  int64_t first_x, first_y;
+  float x[4], y[4];
+};
+
+// False, and nothing done, where the processor or the compiler lacks AVX-512 or the dtype is float64.
+bool upfirdn2d_avx512(const Upfirdn2d &p, const Fir4 &f, int threads);
+
+}  // namespace cagc
