@@ -18,6 +18,7 @@ from .checkpoints import save_generator
 from .console import console, phase
 from .content import ContentParser
 from .distill import DistillConfig, Interrupted, RunFolder, distill
+from .distill.losses import load_perceptual
 from .errors import CagcError
 from .evaluation import evaluate
 from .files import atomic_write
@@ -214,6 +215,8 @@ def _check_request(config: CompressConfig, loaded: LoadedInputs) -> None:
             raise CagcError(f"{name}: got {metric!r}, expected one of {', '.join(METRICS)}")
     if config.rescale not in RESCALES:
         raise CagcError(f"rescale: got {config.rescale!r}, expected one of {', '.join(RESCALES)}")
+    if config.distillation.perceptual_weight:
+        load_perceptual(config.distillation.perceptual)
     if loaded.data is not None:
         features.load(config.features)
     # Whether a budget can be met does not depend on the scores.

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from dataclasses import replace
 
 import pytest
@@ -91,4 +92,15 @@ def test_unknown_recipes_are_refused_with_the_known_ones(command, words, tmp_pat
     with pytest.raises(SystemExit) as stop:
         main([command, *words, "--out", str(tmp_path / "out")])
     assert stop.value.code == 2 and "got 'papers', expected one of quick, features, paper" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+def test_features_that_are_not_installed_are_missed_before_any_work(
+    tmp_path, small_teacher, small_images, monkeypatch, capsys
+):
+    monkeypatch.setitem(sys.modules, "lpips", None)
+    words = ["--recipe", "paper", "--teacher", small_teacher, "--data", small_images, "--out", tmp_path / "out"]
+    with pytest.raises(SystemExit) as stop:
+        main(["compress", *map(str, words)])
+    assert stop.value.code == 2 and "pip install lpips" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
