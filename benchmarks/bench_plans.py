@@ -1,0 +1,101 @@
+"""Plans by MACs against plans by time: which keeps more of the scores at equal time, and which is faster at equal MACs.
+
+``pytest benchmarks/bench_plans.py`` plans an 11× student of the embedded 64 px teacher by its content-aware scores, and
+one of the published 256 px generator (random weights, so l1-out scores), under a budget of MACs; then under the time
+that the first plan takes, and under the time at which a plan has as many MACs. All are pruned and timed in the same
+rounds. "score kept" is what both rules maximise: the geometric mean over layers of the share of the layer's score.
+"""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+
+from cagc.budget import plan_channels
+from cagc.metrics.latency_table import LatencyTable, measure_table
+from cagc.models import Generator, GeneratorConfig
+from cagc.plan import ChannelPlan
+from cagc.prune import prune
+from cagc.runs import load_teacher
+from cagc.scores import ChannelScores, score_channels
+from cagc.seeds import z_batch
+
+from . import generators
+from .generators import Unavailable
+from .harness import default_device, paired
+from .results import make_row
+
+CUDA = default_device() == "cuda"
+CASES = ("faces64", "256 px")
+PLANS = ("by MACs", "by time, as fast", "by time, as many MACs")
+SHARE = 1 / 11
+
+
+def teacher_and_scores(case: str, device: str, samples: int) -> tuple[Generator, ChannelScores]:
+    if case == "faces64":
+        teacher = load_teacher(None, device)[0]
+        return teacher, score_channels(teacher, "content-aware", "faces", samples)
+    teacher = generators.random_generator(GeneratorConfig.uniform(256), device)
+    return teacher, score_channels(teacher, "l1-out", samples=20)
+
+
+def score_kept(scores: ChannelScores, plan: ChannelPlan) -> float:
+    """Geometric mean over layers of the share of the score that the plan keeps."""
+    shares = [(scores.scores[name][kept].sum() / scores.scores[name].sum()).item() for name, kept in plan.kept.items()]
+    return math.exp(sum(math.log(share) for share in shares) / len(shares))
+
+
+def make_plans(teacher: Generator, scores: ChannelScores, table: LatencyTable) -> dict[str, ChannelPlan]:
+    """The three plans. Of MACs as near to the first plan's as the budget of time can be tuned to, and no more."""
+    first = plan_channels(teacher, scores, macs=SHARE)
+    time = table.cost(first.channels())
+    second = plan_channels(teacher, scores, latency_ms=time, latency=table)
+    low, high, third = 0.5 * time, min(2 * time, table.cost(table.full)), None
+    for _ in range(10):
+        middle = (low + high) / 2
+        plan = plan_channels(teacher, scores, latency_ms=middle, latency=table)
+        if plan.cost["macs"][1] <= first.cost["macs"][1]:
+            low, third = middle, plan
+        else:
+            high = middle
+    return dict(zip(PLANS, (first, second, third or second), strict=True))
+
+
+def measure(session, case: str):
+    teacher, scores = teacher_and_scores(case, session.device, 20 if session.quick else 400)
+    table = measure_table(teacher, repeats=1 if session.quick else 3)
+    plans = make_plans(teacher, scores, table)
+    calls, how = {}, "runtime"
+    z = z_batch(range(1), teacher.config.style_dim).to(session.device)
+    for name, plan in plans.items():
+        student = prune(teacher, plan).eval()
+        try:
+            image = generators.build(how, student, 1, None)
+        except Unavailable:
+            how, image = "native", generators.build("native", student, 1, None)
+        calls[name] = lambda image=image: image(z)
+    with torch.inference_mode():
+        times = paired(calls, session.rounds(20), warmup=2, device=session.device)
+    return plans, scores, table, times, how
+
+
+@pytest.mark.parametrize("name", PLANS)
+@pytest.mark.parametrize("case", CASES)
+def test_plan(benchmark, session, case, name):
+    if session.quick and case != "faces64":
+        pytest.skip("--quick: the embedded faces only")
+    plans, scores, table, times, how = session.once(("plans", case), lambda: measure(session, case))
+    plan = plans[name]
+    figures = {
+        "run by": how,
+        "predicted ms": table.cost(plan.channels()),
+        "score kept": score_kept(scores, plan),
+        "full MACs": plan.cost["macs"][0],
+        "channels": plan.channels(),
+    }
+    named = {"generator": case, "metric": plan.metric}
+    macs = plan.cost["macs"][1]
+    row = make_row("plans", name, named, times, session.device, macs=macs, figures=figures)
+    session.publish(benchmark, row, times[name])
