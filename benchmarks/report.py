@@ -1,6 +1,8 @@
-"""Tables of the README from committed results: ``python -m benchmarks.report`` writes them, ``--check`` only compares.
+"""Tables and pictures from committed results: ``python -m benchmarks.report`` writes them, ``--check`` only compares.
 
-Results lie in ``benchmarks/results/<device>/``. ``compress.json`` is the ``metrics.json`` of a ``cagc compress`` run.
+Results lie in ``benchmarks/results/<device>/``: JSON Lines of the benchmarks, and ``compress.json``, the
+``metrics.json`` of a ``cagc compress`` run. They go between the markers of README.md and docs/performance.md, the
+pictures into docs/performance/<device>/.
 """
 
 from __future__ import annotations
@@ -13,11 +15,15 @@ from typing import Any
 
 from cagc.files import atomic_write
 
-from . import tables_compression
+from . import tables, tables_compression
+from .results import Row, read
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
+DOCS = ROOT / "docs" / "performance.md"
 BEGIN, END = "<!-- figures:begin -->", "<!-- figures:end -->"
+PERFORMANCE = "<!-- performance:begin -->", "<!-- performance:end -->"
+DETAILS = "<!-- results:begin -->", "<!-- results:end -->"
 
 
 def compress_table(document: dict[str, Any]) -> str:
@@ -49,29 +55,97 @@ def figures() -> str:
 
 
 def rendered(readme: str) -> str:
-    """``readme`` with the tables between its markers.
+    """``readme`` with the tables of compressions between its markers.
 
     Raises:
         ValueError: a marker is missing.
     """
-    if BEGIN not in readme or END not in readme:
-        raise ValueError(f"README: expected the markers {BEGIN} and {END}")
-    head, rest = readme.split(BEGIN, 1)
-    tail = rest.split(END, 1)[1]
-    return f"{head}{BEGIN}\n{figures()}\n{END}{tail}"
+    return between(readme, BEGIN, END, figures())
+
+
+def between(text: str, begin: str, end: str, content: str) -> str:
+    """``text`` with ``content`` between two markers. Raises ValueError where one is missing."""
+    if begin not in text or end not in text:
+        raise ValueError(f"expected the markers {begin} and {end}")
+    head, rest = text.split(begin, 1)
+    return f"{head}{begin}\n{content}\n{end}{rest.split(end, 1)[1]}"
+
+
+def devices() -> dict[str, list[Row]]:
+    """Folder of results → the last row of each measurement in its JSON Lines files."""
+    found = {}
+    for folder in sorted(path for path in RESULTS.glob("*") if path.is_dir() and path.name != "local"):
+        rows = list(read(*sorted(folder.glob("*.jsonl"))).latest().values())
+        if rows:
+            found[folder.name] = rows
+    return found
+
+
+def performance() -> str:
+    """The README's section: what the cut is worth, on each device."""
+    parts = []
+    for name, rows in devices().items():
+        if table := tables.summary(rows):
+            facts = tables.provenance(tables.of(rows, "generators"))
+            parts.append(f"**{name}**\n\n{table}\n\n{commands(tables.of(rows, 'generators'))} {facts}")
+    return "\n\n".join(parts)
+
+
+def commands(rows: list[Row]) -> str:
+    return "; ".join(f"`{command}`" for command in sorted({row["command"] for row in rows})) + "."
+
+
+def details() -> str:
+    """The tables and pictures of docs/performance.md."""
+    parts = []
+    for name, rows in devices().items():
+        parts.append(f"## Results: {name}\n\n{tables.provenance(rows)}")
+        pictures = sorted(path.stem for path in (DOCS.parent / "performance" / name).glob("*.png"))
+        parts += [f"![{picture}](performance/{name}/{picture}.png)" for picture in pictures]
+        for title, make in tables.TABLES.items():
+            if table := make(rows):
+                parts.append(f"### {title}\n\n{table}")
+    return "\n\n".join(parts)
+
+
+def documents() -> dict[Path, str]:
+    """Each file that holds tables, as the results would have it. Raises ValueError where a marker is missing."""
+    readme = between((ROOT / "README.md").read_text(), *PERFORMANCE, performance())
+    return {
+        ROOT / "README.md": tables_compression.rendered(rendered(readme), RESULTS),
+        DOCS: between(DOCS.read_text(), *DETAILS, details()),
+    }
+
+
+def draw() -> list[Path]:
+    """Write every picture that the results allow; the paths. Raises ImportError without matplotlib."""
+    from . import plots
+
+    made = []
+    for name, rows in devices().items():
+        figures = {stem: plot(rows) for stem, plot in plots.PLOTS.items()}
+        if (path := RESULTS / name / "compression.json").exists():
+            figures["quality"] = plots.quality(json.loads(path.read_text()))
+        for stem, figure in figures.items():
+            if figure is not None:
+                made.append(DOCS.parent / "performance" / name / f"{stem}.png")
+                plots.save(figure, made[-1])
+    return made
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Write the README, or with ``--check`` return 1 where it differs from what the results give."""
+    """Write tables and pictures, or with ``--check`` return 1 where a table differs from what the results give."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--check", action="store_true")
-    path = ROOT / "README.md"
-    before = path.read_text()
-    after = tables_compression.rendered(rendered(before), RESULTS)
+    parser.add_argument("--check", action="store_true", help="write nothing; status 1 where a table differs")
     if parser.parse_args(arguments).check:
-        return int(before != after)
-    with atomic_write(path) as temporary:
-        temporary.write_text(after)
+        return int(any(path.read_text() != text for path, text in documents().items()))
+    try:
+        print(f"{len(draw())} pictures in {DOCS.parent / 'performance'}")
+    except ImportError as error:
+        print(f"no pictures: {error} (pip install 'cagc[bench]')")
+    for path, text in documents().items():
+        with atomic_write(path) as temporary:
+            temporary.write_text(text)
     return 0
 
 

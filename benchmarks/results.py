@@ -8,6 +8,7 @@ rounds, further "figures", and what it depends on ("roofs", "device", "versions"
 from __future__ import annotations
 
 import json
+import shlex
 import subprocess
 import sys
 import time
@@ -112,7 +113,7 @@ def make_row(
         "allocator": allocator(),
         "versions": versions(),
         "commit": commit(),
-        "command": " ".join([Path(sys.argv[0]).name, *sys.argv[1:]]),
+        "command": shlex.join(["python", *sys.orig_argv[1:]]),
         "at": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
     }
 
@@ -120,7 +121,7 @@ def make_row(
 def key(row: Row) -> tuple[str, ...]:
     """What makes two rows the same measurement; the device is not part of it."""
     case = json.dumps(row["case"], sort_keys=True)
-    return row["benchmark"], row["implementation"], case, row["dtype"], row["cache"]
+    return row["benchmark"], row["implementation"], case, row["dtype"], row["cache"], row["allocator"]
 
 
 def append(path: Path, rows: Iterable[Row]) -> None:
@@ -154,7 +155,7 @@ class Loaded:
         return ", ".join(f"{n} line{'s' * (n > 1)} {what}" for n, what in counts if n)
 
 
-_NEEDED = {"benchmark", "implementation", "case", "dtype", "cache", "ms", "device"}
+_NEEDED = {"benchmark", "implementation", "case", "dtype", "cache", "allocator", "ms", "device"}
 
 
 def read(*paths: Path) -> Loaded:

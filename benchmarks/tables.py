@@ -40,7 +40,7 @@ def _rank(value: object, order: Sequence[object]) -> tuple:
 def _generator_key(row: Row) -> tuple:
     case = row["case"]
     return (
-        case["resolution"], case["batch"], row["dtype"], _rank(case["widths"], WIDTHS),
+        case["resolution"], case["batch"], row["allocator"], row["dtype"], _rank(case["widths"], WIDTHS),
         _rank(row["implementation"], ORDER),
     )  # fmt: skip
 
@@ -63,8 +63,8 @@ def _number(value: float | None, form: str, unit: str = "") -> str:
 def generators(rows: Sequence[Row], beside: str | None = None, baseline: str = "grouped") -> str:
     """Whole images: one row for each way to run each generator."""
     header = (
-        "px", "batch", "widths", "run by", "ms an image (10th–90th percentile)", "images/s", "peak MB", "GMACs",
-        f"faster than {baseline}, same widths", f"than {baseline}, full", "MACs cut", "faster than full",
+        "px", "batch", "memory", "widths", "run by", "ms an image (10th–90th percentile)", "images/s", "peak MB",
+        "GMACs", f"faster than {baseline}, same widths", f"than {baseline}, full", "MACs cut", "faster than full",
         "realised share",
     )  # fmt: skip
     found = [row for row in of(rows, "generators", beside) if "widths" in row["case"] and row["macs"]]
@@ -73,7 +73,7 @@ def generators(rows: Sequence[Row], beside: str | None = None, baseline: str = "
         case, figures = row["case"], row["figures"]
         half = "" if row["dtype"] == "float32" else f" {row['dtype']}"
         lines.append((
-            str(case["resolution"]), str(case["batch"]), case["widths"], row["implementation"] + half,
+            str(case["resolution"]), str(case["batch"]), row["allocator"], case["widths"], row["implementation"] + half,
             _ms(row, case["batch"]), f"{figures['images/s']:.2f}", _number(figures.get("peak MB"), ".0f"),
             f"{row['macs'] / case['batch'] / 1e9:.2f}", _ratio(row, f"{baseline}, {case['widths']}"),
             _ratio(row, f"{baseline}, full"), _number(figures.get("MACs cut"), ".2f", "×"),
@@ -86,8 +86,9 @@ def summary(rows: Sequence[Row]) -> str:
     """For the README: the paid-out MAC cut of each resolution and batch, against the strongest of the usual ways."""
     usual = "authors" if any(row["implementation"] == "authors" for row in rows) else "grouped"
     header = (
-        "px", "batch", "widths", "GMACs", f"ms an image, {usual}", "ms an image, runtime",
-        "runtime is faster, same widths", f"student by runtime against the full one by {usual}", "MACs cut", "realised share",
+        "px", "batch", "memory", "widths", "GMACs", f"ms an image, {usual}", "ms an image, runtime",
+        "runtime is faster, same widths", f"student by runtime against the full one by {usual}", "MACs cut",
+        "realised share",
     )  # fmt: skip
     found = {_generator_key(row): row for row in of(rows, "generators") if row["macs"]}
     lines = []
@@ -98,7 +99,8 @@ def summary(rows: Sequence[Row]) -> str:
         name = usual if f"{usual}, {case['widths']}" in row["ratios"] else "grouped"
         same = found.get(_generator_key(row | {"implementation": name}))
         lines.append((
-            str(case["resolution"]), str(case["batch"]), case["widths"], f"{row['macs'] / case['batch'] / 1e9:.2f}",
+            str(case["resolution"]), str(case["batch"]), row["allocator"], case["widths"],
+            f"{row['macs'] / case['batch'] / 1e9:.2f}",
             f"{same['ms']['median'] / case['batch']:.1f}" + (f" ({name})" if name != usual else "") if same else "–",
             f"{row['ms']['median'] / case['batch']:.1f}", _ratio(row, f"{name}, {case['widths']}"),
             _ratio(row, f"{name}, full") if case["widths"] != "full" else "–",

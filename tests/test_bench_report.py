@@ -1,0 +1,129 @@
+"""Tables and pictures of results."""
+
+from __future__ import annotations
+
+from importlib.util import find_spec
+
+import pytest
+
+from benchmarks import harness, report, results, tables
+from cagc.files import atomic_write
+
+
+def generator_rows(factor: float = 1.0) -> list[results.Row]:
+    """Rows of one resolution: a peer's code, its grouped way, and ours, at two widths."""
+    seconds = {"authors, full": 0.8, "grouped, full": 0.7, "runtime, full": 0.3}
+    seconds |= {"authors, 0.3": 0.2, "grouped, 0.3": 0.15, "runtime, 0.3": 0.03}
+    times = {name: [factor * s * f for f in (0.9, 1.0, 1.2)] for name, s in seconds.items()}
+    rows = []
+    for name in times:
+        implementation, width = name.split(", ")
+        case = {"resolution": 256, "batch": 1, "widths": width}
+        macs = {"full": 44_000_000_000, "0.3": 4_000_000_000}[width]
+        figures = {"images/s": 1.0, "peak MB": 12.3, "MACs cut": 44e9 / macs, "speed-up": 10.0, "realised share": 0.91}
+        rows.append(
+            results.make_row("generators", implementation, case, times, "cpu", of=name, macs=macs, figures=figures)
+        )
+    return rows
+
+
+def other_rows() -> list[results.Row]:
+    """One or two rows of every other benchmark."""
+    one = {"runtime": [0.01, 0.012]}
+    sizes = ((0.5, 10**9), (1.0, 4 * 10**9))
+    rows = [
+        results.make_row("widths", "runtime", {"resolution": 64, "batch": 1, "keep": keep}, one, "cpu", macs=macs)
+        for keep, macs in sizes
+    ]
+    layer = {"resolution": 256, "widths": "full", "batch": 1, "layer": "b4.conv1"}
+    rows.append(
+        results.make_row("layers", "runtime", layer, one, "cpu", macs=10**8, bytes=10**6, figures={"kernel": "k"})
+    )
+    ops = {"native": [0.01, 0.01], "copy": [0.009, 0.009]}
+    rows.append(results.make_row("ops", "native", {"layer": "blur full 8x8"}, ops, "cpu", bytes=10**6))
+    figures = {"full MACs": 11, "predicted ms": 2.0, "score kept": 0.5}
+    case = {"generator": "faces64", "metric": "x"}
+    rows.append(results.make_row("plans", "runtime", case, one, "cpu", macs=1, figures=figures))
+    rows.append(results.make_row("training", "runtime", {"generator": "faces64", "batch": 16}, one, "cpu"))
+    case = {"generator": "faces64", "samples": 400}
+    rows.append(results.make_row("scores", "runtime", case, one, "cpu", figures={"seconds": 3.0}))
+    case = {"op": "up", "channels": 8, "side": 8, "peer": "authors"}
+    rows.append(results.make_row("peers", "runtime", case, one | {"authors": [0.02, 0.02]}, "cpu"))
+    case = {"resolution": 1024, "batch": 1, "widths": "its own"}
+    times = {"mobile-stylegan": [0.4, 0.4], "runtime, 0.3": [0.2, 0.2]}
+    return rows + [results.make_row("generators", "mobile-stylegan", case, times, "cpu")]
+
+
+def test_the_summary_compares_with_the_authors():
+    lines = tables.summary(generator_rows()).splitlines()
+    assert len(lines) == 4
+    assert f"| 256 | 1 | {harness.allocator()} | full | 44.00 | 800.0 | 300.0 | 2.67× | – |" in lines[2]
+    assert "| 200.0 | 30.0 | 6.67× | 26.67× | 11.00× | 0.91 |" in lines[3]
+
+
+def test_every_table_is_written_and_ordered():
+    rows = generator_rows() + other_rows()
+    for title, make in tables.TABLES.items():
+        if not title.startswith("Other runtimes"):
+            assert make(rows).startswith(("|", "256 px, widths full")), title
+        assert make([]) == ""
+    ways = [line.split(" | ")[4] for line in tables.generators(rows).splitlines()[2:]]
+    assert ways == ["authors", "grouped", "runtime"] * 2
+    assert "runtime, 0.3: 2.00" in tables.mobile(rows) and "GB/s" in tables.provenance(rows)
+
+
+@pytest.fixture
+def project(tmp_path, monkeypatch):
+    """A README and a page without tables, and results of one device."""
+    (tmp_path / "docs").mkdir()
+    markers = {
+        "README.md": (*report.PERFORMANCE, report.BEGIN, report.END),
+        "docs/performance.md": report.DETAILS,
+    }
+    for name, lines in markers.items():
+        (tmp_path / name).write_text("\n".join(["# Title", *lines, "the end\n"]))
+    monkeypatch.setattr(report, "ROOT", tmp_path)
+    monkeypatch.setattr(report, "DOCS", tmp_path / "docs" / "performance.md")
+    monkeypatch.setattr(report, "RESULTS", tmp_path / "results")
+    results.append(tmp_path / "results" / "a-device" / "generators.jsonl", generator_rows())
+    results.append(tmp_path / "results" / "local" / "generators.jsonl", generator_rows(2.0))
+    return tmp_path
+
+
+def test_tables_are_written_between_their_markers(project, monkeypatch):
+    monkeypatch.setattr(report, "draw", lambda: [])
+    assert report.main(["--check"]) == 1
+    assert report.main([]) == 0 and report.main(["--check"]) == 0
+    for name in ("README.md", "docs/performance.md"):
+        text = (project / name).read_text()
+        assert text.startswith("# Title") and text.endswith("the end\n") and "a-device" in text and "local" not in text
+    path = project / "results" / "a-device" / "generators.jsonl"
+    results.append(path, generator_rows(1.5))
+    assert report.main(["--check"]) == 1
+
+
+@pytest.mark.skipif(find_spec("matplotlib") is None, reason="matplotlib is not installed")
+def test_pictures_are_drawn_and_shown(project):
+    results.append(project / "results" / "a-device" / "rest.jsonl", other_rows())
+    pictures = {path.stem for path in report.draw()}
+    assert pictures == {"widths", "realised-share", "roofline", "ops"}
+    assert "![widths](performance/a-device/widths.png)" in report.details()
+    first = {path: path.read_bytes() for path in report.draw()}
+    assert all(path.read_bytes() == data for path, data in first.items()) and len(report.draw()) == 4
+
+
+def test_without_matplotlib_the_tables_are_written(project, monkeypatch, capsys):
+    def absent():
+        raise ImportError("No module named 'matplotlib'")
+
+    monkeypatch.setattr(report, "draw", absent)
+    assert report.main([]) == 0 and report.main(["--check"]) == 0
+    assert "no pictures: No module named 'matplotlib' (pip install 'cagc[bench]')" in capsys.readouterr().out
+
+
+def test_a_page_without_markers_is_left_alone(project):
+    with atomic_write(report.DOCS) as temporary:
+        temporary.write_text("# mine")
+    with pytest.raises(ValueError, match="markers"):
+        report.main([])
+    assert report.DOCS.read_text() == "# mine"
