@@ -24,7 +24,7 @@ ORDER = ("native", "triton", "reference")
 # The op stems each backend has kernels for; a file of that name lies in the backend's folder.
 IMPLEMENTS = {
     "reference": OPS,
-    "native": ("bias_act", "upfirdn2d"),
+    "native": ("bias_act", "sparse_channel_conv2d", "upfirdn2d"),
     "triton": ("bias_act", "upfirdn2d"),
 }
 

@@ -1,6 +1,7 @@
 // The only file that knows Python: integers in (data pointers, sizes, a stream), an exception out.
 // Anything that has pointers can be bound beside it: nothing below this file includes pybind11 or Python.
 #include "cagc/bias_act.h"
+#include "cagc/sparse_channel_conv2d.h"
 #include "cagc/synthesis.h"
 #include "cagc/upfirdn2d.h"
 #include <pybind11/pybind11.h>
@@ -58,6 +59,34 @@ cagc::Upfirdn2d upfirdn2d_params(Pointer x, Pointer f, Pointer out, int64_t n, i
   require(p.out, "upfirdn2d", "out");
   require(p.x || in_h * in_w == 0, "upfirdn2d", "x");
   require(p.f || f_h * f_w == 1, "upfirdn2d", "f");
+  return p;
+}
+
+cagc::SparseChannelConv2d sparse_channel_conv2d_params(
+    Pointer x, Pointer weight, Pointer in_channels, Pointer out_channels, Pointer styles, Pointer factors, Pointer out,
+    int64_t n, int64_t c_in, int64_t c_out, int64_t in_h, int64_t in_w, int64_t out_h, int64_t out_w, int64_t k, int64_t pad,
+    int64_t up, int64_t x0, int64_t x1, int64_t x2, int64_t x3, int64_t w0, int64_t w1, int64_t w2, int64_t w3,
+    int64_t o0, int64_t o1, int64_t o2, int64_t o3, bool flip, bool demodulate, bool scatter, int dtype,
+    int weight_dtype) {
+  const char *op = "sparse_channel_conv2d";
+  if (dtype < 0 || dtype > 3) throw std::invalid_argument("sparse_channel_conv2d: unknown dtype code");
+  if (weight_dtype != dtype && (weight_dtype != 0 || dtype < 2))
+    throw std::invalid_argument("sparse_channel_conv2d: weight is neither of x's dtype nor float32 beside half");
+  for (int64_t size : {n, c_in, c_out, in_h, in_w, k, up})
+    if (size < 1) throw std::invalid_argument("sparse_channel_conv2d: a size below 1");
+  const auto *ins = static_cast<const int64_t *>(in(in_channels)), *outs = static_cast<const int64_t *>(in(out_channels));
+  const cagc::SparseChannelConv2d p{in(x), in(weight), ins, outs, in(styles), reinterpret_cast<void *>(factors),
+                                    reinterpret_cast<void *>(out), n, c_in, c_out, in_h, in_w, out_h, out_w, k, pad, up, {x0, x1, x2, x3}, {w0, w1, w2, w3},
+                                    {o0, o1, o2, o3}, flip, demodulate, scatter, static_cast<cagc::DType>(dtype),
+                                    static_cast<cagc::DType>(weight_dtype)};
+  if (pad < 0 || out_h != cagc::output_size(p, in_h) || out_w != cagc::output_size(p, in_w) || out_h < 1 || out_w < 1)
+    throw std::invalid_argument("sparse_channel_conv2d: pad, out_h or out_w is off");
+  require(p.x, op, "x");
+  require(p.weight, op, "weight");
+  require(p.in_channels, op, "in_channels");
+  require(p.out_channels, op, "out_channels");
+  require(p.styles || !demodulate, op, "styles");
+  require(p.out, op, "out");
   return p;
 }
 
@@ -155,11 +184,14 @@ void bind_synthesis(py::module_ &m) {
 PYBIND11_MODULE(_C, m) {
   m.doc() = "Compiled kernels on raw pointers. Call them through cagc_kernels.native.";
   m.def("bias_act_cpu", bind<int>(bias_act_params, on_cpu(cagc::bias_act_cpu)));
+  m.def("sparse_channel_conv2d_cpu", bind<int>(sparse_channel_conv2d_params, on_cpu(cagc::sparse_channel_conv2d_cpu)));
   m.def("upfirdn2d_cpu", bind<int>(upfirdn2d_params, on_cpu(cagc::upfirdn2d_cpu)));
   bind_synthesis(m);
 #ifdef CAGC_CUDA_ARCHS
   m.attr("cuda_archs") = CAGC_CUDA_ARCHS;
   m.def("bias_act_cuda", bind<Pointer>(bias_act_params, on_cuda(cagc::bias_act_cuda)));
+  m.def("sparse_channel_conv2d_cuda",
+        bind<Pointer>(sparse_channel_conv2d_params, on_cuda(cagc::sparse_channel_conv2d_cuda)));
   m.def("upfirdn2d_cuda", bind<Pointer>(upfirdn2d_params, on_cuda(cagc::upfirdn2d_cuda)));
 #else
   m.attr("cuda_archs") = py::none();

@@ -5,7 +5,15 @@ from __future__ import annotations
 import pytest
 import torch
 
-from cagc_kernels import bias_act, modulated_conv2d, setup_filter, styled_conv2d, upfirdn2d, upsample2d
+from cagc_kernels import (
+    bias_act,
+    modulated_conv2d,
+    setup_filter,
+    sparse_channel_conv2d,
+    styled_conv2d,
+    upfirdn2d,
+    upsample2d,
+)
 
 X = torch.zeros(2, 4, 8, 8)
 W = torch.zeros(5, 4, 3, 3)
@@ -13,7 +21,51 @@ S = torch.zeros(2, 4)
 B = torch.zeros(5)
 F = setup_filter([1, 3, 3, 1])
 
-CASES = {
+
+def sparse(ins, outs, x=X, styles=None, **options):
+    """Inputs of six and outputs of five channels."""
+    index = [torch.tensor(i) if isinstance(i, list) else i for i in (ins, outs)]
+    return sparse_channel_conv2d(x, torch.zeros(5, 6, 3, 3), *index, styles, **options)
+
+
+SPARSE = {
+    "index out of range": (lambda: sparse([0, 1, 2, 6], [0]), ValueError, "in_channels: got 6, expected 0 to 5"),
+    "negative index": (lambda: sparse([0, 1, 2, 3], [-1, 2]), ValueError, "out_channels: got -1, expected 0 to 4"),
+    "index twice": (lambda: sparse([0, 1, 1, 3], [0]), ValueError, "in_channels: got 1 twice, expected ascending"),
+    "indices unsorted": (lambda: sparse([0, 1, 2, 3], [2, 1]), ValueError, "out_channels: got 1 after 2, expected"),
+    "no index": (
+        lambda: sparse([0, 1, 2, 3], torch.zeros(0, dtype=torch.int64)),
+        ValueError,
+        "out_channels: got no index, expected at least 1",
+    ),
+    "indices are a tuple": (lambda: sparse((0, 1, 2, 3), [0]), TypeError, "in_channels: got tuple, expected an int64"),
+    "indices are int32": (
+        lambda: sparse(torch.arange(4).int(), [0]),
+        TypeError,
+        "in_channels: got dtype torch.int32, expected torch.int64",
+    ),
+    "indices are a mask": (lambda: sparse([True] * 6, [0]), TypeError, "in_channels: got dtype torch.bool"),
+    "indices are a matrix": (lambda: sparse([[0, 1, 2, 3]], [0]), ValueError, r"in_channels: got shape \[1, 4\]"),
+    "widths disagree": (lambda: sparse([0, 1, 2], [0]), ValueError, "x: got 4 channels, expected 3 as in_channels"),
+    "styles of the wrong batch": (
+        lambda: sparse([0, 1, 2, 3], [0], styles=S[:1]),
+        ValueError,
+        r"styles: got shape \[1, 4\], expected \[2, 4\]",
+    ),
+    "sparse kernel too large": (
+        lambda: sparse([0, 1, 2, 3], [0], X[..., :2], padding=0),
+        ValueError,
+        "padding: leaves 8 x 2 pixels",
+    ),
+    "negative padding": (
+        lambda: sparse([0, 1, 2, 3], [0], padding=-1),
+        ValueError,
+        "padding: got -1, expected at least",
+    ),
+    "up is not whole": (lambda: sparse([0, 1, 2, 3], [0], up=2.0), TypeError, "up: got 2.0, expected an integer"),
+}
+
+CASES = SPARSE | {
     "x is a list": (lambda: bias_act([1.0]), TypeError, "x: got list, expected a torch.Tensor"),
     "x is integer": (lambda: bias_act(X.int()), TypeError, "x: got dtype torch.int32"),
     "unknown act": (

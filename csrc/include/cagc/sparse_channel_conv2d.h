@@ -1,0 +1,43 @@
+// Convolution over chosen channels: the correlation of x, up - 1 zeros between its pixels and pad around them, with
+// weight[out_channels][:, in_channels], read in place through the index vectors.
+#pragma once
+#include "cagc/common.h"
+
+namespace cagc {
+
+struct SparseChannelConv2d {
+  const void *x;                // [n, c_in, in_h, in_w], the chosen channels only
+  const void *weight;           // [o, i, k, k], the full weight
+  const int64_t *in_channels;   // [c_in], below i
+  const int64_t *out_channels;  // [c_out], below o
+  const void *styles;           // [n, c_in] factors of x in the accumulate type, dense; or null
+  void *factors;                // [n, c_out] in the accumulate type, for CUDA with demodulate to fill; or null
+  void *out;                    // [n, c_out, out_h, out_w], with scatter [n, o, out_h, out_w]
+  int64_t n, c_in, c_out, in_h, in_w, out_h, out_w, k;
+  int64_t pad, up;
+  int64_t x_stride[4], weight_stride[4], out_stride[4];  // in elements
+  bool flip;                                             // correlate with the kernel as it stands
+  bool demodulate;                                       // needs styles
+  bool scatter;                                          // channel j goes to out_channels[j]; the others stay untouched
+  DType dtype, weight_dtype;                             // weight_dtype: dtype, or float32 beside half precision
+};
+
+void sparse_channel_conv2d_cpu(const SparseChannelConv2d &p, int threads);
+
+// Null, or a message. `stream` is a cudaStream_t of the current device.
+const char *sparse_channel_conv2d_cuda(const SparseChannelConv2d &p, void *stream);
+
+constexpr double kDemodulationEps = 1e-8;
+
+// The kernel element that a correlation multiplies at (ky, kx).
+CAGC_HD int64_t kernel_offset(const SparseChannelConv2d &p, int64_t ky, int64_t kx) {
+  if (!p.flip) ky = p.k - 1 - ky, kx = p.k - 1 - kx;
+  return ky * p.weight_stride[2] + kx * p.weight_stride[3];
+}
+
+// Channel of the output tensor that holds the chosen output j.
+CAGC_HD int64_t output_channel(const SparseChannelConv2d &p, int64_t j) { return p.scatter ? p.out_channels[j] : j; }
+
+CAGC_HD int64_t output_size(const SparseChannelConv2d &p, int64_t in) { return (in - 1) * p.up + 2 * p.pad + 2 - p.k; }
+
+}  // namespace cagc
