@@ -64,9 +64,9 @@ cagc::Upfirdn2d upfirdn2d_params(Pointer x, Pointer f, Pointer out, int64_t n, i
 
 cagc::SparseChannelConv2d sparse_channel_conv2d_params(
     Pointer x, Pointer weight, Pointer in_channels, Pointer out_channels, Pointer styles, Pointer factors, Pointer out,
-    int64_t n, int64_t c_in, int64_t c_out, int64_t in_h, int64_t in_w, int64_t out_h, int64_t out_w, int64_t k, int64_t pad,
-    int64_t up, int64_t x0, int64_t x1, int64_t x2, int64_t x3, int64_t w0, int64_t w1, int64_t w2, int64_t w3,
-    int64_t o0, int64_t o1, int64_t o2, int64_t o3, bool flip, bool demodulate, bool scatter, int dtype,
+    int64_t n, int64_t c_in, int64_t c_out, int64_t in_h, int64_t in_w, int64_t out_h, int64_t out_w, int64_t k,
+    int64_t pad, int64_t up, int64_t x0, int64_t x1, int64_t x2, int64_t x3, int64_t w0, int64_t w1, int64_t w2,
+    int64_t w3, int64_t o0, int64_t o1, int64_t o2, int64_t o3, bool flip, bool demodulate, bool scatter, int dtype,
     int weight_dtype) {
   const char *op = "sparse_channel_conv2d";
   if (dtype < 0 || dtype > 3) throw std::invalid_argument("sparse_channel_conv2d: unknown dtype code");
@@ -74,11 +74,12 @@ cagc::SparseChannelConv2d sparse_channel_conv2d_params(
     throw std::invalid_argument("sparse_channel_conv2d: weight is neither of x's dtype nor float32 beside half");
   for (int64_t size : {n, c_in, c_out, in_h, in_w, k, up})
     if (size < 1) throw std::invalid_argument("sparse_channel_conv2d: a size below 1");
-  const auto *ins = static_cast<const int64_t *>(in(in_channels)), *outs = static_cast<const int64_t *>(in(out_channels));
-  const cagc::SparseChannelConv2d p{in(x), in(weight), ins, outs, in(styles), reinterpret_cast<void *>(factors),
-                                    reinterpret_cast<void *>(out), n, c_in, c_out, in_h, in_w, out_h, out_w, k, pad, up, {x0, x1, x2, x3}, {w0, w1, w2, w3},
-                                    {o0, o1, o2, o3}, flip, demodulate, scatter, static_cast<cagc::DType>(dtype),
-                                    static_cast<cagc::DType>(weight_dtype)};
+  auto index = [](Pointer q) { return static_cast<const int64_t *>(in(q)); };
+  auto result = [](Pointer q) { return reinterpret_cast<void *>(q); };
+  const cagc::SparseChannelConv2d p{
+      in(x), in(weight), index(in_channels), index(out_channels), in(styles), result(factors), result(out), n, c_in,
+      c_out, in_h, in_w, out_h, out_w, k, pad, up, {x0, x1, x2, x3}, {w0, w1, w2, w3}, {o0, o1, o2, o3}, flip,
+      demodulate, scatter, static_cast<cagc::DType>(dtype), static_cast<cagc::DType>(weight_dtype)};
   if (pad < 0 || out_h != cagc::output_size(p, in_h) || out_w != cagc::output_size(p, in_w) || out_h < 1 || out_w < 1)
     throw std::invalid_argument("sparse_channel_conv2d: pad, out_h or out_w is off");
   require(p.x, op, "x");
@@ -86,6 +87,7 @@ cagc::SparseChannelConv2d sparse_channel_conv2d_params(
   require(p.in_channels, op, "in_channels");
   require(p.out_channels, op, "out_channels");
   require(p.styles || !demodulate, op, "styles");
+  require(p.factors || !demodulate, op, "factors");
   require(p.out, op, "out");
   return p;
 }

@@ -85,7 +85,9 @@ template <class A> struct Machine {
   Run<A> (*find)(int64_t outputs, int vectors);
 };
 
-template <class A, class Isa> Machine<A> machine() { return {Isa::bytes / int64_t(sizeof(A)), Isa::block, find<A, Isa>}; }
+template <class A, class Isa> Machine<A> machine() {
+  return {Isa::bytes / int64_t(sizeof(A)), Isa::block, find<A, Isa>};
+}
 
 template <class A> Machine<A> this_machine() {
 #if defined(__x86_64__) && defined(__GNUC__) && __GNUC__ >= 12 && !defined(__clang__) && !defined(CAGC_NO_CLONES)
@@ -100,7 +102,8 @@ struct Phase {
   int64_t size;
   std::vector<int64_t> tap, shift;
 
-  Phase(const SparseChannelConv2d &p, int64_t phase, int64_t out) : size(std::max<int64_t>(0, out - phase + p.up - 1) / p.up) {
+  Phase(const SparseChannelConv2d &p, int64_t phase, int64_t out)
+      : size(std::max<int64_t>(0, out - phase + p.up - 1) / p.up) {
     for (int64_t k = 0; k < p.k; k++) {
       const int64_t at = phase - p.pad + k;
       if (at % p.up == 0) tap.push_back(k), shift.push_back(at / p.up);
