@@ -38,3 +38,10 @@ def atomic_write(path: str | Path) -> Iterator[Path]:
     finally:
         with suppress(FileNotFoundError):
             temporary.unlink()
+
+
+def cache_folder() -> Path:
+    """``CAGC_CACHE_DIR``, else ``cagc`` in ``XDG_CACHE_HOME`` or in ``~/.cache``."""
+    if folder := os.environ.get("CAGC_CACHE_DIR"):
+        return Path(folder)
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "cagc"

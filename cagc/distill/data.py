@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import hashlib
 import io
 import os
 import warnings
@@ -40,6 +41,10 @@ class _Folder:
     def read(self, name: str) -> bytes:
         return (self.root / name).read_bytes()
 
+    def stamp(self, name: str) -> tuple[int, int]:
+        status = (self.root / name).stat()
+        return status.st_size, status.st_mtime_ns
+
 
 class _Zip:
     def __init__(self, path: Path):
@@ -57,6 +62,10 @@ class _Zip:
         if len(data) > _MAX_BYTES:
             raise ValueError(f"more than {_MAX_BYTES >> 20} MB unpacked")
         return data
+
+    def stamp(self, name: str) -> tuple[int, int]:
+        info = self.archive.getinfo(name)
+        return info.file_size, info.CRC
 
 
 @functools.cache
@@ -211,6 +220,11 @@ class ImageDataset(Sequence[Tensor]):
             self.skipped[name] = _reason(value)
             warnings.warn(f"data: skipped {name} in {self.path} ({_reason(value)})", stacklevel=4)
         raise CagcError(f"data: no image in {self.path} can be decoded any more")
+
+    def fingerprint(self) -> str:
+        """Hash, 16 hexadecimal digits, of the resolution and of every image's name, size and checksum or date."""
+        stamps = [self.resolution, *((name, *self._files.stamp(name)) for name in self.names)]
+        return hashlib.sha256(repr(stamps).encode()).hexdigest()[:16]
 
     def describe(self) -> str:
         """One line for a log or a report: path, images used, images skipped."""

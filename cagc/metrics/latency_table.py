@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from bisect import bisect_right
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
@@ -21,6 +20,7 @@ import torch
 
 from ..documents import read_document, write_document
 from ..errors import CagcError
+from ..files import cache_folder
 from ..models.stylegan2 import Generator, GeneratorConfig
 from .latency import machine_info
 from .layer_latency import check_executor, profile_layers
@@ -180,13 +180,6 @@ def _random(config: GeneratorConfig, widths: Widths, like: Generator) -> Generat
     with torch.random.fork_rng(devices=[]):
         made = Generator(replace(config, channels=dict(widths)))
     return made.to(like.w_avg).eval().requires_grad_(False)
-
-
-def cache_folder() -> Path:
-    """``CAGC_CACHE_DIR``, else ``cagc`` in ``XDG_CACHE_HOME`` or in ``~/.cache``."""
-    if folder := os.environ.get("CAGC_CACHE_DIR"):
-        return Path(folder)
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "cagc"
 
 
 def latency_table(

@@ -1,4 +1,6 @@
-"""Precision and recall of a set of images with respect to another (Kynkäänniemi et al., NeurIPS 2019).
+"""Precision and recall, density and coverage of a set of images with respect to another.
+
+Kynkäänniemi et al., NeurIPS 2019, and Naeem et al., "Reliable Fidelity and Diversity Metrics", ICML 2020.
 
 Each set is a union of balls around its features, each as large as the distance to its k-th nearest neighbour in the
 set. Precision is the share of generated images inside the reference's balls, recall the share of reference images
@@ -20,6 +22,7 @@ class Manifold:
 
     Attributes:
         features: [N, D].
+        k: of the neighbour that sets the radius.
         radii: [N], squared distance from each feature to its ``k``-th nearest neighbour among the others.
 
     Raises:
@@ -27,10 +30,10 @@ class Manifold:
     """
 
     def __init__(self, features: Tensor, k: int = 3, block: int = 1024) -> None:
-        _check(features, "features")
+        check_features(features, "features")
         if not 1 <= k < len(features):
             raise ValueError(f"k: got {k}, expected at least 1 and below the {len(features)} features")
-        self.features, self.block = features, block
+        self.features, self.k, self.block = features, k, block
         parts = []
         for start, distances in _squared_distances(features, features, block):
             rows = torch.arange(len(distances), device=distances.device)
@@ -40,7 +43,7 @@ class Manifold:
 
     def holds(self, points: Tensor) -> Tensor:
         """Which of ``points`` [M, D] lie inside, [M] bool; the surface of a ball belongs to it."""
-        _check(points, "points")
+        check_features(points, "points")
         if points.shape[1] != self.features.shape[1]:
             raise ValueError(f"points: got {points.shape[1]} features a sample, expected {self.features.shape[1]}")
         parts = [(d <= self.radii).any(dim=1) for _, d in _squared_distances(points, self.features, self.block)]
@@ -58,6 +61,23 @@ def precision_recall(reference: Tensor | Manifold, generated: Tensor, k: int = 3
     return {"precision": inside.double().mean().item(), "recall": covered.double().mean().item()}
 
 
+def density_coverage(reference: Tensor | Manifold, generated: Tensor, k: int = 5) -> dict[str, float]:
+    """``{"density": d, "coverage": c}`` of ``generated`` [M, D] against ``reference`` [N, D].
+
+    Density is the mean number of reference balls around a generated image, over k: 1 is expected of the reference's own
+    distribution, and more is possible. Coverage, in [0, 1], is the share of reference balls with a generated image in
+    them. Raises ValueError as :class:`Manifold` does.
+    """
+    reference = reference if isinstance(reference, Manifold) else Manifold(reference, k)
+    check_features(generated, "generated")
+    hits, covered = 0, torch.zeros(len(reference.features), dtype=torch.bool, device=reference.features.device)
+    for _, distances in _squared_distances(generated, reference.features, reference.block):
+        inside = distances <= reference.radii
+        hits += int(inside.sum())
+        covered |= inside.any(dim=0)
+    return {"density": hits / (reference.k * len(generated)), "coverage": covered.double().mean().item()}
+
+
 def _squared_distances(a: Tensor, b: Tensor, block: int) -> Iterator[tuple[int, Tensor]]:
     """Squared distances [rows, len(b)] for blocks of rows of ``a``, with the first row's index.
 
@@ -72,7 +92,7 @@ def _squared_distances(a: Tensor, b: Tensor, block: int) -> Iterator[tuple[int, 
         yield start, distances.clamp_(min=0)
 
 
-def _check(features: Tensor, name: str) -> None:
+def check_features(features: Tensor, name: str) -> None:
     if features.ndim != 2 or not features.is_floating_point() or features.numel() == 0:
         raise ValueError(f"{name}: got {features.dtype} {list(features.shape)}, expected floating point [N, D]")
     if not torch.isfinite(features).all():
