@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import sys
 import warnings
 from dataclasses import dataclass, field
 from fractions import Fraction
 from pathlib import Path
-from typing import Annotated, Union
+from typing import Annotated, Any, Union
 
 import tyro
 from tyro.constructors import PrimitiveConstructorSpec
 
-from . import __version__
+from . import __version__, distributed
 from .budget import ChannelPlan, plan_channels
 from .checkpoints import convert, load_generator, save_generator
 from .compress import CompressConfig, compress, print_table, resume_compress
@@ -111,8 +112,9 @@ class Score:
                 loaded.teacher, self.metric, loaded.parser, self.samples, self.batch_size, self.batch_rule,
                 seed=self.seed, consumers=self.consumers, progress=track("Samples"),
             )  # fmt: skip
-        scores.save(self.out)
-        print(self.out)
+        if distributed.is_main():
+            scores.save(self.out)
+            print(self.out)
 
 
 @dataclass
@@ -186,14 +188,15 @@ class Distill:
 
     def run(self) -> None:
         """Write the run folder."""
-        if self.resume:
+        if self.resume or (distributed.restarts() and (self.out / "config.json").exists()):
             path = resume_distill_run(self.out)
         else:
             if self.student is None:
                 raise CagcError("distill: expected --student, a pruned checkpoint")
             inputs = Inputs(self.teacher, self.data, self.content, self.classes, self.device)
             path = distill_run(self.student, inputs, self.config, self.out, self.plan)
-        print(path)
+        if distributed.is_main():
+            print(path)
 
 
 @dataclass
@@ -231,6 +234,8 @@ class Evaluate:
                 student, loaded.teacher, loaded.parser, loaded.data, samples=self.samples, features=self.features,
                 batch=self.batch, seed=self.seed, track=track,
             )  # fmt: skip
+        if not distributed.is_main():
+            return
         report = Report("", "", variants["Teacher"], variants["Student"], features=self.features, batch=self.batch)
         print_table(report)
         if self.json is not None:
@@ -338,6 +343,20 @@ def _commands(named: Recipe | None) -> type:
     ]
 
 
+_SHARED = (Score, Distill, Evaluate)
+
+
+def _run(command: Any) -> None:
+    """Run ``command``, in as many processes as ``torchrun`` started."""
+    if distributed.launched() == 1:
+        return command.run()
+    if not isinstance(command, _SHARED):
+        names = ", ".join(kind.__name__.lower() for kind in _SHARED)
+        raise CagcError(f"torchrun: got {distributed.launched()} processes, which only {names} can share")
+    with distributed.process_group(open_device(command.device)):
+        command.run()
+
+
 def main(args: list[str] | None = None) -> None:
     """Run one command. Input that cannot be used is one line on standard error and exit status 2."""
     args = list(sys.argv[1:] if args is None else args)
@@ -352,10 +371,10 @@ def main(args: list[str] | None = None) -> None:
     try:
         with warnings.catch_warnings():
             warnings.showwarning = lambda message, *_: console.print(f"warning: {message}", soft_wrap=True)
-            command.run()
+            _run(command)
     except KeyboardInterrupt as interruption:
         console.print(str(interruption) or "interrupted", soft_wrap=True)
-        raise SystemExit(130) from None
+        raise SystemExit(128 + getattr(interruption, "signal", signal.SIGINT)) from None
     except (CagcError, ValueError, OSError) as error:
         if os.environ.get("CAGC_DEBUG"):
             raise

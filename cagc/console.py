@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -10,8 +11,11 @@ from contextlib import contextmanager
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-console = Console(stderr=True, highlight=False)
-"""Progress and remarks; results that another program may read go to standard output."""
+_RANK = int(os.environ.get("RANK", 0))
+
+console = Console(stderr=True, highlight=False, quiet=_RANK > 0)
+"""Progress and remarks, of the first of several processes; results that another program may read go to standard
+output."""
 
 
 @contextmanager
@@ -38,5 +42,6 @@ def phase(title: str) -> Iterator[Callable[[str], Callable[[int, int], None]]]:
 
 def fail(message: str) -> None:
     """Print ``error: message`` as one line and exit with status 2."""
-    print(f"error: {' '.join(message.split())}", file=sys.stderr)
+    where = f" (rank {_RANK})" if _RANK else ""
+    print(f"error{where}: {' '.join(message.split())}", file=sys.stderr)
     raise SystemExit(2)

@@ -105,6 +105,16 @@ class ContentCoverage:
         self.empty += int((area == 0).sum())
         self._area += float(area.sum())
 
+    @classmethod
+    def joined(cls, parts: Iterable[ContentCoverage]) -> ContentCoverage:
+        """Of the masks of all ``parts``."""
+        whole = cls()
+        for part in parts:
+            whole.samples += part.samples
+            whole.empty += part.empty
+            whole._area += part._area
+        return whole
+
     @property
     def mean_area(self) -> float:
         """Share of all pixels that is content, in [0, 1]."""

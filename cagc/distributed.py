@@ -15,6 +15,7 @@ from typing import Any, TypeVar
 import torch
 import torch.distributed as dist
 from torch import Tensor
+from torch.distributed.rendezvous import rendezvous
 
 from .errors import CagcError
 
@@ -44,6 +45,11 @@ def local_rank() -> int:
     return int(os.environ.get("LOCAL_RANK", 0))
 
 
+def launched() -> int:
+    """Number of processes that ``torchrun`` started; 1 without."""
+    return int(os.environ.get("WORLD_SIZE", 1))
+
+
 def restarts() -> int:
     """How often ``torchrun --max-restarts`` has started this job anew."""
     return int(os.environ.get("TORCHELASTIC_RESTART_COUNT", 0))
@@ -52,17 +58,20 @@ def restarts() -> int:
 @contextmanager
 def process_group(device: torch.device | str) -> Iterator[None]:
     """Join the processes that ``torchrun`` started: NCCL between GPUs, Gloo between CPUs; without it do nothing."""
-    if dist.is_initialized() or int(os.environ.get("WORLD_SIZE", 1)) < 2:
+    if dist.is_initialized() or launched() < 2:
         yield
         return
     device = torch.device(device)
     if device.type == "cuda":
         torch.cuda.set_device(device)
-    dist.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=_TIMEOUT)
-    try:
-        yield
-    finally:
-        dist.destroy_process_group()
+    store, number, size = next(rendezvous("env://", timeout=_TIMEOUT))
+    # The store of torchrun's static rendezvous outlives a restart, with the addresses of the processes before.
+    store = dist.PrefixStore(f"start {restarts()}", store)
+    backend = "nccl" if device.type == "cuda" else "gloo"
+    dist.init_process_group(backend, store=store, rank=number, world_size=size, timeout=_TIMEOUT)
+    yield
+    # After an error the others may be gone, and leaving would wait for them.
+    dist.destroy_process_group()
 
 
 def all_sum(tensor: Tensor) -> Tensor:
@@ -79,6 +88,11 @@ def gather(value: T) -> list[T]:
     values: list[Any] = [None] * world_size()
     dist.all_gather_object(values, value)
     return values
+
+
+def part_of(count: int) -> slice:
+    """This process's part of ``count`` things."""
+    return slice(count * rank() // world_size(), count * (rank() + 1) // world_size())
 
 
 def any_true(flag: bool) -> bool:

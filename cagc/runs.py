@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from . import assets, content
+from . import assets, content, distributed
 from .checkpoints import load_checkpoint, load_generator
 from .distill import DistillConfig, RunFolder, distill
 from .distill.cifar import CifarDataset, open_images
@@ -19,15 +19,17 @@ from .plan import ChannelPlan
 
 
 def open_device(name: str) -> torch.device:
-    """ "auto" (a GPU if there is one), "cpu", "cuda" or "cuda:N".
+    """ "auto" (a GPU if there is one), "cpu", "cuda" or "cuda:N"; without N each process of ``torchrun`` has its own.
 
     Raises:
         CagcError: no such device, or it cannot be used.
     """
     if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        name = "cuda" if torch.cuda.is_available() else "cpu"
     try:
         device = torch.device(name)
+        if device.type == "cuda" and device.index is None and distributed.launched() > 1:
+            device = torch.device("cuda", distributed.local_rank())
         torch.empty(1, device=device)
     except (RuntimeError, AssertionError, ValueError) as error:
         reason = str(error).strip().splitlines()[0]

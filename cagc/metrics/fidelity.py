@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -59,7 +59,6 @@ def content_psnr(a: Tensor, b: Tensor, mask: Tensor, reduction: str = "mean") ->
     return _average(10 * torch.log10(4 / mse), reduction)
 
 
-@torch.inference_mode()
 def evaluate_pair(
     student: nn.Module,
     teacher: nn.Module,
@@ -80,22 +79,43 @@ def evaluate_pair(
     samples and empty_masks (samples without content, left out of the content figures).
     Raises CagcError for generators of different latent size or resolution, or when no sample has content.
     """
+    seeds = seeds_known(parser, samples, seed)
+    return summarize(compare_pair(student, teacher, parser, seeds, batch, noise, truncation, progress))
+
+
+def seeds_known(parser: Callable[..., Tensor], samples: int, seed: int) -> list[int]:
+    """Seeds of the images to compare. Raises ValueError for no samples."""
+    if samples < 1:
+        raise ValueError(f"samples must be at least 1, got {samples}")
+    return list(getattr(parser, "seeds", ()) or range(seed, seed + samples))[:samples]
+
+
+@torch.inference_mode()
+def compare_pair(
+    student: nn.Module,
+    teacher: nn.Module,
+    parser: Callable[..., Tensor],
+    seeds: Sequence[int],
+    batch: int = 8,
+    noise: str = "const",
+    truncation: float = 1.0,
+    progress: Callable[[int, int], None] | None = None,
+) -> dict[str, Tensor]:
+    """Figures of `evaluate_pair` for each sample [len(seeds)], float64 on the CPU; arguments and errors as there."""
     for key in ("resolution", "style_dim"):
         ours, theirs = getattr(student.config, key), getattr(teacher.config, key)
         if ours != theirs:
             raise CagcError(f"student and teacher differ in {key}: {ours} and {theirs}")
-    for name, value in (("samples", samples), ("batch", batch)):
-        if value < 1:
-            raise ValueError(f"{name} must be at least 1, got {value}")
+    if batch < 1:
+        raise ValueError(f"batch must be at least 1, got {batch}")
     device = next(teacher.parameters()).device
     parts: dict[str, list[Tensor]] = {}
-    known = list(getattr(parser, "seeds", ()) or range(seed, seed + samples))[:samples]
-    for start in range(0, len(known), batch):
-        seeds = known[start : start + batch]
-        target = draw(teacher, seeds, noise, truncation).clamp(-1, 1)
-        z = z_batch(seeds, teacher.config.style_dim).to(device)
-        image = student(z, truncation=truncation, noise=noise_for(teacher, seeds, noise)).clamp(-1, 1)
-        mask = parser(target, seeds=seeds)
+    for start in range(0, len(seeds), batch):
+        part = seeds[start : start + batch]
+        target = draw(teacher, part, noise, truncation).clamp(-1, 1)
+        z = z_batch(part, teacher.config.style_dim).to(device)
+        image = student(z, truncation=truncation, noise=noise_for(teacher, part, noise)).clamp(-1, 1)
+        mask = parser(target, seeds=part)
         everything = torch.ones_like(mask)
         for key, value in (
             ("content_l1", content_l1(image, target, mask, "none")),
@@ -106,7 +126,12 @@ def evaluate_pair(
         ):
             parts.setdefault(key, []).append(value.cpu())
         if progress is not None:
-            progress(start + len(seeds), len(known))
-    result = {key: float(_average(torch.cat(values), "mean")) for key, values in parts.items()}
-    empty = int((torch.cat(parts["content_coverage"]) == 0).sum())
-    return result | {"samples": len(known), "empty_masks": empty}
+            progress(start + len(part), len(seeds))
+    return {key: torch.cat(values) for key, values in parts.items()}
+
+
+def summarize(figures: Mapping[str, Tensor]) -> dict[str, float]:
+    """Means over the samples of `compare_pair`, with their number; CagcError when no sample has content."""
+    result = {key: float(_average(values, "mean")) for key, values in figures.items()}
+    coverage = figures["content_coverage"]
+    return result | {"samples": len(coverage), "empty_masks": int((coverage == 0).sum())}

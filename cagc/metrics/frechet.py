@@ -177,8 +177,11 @@ def dataset_statistics(
     batch: int = 16,
     device: torch.device | str = "cpu",
     progress: Progress | None = None,
+    part: slice = slice(None),
 ) -> FeatureStatistics:
     """Statistics of the first `samples` images (all when None) of a sequence of [3, H, W] tensors in [-1, 1].
+
+    Of those images only the ones of `part`, where several processes share them.
 
     Raises CagcError when `samples` asks for more images than there are.
     """
@@ -187,9 +190,10 @@ def dataset_statistics(
         raise CagcError(f"samples must be between 2 and {len(dataset)}, the size of the image set, got {total}")
     extractor = _extractor(features, device)
     stats = FeatureStatistics(extractor.name)
-    for start in range(0, total, batch):
-        images = torch.stack([dataset[i] for i in range(start, min(start + batch, total))])
+    chosen = range(total)[part]
+    for start in range(0, len(chosen), batch):
+        images = torch.stack([dataset[i] for i in chosen[start : start + batch]])
         stats.update(extractor(images.to(device)))
         if progress is not None:
-            progress(stats.count, total)
+            progress(stats.count, len(chosen))
     return stats

@@ -16,11 +16,12 @@ from typing import Any
 
 import torch
 
-from .. import content
+from .. import content, distributed
 from ..checkpoints import generator_hash
+from ..content import ContentCoverage
 from ..errors import CagcError
 from ..models.stylegan2 import Generator
-from .activations import ACTIVATION_METRICS, activation_scores
+from .activations import ACTIVATION_METRICS, activation_scores, map_statistics
 from .consumers import CONSUMERS
 from .content_aware import BATCH_RULES, ContentNoise, content_aware_scores, content_gradients, salt_and_pepper
 from .diversity import PrincipalAxes, diversity_scores, principal_axes
@@ -41,6 +42,7 @@ __all__ = [
     "l1_in_scores",
     "l1_out_scores",
     "l1_style_scores",
+    "map_statistics",
     "principal_axes",
     "random_scores",
     "salt_and_pepper",
@@ -77,13 +79,36 @@ class _Request:
         if not 0 < self.strength < math.inf:
             raise ValueError(f"strength: got {self.strength}, expected a number above 0")
 
-    def batches(self, noise: str) -> Iterator[SampleBatch]:
+    def batches(self, noise: str, part: int = 0, parts: int = 1) -> Iterator[SampleBatch]:
+        """Every batch, or those of one of ``parts``; a batch is torn only where it does not matter to the score."""
         sizes = batch_sizes(len(self.seeds), self.batch_size)
-        return draw_samples(self.generator, self.seeds, sizes, self.truncation, noise)
+        if self.batch_rule == "per-sample":
+            seeds = self.seeds[part::parts]
+            sizes = batch_sizes(len(seeds), self.batch_size) if seeds else []
+        else:
+            starts = [sum(sizes[:i]) for i in range(len(sizes))][part::parts]
+            sizes = sizes[part::parts]
+            seeds = [seed for start, size in zip(starts, sizes) for seed in self.seeds[start : start + size]]
+        return draw_samples(self.generator, seeds, sizes, self.truncation, noise)
+
+    def shared(self, score: Callable[[Iterator[SampleBatch]], dict[str, torch.Tensor]]) -> dict[str, torch.Tensor]:
+        """``score`` of every batch, from what each process finds in its own; the same in all of them."""
+        world, rank = distributed.world_size(), distributed.rank()
+        if world == 1:
+            return score(self.batches(self.noise))
+        counts = [len(self.seeds[part::world]) for part in range(world)]
+        if self.batch_rule == "batch-sum":
+            batches = len(batch_sizes(len(self.seeds), self.batch_size))
+            counts = [len(range(part, batches, world)) for part in range(world)]
+        own = distributed.together(lambda: score(self.batches(self.noise, rank, world)) if counts[rank] else None)
+        found = [(count, part) for count, part in zip(counts, distributed.gather(own)) if count]
+        if self.batch_rule == "batch-sum":
+            return {name: sum(part[name] for _, part in found) for name in found[0][1]}
+        return {name: sum(n * part[name] for n, part in found) / len(self.seeds) for name in found[0][1]}
 
     def report(self, done: int) -> None:
         if self.progress is not None:
-            self.progress(done, len(self.seeds))
+            self.progress(min(done * distributed.world_size(), len(self.seeds)), len(self.seeds))
 
     def settings(self, *names: str) -> dict[str, Any]:
         return {"samples": len(self.seeds), "seed": self.seed} | {name: getattr(self, name) for name in names}
@@ -94,14 +119,16 @@ _Result = tuple[dict[str, torch.Tensor], dict[str, Any]]
 
 def _content_aware(request: _Request) -> _Result:
     disturb = ContentNoise(request.parser, request.noise_probability, request.seed)
-    batches = request.batches(request.noise)
-    scores = content_aware_scores(
-        request.generator, batches, disturb, request.batch_rule, request.consumers, request.report
+    scores = request.shared(
+        lambda batches: content_aware_scores(
+            request.generator, batches, disturb, request.batch_rule, request.consumers, request.report
+        )
     )
-    disturb.coverage.check(request.parser.name)
+    coverage = ContentCoverage.joined(distributed.gather(disturb.coverage))
+    coverage.check(request.parser.name)
     names = ["batch_rule", "consumers", "noise_probability", "noise", "truncation"]
     names += ["batch_size"] if request.batch_rule == "batch-sum" else []
-    found = {"content": request.parser.name, "content_area": round(disturb.coverage.mean_area, 6)}
+    found = {"content": request.parser.name, "content_area": round(coverage.mean_area, 6)}
     return scores, request.settings(*names) | found
 
 
@@ -112,14 +139,11 @@ def _diversity(request: _Request) -> _Result:
         return axes.draw(request.directions, stream("directions", request.seed, *batch.seeds))
 
     # Truncation shortens the moves of w as it does w itself.
-    scores = diversity_scores(
-        request.generator,
-        request.batches(request.noise),
-        directions,
-        request.strength * request.truncation,
-        request.batch_rule,
-        request.consumers,
-        request.report,
+    strength = request.strength * request.truncation
+    scores = request.shared(
+        lambda batches: diversity_scores(
+            request.generator, batches, directions, strength, request.batch_rule, request.consumers, request.report
+        )
     )
     names = ["batch_rule", "consumers", "directions", "strength", "noise", "truncation"]
     names += ["batch_size"] if request.batch_rule == "batch-sum" else []
@@ -127,7 +151,10 @@ def _diversity(request: _Request) -> _Result:
 
 
 def _activations(metric: str, request: _Request) -> _Result:
-    scores = activation_scores(request.generator, request.batches(request.noise), metric, request.report)
+    world, rank = distributed.world_size(), distributed.rank()
+    batches = replace(request, batch_rule="per-sample").batches(request.noise, rank, world)
+    statistics = distributed.together(lambda: map_statistics(request.generator, batches, request.report))
+    scores = activation_scores(distributed.gather(statistics), metric)
     return scores, request.settings("noise", "truncation")
 
 

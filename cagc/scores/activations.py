@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import torch
 
@@ -19,9 +19,26 @@ class MapStatistics:
     def add(self, maps: torch.Tensor) -> None:
         """maps [n, C, h, w]."""
         maps = maps.detach().double()
-        n, mean = maps.shape[0], maps.mean(dim=0)
+        mean = maps.mean(dim=0)
         squares = (maps - mean).square().sum(dim=0)
-        absolute, energy = maps.abs().sum(dim=(0, 2, 3)), maps.square().sum(dim=(0, 2, 3))
+        self._join(maps.shape[0], mean, squares, maps.abs().sum(dim=(0, 2, 3)), maps.square().sum(dim=(0, 2, 3)))
+
+    def merge(self, other: MapStatistics) -> None:
+        """Add the samples of ``other``."""
+        if other.samples:
+            moments = (other._mean, other._squares, other._absolute, other._energy)
+            self._join(other.samples, *(moment.clone() for moment in moments))
+
+    def cpu(self) -> MapStatistics:
+        """Itself, on the CPU."""
+        if self.samples:
+            for name in ("_mean", "_squares", "_absolute", "_energy"):
+                setattr(self, name, getattr(self, name).cpu())
+        return self
+
+    def _join(
+        self, n: int, mean: torch.Tensor, squares: torch.Tensor, absolute: torch.Tensor, energy: torch.Tensor
+    ) -> None:
         if self.samples == 0:
             self._mean, self._squares, self._absolute, self._energy = mean, squares, absolute, energy
         else:
@@ -66,19 +83,14 @@ ACTIVATION_METRICS: dict[str, Callable[[MapStatistics], torch.Tensor]] = {
 
 
 @torch.no_grad()
-def activation_scores(
-    generator: Generator,
-    batches: Iterable[SampleBatch],
-    metric: str,
-    progress: Callable[[int], None] | None = None,
-) -> dict[str, torch.Tensor]:
-    """Scores by group, each [width] float64, from the output of each layer after noise and activation.
+def map_statistics(
+    generator: Generator, batches: Iterable[SampleBatch], progress: Callable[[int], None] | None = None
+) -> dict[str, MapStatistics]:
+    """Statistics by group of the output of each layer after noise and activation, on the CPU.
 
-    Every sample counts; the paper's code drops those beyond the last multiple of ten. The constant input does not
-    depend on z, so measures of spread rank its channels all the same.
+    Every sample counts; the paper's code drops those beyond the last multiple of ten.
     """
-    groups = generator.channel_groups()
-    statistics = {group.name: MapStatistics() for group in groups}
+    statistics = {group.name: MapStatistics() for group in generator.channel_groups()}
     done = 0
     for batch in batches:
         features: dict[str, torch.Tensor] = {}
@@ -88,4 +100,16 @@ def activation_scores(
         done += len(batch)
         if progress is not None:
             progress(done)
-    return {name: ACTIVATION_METRICS[metric](statistic).cpu() for name, statistic in statistics.items()}
+    return {name: statistic.cpu() for name, statistic in statistics.items()}
+
+
+def activation_scores(parts: Sequence[Mapping[str, MapStatistics]], metric: str) -> dict[str, torch.Tensor]:
+    """Scores by group, each [width] float64, over the samples of all ``parts``, which are used up.
+
+    The constant input does not depend on z, so measures of spread rank its channels all the same.
+    """
+    first, *others = parts
+    for part in others:
+        for name, statistic in first.items():
+            statistic.merge(part[name])
+    return {name: ACTIVATION_METRICS[metric](statistic) for name, statistic in first.items()}

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from cagc.rosinality import generator_from_rosinality
-from cagc.scores.activations import ACTIVATION_METRICS, MapStatistics, activation_scores
+from cagc.scores.activations import ACTIVATION_METRICS, MapStatistics, activation_scores, map_statistics
 from cagc.scores.samples import SampleBatch
 from cagc.scores.weights import (
     effective_weights,
@@ -54,7 +54,7 @@ def assert_scores(case: Case, ours: dict[str, torch.Tensor]) -> None:
 def test_scores_from_feature_maps(case: Case):
     g = generator(case)
     z = case.f64("z")[: case.options["n_z_used"]]
-    assert_scores(case, activation_scores(g, as_batches(g, z), case.op.lower()))
+    assert_scores(case, activation_scores([map_statistics(g, as_batches(g, z))], case.op.lower()))
 
 
 @cases("6b", "l1-in", "l1-out", "l1-style")

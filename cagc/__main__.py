@@ -1,0 +1,5 @@
+"""``python -m cagc``, the form that ``torchrun -m`` can start."""
+
+from .cli import main
+
+main()

@@ -1,0 +1,136 @@
+"""What one of two processes does in ``test_distributed``: every check that needs both, so that they start only once."""
+
+from __future__ import annotations
+
+import json
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from cagc import content, distributed
+from cagc.checkpoints import load_checkpoint, load_generator
+from cagc.distill import DistillConfig, ImageDataset, NonFiniteLoss, distill, loop
+from cagc.distill.augment import Augment
+from cagc.errors import CagcError
+from cagc.evaluation import compare, drawn_statistics, real_statistics
+from cagc.metrics.features import FeatureExtractor
+from cagc.scores import score_channels
+
+CONFIG = DistillConfig(
+    steps=5, batch_size=16, perceptual_weight=0, g_reg_every=2, d_reg_every=3, normalize_by_area=True, augment="ada",
+    checkpoint_every=2, sample_every=3, samples=3, log_every=1, tensorboard=False,
+)  # fmt: skip
+SCORES = {
+    "per-sample": {"metric": "content-aware", "samples": 7, "batch_size": 3},
+    "batch-sum": {"metric": "content-aware", "samples": 8, "batch_size": 2, "batch_rule": "batch-sum"},
+    "diversity": {"metric": "diversity", "samples": 3, "directions": 3},
+    "asv": {"metric": "asv", "samples": 7, "batch_size": 3},
+}
+
+
+def dark_half(images: Tensor, seeds: Any = None) -> Tensor:
+    """A mask of another area for every image: what is below zero."""
+    return (images.mean(dim=1, keepdim=True) < 0).to(images)
+
+
+class Means(FeatureExtractor):
+    """Mean colours of quarters as features [N, 12]."""
+
+    name = "means"
+
+    def __init__(self) -> None:
+        pass
+
+    def __call__(self, images: Tensor) -> Tensor:
+        return torch.nn.functional.adaptive_avg_pool2d(images, 2).flatten(1)
+
+
+class Inputs:
+    def __init__(self, teacher: Path, student: Path, images: Path) -> None:
+        checkpoint = load_checkpoint(teacher)
+        self.teacher, self.d = checkpoint.g_ema, checkpoint.d
+        self.student = load_generator(student)
+        self.data = ImageDataset(images, 16)
+
+    def distill(self, out: Path, config: DistillConfig = CONFIG, **options: Any) -> torch.nn.Module:
+        options = {"parser": content.load(dark_half), "progress": False} | options
+        return distill(self.student, self.teacher, self.d, self.data, config, out, **options)
+
+
+def measure(inputs: Inputs) -> dict[str, Any]:
+    """Scores and figures, as JSON containers; one process and two must get the same."""
+    parser = content.load(dark_half)
+    result: dict[str, Any] = {}
+    for name, options in SCORES.items():
+        scores = score_channels(inputs.teacher, parser=parser, **options)
+        result[name] = {group: values.tolist() for group, values in scores.scores.items()}
+        result[f"{name} settings"] = scores.settings
+    result["fidelity"] = compare(inputs.student, inputs.teacher, parser, samples=5)
+    real = real_statistics(inputs.data, 9, Means(), torch.device("cpu"))
+    drawn = drawn_statistics(inputs.student, 11, 3, Means())
+    result["frechet"] = [real.count, drawn.count, drawn.distance(real)]
+    return result
+
+
+class Augmented(Augment):
+    """Begins at a probability at which every change is seen."""
+
+    def __init__(self, target: float) -> None:
+        super().__init__(target, p=0.7)
+
+
+def refusal(function: Any) -> str:
+    try:
+        function()
+    except CagcError as error:
+        return f"{type(error).__name__}: {error}"
+    return "nothing was raised"
+
+
+def refusals(inputs: Inputs, out: Path) -> dict[str, str]:
+    """What goes wrong in one process, as this one tells it."""
+    rank = distributed.rank()
+    seeded = replace(CONFIG, seed=rank)
+    found = {"config": refusal(lambda: inputs.distill(out / "disagreeing", seeded))}
+    small = replace(CONFIG, batch_size=1)
+    found["batch"] = refusal(lambda: inputs.distill(out / "small", small))
+
+    class Poisoned(loop.Trainer):
+        def draw(self):
+            draws = super().draw()
+            if self.step == 2 and rank == 1:
+                draws.generator.noise[0].fill_(float("nan"))
+            return draws
+
+    def full(folder: Any, step: int, state: Any) -> None:
+        if step:
+            raise OSError(28, "No space left on device")
+        save(folder, step, state)
+
+    trainer, save = loop.Trainer, loop.RunFolder.save
+    loop.Trainer = Poisoned
+    found["nan"] = refusal(lambda: inputs.distill(out / "nan"))
+    loop.Trainer, loop.RunFolder.save = trainer, full
+    found["disk"] = refusal(lambda: inputs.distill(out / "disk"))
+    loop.RunFolder.save = save
+    assert NonFiniteLoss.__name__ in found["nan"]
+    return found
+
+
+def main(teacher: str, student: str, images: str, out: str) -> None:
+    torch.set_num_threads(1)
+    loop.Augment = Augmented
+    inputs, folder = Inputs(Path(teacher), Path(student), Path(images)), Path(out)
+    with distributed.process_group("cpu"):
+        inputs.distill(folder / "two")
+        inputs.distill(folder / "taken over", replace(CONFIG, steps=7), resume=True)
+        result = {"measured": measure(inputs), "refusals": refusals(inputs, folder)}
+        (folder / f"rank{distributed.rank()}.json").write_text(json.dumps(result))
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
