@@ -79,7 +79,7 @@ def _filter(x, f, up=1, down=1, padding=0, flip_filter=False, gain=1) -> torch.T
     return upfirdn2d(x, f, (up, up), (down, down), (x0, y0), flip_filter, gain, height, width)
 
 
-def _composed(x, weight, styles, epilogue, up, down, padding, f, demodulate, flip_weight, modulate) -> torch.Tensor:
+def composed(x, weight, styles, epilogue, up, down, padding, f, demodulate, flip_weight, modulate) -> torch.Tensor:
     """Modulate, PyTorch's convolution with this package's FIR, demodulate and add noise, bias_act, modulate."""
     acc, scale = accumulator(x.dtype), None
     if x.numel() and weight.numel():
@@ -144,6 +144,6 @@ def modulated_conv2d(
 
 def _run(x, weight, styles, epilogue, up, down, padding, f, demodulate, flip_weight, modulate) -> torch.Tensor:
     if composed_because(x, weight, epilogue.noise, up, down, padding, f):
-        return _composed(x, weight, styles, epilogue, up, down, padding, f, demodulate, flip_weight, modulate)
+        return composed(x, weight, styles, epilogue, up, down, padding, f, demodulate, flip_weight, modulate)
     x0, _, y0, _ = parse_padding(padding)
     return _fused(x, weight, styles, epilogue, up, (y0, x0), f, demodulate, flip_weight, modulate)

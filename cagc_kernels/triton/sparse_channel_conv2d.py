@@ -1,0 +1,114 @@
+"""Convolution over chosen channels in Triton: the implicit GEMM reads the full weight in place through the indices. No
+autograd here: see :mod:`cagc_kernels.ops.sparse_channel_conv2d`.
+
+A weight in channels_last memory is read fastest: the inputs of a tap are then adjacent, and indices that come in
+aligned blocks of 8 keep 16-byte loads. Fused are k = 1, 3 and 5 without up-sampling, and 3 x 3 up by 2 at padding 2;
+other up-sampling puts the zeros into x first, and other kernels are gathered and convolved by PyTorch.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch.utils.weak import WeakIdKeyDictionary
+
+from .. import layout
+from .configs import PLAIN, TRANSPOSED, Config, Problem, choose
+from .launch import Epilogue, device_name, factors, gemm, milliseconds, precision
+from .modulated_conv2d import composed
+from .packing import PackedWeight, energies
+from .upfirdn2d import upfirdn2d
+
+# Of index tensors that do not change: (version, blocks or None).
+_blocks = WeakIdKeyDictionary()
+
+
+def aligned_blocks(index: torch.Tensor) -> torch.Tensor | None:
+    """[I' / 8] numbers of the blocks of 8 channels that ``index`` is made of, or None.
+
+    The values are looked at once while ``index`` does not change: on a GPU the first call waits for them.
+    """
+    version = None if index.is_inference() else index._version
+    known = _blocks.get(index)
+    if known is not None and version is not None and known[0] == version:
+        return known[1]
+    found = None
+    if index.numel() % 8 == 0:
+        rows = index.detach().cpu().reshape(-1, 8)
+        if bool((rows[:, :1] % 8 == 0).all() and (rows == rows[:, :1] + torch.arange(8)).all()):
+            found = index[::8] // 8
+    _blocks[index] = version, found
+    return found
+
+
+def sparse_channel_conv2d(
+    x: torch.Tensor,
+    weight: torch.Tensor,
+    in_channels: torch.Tensor,
+    out_channels: torch.Tensor,
+    styles: torch.Tensor | None = None,
+    demodulate: bool = True,
+    padding: int | None = None,
+    flip_weight: bool = True,
+    scatter: bool = False,
+    up: int = 1,
+) -> torch.Tensor:
+    """Correlate x, with up - 1 zeros between its pixels and ``padding`` (k // 2) around, with the chosen block.
+
+    See :func:`cagc_kernels.sparse_channel_conv2d`; forward only, on checked arguments.
+    """
+    k = weight.shape[-1]
+    padding = k // 2 if padding is None else padding
+    if up > 1 and (up, k, padding) != (2, 3, 2):
+        x = _zeros_between(x, up, padding)
+        up, padding = 1, 0
+    height, width = ((size - 1) * up + 2 * padding + 2 - k for size in x.shape[2:])
+    channels = weight.shape[0] if scatter else out_channels.shape[0]
+    if k not in (1, 3, 5) or x.numel() == 0:
+        y = _gathered(x, weight, in_channels, out_channels, styles, demodulate, padding, flip_weight)
+        return y if not scatter else y.new_zeros(x.shape[0], channels, height, width).index_copy(1, out_channels, y)
+    y = layout.allocate_images(x, height, width, channels=channels)
+    y = y.zero_() if scatter else y
+    packed = _in_place(weight, in_channels, out_channels, styles is not None and demodulate, flip_weight, up)
+    dtype = "tf32" if precision(x.dtype) == "tf32" else str(x.dtype).removeprefix("torch.")
+    grid = (height, width) if up == 1 else x.shape[2:]
+    problem = Problem(dtype, x.shape[0], *grid, *packed.channels, k, (packed.mode,), True)
+    normalise = styles is not None and x.dtype == torch.float16
+    s, scale = (None, None) if styles is None else factors(styles, packed.energy, None, packed.channels[1], normalise)
+    blocks = aligned_blocks(in_channels)
+
+    def run(config: Config) -> torch.Tensor:
+        margin = (padding, padding) if up == 1 else (0, 0)
+        index = in_channels if blocks is None else blocks
+        gemm(x, packed, y, s, scale, Epilogue(), config, margin, index, out_channels, blocks is not None, scatter)
+        return y
+
+    return run(choose(problem, device_name(x.device), lambda config: milliseconds(lambda: run(config))))
+
+
+def _in_place(weight, in_channels, out_channels, demodulate, flip_weight, up) -> PackedWeight:
+    """The full weight by its strides; a mirrored one begins at its last tap and goes backwards."""
+    k = weight.shape[-1]
+    if weight.stride(2) != k * weight.stride(3):
+        weight = weight.contiguous()
+    energy = energies(weight, in_channels, out_channels) if demodulate else None
+    mode = PLAIN if up == 1 else TRANSPOSED
+    o, i, _, tap = weight.stride()
+    first = weight
+    if flip_weight != (mode == PLAIN):
+        first, tap = weight[:, :, k - 1 :, k - 1 :], -tap
+    return PackedWeight(first, (0, o, tap, i), (in_channels.shape[0], out_channels.shape[0]), k, mode, energy, None)
+
+
+def _zeros_between(x: torch.Tensor, up: int, padding: int) -> torch.Tensor:
+    """x with up - 1 zeros between its pixels, none after the last, and ``padding`` around."""
+    height, width = ((size - 1) * up + 1 + 2 * padding for size in x.shape[2:])
+    return upfirdn2d(x, None, (up, up), (1, 1), (padding, padding), False, 1.0, height, width)
+
+
+def _gathered(x, weight, in_channels, out_channels, styles, demodulate, padding, flip_weight) -> torch.Tensor:
+    kept = weight.index_select(0, out_channels).index_select(1, in_channels)
+    modulate = styles is not None
+    styles = styles if modulate else x.new_ones(x.shape[:2])
+    return composed(
+        x, kept, styles, Epilogue(), 1, 1, padding, None, modulate and demodulate, flip_weight, modulate
+    )  # fmt: skip
