@@ -101,11 +101,11 @@ def _tile(p: Problem, variant: int, columns: int, count: Callable[[int, int], in
     widths = _WIDTHS if p.dtype in HALF else _WIDTHS[2:] if p.dtype == "tf32" else _NARROW
     # The phases of a transposed convolution take registers: 256 columns spill.
     bn, bn2 = _width(columns, widths[1:] if variant == TRANSPOSED and p.dtype in HALF else widths)
-    sizes = [(128, bn, bn2, 8 if bn == 256 else 4), (64, bn, bn2, 4)]
+    sizes = [(128, bn, bn2, 8 if bn == 256 or bn + bn2 == 80 else 4), (64, bn, bn2, 4)]
     if bn == 256:
         sizes[1:] = [(128, 128, 0, 4), (64, 128, 0, 4), (64, 64, 0, 4)]
-    elif bn + bn2 == 160 or p.dtype == "float32":
-        # 128 rows of 160 columns take all registers, and so do the products of float32 without tensor cores.
+    elif bn + bn2 == 160 or p.dtype == "float32" or p.ci % 8:
+        # 128 rows take all registers: of 160 columns, of float32 without tensor cores, of loads of single values.
         del sizes[0]
     filled = [size for size in sizes if count(size[0], size[1] + size[2]) >= 0.75 * PROCESSORS]
     return filled[0] if filled else sizes[-1]

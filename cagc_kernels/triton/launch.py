@@ -151,13 +151,18 @@ def gemm(
         )  # fmt: skip
 
 
+def fir_block(channels: int) -> tuple[int, int]:
+    """(pixels, channels) of a program of the filter: 8 values a thread."""
+    width = min(64, triton.next_power_of_2(channels))
+    return 1024 // width, width
+
+
 def fir_act(t: torch.Tensor, taps: torch.Tensor, y: torch.Tensor, epilogue: Epilogue) -> None:
     """Fill ``y`` [N, O, H', W'] from the transposed convolution ``t`` [N, O, H' + 1, W' + 1] in NHWC memory."""
     n, co, oh, ow = y.shape
     noise, noise_strides = _broadcast(epilogue.noise, y)
     yp, yc = strides(y)
-    bc = min(64, triton.next_power_of_2(co))
-    bq = 1024 // bc
+    bq, bc = fir_block(co)
     grid = triton.cdiv(ow, bq) * triton.cdiv(co, bc), triton.cdiv(oh, ROWS.value), n
     with torch.cuda.device_of(t):
         fir_act_kernel[grid](
