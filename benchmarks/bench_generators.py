@@ -63,6 +63,9 @@ def _add(measured: Measured, calls: dict, name: str, make: Callable, z: torch.Te
         calls[name] = lambda: image(z)
     except Unavailable as reason:
         measured.absent[name] = str(reason)
+    except torch.OutOfMemoryError:
+        measured.absent[name] = "out of memory"
+        torch.cuda.empty_cache()
 
 
 @torch.inference_mode()
@@ -114,9 +117,10 @@ def rounds_for(resolution: int, batch: int) -> int:
     return 30 if CUDA else {64: 20, 256: 10, 1024: 5}[resolution] // (1 if batch == 1 else 2)
 
 
-@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+# The upper ones vary first: everything of one measurement follows each other.
 @pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
 @pytest.mark.parametrize("width", WIDTHS)
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("batch", BATCHES)
 @pytest.mark.parametrize("resolution", RESOLUTIONS)
 def test_generator(benchmark, session, resolution, batch, width, implementation, dtype):

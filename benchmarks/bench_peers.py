@@ -1,7 +1,8 @@
 """The peers' ops beside ours: ``pytest benchmarks/bench_peers.py --peers DIR``.
 
 Each op of each peer runs in the same rounds as our native and reference ones, on layers of the 256 px generator, full
-and pruned, after its output was compared. Whole generators of the peers: ``bench_generators.py``.
+and pruned, with warm caches and flushed ones, after its output was compared. Whole generators of the peers:
+``bench_generators.py``.
 """
 
 from __future__ import annotations
@@ -29,10 +30,11 @@ def ours(op: str, backend: str | None):
     return lambda x, f: upsample2d(x, f, backend=backend)
 
 
-@pytest.mark.parametrize("peer", peers.NAMES)
+@pytest.mark.parametrize("cache", ("warm", "cold"))
 @pytest.mark.parametrize("channels, side", LAYERS)
 @pytest.mark.parametrize("op", ("bias_act", "blur", "up"))
-def test_op(benchmark, session, op, channels, side, peer):
+@pytest.mark.parametrize("peer", peers.NAMES)
+def test_op(benchmark, session, op, channels, side, peer, cache):
     if session.quick and side > 32:
         pytest.skip("--quick: the smallest layers only")
     try:
@@ -46,8 +48,8 @@ def test_op(benchmark, session, op, channels, side, peer):
     with torch.inference_mode():
         torch.testing.assert_close(theirs(x, other), ours(op, None)(x, other), rtol=1e-4, atol=1e-4)
         timed = {name: (lambda call=call: call(x, other)) for name, call in calls.items()}
-        times = paired(timed, session.rounds(20), device=DEVICE)
+        times = paired(timed, session.rounds(20), cold=cache == "cold", device=DEVICE)
         moved = x.nbytes + theirs(x, other).nbytes
     case = {"op": op, "channels": channels, "side": side, "peer": peer}
-    row = make_row("peers", "native", case, times, DEVICE, bytes=moved)
+    row = make_row("peers", "native", case, times, DEVICE, bytes=moved, cache=cache)
     session.publish(benchmark, row, times["native"])

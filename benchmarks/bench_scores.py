@@ -34,7 +34,7 @@ def test_score(benchmark, session, case, metric):
         generator = generators.random_generator(GeneratorConfig.uniform(256), session.device)
     parser = content.load("faces" if case == "faces64" else "everything", device=session.device)
     score = lambda: score_channels(generator, metric, parser, samples)  # noqa: E731
-    times = paired({metric: score}, session.rounds(3), warmup=0 if session.quick else 1, device=session.device)
+    times = paired({metric: score}, session.rounds(3 if CUDA else 1), warmup=int(CUDA), device=session.device)
     seconds = sorted(times[metric])[len(times[metric]) // 2]
     named = {"generator": case, "samples": samples}
     figures = {"seconds": seconds, "samples/s": samples / seconds}

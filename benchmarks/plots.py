@@ -125,7 +125,13 @@ def roofline(rows: Sequence[Row]) -> Any:
 
 def ops(rows: Sequence[Row]) -> Any:
     """Bandwidth of each op on each layer, as a share of a copy of the same bytes."""
-    found = [row for row in of(rows, "ops") if row["bytes"] and "layer" in row["case"] and "copy" in row["ratios"]]
+    found = [
+        row
+        for row in of(rows, "ops")
+        if (row["dtype"], row["cache"], row["case"].get("pass", "forward")) == ("float32", "warm", "forward")
+        and row["case"].get("threads", row["device"]["threads"]) == row["device"]["threads"]
+        and "copy" in row["ratios"]
+    ]
     if not found:
         return None
     figure, axes = _axes()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from statistics import median
 
 from .layers import table as layer_table
 from .results import Row
@@ -190,15 +191,32 @@ def plans(rows: Sequence[Row]) -> str:
     return grid(header, lines)
 
 
+def ops(rows: Sequence[Row]) -> str:
+    """Medians over layers of what ``bench_ops`` timed."""
+    groups: dict[tuple[str, ...], list[Row]] = {}
+    for row in of(rows, "ops"):
+        case = row["case"]
+        kind = case["layer"].split()[0], case.get("pass", "forward"), row["dtype"], row["cache"], row["implementation"]
+        groups.setdefault((*kind, str(case.get("threads", row["device"]["threads"]))), []).append(row)
+    lines = []
+    for group, found in sorted(groups.items()):
+        shares = [
+            [row["ratios"][name]["median"] for row in found if name in row["ratios"]] for name in ("copy", "torch")
+        ]
+        lines.append((*group, str(len(found)), *(f"{median(s):.2f}" if s else "–" for s in shares)))
+    header = ("op", "pass", "dtype", "caches", "run by", "threads", "layers", "share of a copy", "times plain PyTorch")
+    return grid(header, lines)
+
+
 def peer_ops(rows: Sequence[Row]) -> str:
     lines = []
     for row in of(rows, "peers"):
         case = row["case"]
         lines.append((
-            case["op"], f"{case['channels']}×{case['side']}×{case['side']}", case["peer"], f"{row['ms']['median']:.3f}",
-            _ratio(row, case["peer"]), _ratio(row, "reference"),
+            case["op"], f"{case['channels']}×{case['side']}×{case['side']}", row["cache"], case["peer"],
+            f"{row['ms']['median']:.3f}", _ratio(row, case["peer"]), _ratio(row, "reference"),
         ))  # fmt: skip
-    return grid(("op", "layer", "peer", "ms, native", "faster than the peer", "than plain PyTorch"), lines)
+    return grid(("op", "layer", "caches", "peer", "ms, native", "faster than the peer", "than plain PyTorch"), lines)
 
 
 def provenance(rows: Sequence[Row]) -> str:
@@ -230,5 +248,6 @@ TABLES: dict[str, Callable[[Sequence[Row]], str]] = {
     "Plans by MACs and by time": plans,
     "A step of training": training,
     "Scores": scores,
+    "Ops bound by memory, medians over layers": ops,
     "The peers' ops": peer_ops,
 }
