@@ -17,14 +17,8 @@ from cagc_kernels import downsample2d, setup_filter, upsample2d
 
 from .draws import SampleStreams
 
-# Low-pass filter of the symlet with 6 vanishing moments. It is orthogonal to its even shifts, so that up-sampling and
-# down-sampling by it, with no change in between, gives the image back.
-_SYM6 = (
-    0.015404109327027373, 0.0034907120842174702, -0.11799011114819057, -0.048311742585633, 0.4910559419267466,
-    0.787641141030194, 0.3379294217276218, -0.07263752278646252, -0.021060292512300564, 0.04472490177066578,
-    0.0017677118642428036, -0.007800708325034148,
-)  # fmt: skip
-_MARGIN = len(_SYM6) // 2
+# Taps of the low-pass filter around a change of shape: a sinc under a Kaiser window, symmetric so that nothing moves.
+_TAPS = 12
 # Uniform numbers that one image takes: a gate for each of 13 changes, and 15 parameters.
 _NUMBERS = 28
 # Images over which p goes from 0 to 1 at most, and updates between two changes of it.
@@ -65,10 +59,12 @@ class Augment:
         if self.p == 0:
             return images
         dice = _Dice(numbers, self.p)
-        warp = _warp(dice, images.shape[-1])
-        warped = _where(dice.hit(), _resample(images, warp), images)
+        images = _blit(dice, images)
+        dice.hit()
+        warp = _warp(dice)
+        images = _where(dice.hit(), _resample(images, warp), images)
         colour = _colour(dice)
-        return _where(dice.hit(), _recolour(warped, colour), warped)
+        return _where(dice.hit(), _recolour(images, colour), images)
 
     def state_dict(self) -> dict[str, Any]:
         """p and what its next change depends on."""
@@ -131,16 +127,27 @@ def _translation(x: Tensor, y: Tensor) -> Tensor:
     return _matrix([[1.0, 0.0, x], [0.0, 1.0, y], [0.0, 0.0, 1.0]], x)
 
 
-def _warp(dice: _Dice, size: int) -> Tensor:
+def _blit(dice: _Dice, images: Tensor) -> Tensor:
+    """Mirror, turn by quarters, move by whole pixels: pixels keep their values."""
+    images = _where(dice.uniform(0, 2, dice.gate()) >= 1, images.flip(3), images)
+    quarters = dice.uniform(0, 4, dice.gate()).floor()
+    for quarter in (1, 2, 3):
+        images = _where(quarters == quarter, images.rot90(quarter, (2, 3)), images)
+    gate, size = dice.gate(), images.shape[-1]
+    for axis in (2, 3):
+        move = (dice.uniform(-0.125, 0.125, gate) * size).round().long()
+        source = (torch.arange(size, device=images.device) - move[:, None]) % (2 * size)
+        source = torch.minimum(source, 2 * size - 1 - source)
+        shape = [len(images), 1, 1, 1]
+        shape[axis] = size
+        images = images.gather(axis, source.reshape(shape).expand_as(images))
+    return images
+
+
+def _warp(dice: _Dice) -> Tensor:
     """[N, 3, 3]: where in the image, in units of half its side from its centre, a point of the result comes from."""
-    mirrored = 1 - 2 * dice.uniform(0, 2, dice.gate()).floor()
-    warp = _scaling(mirrored, torch.ones_like(mirrored))
-    warp = warp @ _rotation(dice.uniform(0, 4, dice.gate()).floor() * (math.pi / 2))
-    gate = dice.gate()
-    moves = [(dice.uniform(-0.125, 0.125, gate) * size).round() * (2 / size) for _ in range(2)]
-    warp = warp @ _translation(*moves)
     scale = torch.exp2(dice.normal(0.2, dice.gate()))
-    warp = warp @ _scaling(scale, scale)
+    warp = _scaling(scale, scale)
     # Two rotations, before and after the anisotropic scaling, of which one or both happen with probability p.
     turn = 1 - math.sqrt(1 - dice.p)
     warp = warp @ _rotation(dice.uniform(-math.pi, math.pi, dice.gate(turn)))
@@ -181,14 +188,17 @@ def _recolour(images: Tensor, colour: Tensor) -> Tensor:
 def _resample(images: Tensor, warp: Tensor) -> Tensor:
     """``images`` under ``warp``, mirrored at their borders, with a band limit against aliasing."""
     n, channels, size, _ = images.shape
-    taps = setup_filter(_SYM6, device=images.device)
-    # Wider than the image by what the filters reach over its border, at twice its resolution.
-    padded = F.pad(images, [_MARGIN // 2] * 4, mode="reflect")
-    fine = upsample2d(padded, taps, padding=-_MARGIN)
-    extent = 2 * (size + _MARGIN)
-    theta = warp[:, :2].to(images) * images.new_tensor([extent / (2 * size), extent / (2 * size), 1])
+    position = torch.arange(_TAPS, dtype=torch.float32) - (_TAPS - 1) / 2
+    window = torch.kaiser_window(_TAPS, periodic=False, beta=4.0, dtype=torch.float32)
+    taps = setup_filter(torch.sinc(position / 2) * window, device=images.device)
+    # At twice the resolution, and wider than the image by what the filters reach over its border.
+    margin = _TAPS // 2
+    padded = F.pad(images, [margin] * 4, mode="reflect")
+    fine = upsample2d(padded, taps, padding=-margin)
+    extent = 2 * size + 2 * margin
+    theta = warp[:, :2].to(images) * images.new_tensor([1, 1, 2 * size / extent])
     grid = F.affine_grid(theta, [n, channels, extent, extent], align_corners=False)
-    return downsample2d(_Sample.apply(fine, grid), taps, padding=-_MARGIN, flip_filter=True)
+    return downsample2d(_Sample.apply(fine, grid), taps, padding=-margin)
 
 
 class _Sample(torch.autograd.Function):
