@@ -4,16 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 
-import torch
 from torch import Tensor
 
 from . import content, distributed
 from .distill.data import ImageDataset
 from .metrics import features as feature_registry
-from .metrics.features import FeatureExtractor
-from .metrics.fidelity import compare_pair, seeds_known, summarize
-from .metrics.frechet import FeatureStatistics, Progress, dataset_statistics, generator_statistics
 from .metrics.latency import LatencyResult, measure_generators
+from .metrics.shared import compare, drawn_statistics, real_statistics
 from .models import Generator
 from .report import Variant
 
@@ -78,57 +75,6 @@ def evaluate(
             measured |= {key: fidelity[name][key] for key in keys}
         variants[name] = Variant.of(name, generator, **measured)
     return variants
-
-
-def compare(
-    student: Generator,
-    teacher: Generator,
-    parser: content.ContentParser,
-    samples: int,
-    seed: int = 0,
-    progress: Callable[[int, int], None] | None = None,
-) -> dict[str, float]:
-    """:func:`cagc.metrics.fidelity.evaluate_pair`, its samples shared by all processes."""
-    seeds = seeds_known(parser, samples, seed)
-    own = seeds[distributed.part_of(len(seeds))]
-    figures = distributed.together(lambda: compare_pair(student, teacher, parser, own, progress=progress))
-    parts = [part for part in distributed.gather(figures) if part]
-    return summarize({key: torch.cat([part[key] for part in parts]) for key in parts[0]})
-
-
-def shared_statistics(
-    count: int, statistics: Callable[[slice], FeatureStatistics], features: FeatureExtractor
-) -> FeatureStatistics:
-    """Statistics of ``count`` samples of which each process gives ``statistics`` of a slice."""
-    own = distributed.part_of(count)
-    part = distributed.together(lambda: statistics(own) if own.stop > own.start else FeatureStatistics(features.name))
-    first, *others = distributed.gather(part)
-    for other in others:
-        first.merge(other)
-    return first
-
-
-def real_statistics(
-    data: ImageDataset, samples: int, features: FeatureExtractor, device: torch.device, progress: Progress | None = None
-) -> FeatureStatistics:
-    """Statistics of the first ``samples`` real images, shared by all processes."""
-
-    def statistics(part: slice) -> FeatureStatistics:
-        return dataset_statistics(data, features=features, device=device, progress=progress, part=part)
-
-    return shared_statistics(samples, statistics, features)
-
-
-def drawn_statistics(
-    generator: Generator, samples: int, seed: int, features: FeatureExtractor, progress: Progress | None = None
-) -> FeatureStatistics:
-    """Statistics of ``samples`` images of ``generator``, shared by all processes."""
-
-    def statistics(part: slice) -> FeatureStatistics:
-        count = part.stop - part.start
-        return generator_statistics(generator, count, seed + part.start, features, progress=progress)
-
-    return shared_statistics(samples, statistics, features)
 
 
 def _frechet(

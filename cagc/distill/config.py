@@ -14,6 +14,9 @@ _BOOKKEEPING = frozenset(
         "checkpoint_every",
         "sample_every",
         "log_every",
+        "evaluate_every",
+        "evaluation_samples",
+        "evaluation_features",
         "samples",
         "sample_truncation",
         "tensorboard",
@@ -73,6 +76,9 @@ class DistillConfig:
         augment_target: mean sign of the discriminator's logits of real images that "ada" steers to.
         seed: of every random draw.
         checkpoint_every, sample_every, log_every: steps; 0 turns samples off.
+        evaluate_every: steps from one evaluation of the averaged student to the next; 0: never.
+        evaluation_samples: images behind its Fréchet distance to the real ones; a fifth is compared with the teacher's.
+        evaluation_features: feature space of that distance, a name of ``cagc.metrics.features``.
         samples: images in a sample grid.
         sample_truncation: truncation of the sample grid.
         tensorboard: write TensorBoard scalars and grids.
@@ -124,6 +130,9 @@ class DistillConfig:
     checkpoint_every: int = 1000
     sample_every: int = 1000
     log_every: int = 50
+    evaluate_every: int = 0
+    evaluation_samples: int = 1000
+    evaluation_features: str = "efficientnet-lite0@112"
     samples: int = 8
     sample_truncation: float = 1.0
     tensorboard: bool = True
@@ -139,10 +148,11 @@ class DistillConfig:
             "relation_directions",
             "checkpoint_every",
             "log_every",
+            "evaluation_samples",
             "samples",
         ):
             self._require(name, isinstance(self._get(name), int) and self._get(name) >= 1, "an integer of at least 1")
-        for name in ("gan_delay", "gan_ramp", "sample_every", "seed"):
+        for name in ("gan_delay", "gan_ramp", "sample_every", "evaluate_every", "seed"):
             self._require(name, isinstance(self._get(name), int) and self._get(name) >= 0, "an integer of at least 0")
         for name in ("learning_rate", "ema_half_life", "relation_strength"):
             self._require(name, _number(self._get(name)) and self._get(name) > 0, "a number above 0")

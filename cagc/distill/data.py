@@ -8,8 +8,9 @@ import io
 import os
 import warnings
 import zipfile
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -25,6 +26,8 @@ SUFFIXES = frozenset((".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", 
 _FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF", "PPM", "AVIF")
 # A zip entry may claim any size once unpacked; no photograph comes near this.
 _MAX_BYTES = 256 << 20
+# Batches that are decoded at the same time, ahead of their use.
+_AHEAD = min(4, os.cpu_count() or 1)
 
 
 def _is_image(path: PurePosixPath) -> bool:
@@ -191,6 +194,11 @@ class ImageDataset(Sequence[Tensor]):
             stacklevel=3,
         )
 
+    @property
+    def is_cached(self) -> bool:
+        """Whether the decoded images are kept."""
+        return self._cache is not None
+
     def __len__(self) -> int:
         return len(self.names)
 
@@ -250,7 +258,8 @@ class ImageStream(Iterator[Tensor]):
 
     Sample number k depends on (seed, k) alone, so a stream restored from `state_dict` goes on exactly where it was,
     even in the middle of an epoch. Batches run across the end of an epoch. `numbers`: the samples of each batch that
-    are delivered, for one of several processes; all of them unless set.
+    are delivered, for one of several processes; all of them unless set. Images that are not kept decoded are decoded
+    ahead in threads, which Pillow runs side by side.
     Raises CagcError for a set smaller than a batch.
     """
 
@@ -263,6 +272,8 @@ class ImageStream(Iterator[Tensor]):
         self.numbers: Sequence[int] = range(batch)
         self.position = 0
         self._epoch: tuple[int, np.ndarray, np.ndarray] | None = None
+        self._pool = None if getattr(dataset, "is_cached", True) else ThreadPoolExecutor(max_workers=_AHEAD)
+        self._waiting: deque[Future[Tensor]] = deque()
 
     def _draw(self, number: int) -> tuple[int, bool]:
         epoch, offset = divmod(number, len(self.dataset))
@@ -273,11 +284,26 @@ class ImageStream(Iterator[Tensor]):
         return int(self._epoch[1][offset]), bool(self.flip and self._epoch[2][offset])
 
     def __next__(self) -> Tensor:
-        drawn = [self._draw(self.position + i) for i in self.numbers]
+        ahead = 1 if self._pool is None else _AHEAD
+        while len(self._waiting) < ahead:
+            start = self.position + len(self._waiting) * self.batch
+            drawn = [self._draw(start + i) for i in self.numbers]
+            self._waiting.append(self._submit(drawn))
+        images = self._waiting.popleft().result()
+        self.position += self.batch
+        return images
+
+    def _submit(self, drawn: list[tuple[int, bool]]) -> Future[Tensor]:
+        if self._pool is not None:
+            return self._pool.submit(self._load, drawn)
+        loaded: Future[Tensor] = Future()
+        loaded.set_result(self._load(drawn))
+        return loaded
+
+    def _load(self, drawn: list[tuple[int, bool]]) -> Tensor:
         images = self.dataset.batch([index for index, _ in drawn])
         flipped = torch.tensor([flip for _, flip in drawn])
-        self.position += self.batch
-        return torch.where(flipped[:, None, None, None], images.flip(3), images)
+        return torch.where(flipped[:, None, None, None].to(images.device), images.flip(3), images)
 
     def state_dict(self) -> dict[str, Any]:
         """Position of the stream (samples drawn) with what it depends on, JSON-ready."""
@@ -292,3 +318,4 @@ class ImageStream(Iterator[Tensor]):
                 raise CagcError(f"data: the saved position is for {key} = {state[key]}, this run has {value}")
         self.position = int(state["position"])
         self._epoch = None
+        self._waiting.clear()

@@ -21,6 +21,7 @@ from .augment import Augment
 from .checks import check_fit, identity, new_discriminator
 from .config import DistillConfig
 from .data import ImageDataset, ImageStream
+from .examination import Examination, peak_memory
 from .progress import Averages, ProgressCallback, Reporter, TensorBoard, pair_grid, write_png
 from .state import RunFolder
 from .teachers import LiveTeacher, RecordedTeacher, Teacher
@@ -125,14 +126,22 @@ def _prepare(
     trainer = Trainer(student, teacher, discriminator, config, parser, None, augment, plan.kept if plan else None)
     if stream is not None:
         stream.numbers = trainer.layout.numbers
-    return _Run(trainer, stream, folder, config), what
+    return _Run(trainer, stream, folder, config, Examination(trainer, data, config, parser)), what
 
 
 class _Run:
     """A trainer with its data, in its folder."""
 
-    def __init__(self, trainer: Trainer, stream: ImageStream | None, folder: RunFolder, config: DistillConfig) -> None:
+    def __init__(
+        self,
+        trainer: Trainer,
+        stream: ImageStream | None,
+        folder: RunFolder,
+        config: DistillConfig,
+        examination: Examination,
+    ) -> None:
         self.trainer, self.stream, self.folder, self.config = trainer, stream, folder, config
+        self.examination = examination
         self.averages = Averages()
         self.board: TensorBoard | None = None
         self.saved, self.processes = -1, distributed.world_size()
@@ -227,6 +236,9 @@ class _Run:
                     self._sample(step)
                 if step % config.checkpoint_every == 0 or last or stop:
                     self.save()
+            if config.evaluate_every and (step % config.evaluate_every == 0 or last):
+                with clock("evaluation"):
+                    self._evaluate(step)
             if stop and not last:
                 raise Interrupted(
                     f"stopped at step {step} of {config.steps}; "
@@ -247,9 +259,23 @@ class _Run:
         speed, shares = reporter.speed(step), reporter.shares(self.trainer.clock.take())
         record = {"step": step, "images": step * self.config.batch_size, **losses, "learning_rate": rate}
         record |= {"images_per_second": round(speed, 2)} | {f"time_{k}": round(v, 4) for k, v in shares.items()}
+        self._record(record | {"peak_memory_mb": peak_memory(self.trainer.device) >> 20})
+
+    def _record(self, record: dict[str, Any]) -> None:
         self.folder.log(record)
         if self.board is not None:
-            self.board.scalars(step, record)
+            self.board.scalars(record["step"], record)
+
+    def _evaluate(self, step: int) -> None:
+        """Log how good the average is. A failure is told and does not stop the training."""
+        try:
+            figures = self.examination()
+        except Exception as error:  # whatever an evaluation may run into
+            if distributed.is_main():
+                warnings.warn(f"evaluation at step {step} failed: {' '.join(str(error).split())}", stacklevel=2)
+        else:
+            if distributed.is_main():
+                self._record({"step": step} | figures)
 
     @torch.no_grad()
     def _sample(self, step: int) -> None:

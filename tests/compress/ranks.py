@@ -16,8 +16,8 @@ from cagc.checkpoints import load_checkpoint, load_generator
 from cagc.distill import DistillConfig, ImageDataset, NonFiniteLoss, distill, loop
 from cagc.distill.augment import Augment
 from cagc.errors import CagcError
-from cagc.evaluation import compare, drawn_statistics, real_statistics
 from cagc.metrics.features import FeatureExtractor
+from cagc.metrics.shared import compare, drawn_statistics, real_statistics
 from cagc.scores import score_channels
 
 CONFIG = DistillConfig(

@@ -239,3 +239,18 @@ def test_good_sets_give_no_warning(tmp_path):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         next(ImageStream(ImageDataset(write_set(tmp_path, 2), 8), 2))
+
+
+def test_images_decoded_ahead_come_in_the_same_order(tmp_path):
+    write_set(tmp_path, 7)
+    kept, late = ImageDataset(tmp_path, 8), ImageDataset(tmp_path, 8, cache_bytes=0)
+    assert kept.is_cached and not late.is_cached
+    expected = take(ImageStream(kept, 3, seed=2), 8)
+    stream = ImageStream(late, 3, seed=2)
+    for batch in expected[:3]:
+        assert torch.equal(next(stream), batch)
+    restored = ImageStream(late, 3, seed=2)
+    next(restored)
+    restored.load_state_dict(stream.state_dict())
+    for batch in expected[3:]:
+        assert torch.equal(next(restored), batch)

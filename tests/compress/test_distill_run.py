@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import json
 import os
 import signal
 import subprocess
@@ -26,7 +25,10 @@ from cagc.distill import (
     distill,
 )
 from cagc.errors import CagcError
+from cagc.metrics.fidelity import evaluate_pair
 from cagc.models import Generator, GeneratorConfig
+
+from .ranks import Means
 
 CONFIG = DistillConfig(
     steps=7, batch_size=4, perceptual_weight=0, g_reg_every=2, d_reg_every=3, checkpoint_every=2, sample_every=3,
@@ -110,7 +112,7 @@ def test_interrupted_run_goes_on_to_the_same_weights(networks, data, whole, tmp_
         run(networks, data, out, progress=stop_after(3))
     assert RunFolder(out).checkpoints()[-1].name == "step-000000003.pt" and not (out / "student.safetensors").exists()
     assert_same(run(networks, data, out, resume=True), whole[1])
-    assert [r["step"] for r in RunFolder(out).metrics()] == [2, 4, 6, 7]
+    assert losses_of(RunFolder(out).metrics()) == losses_of(RunFolder(whole[0]).metrics())
     assert signal.getsignal(signal.SIGINT) is before
     assert_same(run(networks, data, out, resume=True), whole[1])
 
@@ -120,39 +122,57 @@ def test_longer_run_goes_on_from_a_finished_one(networks, data, whole, tmp_path)
     assert_same(run(networks, data, tmp_path / "run", resume=True), whole[1])
 
 
-KILLED = """
-import sys, torch
-torch.set_num_threads(int(sys.argv[1]))
-from cagc.checkpoints import load_checkpoint, load_generator
-from cagc.distill import DistillConfig, ImageDataset, distill
-import json
-checkpoint = load_checkpoint(sys.argv[2])
-config = DistillConfig.from_dict(json.loads(sys.argv[6]))
-distill(load_generator(sys.argv[3]), checkpoint.g_ema, checkpoint.d, ImageDataset(sys.argv[4], 16), config, sys.argv[5])
-"""
-
-
-def test_killed_process_goes_on_to_the_same_weights(networks, data, small_teacher, small_images, tmp_path):
-    config = replace(CONFIG, steps=400, checkpoint_every=5, sample_every=0)
+def command_line(networks, small_teacher, small_images, tmp_path, out, config) -> list[str]:
+    """`cagc distill` of the networks; the settings are those of `config` that differ from the defaults."""
     save_generator(networks[0], tmp_path / "student.safetensors")
-    out = tmp_path / "run"
-    inputs = (small_teacher, tmp_path / "student.safetensors", small_images, out)
-    command = [sys.executable, "-c", KILLED, torch.get_num_threads(), *inputs, json.dumps(config.to_dict())]
-    process = subprocess.Popen([str(c) for c in command], stderr=subprocess.DEVNULL)
+    words = [sys.executable, "-m", "cagc", "distill", "--student", tmp_path / "student.safetensors"]
+    words += ["--teacher", small_teacher, "--data", small_images, "--content", "everything", "--out", out]
+    for name, value in config.to_dict().items():
+        if value != DistillConfig().to_dict()[name]:
+            option = name.replace("_", "-")
+            words += [f"--no-{option}"] if value is False else [f"--{option}", value]
+    return [str(word) for word in words]
+
+
+def stop_process(command: list[str], out: Path, number: int) -> tuple[int, str]:
+    """Start, send the signal ``number`` once the checkpoint of step 10 is there; return status and standard error."""
+    root = Path(__file__).resolve().parents[2]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=os.environ | {"PYTHONPATH": str(root)})
     try:
         deadline = time.monotonic() + 120
         while not any(path.stem >= "step-000000010" for path in RunFolder(out).checkpoints()):
             assert time.monotonic() < deadline and process.poll() is None
             time.sleep(0.02)
+        process.send_signal(number)
+        errors = process.communicate(timeout=60)[1]
     finally:
         process.kill()
-        process.wait()
-    assert process.returncode == -signal.SIGKILL
+    return process.returncode, errors
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
+def test_stopped_process_goes_on_to_the_same_weights(
+    networks, data, small_teacher, small_images, tmp_path, monkeypatch, number
+):
+    config, out = replace(CONFIG, steps=4000, checkpoint_every=5, sample_every=0), tmp_path / "run"
+    monkeypatch.setenv("OMP_NUM_THREADS", str(torch.get_num_threads()))
+    command = command_line(networks, small_teacher, small_images, tmp_path, out, config)
+    status, errors = stop_process(command, out, number)
     reached = int(RunFolder(out).checkpoints()[-1].stem.split("-")[1])
+    if number == signal.SIGKILL:
+        assert status == -signal.SIGKILL
+    else:
+        assert status == 128 + signal.SIGTERM and f"stopped at step {reached} of 4000; go on with" in errors
     short = replace(config, steps=reached + 8)
-    assert_same(run(networks, data, out, short, resume=True), run(networks, data, tmp_path / "whole", short))
-    steps = [r["step"] for r in RunFolder(out).metrics()]
-    assert steps == sorted(set(steps)) and steps[-1] == reached + 8
+    resumed = run(networks, data, out, short, resume=True, parser="everything")
+    assert_same(resumed, run(networks, data, tmp_path / "whole", short, parser="everything"))
+    records, expected = RunFolder(out).metrics(), RunFolder(tmp_path / "whole").metrics()
+    assert losses_of(records) == losses_of(expected)
+
+
+def losses_of(records: list[dict]) -> list[dict]:
+    """Records without what depends on the machine."""
+    return [{k: v for k, v in r.items() if not k.startswith(("time_", "images_per", "peak_"))} for r in records]
 
 
 def break_file(path: Path, how: str) -> None:
@@ -278,6 +298,54 @@ def test_nan_keeps_the_last_good_checkpoint(networks, data, tmp_path, monkeypatc
     monkeypatch.undo()
     state = torch.load(RunFolder(out).checkpoints()[-1], weights_only=True)["trainer"]
     assert state["step"] == 2 and all(torch.isfinite(t).all() for t in state["g"].values())
+
+
+def test_full_disk_keeps_the_last_checkpoint(networks, data, whole, tmp_path, monkeypatch):
+    out, write = tmp_path / "run", torch.save
+
+    def full(state, path):
+        write(state, path)
+        if state["trainer"]["step"] == 4:
+            raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(torch, "save", full)
+    with pytest.raises(CagcError, match="No space left on device; the checkpoint of step 2 is kept in"):
+        run(networks, data, out)
+    monkeypatch.undo()
+    assert sorted(p.name for p in (out / "checkpoints").iterdir()) == ["step-000000000.pt", "step-000000002.pt"]
+    assert_same(run(networks, data, out, resume=True), whole[1])
+
+
+def test_evaluations_are_logged_and_never_stop_the_training(networks, data, whole, tmp_path, monkeypatch):
+    from cagc.distill import examination
+
+    monkeypatch.setattr(examination.features, "load", lambda name, device: Means())
+    config = replace(CONFIG, evaluate_every=4, evaluation_samples=10, evaluation_features="means")
+    assert_same(run(networks, data, tmp_path / "run", config), whole[1])
+    found = [r for r in RunFolder(tmp_path / "run").metrics() if "content_l1" in r]
+    assert [r["step"] for r in found] == [4, 7] and all(r["frechet_distance[means]"] > 0 for r in found)
+    fidelity = evaluate_pair(whole[1], networks[1], lambda x, seeds: torch.ones_like(x[:, :1]), samples=2)
+    assert found[-1]["content_l1"] == pytest.approx(fidelity["content_l1"], rel=1e-5)
+
+    def broken(name, device):
+        raise RuntimeError("out of luck")
+
+    monkeypatch.setattr(examination.features, "load", broken)
+    with pytest.warns(UserWarning, match="evaluation at step 4 failed: out of luck"):
+        assert_same(run(networks, data, tmp_path / "other", config), whole[1])
+
+
+@pytest.mark.parametrize("precision, tolerance", [("bfloat16", 0.05), ("float16", 0.01)])
+def test_half_precision_trains_about_alike(networks, data, tmp_path, precision, tolerance):
+    config = replace(CONFIG, steps=4, precision=precision, log_every=1, sample_every=0, learning_rate=1e-4)
+    run(networks, data, tmp_path / "half", config)
+    run(networks, data, tmp_path / "full", replace(config, precision="float32"))
+    half, full = (losses_of(RunFolder(tmp_path / name).metrics()) for name in ("half", "full"))
+    for a, b in zip(half, full):
+        assert a == pytest.approx(b, rel=tolerance, abs=tolerance) and a != b
+    state = torch.load(RunFolder(tmp_path / "half").checkpoints()[-1], weights_only=True)["trainer"]
+    assert all(tensor.dtype == torch.float32 for tensor in state["g"].values())
+    assert (state["scaler"].get("scale", 1) > 1) == (precision == "float16")
 
 
 def test_recorded_teacher_regresses_and_needs_no_data_without_gan(networks, tmp_path):
