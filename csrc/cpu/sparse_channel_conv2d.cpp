@@ -17,6 +17,7 @@ namespace {
 
 // Waking a team costs about as much as this many multiplications on one thread.
 constexpr int64_t kGrain = 1 << 20;
+constexpr int64_t kAhead = 16;
 constexpr int64_t kMaxBlock = 12, kMaxTile = 32 * kMaxBlock;
 
 template <class A> struct Tile {
@@ -220,6 +221,10 @@ template <class W, class T> CAGC_CLONES void gather(const Plan<T> &plan, int64_t
       const W *filters = static_cast<const W *>(p.weight) + p.out_channels[first + o] * p.weight_stride[0];
       for (int64_t c = 0; c < p.c_in; c++) {
         const W *w = filters + p.in_channels[c] * p.weight_stride[1];
+        if (c + kAhead < p.c_in) {
+          const W *ahead = filters + p.in_channels[c + kAhead] * p.weight_stride[1];
+          __builtin_prefetch(ahead), __builtin_prefetch(ahead + taps - 1);
+        }
         A *to = panel.weights.data() + ((begin * p.c_in) + c * count) * outputs + o, squares = A(0);
         for (int64_t t = 0; t < count; t++) {
           const A value = static_cast<A>(w[tap[t]]);

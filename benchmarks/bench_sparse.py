@@ -1,0 +1,164 @@
+"""sparse_channel_conv2d beside the physically sliced and the masked full convolution, and views beside students.
+
+``pytest benchmarks/bench_sparse.py`` times every kind of layer of the 256 px generator at a share of its channels, in
+and out, all in turn in the same rounds:
+
+- native: the chosen block of the full weight, read in place;
+- sliced, sliced channels_last: PyTorch's dense convolution with the block as a tensor of its own, sliced beforehand;
+- gathered: the same, slicing included;
+- masked: PyTorch's dense convolution of full width, zeros for what is removed (for up-sampling layers left out).
+
+An up-sampling layer is timed without its FIR filter, which is the same for all. ``python -m benchmarks.bench_sparse``
+prints the same as a table.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from typing import NamedTuple
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from cagc import plan_channels, prune, score_channels
+from cagc.models import GeneratorConfig
+from cagc_kernels import explain, sparse_channel_conv2d
+from cagc_kernels.backend import refusal
+from cagc_kernels.native import sparse_channel_conv2d as native
+
+from .generators import random_generator
+from .harness import Call, default_device, keep_memory, milliseconds, paired, pin_threads, ratio
+from .results import make_row
+
+DEVICE = default_device()
+KEPT = 0.3
+
+
+class Layer(NamedTuple):
+    """Full input and output width, side of the input, factor of up-sampling."""
+
+    i: int
+    o: int
+    side: int
+    up: int
+
+    @property
+    def label(self) -> str:
+        return f"{self.i}-{self.o} {self.side}{' up' if self.up > 1 else ''}"
+
+
+LAYERS = [
+    *(Layer(c, c, side, 1) for c, side in ((512, 4), (512, 16), (512, 32), (512, 64), (256, 128), (128, 256))),
+    *(Layer(i, o, side, 2) for i, o, side in ((512, 512, 16), (512, 512, 32), (512, 256, 64), (256, 128, 128))),
+]  # fmt: skip
+
+
+def _some(full: int, kept: float) -> torch.Tensor:
+    """Random indices, as many as the paper's rule keeps."""
+    return torch.randperm(full)[: full - int(full * (1 - kept))].sort().values.to(DEVICE)
+
+
+def candidates(layer: Layer, kept: float) -> tuple[dict[str, Call], int]:
+    """(calls, multiply-accumulates), after their outputs were compared."""
+    ins, outs = _some(layer.i, kept), _some(layer.o, kept)
+    weight = torch.randn(layer.o, layer.i, 3, 3, device=DEVICE)
+    x = torch.randn(1, len(ins), layer.side, layer.side, device=DEVICE)
+    gather = lambda: weight.index_select(0, outs).index_select(1, ins)  # noqa: E731
+    sliced = gather()
+    last, last_weight = (t.contiguous(memory_format=torch.channels_last) for t in (x, sliced))
+    if layer.up == 1:
+        masked = torch.zeros_like(weight)
+        masked[outs[:, None], ins[None]] = sliced
+        wide = torch.zeros(1, layer.i, layer.side, layer.side, device=DEVICE).index_copy(1, ins, x)
+        calls = {
+            "native": lambda: sparse_channel_conv2d(x, weight, ins, outs, backend="native"),
+            "sliced": lambda: F.conv2d(x, sliced, padding=1),
+            "sliced channels_last": lambda: F.conv2d(last, last_weight, padding=1),
+            "gathered": lambda: F.conv2d(x, gather(), padding=1),
+            "masked": lambda: F.conv2d(wide, masked, padding=1),
+        }
+        torch.testing.assert_close(calls["masked"]()[:, outs], calls["sliced"](), rtol=1e-3, atol=1e-3)
+    else:
+        transposed = sliced.transpose(0, 1).contiguous()
+        turned = transposed.contiguous(memory_format=torch.channels_last)
+        calls = {
+            "native": lambda: native.sparse_channel_conv2d(x, weight, ins, outs, padding=2, flip_weight=False, up=2),
+            "sliced": lambda: F.conv_transpose2d(x, transposed, stride=2),
+            "sliced channels_last": lambda: F.conv_transpose2d(last, turned, stride=2),
+            "gathered": lambda: F.conv_transpose2d(x, gather().transpose(0, 1), stride=2),
+        }
+    torch.testing.assert_close(calls["native"](), calls["sliced"](), rtol=1e-3, atol=1e-3)
+    return calls, 9 * len(ins) * len(outs) * layer.side**2
+
+
+def elastic(kept: float, side: int) -> dict[str, Call]:
+    """The full generator, a view of it and the pruned student, eager, batch 1."""
+    full = random_generator(GeneratorConfig.uniform(side), DEVICE)
+    plan = plan_channels(full, score_channels(full, "random", samples=1), keep=kept, round_to=1)
+    generators = {"view": full.at(plan), "student": prune(full, plan).eval(), "full": full}
+    z = torch.randn(1, full.config.style_dim, device=DEVICE)
+    want = generators["student"](z, noise="const")
+    torch.testing.assert_close(
+        generators["view"](z, noise="const"), want, rtol=1e-3, atol=1e-3 * want.abs().max().item()
+    )
+    return {name: lambda g=g: g(z, noise="const") for name, g in generators.items()}
+
+
+needs_native = pytest.mark.skipif(
+    refusal("native", "sparse_channel_conv2d", DEVICE) is not None,
+    reason=str(refusal("native", "sparse_channel_conv2d", DEVICE)),
+)
+
+
+@needs_native
+@pytest.mark.parametrize("layer", LAYERS, ids=lambda layer: layer.label)
+@torch.no_grad()
+def test_layer(benchmark, session, layer):
+    if session.quick and layer.side > 16:
+        pytest.skip("--quick: the smallest layers only")
+    calls, macs = candidates(layer, KEPT)
+    times = paired(calls, session.rounds(20), device=DEVICE)
+    case = {"layer": layer.label, "kept": KEPT}
+    session.publish(benchmark, make_row("sparse", "native", case, times, DEVICE, macs=macs), times["native"])
+
+
+@torch.no_grad()
+def test_view(benchmark, session):
+    side = 64 if session.quick else 256
+    times = paired(elastic(KEPT, side), session.rounds(10), device=DEVICE)
+    row = make_row("sparse", "view", {"generator": side, "kept": KEPT}, times, DEVICE)
+    session.publish(benchmark, row, times["view"])
+
+
+@torch.no_grad()
+def main(arguments: list[str] | None = None) -> int:
+    """Print the table; milliseconds are medians, ratios medians over paired rounds."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--kept", type=float, default=KEPT, help="share of the channels, in and out")
+    parser.add_argument("--rounds", type=int, default=20)
+    parser.add_argument("--only", default="", help="rows whose name contains this")
+    options = parser.parse_args(arguments)
+    keep_memory()
+    print(f"torch {torch.__version__}, {pin_threads()} threads, {options.kept} kept in and out")
+    print(explain("sparse_channel_conv2d", DEVICE))
+    print(
+        "| layer | native ms | GMAC/s | sliced | sliced channels_last | gathered | masked |" + "\n" + "|---" * 7 + "|"
+    )
+    for layer in LAYERS:
+        if options.only in layer.label:
+            calls, macs = candidates(layer, options.kept)
+            times = paired(calls, options.rounds, device=DEVICE)
+            own = milliseconds(times["native"])[0]
+            others = ("sliced", "sliced channels_last", "gathered", "masked")
+            cells = [f"{ratio(times, name, 'native'):.2f}×" if name in times else "" for name in others]
+            print(f"| {layer.label} | {own:.3f} | {macs / own / 1e6:.0f} | {' | '.join(cells)} |", flush=True)
+    if options.only in "generator 256":
+        times = paired(elastic(options.kept, 256), options.rounds, device=DEVICE)
+        print("generator 256: " + ", ".join(f"{name} {milliseconds(t)[0]:.1f} ms" for name, t in times.items()))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
