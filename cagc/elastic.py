@@ -18,9 +18,11 @@ from torch import nn
 from cagc_kernels import bias_act, modulated_conv2d, sparse_channel_conv2d
 
 from .budget import plan_channels
+from .checkpoints import generator_hash
 from .errors import CagcError
 from .models.stylegan2 import Generator, SynthesisBlock, SynthesisLayer, SynthesisNetwork, ToRGB
 from .plan import ChannelPlan, check_kept
+from .prune import prune
 from .scores.document import ChannelScores, check_widths
 
 RESCALES = ("keep", "none")
@@ -137,11 +139,11 @@ class ElasticGenerator(Generator):
     ``config`` has the kept widths, so that MACs and parameters are counted for them.
     """
 
-    def __init__(self, full: Generator, plan: ChannelPlan, keep_rgb_scale: bool) -> None:
+    def __init__(self, full: Generator, plan: ChannelPlan, rescale: str) -> None:
         nn.Module.__init__(self)
-        self.plan = plan
+        self.plan, self.rescale = plan, rescale
         self.mapping = full.mapping
-        self.synthesis = ElasticSynthesis(full.synthesis, plan, keep_rgb_scale)
+        self.synthesis = ElasticSynthesis(full.synthesis, plan, rescale == "keep")
         self.config = self.synthesis.config
         # Past Module.__setattr__: the generator's parameters are registered once, and a buffer that moves is followed.
         object.__setattr__(self, "full", full)
@@ -150,18 +152,23 @@ class ElasticGenerator(Generator):
     def w_avg(self) -> torch.Tensor:
         return self.full.w_avg
 
+    def pruned(self) -> Generator:
+        """The student that :func:`cagc.prune` makes of the generator as it is now, with weights of its own."""
+        return prune(self.full, replace(self.plan, teacher=generator_hash(self.full)), self.rescale)
+
     def channel_groups(self):
         raise CagcError("channel_groups: a view has no weights to slice; take those of the full generator")
 
     def state_dict(self, *args: Any, **kwargs: Any):
-        raise CagcError("state_dict: a view has no weights of its own; save the full generator, or prune(g, plan)")
+        raise CagcError("state_dict: a view has no weights of its own; save the full generator, or view.pruned()")
 
 
 def at(generator: Generator, plan: ChannelPlan, rescale: str = "keep", check: bool = True) -> ElasticGenerator:
     """``generator.at(plan)``: the generator at the widths of ``plan``, as a view that shares its weights, slicing none.
 
     The view runs as :func:`cagc.prune` of the same arguments would, up to rounding, with the arguments of
-    ``generator``. It costs nothing to make, and any number of them may live at once.
+    ``generator``. It costs nothing to make, and any number of them may live at once. :func:`cagc.runtime.compile` takes
+    a view for the student that it stands for.
 
     Args:
         generator: the plan's, not itself a view.
@@ -183,7 +190,7 @@ def at(generator: Generator, plan: ChannelPlan, rescale: str = "keep", check: bo
     else:
         check_widths("plan", plan.full, generator.channel_groups())
     check_kept("plan", plan.kept, plan.full)
-    return ElasticGenerator(generator, plan, rescale == "keep")
+    return ElasticGenerator(generator, plan, rescale)
 
 
 def nested_plans(

@@ -20,12 +20,15 @@ OPS = ("bias_act", "upfirdn2d", "modulated_conv2d", "sparse_channel_conv2d")
 
 # Compiled kernels first: on the host, native is one pass over memory; on the GPU it has no launcher to warm up.
 ORDER = ("native", "triton", "reference")
+# Except for products of matrices on a GPU: only Triton's kernels use its tensor cores.
+MATRIX_ORDER = ("triton", "native", "reference")
+MATRIX_OPS = ("sparse_channel_conv2d",)
 
 # The op stems each backend has kernels for; a file of that name lies in the backend's folder.
 IMPLEMENTS = {
     "reference": OPS,
     "native": ("bias_act", "sparse_channel_conv2d", "upfirdn2d"),
-    "triton": ("bias_act", "upfirdn2d"),
+    "triton": ("bias_act", "sparse_channel_conv2d", "upfirdn2d"),
 }
 
 # What the reference computes on every backend, and explain() says.
@@ -100,9 +103,14 @@ def refusal(name: str, op: str, device: str = "cpu", dtype: str = "float32") -> 
     return None if device == "cpu" else f"no {device} kernel"
 
 
+def order(op: str, device: str) -> tuple[str, ...]:
+    """The backends in the order in which ``op`` tries them."""
+    return MATRIX_ORDER if op in MATRIX_OPS and device == "cuda" else ORDER
+
+
 @cache
 def select(op: str, backend: str | None, first: str | None, device: str, dtype: object) -> str:
-    """The backend that ``op`` takes: ``backend`` if it is given, else ``first``, else the first of :data:`ORDER`.
+    """The backend that ``op`` takes: ``backend`` if it is given, else ``first``, else the first of :func:`order`.
 
     Raises ValueError if a name is unknown, or if ``backend`` refuses.
     """
@@ -111,8 +119,8 @@ def select(op: str, backend: str | None, first: str | None, device: str, dtype: 
         if reason := refusal(check_name(backend), op, device, dtype):
             raise ValueError(f"backend: {backend!r} does not take {op} of {dtype} on {device}: {reason}")
         return backend
-    order = ORDER if first is None else (check_name(first, "CAGC_BACKEND"), *ORDER)
-    return next(name for name in order if refusal(name, op, device, dtype) is None)
+    tried = order(op, device) if first is None else (check_name(first, "CAGC_BACKEND"), *order(op, device))
+    return next(name for name in tried if refusal(name, op, device, dtype) is None)
 
 
 def explain(op: str, device: str = "cpu", dtype: object = "float32") -> str:
@@ -132,7 +140,7 @@ def explain(op: str, device: str = "cpu", dtype: object = "float32") -> str:
     dtype, first = str(dtype).removeprefix("torch."), preferred()
     taken = select(op, None, first, device, dtype)
     lines = [f"{op} on {device}, {dtype}:" + (f" (preferred: {first})" if first else "")]
-    for name in ORDER:
+    for name in order(op, device):
         reason = refusal(name, op, device, dtype) or f"{taken} comes first"
         lines.append(f"  {name:<10} " + ("taken" if name == taken else f"skipped: {reason}"))
     if op in EXCEPTIONS and taken != "reference":

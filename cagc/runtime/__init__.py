@@ -24,6 +24,7 @@ from torch import Tensor, nn
 from cagc_kernels import backend
 from cagc_kernels.native.synthesis import Program
 
+from ..elastic import ElasticGenerator
 from ..models import AnyGenerator, Generator
 from ..models.stylegan2 import SynthesisNetwork
 from .graph import Graphed
@@ -45,7 +46,8 @@ def compile(
     compiled; compile again.
 
     Args:
-        generator: of any architecture of :mod:`cagc.models`; it is not changed.
+        generator: of any architecture of :mod:`cagc.models`, or a view of one (``generator.at(plan)``); it is not
+            changed.
         batch: images per call that the kernels are chosen for.
         dtype: of latents and images: float32, float64, float16 or bfloat16.
         device: where it runs.
@@ -63,6 +65,8 @@ def compile(
     device = torch.device(device)
     if device.type == "cuda" and not torch.cuda.is_available():
         raise ValueError(f"device: got {device}, but no CUDA device is available")
+    if isinstance(generator, ElasticGenerator):
+        generator = generator.pruned()  # a copy of the weights either way, and then only of the plan's
     return CompiledGenerator(generator, batch, dtype, device)
 
 

@@ -8,6 +8,7 @@ from itertools import pairwise
 import pytest
 import torch
 
+from cagc import runtime
 from cagc.budget import plan_channels
 from cagc.checkpoints import save_generator
 from cagc.elastic import nested_plans
@@ -94,6 +95,19 @@ def test_gradients_are_the_students_at_kept_channels_and_zero_elsewhere(generato
         torch.testing.assert_close(g.get_parameter(name).grad, student.get_parameter(name).grad)
 
 
+def test_a_view_freezes_into_the_student(generator, scores, z):
+    trained = copy.deepcopy(generator)
+    plan = plan_channels(trained, scores, keep=0.5, round_to=1)
+    with torch.no_grad():
+        trained.synthesis.b16.conv0.weight.mul_(1.5).add_(0.1)
+    view = trained.at(plan, check=False)
+    student, want = view.pruned(), view(z, noise="const")
+    assert student.config == view.config
+    torch.testing.assert_close(student(z, noise="const"), want)
+    compiled = runtime.compile(trained.float().at(plan, check=False))
+    torch.testing.assert_close(compiled(z.float()), want.float(), rtol=1e-3, atol=1e-3 * want.abs().max().item())
+
+
 def test_path_length_step_runs_through_a_view(generator, scores, z):
     view = generator.at(plan_channels(generator, scores, keep=0.5, round_to=1))
     ws = view.ws(z).detach().requires_grad_()
@@ -126,7 +140,7 @@ def test_another_generators_plan(generator, scores):
 
 def test_a_view_has_nothing_to_save_or_slice(generator, scores, tmp_path):
     view = generator.at(plan_channels(generator, scores, keep=0.5))
-    with pytest.raises(CagcError, match="prune"):
+    with pytest.raises(CagcError, match="pruned"):
         save_generator(view, tmp_path / "view.safetensors")
     with pytest.raises(CagcError, match="full generator"):
         prune(view, view.plan)
