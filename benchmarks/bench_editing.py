@@ -19,7 +19,7 @@ from cagc.distill.losses import load_perceptual
 from cagc.editing.directions import find_directions
 from cagc.files import atomic_write
 from cagc.metrics.disentanglement import edit_leakage, linear_separability
-from cagc.metrics.ppl import authors_path_length, perceptual_path_length
+from cagc.metrics.ppl import Distance, authors_path_length, perceptual_path_length
 from cagc.models import AnyGenerator
 from cagc.runs import load_teacher
 
@@ -30,9 +30,10 @@ PERCEPTUAL = "efficientnet-lite0"
 _SEED = 40_000_000
 
 
-def measure(generator: AnyGenerator, teacher: AnyGenerator, samples: int, parser: Any) -> dict[str, float]:
+def measure(
+    generator: AnyGenerator, teacher: AnyGenerator, samples: int, parser: Any, distance: Distance
+) -> dict[str, float]:
     """Figures of one generator: ``samples`` pairs behind a path length, twice as many images behind separability."""
-    distance = load_perceptual(PERCEPTUAL)
     figures = {
         f"path length, {space} {sampling}": perceptual_path_length(
             generator, distance, samples, _SEED, space=space.lower(), sampling=sampling
@@ -62,6 +63,7 @@ def main(arguments: list[str] | None = None) -> None:
     found = content.load(options.content)
     generators = {"Teacher": teacher, "Student": student}
     words = sys.argv[1:] if arguments is None else arguments
+    distance = load_perceptual(PERCEPTUAL)
     document = {
         "command": " ".join(["python -m benchmarks.bench_editing", *words]),
         "perceptual": PERCEPTUAL,
@@ -70,7 +72,7 @@ def main(arguments: list[str] | None = None) -> None:
         "machine": machine("cpu"),
         "versions": versions(),
         "commit": commit(),
-        "generators": {name: measure(g, teacher, options.samples, found) for name, g in generators.items()},
+        "generators": {name: measure(g, teacher, options.samples, found, distance) for name, g in generators.items()},
     }
     with atomic_write(options.out) as temporary:
         temporary.write_text(json.dumps(document, indent=2) + "\n")

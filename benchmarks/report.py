@@ -15,7 +15,7 @@ from typing import Any
 
 from cagc.files import atomic_write
 
-from . import tables, tables_compression
+from . import tables, tables_compression, tables_editing
 from .results import Row, read
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -111,9 +111,14 @@ def details() -> str:
 def documents() -> dict[Path, str]:
     """Each file that holds tables, as the results would have it. Raises ValueError where a marker is missing."""
     readme = between((ROOT / "README.md").read_text(), *PERFORMANCE, performance())
+    page = DOCS.parent / "editing.md"
+    editing = page.read_text()
+    for markers, table in tables_editing.tables(RESULTS).items():
+        editing = between(editing, *markers, table)
     return {
         ROOT / "README.md": tables_compression.rendered(rendered(readme), RESULTS),
         DOCS: between(DOCS.read_text(), *DETAILS, details()),
+        page: editing,
     }
 
 

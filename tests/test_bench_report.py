@@ -6,7 +6,7 @@ from importlib.util import find_spec
 
 import pytest
 
-from benchmarks import harness, report, results, tables
+from benchmarks import harness, report, results, tables, tables_editing
 from cagc.files import atomic_write
 
 
@@ -79,6 +79,7 @@ def project(tmp_path, monkeypatch):
     markers = {
         "README.md": (*report.PERFORMANCE, report.BEGIN, report.END),
         "docs/performance.md": report.DETAILS,
+        "docs/editing.md": (*tables_editing.PROJECTION, *tables_editing.SMOOTHNESS),
     }
     for name, lines in markers.items():
         (tmp_path / name).write_text("\n".join(["# Title", *lines, "the end\n"]))
