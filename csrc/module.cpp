@@ -170,6 +170,9 @@ void bind_synthesis(py::module_ &m) {
     require(matrix && packed, "pack_matrix", "a tensor");
     cagc::pack_matrix(kernels_of(instructions), floats(matrix), k, columns, reinterpret_cast<float *>(packed));
   });
+  m.def("prefer_huge_pages", [](Pointer memory, size_t bytes) {
+    cagc::prefer_huge_pages(reinterpret_cast<void *>(memory), bytes);
+  });
   py::class_<cagc::Synthesis>(m, "Synthesis")
       .def(py::init(&synthesis))
       .def("workspace", &cagc::Synthesis::workspace)

@@ -216,7 +216,9 @@ class Program:
                 self._layers, self._strengths, self._mapping, self.features, self._constant, self.style_dim,
                 self._fir, self._clamp, self.instructions, *key,
             )  # fmt: skip
-            self._compiled = key, program, torch.empty(program.workspace())
+            workspace = torch.empty(program.workspace())
+            _C.prefer_huge_pages(workspace.data_ptr(), workspace.numel() * 4)
+            self._compiled = key, program, workspace
         return self._compiled[1:]
 
     def map(self, z: torch.Tensor) -> torch.Tensor:

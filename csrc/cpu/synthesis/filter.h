@@ -55,7 +55,7 @@ template <int W> void filter_rows(const ConvJob &job, int64_t begin, int64_t end
       if (left) zero(row, out);
       combine<W>(rows, job.fir, columns * out, row + left * out);
       if (right) zero(row + (count + 2) * out, out);
-      finish<W>(job, e, row, i * r + j, count, job.y + (at * r + j) * out);
+      finish<W>(job, e, row, i * r + j, count, job.y + at * pitch(r, out) + j * out);
     }
   }
 }

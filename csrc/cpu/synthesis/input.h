@@ -21,13 +21,14 @@ struct Patch {
 
 Patch patch(const ConvJob &job, int64_t n, int64_t y, int64_t x, int64_t size, float *scratch) {
   const int64_t c = job.conv->in, s = job.size;
-  const float *image = job.x + n * s * s * c;
-  if (y >= 0 && x >= 0 && y + size <= s && x + size <= s) return {image + (y * s + x) * c, s * c, c};
+  const int64_t row = pitch(s, c);
+  const float *image = job.x + n * s * row;
+  if (y >= 0 && x >= 0 && y + size <= s && x + size <= s) return {image + y * row + x * c, row, c};
   for (int64_t i = 0; i < size; i++)
     for (int64_t j = 0; j < size; j++) {
       float *to = scratch + (i * size + j) * c;
       const bool inside = y + i >= 0 && y + i < s && x + j >= 0 && x + j < s;
-      const float *from = image + ((y + i) * s + x + j) * c;
+      const float *from = image + (y + i) * row + (x + j) * c;
       for (int64_t k = 0; k < c; k++) to[k] = inside ? from[k] : 0.f;
     }
   return {scratch, size * c, c};

@@ -5,11 +5,15 @@
 
 namespace cagc {
 
+// Floats from one row of activations to the next. Without the padding, rows of the usual widths are a multiple of 4 kB
+// apart, and those of a tile fall on one set of the L1 cache.
+__attribute__((always_inline)) inline int64_t pitch(int64_t size, int64_t channels) { return size * channels + 16; }
+
 // One layer of one call.
 struct ConvJob {
   const StyledConv *conv;
-  const float *x;           // [batch, h, w, in], modulated
-  float *y;                 // [batch, r, r, out], modulated for the next layer; null: nobody reads it
+  const float *x;           // [batch, h, w, in], modulated, rows padded to their pitch
+  float *y;                 // [batch, r, r, out] likewise, modulated for the next layer; null: nobody reads it
   const float *demod;       // [batch, out], the activation's gain included
   const float *next;        // [batch, out], styles of the next layer
   const float *noise;       // [r, r] of sample n at + n * noise_sample, or null
@@ -29,7 +33,8 @@ struct ConvJob {
   }
 };
 
-// Consecutive tiles whose transforms are in memory together.
+// Consecutive tiles whose transforms are in memory together. The tiles of Algorithm::direct3 are pixels, and its blocks,
+// and the ranges of output(), whole fours of them.
 struct Block {
   int64_t first, count;
   float *v, *m;  // transformed inputs and outputs

@@ -18,31 +18,28 @@ struct Epilogue {
   float at(int64_t pixel) const { return noise ? noise[pixel] * strength : 0.f; }
 };
 
-// Adds the products of y [pixels, out] with three rows of weights to rgb: a rectangle of this width from `first` on.
-template <int W>
-void to_rgb(const ConvJob &job, int64_t n, const float *y, int64_t pixels, int64_t first, int64_t width) {
+// Adds toRGB of y [4 * rows, out], four pixels in a row of the image, to rgb at (at.y, at.x) and below.
+template <int W> void to_rgb(const ConvJob &job, const Place &at, const float *y, int64_t rows) {
   const int64_t out = job.conv->out, r = job.conv->resolution;
-  const float *weight = job.rgb_weight + n * 3 * out;
-  float *rgb = job.rgb + n * 3 * r * r + first;
-  for (int64_t p = 0; p < pixels; p += 4) {
-    const int64_t count = pixels - p < 4 ? pixels - p : 4;
+  const float *weight = job.rgb_weight + at.n * 3 * out;
+  const vec<4> clamp = broadcast<4>(job.clamp);
+  for (int64_t i = 0; i < rows; i++, y += 4 * out) {
     vec<W> s[3][4] = {};
     for (int64_t c = 0; c < out; c += W) {
       const vec<W> w0 = load<W>(weight + c), w1 = load<W>(weight + out + c), w2 = load<W>(weight + 2 * out + c);
       CAGC_UNROLL
-      for (int i = 0; i < 4; i++) {
-        const vec<W> u = load<W>(y + (p + (i < count ? i : 0)) * out + c);
-        s[0][i] += u * w0;
-        s[1][i] += u * w1;
-        s[2][i] += u * w2;
+      for (int j = 0; j < 4; j++) {
+        const vec<W> u = load<W>(y + j * out + c);
+        s[0][j] += u * w0;
+        s[1][j] += u * w1;
+        s[2][j] += u * w2;
       }
     }
-    for (int64_t i = 0; i < count; i++) {
-      const int64_t pixel = (p + i) / width * r + (p + i) % width;
-      for (int k = 0; k < 3; k++) {
-        const float v = sum<W>(s[k][i]) + job.conv->rgb_bias[k];
-        rgb[k * r * r + pixel] += v > job.clamp ? job.clamp : v < -job.clamp ? -job.clamp : v;
-      }
+    CAGC_UNROLL
+    for (int k = 0; k < 3; k++) {
+      float *to = job.rgb + ((at.n * 3 + k) * r + at.y + i) * r + at.x;
+      const vec<4> v = sums(fold(s[k][0]), fold(s[k][1]), fold(s[k][2]), fold(s[k][3]));
+      store<4>(to, load<4>(to) + bounded(v + broadcast<4>(job.conv->rgb_bias[k]), clamp));
     }
   }
 }
@@ -54,7 +51,8 @@ template <int W> void tile43(const ConvJob &job, const Block &block, int64_t til
   const int64_t corner = at.y * 4 * r + at.x * 4;
   float noise[16];
   for (int i = 0; i < 16; i++) noise[i] = e.at(corner + i / 4 * r + i % 4);
-  float *y = job.y ? job.y + (at.n * r * r + corner) * out : nullptr;
+  const int64_t row = pitch(r, out);
+  float *y = job.y ? job.y + (at.n * r + at.y * 4) * row + at.x * 4 * out : nullptr;
   for (int64_t c = 0; c < out; c += W) {
     const float *m = block.m + tile * out + c;
     vec<W> rows[4][6];
@@ -77,27 +75,30 @@ template <int W> void tile43(const ConvJob &job, const Block &block, int64_t til
       for (int j = 0; j < 4; j++) {
         const vec<W> u = activate<W>(o[j] * demod + (bias + noise[i * 4 + j]), clamp);
         if (job.rgb_weight) store<W>(scratch + (i * 4 + j) * out + c, u);
-        if (y) store<W>(y + (i * r + j) * out + c, u * next);
+        if (y) store<W>(y + i * row + j * out + c, u * next);
       }
     }
   }
-  if (job.rgb_weight) to_rgb<W>(job, at.n, scratch, 16, corner, 4);
+  if (job.rgb_weight) to_rgb<W>(job, {at.n, at.y * 4, at.x * 4}, scratch, 4);
 }
 
-template <int W> void pixel(const ConvJob &job, const Block &block, int64_t tile, float *scratch) {
+// Four pixels of a row, for toRGB takes four.
+template <int W> void pixels(const ConvJob &job, const Block &block, int64_t tile, float *scratch) {
   const int64_t out = job.conv->out, r = job.conv->resolution;
   const Place at = place(job, block.first + tile);
   const Epilogue e(job, at.n);
-  const int64_t here = at.y * r + at.x;
-  const float *m = block.m + tile * out;
-  const float noise = e.at(here);
-  for (int64_t c = 0; c < out; c += W) {
-    const vec<W> v = load<W>(m + c) * load<W>(e.demod + c) + (load<W>(e.bias + c) + noise);
-    const vec<W> u = activate<W>(v, broadcast<W>(job.clamp));
-    if (job.rgb_weight) store<W>(scratch + c, u);
-    if (job.y) store<W>(job.y + (at.n * r * r + here) * out + c, u * load<W>(e.next + c));
+  float *y = job.y ? job.y + (at.n * r + at.y) * pitch(r, out) + at.x * out : nullptr;
+  for (int64_t i = 0; i < 4; i++) {
+    const float *m = block.m + (tile + i) * out;
+    const float noise = e.at(at.y * r + at.x + i);
+    for (int64_t c = 0; c < out; c += W) {
+      const vec<W> v = load<W>(m + c) * load<W>(e.demod + c) + (load<W>(e.bias + c) + noise);
+      const vec<W> u = activate<W>(v, broadcast<W>(job.clamp));
+      if (job.rgb_weight) store<W>(scratch + i * out + c, u);
+      if (y) store<W>(y + i * out + c, u * load<W>(e.next + c));
+    }
   }
-  if (job.rgb_weight) to_rgb<W>(job, at.n, scratch, 1, here, 1);
+  if (job.rgb_weight) to_rgb<W>(job, at, scratch, 1);
 }
 
 // Row of t, counted through the batch.
@@ -167,8 +168,9 @@ template <int W> void scatter2(const ConvJob &job, const Block &block, int64_t t
 void output(const ConvJob &job, const Block &block, int64_t begin, int64_t end, float *scratch) {
   with_lanes(job.conv->out, [&](auto lanes) {
     constexpr int W = decltype(lanes)::value;
-    for (int64_t tile = begin; tile < end; tile++) switch (job.conv->algorithm) {
-        case Algorithm::direct3: pixel<W>(job, block, tile, scratch); break;
+    const int64_t step = job.conv->algorithm == Algorithm::direct3 ? 4 : 1;
+    for (int64_t tile = begin; tile < end; tile += step) switch (job.conv->algorithm) {
+        case Algorithm::direct3: pixels<W>(job, block, tile, scratch); break;
         case Algorithm::winograd43: tile43<W>(job, block, tile, scratch); break;
         case Algorithm::transposed2: scatter2<W>(job, block, tile); break;
         case Algorithm::winograd42: scatter42<W>(job, block, tile); break;

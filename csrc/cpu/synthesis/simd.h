@@ -19,19 +19,32 @@ template <int W> CAGC_INLINE vec<W> load(const float *p) { return *reinterpret_c
 template <int W> CAGC_INLINE void store(float *p, vec<W> v) { *reinterpret_cast<vec<W> *>(p) = v; }
 template <int W> CAGC_INLINE vec<W> broadcast(float s) { return vec<W>{} + s; }
 
-// Leaky ReLU of slope 0.2, its gain being in what comes before, and the bound of mixed-precision generators.
-template <int W> CAGC_INLINE vec<W> activate(vec<W> u, vec<W> clamp) {
-  const vec<W> low = u * 0.2f;
-  u = u > low ? u : low;
+template <class V> CAGC_INLINE V bounded(V u, V clamp) {
   u = u < clamp ? u : clamp;
   return u > -clamp ? u : -clamp;
 }
 
-template <int W> CAGC_INLINE float sum(vec<W> v) {
-  float s = 0;
-  CAGC_UNROLL
-  for (int i = 0; i < W; i++) s += v[i];
-  return s;
+// Leaky ReLU of slope 0.2, its gain being in what comes before, and the bound of mixed-precision generators.
+template <int W> CAGC_INLINE vec<W> activate(vec<W> u, vec<W> clamp) {
+  const vec<W> low = u * 0.2f;
+  u = u > low ? u : low;
+  return bounded(u, clamp);
+}
+
+CAGC_INLINE vec<4> fold(vec<4> v) { return v; }
+template <class V> CAGC_INLINE vec<4> fold(V v) {  // adds the halves until four lanes are left
+  constexpr int half = sizeof(V) / 8;
+  vec<half> low, high;
+  __builtin_memcpy(&low, &v, sizeof(low));
+  __builtin_memcpy(&high, reinterpret_cast<const char *>(&v) + sizeof(low), sizeof(high));
+  return fold(low + high);
+}
+
+// The sums of four vectors of four.
+CAGC_INLINE vec<4> sums(vec<4> a, vec<4> b, vec<4> c, vec<4> d) {
+  const vec<4> p = vec<4>{a[0], b[0], a[1], b[1]} + vec<4>{a[2], b[2], a[3], b[3]};
+  const vec<4> q = vec<4>{c[0], d[0], c[1], d[1]} + vec<4>{c[2], d[2], c[3], d[3]};
+  return vec<4>{p[0], p[1], q[0], q[1]} + vec<4>{p[2], p[3], q[2], q[3]};
 }
 
 // Widest vector that divides a channel count.

@@ -55,6 +55,10 @@ const Kernels *find_kernels(const char *instructions);
 // Lays a dense matrix [k, columns], columns a multiple of kLanes, out for the kernels of an instruction set.
 void pack_matrix(const Kernels &kernels, const float *matrix, int64_t k, int64_t columns, float *packed);
 
+// Asks for pages of 2 MB before the memory is touched: the points of a tile lie in as many small pages as there are
+// points, more than the first-level TLB holds. A hint: nothing happens where there are none.
+void prefer_huge_pages(void *memory, size_t bytes);
+
 struct SynthesisCall {
   const float *ws;                   // sample n, layer l at ws + n * w_sample + l * w_layer: [style_dim]
   int64_t w_sample, w_layer;
