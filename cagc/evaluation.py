@@ -45,7 +45,8 @@ def evaluate(
         fidelity_samples: images compared with the teacher's, on the same latents and noise.
         features: feature space of the Fréchet distance, a name of ``cagc.metrics.features``.
         batch: images in one timed call.
-        repeats: timed calls of each generator, interleaved, so that their ratios hold on a noisy machine.
+        repeats: timed calls of each generator, compiled by :func:`cagc.runtime.compile` and interleaved, so that their
+            ratios hold on a noisy machine.
         seed: first seed of all latents.
         track: ``track(title)`` gives a callback ``(done, total)``.
 

@@ -20,6 +20,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from .. import runtime
 from ..seeds import z_batch
 
 
@@ -170,7 +171,7 @@ def measure_generators(
     seed: int = 0,
     progress: Callable[[int, int], None] | None = None,
 ) -> dict[str, LatencyResult]:
-    """Time whole images: z [batch, style_dim] → image [batch, 3, R, R] with constant noise, in inference mode.
+    """Time whole images: z [batch, style_dim] → image [batch, 3, R, R] with constant noise, by `cagc.runtime.compile`.
 
     All generators must be on one device. Otherwise as `measure_latency`.
     """
@@ -182,14 +183,10 @@ def measure_generators(
     device = devices.pop() if devices else torch.device("cpu")
 
     def image(generator: nn.Module) -> Callable[[], Any]:
-        z = z_batch(range(seed, seed + batch), generator.config.style_dim).to(device)
-        return lambda: generator(z, noise="const")
+        dtype = next(generator.parameters()).dtype
+        compiled = runtime.compile(generator, batch, dtype, device)
+        z = z_batch(range(seed, seed + batch), generator.config.style_dim).to(device, dtype)
+        return lambda: compiled(z)
 
-    training = {name: generator.training for name, generator in generators.items()}
-    try:
-        with torch.inference_mode():
-            calls = {name: image(generator.eval()) for name, generator in generators.items()}
-            return measure_latency(calls, repeats, warmup, min_seconds, device, progress)
-    finally:
-        for name, generator in generators.items():
-            generator.train(training[name])
+    calls = {name: image(generator) for name, generator in generators.items()}
+    return measure_latency(calls, repeats, warmup, min_seconds, device, progress)

@@ -5,6 +5,7 @@ import time
 import pytest
 import torch
 
+from cagc import runtime
 from cagc.metrics.latency import LatencyResult, machine_info, measure_generators, measure_latency, speedup
 from cagc.models.stylegan2 import Generator, GeneratorConfig
 
@@ -63,19 +64,16 @@ def test_bad_arguments_are_named(arguments, name):
         measure_latency(*arguments)
 
 
-def test_generators_are_timed_in_inference_mode_and_left_as_they_were():
+def test_generators_are_timed_compiled_and_left_as_they_were(monkeypatch):
     config = GeneratorConfig.uniform(16, channel_base=128, channel_max=8, style_dim=16, mapping_layers=2)
-    generators = {"teacher": Generator(config).train(), "student": Generator(config).eval()}
+    generators = {"teacher": Generator(config).train(), "student": Generator(config).eval().double()}
     seen = []
-    for generator in generators.values():
-        generator.register_forward_pre_hook(
-            lambda module, args, kwargs: seen.append(
-                (args[0].shape[0], kwargs["noise"], module.training, torch.is_inference_mode_enabled())
-            ),
-            with_kwargs=True,
-        )
+    call = runtime.CompiledGenerator.__call__
+    monkeypatch.setattr(
+        runtime.CompiledGenerator, "__call__", lambda self, z: seen.append((z.shape[0], z.dtype)) or call(self, z)
+    )
     results = measure_generators(generators, batch=2, repeats=2, warmup=1)
-    assert set(seen) == {(2, "const", False, True)} and len(seen) == 6
+    assert seen == [(2, torch.float32), (2, torch.float64)] * 3
     assert generators["teacher"].training and not generators["student"].training
     assert all(r.median_ms > 0 for r in results.values())
     with pytest.raises(ValueError, match="batch"):

@@ -33,8 +33,8 @@ struct ConvJob {
   }
 };
 
-// Consecutive tiles whose transforms are in memory together. The tiles of Algorithm::direct3 are pixels, and its blocks,
-// and the ranges of output(), whole fours of them.
+// Consecutive tiles whose transforms are in memory together. The tiles of Algorithm::direct3 are pixels; its blocks and
+// the ranges of output() are whole fours of them.
 struct Block {
   int64_t first, count;
   float *v, *m;  // transformed inputs and outputs
