@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import sys
 import threading
 import warnings
 from collections.abc import Iterator
@@ -22,6 +23,7 @@ from .checks import check_fit, identity, new_discriminator
 from .config import DistillConfig
 from .data import ImageDataset, ImageStream
 from .examination import Examination, peak_memory
+from .memory import estimate
 from .progress import Averages, ProgressCallback, Reporter, TensorBoard, pair_grid, write_png
 from .state import RunFolder
 from .teachers import LiveTeacher, RecordedTeacher, Teacher
@@ -205,6 +207,8 @@ class _Run:
         main = distributed.is_main()
         if self.config.tensorboard and start < steps and main:
             self.board = TensorBoard(self.folder.tensorboard, start)
+        if progress is True and main and start < steps:
+            self._announce()
         reporter = Reporter(progress if main else False, steps, start, self.config.batch_size)
         try:
             with reporter, _interruption() as received:
@@ -216,6 +220,15 @@ class _Run:
         finally:
             if self.board is not None:
                 self.board.close()
+
+    def _announce(self) -> None:
+        """Tell how much memory a step takes, and warn where the GPU has less."""
+        expected, device = estimate(self.trainer), self.trainer.device
+        if expected is None:
+            return
+        print(f"distill: {expected.describe()}", file=sys.stderr, flush=True)
+        if device.type == "cuda" and expected.total > torch.cuda.get_device_properties(device).total_memory:
+            warnings.warn("the GPU has less; a smaller micro_batch needs less memory", stacklevel=2)
 
     def _steps(self, reporter: Reporter, received: list[int]) -> None:
         trainer, config, clock = self.trainer, self.config, self.trainer.clock

@@ -206,12 +206,13 @@ class Trainer:
     def _update(self, optimizer: torch.optim.Optimizer, *losses: str) -> Update:
         return Update(optimizer, losses, self.scaler)
 
-    def _autocast(self) -> AbstractContextManager[None]:
+    def autocast(self) -> AbstractContextManager[None]:
+        """Context in which the networks run in ``config.precision``."""
         dtype = _HALF.get(self.config.precision)
         return torch.autocast(self.device.type, dtype, enabled=dtype is not None)
 
     def _synthesis(self, latents: Latents, offset: Tensor | None = None, **options: Any) -> Tensor | list[Tensor]:
-        with self._autocast():
+        with self.autocast():
             ws = latents.ws(self.g)
             out = self.g.synthesis(ws if offset is None else ws + offset[:, None], latents.noise, **options)
         return [image.to(self.dtype) for image in out] if isinstance(out, list) else out.to(self.dtype)
@@ -219,7 +220,7 @@ class Trainer:
     def _logits(self, images: Tensor, draws: Draws, name: str, part: slice) -> Tensor:
         if self.augment is not None:
             images = self.augment(images, draws.augment[name][part])
-        with self._autocast():
+        with self.autocast():
             return self.d(images).to(self.dtype)
 
     def train_discriminator(self, real: Tensor, draws: Draws) -> Losses:
@@ -265,7 +266,7 @@ class Trainer:
             return {}
         latents = [draws.generator[part] for part in passes]
         offsets = [None if draws.offsets is None else draws.offsets[part] for part in passes]
-        with self.clock("teacher"), self._autocast():
+        with self.clock("teacher"), self.autocast():
             targets = [objective.targets(*batch) for batch in zip(latents, offsets)]
             area = objective.content_area(targets)
         update = self._update(self.g_optimizer, *weights)
@@ -313,7 +314,7 @@ class Trainer:
         return losses | {"path_length": everyone.mean()}
 
     def _path_lengths(self, latents: Latents, noise: Tensor, create_graph: bool = True) -> tuple[Tensor, Tensor]:
-        with self._autocast():
+        with self.autocast():
             ws = latents.ws(self.g)
             if not ws.requires_grad:
                 ws = ws.detach().requires_grad_(True)

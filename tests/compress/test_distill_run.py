@@ -387,8 +387,9 @@ def test_plain_lines_and_tensorboard(networks, data, tmp_path, capsys, monkeypat
 
     monkeypatch.setattr(progress, "_SECONDS_BETWEEN_LINES", 0.0)
     run(networks, data, tmp_path / "run", replace(CONFIG, tensorboard=True, steps=3), progress=True)
-    lines = capsys.readouterr().err.splitlines()
-    assert len(lines) == 3 and lines[0].startswith("distill: step 1/3  rgb ") and lines[-1].endswith("0:00:00 left")
+    memory, *lines = capsys.readouterr().err.splitlines()
+    assert memory.startswith("distill: memory: ") and len(lines) == 3
+    assert lines[0].startswith("distill: step 1/3  rgb ") and lines[-1].endswith("0:00:00 left")
     assert "images/s" in lines[0] and "\x1b" not in "".join(lines)
     assert list((tmp_path / "run" / "tensorboard").glob("events.out.tfevents.*"))
 

@@ -1,0 +1,121 @@
+"""Memory of a training step, estimated before the first one.
+
+What automatic differentiation keeps for its backward passes grows linearly with the batch: it is counted for one image
+and for two, and extrapolated. Weights, gradients and the moments of Adam are added.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.autograd.graph import saved_tensors_hooks
+
+from ..models import Discriminator, Generator
+from .regularizers import path_lengths, r1_penalty
+from .teachers import LiveTeacher
+from .trainer import Trainer
+
+
+@dataclass(frozen=True)
+class MemoryEstimate:
+    """Bytes of one process.
+
+    Attributes:
+        weights: of student, average, discriminator and teacher.
+        optimisers: gradients and both moments.
+        phases: what the graph of each phase keeps, at its largest pass.
+    """
+
+    weights: int
+    optimisers: int
+    phases: dict[str, int]
+
+    @property
+    def total(self) -> int:
+        """At the largest phase; without perceptual features, workspaces of convolutions and PyTorch itself."""
+        return self.weights + self.optimisers + max(self.phases.values())
+
+    def describe(self) -> str:
+        """One line for a log."""
+        largest = max(self.phases, key=self.phases.get)
+        parts = (self.total, self.weights, self.optimisers, self.phases[largest])
+        total, weights, optimisers, graph = (f"{part / 2**20:,.0f}" for part in parts)
+        return (
+            f"memory: {total} MiB a process expected at least, of them {weights} weights, {optimisers} gradients and "
+            f"optimisers, {graph} the graph of the {largest}"
+        )
+
+
+def estimate(trainer: Trainer) -> MemoryEstimate | None:
+    """Memory of a step of ``trainer`` with every regulariser due; None for networks other than those of StyleGAN2.
+
+    Runs the networks on one and on two images. Draws no random numbers and changes nothing.
+    """
+    g, d, config = trainer.g, trainer.d, trainer.config
+    if not isinstance(g, Generator) or not isinstance(d, (Discriminator, type(None))):
+        return None
+    side = g.config.resolution
+
+    def image(count: int) -> tuple[Tensor, Tensor]:
+        with trainer.autocast():
+            ws = g.ws(torch.zeros(count, g.config.style_dim, device=trainer.device, dtype=trainer.dtype))
+            ws = ws if ws.requires_grad else ws.requires_grad_(True)
+            return g.synthesis(ws, "const").to(trainer.dtype), ws
+
+    def judge(images: Tensor) -> Tensor:
+        with trainer.autocast():
+            return d(images).to(trainer.dtype)
+
+    def blank(count: int) -> Tensor:
+        shape = (count, 3, side, side)
+        return torch.zeros(shape, device=trainer.device, dtype=trainer.dtype, requires_grad=True)
+
+    def penalty(count: int) -> Tensor:
+        images = blank(count)
+        return r1_penalty(judge(images), images)
+
+    def lengths(count: int) -> Tensor:
+        drawn, ws = image(count)
+        return path_lengths(drawn, ws, blank(count).detach())
+
+    size = max(part.stop - part.start for part in trainer.layout.passes)
+    path = max((part.stop - part.start for part in trainer.path_layout.passes), default=0)
+    phases = {"generator": (lambda n: image(n)[0] if d is None else judge(image(n)[0]), size)}
+    if d is not None:
+        phases["discriminator"] = (lambda n: judge(blank(2 * n).detach()), size)
+        phases |= {"R1 penalty": (penalty, size)} if config.r1_gamma else {}
+    phases |= {"path length": (lengths, path)} if config.path_weight and path else {}
+    weights = [p for n in (g, trainer.g_ema, d) if n is not None for p in n.parameters()]
+    if isinstance(trainer.teacher, LiveTeacher):
+        weights += trainer.teacher.generator.parameters()
+    trained = [p for p in weights if p.requires_grad]
+    kept = {name: _extrapolated(function, count, weights) for name, (function, count) in phases.items()}
+    return MemoryEstimate(_bytes(weights), 3 * _bytes(trained), kept)
+
+
+def _bytes(tensors: Iterable[Tensor]) -> int:
+    return sum(t.untyped_storage().nbytes() for t in tensors)
+
+
+def _extrapolated(function: Callable[[int], Tensor], count: int, weights: list[Tensor]) -> int:
+    one, two = (_kept(function, n, weights) for n in (1, 2))
+    return one + (count - 1) * (two - one)
+
+
+def _kept(function: Callable[[int], Tensor], count: int, weights: list[Tensor]) -> int:
+    """Bytes of the storages that the graph of ``function(count)`` holds, weights left out."""
+    storages: dict[int, torch.UntypedStorage] = {}
+
+    def pack(tensor: Tensor) -> Tensor:
+        # Holding the storage keeps its address from being used again.
+        storages.setdefault(tensor.untyped_storage().data_ptr(), tensor.untyped_storage())
+        return tensor
+
+    with torch.enable_grad(), saved_tensors_hooks(pack, lambda tensor: tensor):
+        function(count)
+    for weight in weights:
+        storages.pop(weight.untyped_storage().data_ptr(), None)
+    return sum(storage.nbytes() for storage in storages.values())
