@@ -1,13 +1,14 @@
-"""bias_act and upfirdn2d against the plain PyTorch composition and a copy.
+"""bias_act and upfirdn2d against the plain PyTorch composition and a copy, on the layers of the 256 px generator.
 
-``pytest benchmarks/bench_ops.py`` (pytest-benchmark) times each op × backend × layer, and notes beside each time the
-bytes moved, GB/s, its share of a copy's and the speed-up over plain PyTorch, all three timed in turn in the same
-rounds. ``python -m benchmarks.bench_ops`` prints the same as a table.
+``pytest benchmarks/bench_ops.py`` times each op × backend × layer, and notes beside each time the bytes moved, GB/s,
+its share of a copy's and the speed-up over plain PyTorch (for upfirdn2d a depthwise convolution of the padded input),
+all timed in turn in the same rounds. ``python -m benchmarks.bench_ops`` prints the same as a table.
 
 The layers are those of the StyleGAN2 generator at 256 px, full and pruned (a width of 0.3, and that rounded to 8), and
-of its discriminator. A copy reads and writes as many bytes once, and allocates its result as the ops do. On the CPU
-the allocator is told to keep what is freed: fresh pages cost several times a pass over memory, to all sides, and hide
-the kernels. ``--fresh`` leaves the allocator as it is.
+of its discriminator. "copy" is ``x.clone()`` of as many bytes, read once and written once; it allocates its result as
+the ops do, and is the one that shares are given of. "copy_" writes into memory that is there already. On the CPU the
+allocator is told to keep what is freed: fresh pages cost several times a pass over memory, to all sides, and hide the
+kernels. ``--fresh`` leaves the allocator as it is.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import NamedTuple
 
 import pytest
@@ -37,13 +39,44 @@ RESAMPLING = {
     "up": ({"up": 2, "padding": [2, 1, 2, 1], "gain": 4.0}, 0),
     "down": ({"down": 2, "padding": 1}, 0),
 }
+# (pass, dtype, one thread)
+MODES = (
+    ("forward", torch.float32, False),
+    ("forward", torch.float32, True),
+    ("backward", torch.float32, False),
+    ("forward", torch.bfloat16, False),
+    ("forward", torch.float16, False),
+)
 
 
-class Row(NamedTuple):
-    """One op on one layer: what to run, and how many elements it reads and writes."""
+class Case(NamedTuple):
+    """One op on one layer."""
 
-    name: str
-    run: Callable[[str], torch.Tensor]
+    op: str
+    widths: str
+    channels: int
+    size: int
+    last: bool
+
+    @property
+    def name(self) -> str:
+        layout = "nhwc" if self.last else "nchw"
+        return f"{self.op} {self.widths} {self.channels}x{self.size}x{self.size} {layout}"
+
+
+CASES = [
+    Case(op, widths, c, size, last)
+    for widths, channels in WIDTHS.items()
+    for c, size in zip(channels, RESOLUTIONS, strict=True)
+    for last in (False, True)
+    for op in ("bias_act", *RESAMPLING)
+]
+
+
+class Work(NamedTuple):
+    """What to time: a call for each backend, and how many elements it has to read and write."""
+
+    run: Callable[[str], object]
     elements: int
     dtype: torch.dtype
 
@@ -51,75 +84,88 @@ class Row(NamedTuple):
     def bytes(self) -> int:
         return self.elements * self.dtype.itemsize
 
-    def roof(self) -> torch.Tensor:
-        """A tensor whose copy moves as many bytes."""
-        return torch.empty(self.elements // 2, dtype=self.dtype, device=DEVICE).normal_()
+
+def prepare(case: Case, dtype: torch.dtype, backward: bool = False) -> Work:
+    """Random tensors of a layer, and its op on them; the backward pass is that in x (and b), of a graph kept."""
+    options, more = RESAMPLING.get(case.op, ({}, 0))
+    side = case.size // 2 if case.op == "up" else case.size + more  # up-sampled layers come from half their size
+    memory_format = torch.channels_last if case.last else torch.contiguous_format
+    x = torch.randn(1, case.channels, side, side, device=DEVICE).to(dtype).contiguous(memory_format=memory_format)
+    b = torch.randn(case.channels, device=DEVICE).to(dtype)
+    f = setup_filter([1, 3, 3, 1], DEVICE)
+    if case.op == "bias_act":
+        leaves, forward = (x, b), lambda backend: bias_act(x, b, act="lrelu", backend=backend)
+    else:
+        leaves, forward = (x,), lambda backend: upfirdn2d(x, f, **options, backend=backend)
+    out = forward("reference")
+    if not backward:
+        return Work(forward, x.numel() + out.numel(), dtype)
+    for leaf in leaves:
+        leaf.requires_grad_()
+    with torch.enable_grad():
+        outputs = {name: forward(name) for name in ("reference", *BACKENDS) if not refusal(name, "upfirdn2d", DEVICE)}
+    g = torch.randn_like(out)
+    run = lambda backend: torch.autograd.grad(outputs[backend], leaves, g, retain_graph=True)  # noqa: E731
+    reads = 2 if case.op == "bias_act" else 1  # the gradient, and for lrelu the saved output
+    return Work(run, reads * out.numel() + x.numel(), dtype)
 
 
-def _images(channels: int, size: int, last: bool, dtype: torch.dtype) -> torch.Tensor:
-    x = torch.randn(1, channels, size, size, device=DEVICE).to(dtype)
-    return x.contiguous(memory_format=torch.channels_last if last else torch.contiguous_format)
-
-
-def _bias_act(label: str, channels: int, size: int, last: bool, dtype: torch.dtype) -> Row:
-    x, b = _images(channels, size, last, dtype), torch.randn(channels, device=DEVICE).to(dtype)
-    run = lambda backend: bias_act(x, b, act="lrelu", backend=backend)  # noqa: E731
-    return Row(f"bias_act {label}", run, 2 * x.numel(), dtype)
-
-
-def _upfirdn2d(label: str, op: str, channels: int, size: int, last: bool, dtype: torch.dtype) -> Row:
-    options, more = RESAMPLING[op]
-    x, f = _images(channels, size + more, last, dtype), setup_filter([1, 3, 3, 1], DEVICE)
-    run = lambda backend: upfirdn2d(x, f, **options, backend=backend)  # noqa: E731
-    return Row(f"{op} {label}", run, x.numel() + run("reference").numel(), dtype)
-
-
-def rows(dtype: torch.dtype) -> Iterator[tuple[str, Callable[[], Row]]]:
-    """(name, maker) of every row: tensors are made when their turn comes."""
-    for widths, channels in WIDTHS.items():
-        for c, size in zip(channels, RESOLUTIONS, strict=True):
-            for last in (False, True):
-                label = f"{widths} {c}x{size}x{size} {'nhwc' if last else 'nchw'}"
-                arguments = (label, c, size, last, dtype)
-                yield f"bias_act {label}", lambda a=arguments: _bias_act(*a)
-                for op in RESAMPLING:
-                    # An up-sampled layer of this resolution comes from half of it.
-                    a = (label, op, c, size // 2 if op == "up" else size, last, dtype)
-                    yield f"{op} {label}", lambda a=a: _upfirdn2d(*a)
-
-
-def measure(row: Row, backend: str, rounds: int) -> tuple[dict[str, list[float]], dict[str, float]]:
+def measure(work: Work, backend: str, rounds: int) -> tuple[dict[str, list[float]], dict[str, float]]:
     """(seconds of each candidate, figures)."""
-    roof = row.roof()
+    source = torch.empty(work.elements // 2, dtype=work.dtype, device=DEVICE).normal_()
+    target = torch.empty_like(source)
     calls = {
-        "copy": lambda: roof.clone(),
-        "torch": lambda: row.run("reference"),
-        backend: lambda: row.run(backend),
+        "copy": source.clone,
+        "copy_": lambda: target.copy_(source),
+        "torch": lambda: work.run("reference"),
+        backend: lambda: work.run(backend),
     }
     times = paired(calls, rounds)
     seconds = milliseconds(times[backend])[0] / 1e3
     figures = {
-        "MB": row.bytes / 1e6,
-        "GB/s": row.bytes / seconds / 1e9,
+        "MB": work.bytes / 1e6,
+        "GB/s": work.bytes / seconds / 1e9,
         "share of a copy": ratio(times, "copy", backend),
+        "share of a copy_": ratio(times, "copy_", backend),
         "times torch": ratio(times, "torch", backend),
     }
     return times, {name: round(value, 3) for name, value in figures.items()}
 
 
+@contextmanager
+def threads(single: bool) -> Iterator[int]:
+    """Run the block on one thread, or on as many as are set; yields the number."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1 if single else before)
+    try:
+        yield torch.get_num_threads()
+    finally:
+        torch.set_num_threads(before)
+
+
+def _name(mode: tuple[str, torch.dtype, bool]) -> str:
+    phase, dtype, single = mode
+    return f"{phase} {str(dtype).removeprefix('torch.')}" + (" on one thread" if single else "")
+
+
 @pytest.mark.parametrize("backend", BACKENDS)
-@pytest.mark.parametrize("name, make", [pytest.param(name, make, id=name) for name, make in rows(torch.float32)])
-def test_op(benchmark, session, name, make, backend):
+@pytest.mark.parametrize("mode", MODES, ids=_name)
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+def test_op(benchmark, session, case, mode, backend):
+    phase, dtype, single = mode
     if reason := refusal(backend, "upfirdn2d", DEVICE):
         pytest.skip(reason)
-    if session.quick and "32x32" not in name:
+    if session.quick and (case.size > 32 or mode != MODES[0]):
         pytest.skip("--quick: the smallest layers only")
-    row = make()
-    with torch.no_grad():
-        times, figures = measure(row, backend, session.rounds(20))
-        torch.testing.assert_close(row.run(backend), row.run("reference"), rtol=1e-4, atol=1e-4)
-    case = {"layer": name}
-    made = make_row("ops", backend, case, times, DEVICE, dtype=row.dtype, bytes=row.bytes, figures=figures)
+    if single and (DEVICE == "cuda" or torch.get_num_threads() == 1):
+        pytest.skip("nothing but one thread here")
+    with threads(single) as count, torch.no_grad():
+        work = prepare(case, dtype, phase == "backward")
+        times, figures = measure(work, backend, session.rounds(12 if dtype == torch.float32 else 6))
+        tolerance = 1e-4 if dtype == torch.float32 else 0.1  # the reference rounds at each step
+        torch.testing.assert_close(work.run(backend), work.run("reference"), rtol=tolerance, atol=tolerance)
+        about = {"layer": case.name, "pass": phase, "threads": count}
+        made = make_row("ops", backend, about, times, DEVICE, dtype=dtype, bytes=work.bytes, figures=figures)
     session.publish(benchmark, made, times[backend])
 
 
@@ -127,6 +173,7 @@ def main(arguments: list[str] | None = None) -> int:
     """Print the table; milliseconds are medians, ratios medians over paired rounds."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--dtype", default="float32", choices=("float32", "float64", "float16", "bfloat16"))
+    parser.add_argument("--backward", action="store_true", help="the backward pass instead of the forward pass")
     parser.add_argument("--rounds", type=int, default=20)
     parser.add_argument("--backend", default="native", choices=BACKENDS)
     parser.add_argument("--fresh", action="store_true", help="let the allocator return memory to the system")
@@ -136,15 +183,16 @@ def main(arguments: list[str] | None = None) -> int:
     memory = "kept" if kept else "as the system has it"
     print(f"torch {torch.__version__}, {torch.get_num_threads()} threads, memory {memory}")
     print(explain("upfirdn2d", DEVICE, options.dtype))
-    print(f"| layer | MB | copy ms | torch ms | {options.backend} ms | GB/s | of a copy | times torch |")
-    print("|---" * 8 + "|")
+    print(f"| layer | MB | copy ms | copy_ ms | torch ms | {options.backend} ms | GB/s | of a copy | times torch |")
+    print("|---" * 9 + "|")
     torch.set_grad_enabled(False)
-    for name, make in rows(getattr(torch, options.dtype)):
-        if options.only in name:
-            times, figures = measure(make(), options.backend, options.rounds)
+    for case in CASES:
+        if options.only in case.name:
+            work = prepare(case, getattr(torch, options.dtype), options.backward)
+            times, figures = measure(work, options.backend, options.rounds)
             cells = [f"{milliseconds(t)[0]:.3f}" for t in times.values()]
             shown = [f"{figures[k]:.2f}" for k in ("GB/s", "share of a copy", "times torch")]
-            print(f"| {name} | {figures['MB']:.1f} | {' | '.join(cells + shown)} |", flush=True)
+            print(f"| {case.name} | {figures['MB']:.1f} | {' | '.join(cells + shown)} |", flush=True)
     return 0
 
 
