@@ -47,7 +47,7 @@ def usage(cubin: bytes) -> tuple[int, int]:
 def compile_one(job: tuple[int, str, int]) -> tuple[str, int | str, int | None]:
     """(label, registers, stack), or (label, error, None), of one variant of an op's kernels for one architecture."""
     arch, stem, index = job
-    kernel, label, types, constants = variants(stem)[index]
+    kernel, label, types, constants = variants(stem, arch)[index]
     label = f"sm_{arch} {label}"
     try:
         options = {name: value for name, value in constants.items() if name not in kernel.arg_names}
@@ -58,13 +58,15 @@ def compile_one(job: tuple[int, str, int]) -> tuple[str, int | str, int | None]:
         return label, f"{type(error).__name__}: {error}", None
 
 
-def variants(stem: str) -> list[tuple]:
-    return list(import_module(f"cagc_kernels.triton.{stem}").variants())
+def variants(stem: str, arch: int) -> list[tuple]:
+    """What a module has compiled; the tiles of convolutions depend on the architecture."""
+    module = import_module(f"cagc_kernels.triton.{stem}")
+    return list(module.variants(arch) if stem == "variants" else module.variants())
 
 
 def main(arguments: list[str]) -> int:
     archs = [int(a) for a in arguments] or [80, 90]
-    jobs = [(arch, stem, i) for arch in archs for stem in MODULES for i in range(len(variants(stem)))]
+    jobs = [(arch, stem, i) for arch in archs for stem in MODULES for i in range(len(variants(stem, arch)))]
     failed = 0
     with ProcessPoolExecutor(os.cpu_count()) as pool:
         for label, first, stack in pool.map(compile_one, jobs, chunksize=2):

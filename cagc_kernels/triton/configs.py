@@ -28,7 +28,10 @@ PEAK, BANDWIDTH, LAUNCH, PROCESSORS = 798e12, 3.0e12, 1.5e-6, 132
 
 
 class Problem(NamedTuple):
-    """A convolution of ``n`` images: ``modes`` can compute it; ``h`` x ``w`` pixels of x, of the output for PLAIN."""
+    """A convolution of ``n`` images: ``modes`` can compute it; ``h`` x ``w`` pixels of x, of the output for PLAIN.
+
+    ``arch`` is the compute capability, 90 for 9.0; ``gather``: channels of a larger weight, read through indices.
+    """
 
     dtype: str
     n: int
@@ -39,6 +42,7 @@ class Problem(NamedTuple):
     k: int
     modes: tuple[int, ...] = (PLAIN,)
     gather: bool = False
+    arch: int = 90
 
     @property
     def key(self) -> str:
@@ -86,7 +90,7 @@ _WIDTHS = ((256, 0), (128, 32), (128, 0), (64, 16), (64, 0), (32, 16), (32, 0), 
 _NARROW = ((64, 0), (32, 0), (16, 0))
 
 
-def _width(columns: int, widths: Sequence[tuple[int, int]] = _WIDTHS) -> tuple[int, int]:
+def _width(columns: int, widths: Sequence[tuple[int, int]]) -> tuple[int, int]:
     """(bn, bn2) that pads the columns least, where a tile costs as much as 8 columns; of equal ones, the widest."""
 
     def cost(width: tuple[int, int]) -> tuple[int, int]:
@@ -99,9 +103,14 @@ def _width(columns: int, widths: Sequence[tuple[int, int]] = _WIDTHS) -> tuple[i
 def _tile(p: Problem, variant: int, columns: int, count: Callable[[int, int], int]) -> tuple[int, int, int, int]:
     """(bm, bn, bn2, warps): the best tile, or a smaller one where it leaves multiprocessors idle."""
     widths = _WIDTHS if p.dtype in HALF else _WIDTHS[2:] if p.dtype == "tf32" else _NARROW
-    # The phases of a transposed convolution take registers: 256 columns spill.
-    bn, bn2 = _width(columns, widths[1:] if variant == TRANSPOSED and p.dtype in HALF else widths)
-    sizes = [(128, bn, bn2, 8 if bn == 256 or bn + bn2 == 80 else 4), (64, bn, bn2, 4)]
+    # What takes registers spills with the widest tiles: the phases of a transposed convolution, the operands of
+    # mma.sync, weights gathered one by one.
+    most = 128 if p.gather or p.arch < 90 else 160 if variant == TRANSPOSED else 256
+    bn, bn2 = _width(columns, [v for v in widths if sum(v) <= most])
+    sizes = [
+        (128, bn, bn2, 8 if bn == 256 or bn + bn2 == 80 else 4),
+        (64, bn, bn2, 8 if p.arch < 90 and (p.gather or p.ci % 8) else 4),
+    ]
     if bn == 256:
         sizes[1:] = [(128, 128, 0, 4), (64, 128, 0, 4), (64, 64, 0, 4)]
     elif bn + bn2 == 160 or p.dtype == "float32" or p.ci % 8:
@@ -142,7 +151,7 @@ def candidates(p: Problem) -> list[Config]:
         found[base] = None
         columns = 4 * p.co if variant == POLYPHASE else p.co
         for bm in (64, 128):
-            for bn, bn2 in {_width(columns), _width(columns, _NARROW), (128, 0)}:
+            for bn, bn2 in {_width(columns, _WIDTHS), _width(columns, _NARROW), (128, 0)}:
                 found[base._replace(bm=bm, bn=bn, bn2=bn2, warps=8 if bm * bn > 2**14 else 4, split=1)] = None
         for stages in (1, 2, 3, 4):
             found[base._replace(stages=stages)] = None

@@ -55,6 +55,13 @@ def device_name(device: torch.device) -> str | None:
     return torch.cuda.get_device_name(device) if device.type == "cuda" else None
 
 
+def kind(x: torch.Tensor) -> tuple[str, int]:
+    """(dtype as :mod:`.configs` names it, compute capability; of an H100 for the interpreter)."""
+    major, minor = torch.cuda.get_device_capability(x.device) if x.is_cuda else (9, 0)
+    name = "tf32" if precision(x.dtype) == "tf32" else str(x.dtype).removeprefix("torch.")
+    return name, 10 * major + minor
+
+
 def milliseconds(call: Callable[[], object]) -> float:
     """Median time of a call on the GPU, with cold caches."""
     return triton.testing.do_bench(call, warmup=10, rep=40, return_mode="median")

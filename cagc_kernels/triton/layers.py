@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from .configs import PLAIN, POLYPHASE, TRANSPOSED, Problem
+from .configs import POLYPHASE, TRANSPOSED, Problem
 
 WIDTHS = ("full", "p70", "r8")
 
@@ -19,11 +19,11 @@ def channels(size: int, widths: str = "full") -> list[int]:
     return kept if widths == "p70" else [-(-c // 8) * 8 for c in kept]
 
 
-def problems(size: int, widths: str, batch: int, dtype: str) -> Iterator[Problem]:
+def problems(size: int, widths: str, batch: int, dtype: str, arch: int = 90) -> Iterator[Problem]:
     """Every 3 x 3 convolution of a generator, in order."""
     c = channels(size, widths)
-    yield Problem(dtype, batch, 4, 4, c[0], c[0], 3)
+    yield Problem(dtype, batch, 4, 4, c[0], c[0], 3, arch=arch)
     for i, (before, after) in enumerate(zip(c, c[1:], strict=False)):
         resolution = 4 << i
-        yield Problem(dtype, batch, resolution, resolution, before, after, 3, (POLYPHASE, TRANSPOSED))
-        yield Problem(dtype, batch, 2 * resolution, 2 * resolution, after, after, 3, (PLAIN,))
+        yield Problem(dtype, batch, resolution, resolution, before, after, 3, (POLYPHASE, TRANSPOSED), arch=arch)
+        yield Problem(dtype, batch, 2 * resolution, 2 * resolution, after, after, 3, arch=arch)

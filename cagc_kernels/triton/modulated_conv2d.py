@@ -18,8 +18,8 @@ from ..reference.bias_act import ACTIVATIONS
 from ..reference.upfirdn2d import parse_padding
 from . import bias_act as elementwise
 from .configs import POLYPHASE, TRANSPOSED, Config, Problem, choose
-from .launch import Epilogue, device_name, factors, layer, milliseconds, precision
-from .packing import accumulator, energies, filter_peaks, pack, separable
+from .launch import Epilogue, device_name, factors, kind, layer, milliseconds
+from .packing import PackedWeight, accumulator, energies, filter_peaks, pack, separable
 from .upfirdn2d import upfirdn2d
 
 
@@ -53,21 +53,24 @@ def problem(
     """What the choice of a config needs to know about a fused call."""
     n, ci, h, w = x.shape
     co, _, k, _ = weight.shape
-    dtype = "tf32" if precision(x.dtype) == "tf32" else str(x.dtype).removeprefix("torch.")
+    dtype, arch = kind(x)
     if up == 1:
-        return Problem(dtype, n, h + 2 * padding[0] - k + 1, w + 2 * padding[1] - k + 1, ci, co, k)
+        return Problem(dtype, n, h + 2 * padding[0] - k + 1, w + 2 * padding[1] - k + 1, ci, co, k, arch=arch)
     # The factors of a filter are rounded: not for float64.
     separated = x.dtype != torch.float64 and separable(f) is not None
-    return Problem(dtype, n, h, w, ci, co, k, (POLYPHASE, TRANSPOSED) if separated else (POLYPHASE,))
+    return Problem(dtype, n, h, w, ci, co, k, (POLYPHASE, TRANSPOSED) if separated else (POLYPHASE,), arch=arch)
 
 
 def _fused(x, weight, styles, epilogue, up, padding, f, demodulate, flip_weight, modulate) -> torch.Tensor:
-    def run(config: Config) -> torch.Tensor:
-        packed = pack(weight, x.dtype, config.mode, f, demodulate, flip_weight)
-        return layer(x, packed, styles, epilogue, config, padding, modulate)
+    def packed(config: Config) -> PackedWeight:
+        return pack(weight, x.dtype, config.mode, f, demodulate, flip_weight)
 
-    found = problem(x, weight, up, padding, f)
-    return run(choose(found, device_name(x.device), lambda config: milliseconds(lambda: run(config))))
+    def time(config: Config) -> float:
+        arguments = x, packed(config), styles, epilogue, config, padding, modulate
+        return milliseconds(lambda: layer(*arguments))
+
+    config = choose(problem(x, weight, up, padding, f), device_name(x.device), time)
+    return layer(x, packed(config), styles, epilogue, config, padding, modulate)
 
 
 def _filter(x, f, up=1, down=1, padding=0, flip_filter=False, gain=1) -> torch.Tensor:

@@ -13,7 +13,7 @@ from torch.utils.weak import WeakIdKeyDictionary
 
 from .. import layout
 from .configs import PLAIN, TRANSPOSED, Config, Problem, choose
-from .launch import Epilogue, device_name, factors, gemm, milliseconds, precision
+from .launch import Epilogue, device_name, factors, gemm, kind, milliseconds
 from .modulated_conv2d import composed
 from .packing import PackedWeight, energies
 from .upfirdn2d import upfirdn2d
@@ -69,9 +69,9 @@ def sparse_channel_conv2d(
     y = layout.allocate_images(x, height, width, channels=channels)
     y = y.zero_() if scatter else y
     packed = _in_place(weight, in_channels, out_channels, styles is not None and demodulate, flip_weight, up)
-    dtype = "tf32" if precision(x.dtype) == "tf32" else str(x.dtype).removeprefix("torch.")
+    dtype, arch = kind(x)
     grid = (height, width) if up == 1 else x.shape[2:]
-    problem = Problem(dtype, x.shape[0], *grid, *packed.channels, k, (packed.mode,), True)
+    problem = Problem(dtype, x.shape[0], *grid, *packed.channels, k, (packed.mode,), True, arch)
     normalise = styles is not None and x.dtype == torch.float16
     s, scale = (None, None) if styles is None else factors(styles, packed.energy, None, packed.channels[1], normalise)
     blocks = aligned_blocks(in_channels)

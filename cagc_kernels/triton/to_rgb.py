@@ -16,6 +16,9 @@ from .implicit_gemm import INTERPRET
 from .launch import pixels, precision, strides
 from .packing import accumulator, tl_dtype
 
+# Pixels and warps of a program: at most 80 registers in every dtype, so that many programs hide the memory.
+ROWS, WARPS = 64, 8
+
 
 @triton.jit
 def _upsampled(skip, f, p, q, h, w, row_stride, pixel_stride, channels, mask, ACC: tl.constexpr):
@@ -111,19 +114,14 @@ def to_rgb(
     source, xp, x_pixels = pixels(x)
     yp, yc = strides(y)
     with torch.cuda.device_of(x):
-        to_rgb_kernel[triton.cdiv(h * w, rows(x.dtype)), n](
+        to_rgb_kernel[triton.cdiv(h * w, ROWS), n](
             source, weight.reshape(co, ci).contiguous(), styles.contiguous(), bias, skip,
             None if skip is None else resample_filter.contiguous(), y,
             h, w, x_pixels, *((0, 0, 0, 0) if skip is None else skip.stride()),
             CI=ci, CO=co, XP=xp, YP=yp, YC=yc, CLAMP=-1.0 if clamp is None else clamp,
-            PRECISION=precision(x.dtype), ACC=tl_dtype(accumulator(x.dtype)), BM=rows(x.dtype), BK=block(ci),
+            PRECISION=precision(x.dtype), ACC=tl_dtype(accumulator(x.dtype)), BM=ROWS, BK=block(ci), num_warps=WARPS,
         )  # fmt: skip
     return y
-
-
-def rows(dtype: torch.dtype) -> int:
-    """Pixels of one program; 128 of float64 spill."""
-    return 32 if dtype == torch.float64 else 128
 
 
 def block(channels: int) -> int:

@@ -59,11 +59,11 @@ def convolution(p: Problem, config: Config, blocks: bool | None = None, act: str
     return styled_conv2d_kernel, label, types, _whole(styled_conv2d_kernel, types, constants)
 
 
-def layers() -> Iterator[tuple[Problem, Config]]:
+def layers(arch: int) -> Iterator[tuple[Problem, Config]]:
     """The distinct kernels of the 256 px generators that a card would run first, and a few of the other dtypes."""
     seen = set()
     for widths, batch in (("r8", 1), ("full", 32), ("r8", 32), ("full", 1)):
-        for p in problems(256, widths, batch, "float16"):
+        for p in problems(256, widths, batch, "float16", arch):
             config = default(p)
             # How often a reduction is split changes nothing about registers.
             kind = p.ci, p.co, config._replace(split=min(2, config.split))
@@ -77,6 +77,7 @@ def layers() -> Iterator[tuple[Problem, Config]]:
         Problem("tf32", 4, 128, 128, 80, 40, 3, up), Problem("float32", 1, 64, 64, 160, 160, 3),
         Problem("float64", 1, 16, 16, 64, 64, 3), Problem("float64", 1, 16, 16, 39, 20, 3, (POLYPHASE,)),
     ):  # fmt: skip
+        p = p._replace(arch=arch)
         yield p, default(p)
 
 
@@ -95,7 +96,7 @@ def _rgb(code: str, ci: int) -> Variant:
     types |= dict.fromkeys("h w x_pixels skip_n skip_c skip_h skip_w".split(), "i32")
     constants = {
         "CI": ci, "CO": 3, "XP": ci, "YP": 3, "YC": 1, "CLAMP": 256.0, "PRECISION": "ieee", "ACC": _type(wide),
-        "BM": to_rgb.rows(torch.float64 if code == "fp64" else torch.float32), "BK": to_rgb.block(ci),
+        "BM": to_rgb.ROWS, "BK": to_rgb.block(ci), "num_warps": to_rgb.WARPS,
     }  # fmt: skip
     return to_rgb.to_rgb_kernel, f"to_rgb {code} {ci}", types, constants
 
@@ -116,13 +117,13 @@ def _type(code: str) -> tl.dtype:
     return tl.float64 if code == "fp64" else tl.float32
 
 
-def variants() -> Iterator[Variant]:
-    """(kernel, label, argument types, constants with num_warps and num_stages) of every variant."""
-    yield from (convolution(p, config) for p, config in layers())
+def variants(arch: int = 90) -> Iterator[Variant]:
+    """(kernel, label, argument types, constants with num_warps and num_stages) of every variant for an architecture."""
+    yield from (convolution(p, config) for p, config in layers(arch))
     yield convolution(Problem("float32", 1, 8, 8, 24, 24, 1), Config(PLAIN, 32, 32, 0, 32, 4, 2), act="softplus")
     for blocks in (True, False):
         for k, modes in ((3, (PLAIN,)), (3, (TRANSPOSED,)), (1, (PLAIN,))):
-            p = Problem("float16", 1, 64, 64, 160, 160, k, modes, True)
+            p = Problem("float16", 1, 64, 64, 160, 160, k, modes, True, arch)
             yield convolution(p, default(p), blocks)
     for code in ("fp16", "fp32", "fp64"):
         yield _fir(code, 160)

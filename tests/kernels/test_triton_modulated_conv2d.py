@@ -22,7 +22,7 @@ if find_spec("triton") is None:
 if not INTERPRETED and not torch.cuda.is_available():
     pytest.skip("needs TRITON_INTERPRET=1 or a GPU", allow_module_level=True)
 
-from cagc_kernels.triton import configs, modulated_conv2d  # noqa: E402
+from cagc_kernels.triton import modulated_conv2d  # noqa: E402
 from cagc_kernels.triton.configs import PLAIN, POLYPHASE, TRANSPOSED, Config  # noqa: E402
 
 pytestmark = [] if INTERPRETED else [pytest.mark.gpu]
@@ -145,14 +145,3 @@ def test_without_modulation_the_styles_still_demodulate():
     want = modulated_conv2d.styled_conv2d(**a)
     styled = a["x"] * a["styles"][:, :, None, None]
     torch.testing.assert_close(modulated_conv2d.styled_conv2d(**{**a, "x": styled}, modulate=False), want)
-
-
-def test_choice_of_the_variant():
-    """Polyphase for narrow layers, transposed for wide ones."""
-    up = (POLYPHASE, TRANSPOSED)
-    for ci, co, resolution, batch, expected in (
-        (80, 40, 128, 32, POLYPHASE), (77, 39, 128, 1, POLYPHASE), (160, 160, 16, 1, POLYPHASE),
-        (160, 160, 32, 32, TRANSPOSED), (512, 512, 32, 1, TRANSPOSED), (256, 128, 128, 32, TRANSPOSED),
-    ):  # fmt: skip
-        problem = configs.Problem("float16", batch, resolution, resolution, ci, co, 3, up)
-        assert configs.mode(problem) == expected, problem
