@@ -87,7 +87,7 @@ def both(inputs, small_teacher, student, small_images, tmp_path_factory):
 
 
 def assert_same_run(ours: Path, theirs: Path, tolerance: float) -> None:
-    timing = ("time_", "images_per_second")
+    timing = ("time_", "images_per_second", "peak_memory_mb")
     a, b = RunFolder(ours).metrics(), RunFolder(theirs).metrics()
     assert len(a) == len(b) and any("r1" in r for r in a) and any("path" in r for r in a)
     for x, y in zip(a, b):
