@@ -6,6 +6,8 @@ on a GPU on the published 256 px generator (random weights, so that everything i
 
 from __future__ import annotations
 
+from statistics import median
+
 import pytest
 
 from cagc import content
@@ -35,7 +37,7 @@ def test_score(benchmark, session, case, metric):
     parser = content.load("faces" if case == "faces64" else "everything", device=session.device)
     score = lambda: score_channels(generator, metric, parser, samples)  # noqa: E731
     times = paired({metric: score}, session.rounds(3 if CUDA else 1), warmup=int(CUDA), device=session.device)
-    seconds = sorted(times[metric])[len(times[metric]) // 2]
+    seconds = median(times[metric])
     named = {"generator": case, "samples": samples}
     figures = {"seconds": seconds, "samples/s": samples / seconds}
     row = make_row("scores", metric, named, times, session.device, macs=total_macs(generator), figures=figures)

@@ -8,6 +8,7 @@ embedded 64 px faces and of the published 256 px generator (random weights).
 from __future__ import annotations
 
 from collections.abc import Callable
+from statistics import median
 
 import pytest
 import torch
@@ -76,7 +77,7 @@ def test_step(benchmark, session, case, precision, phase):
     batch = 4 if session.quick else CASES[case]
     key = ("training", case, precision)
     times, macs = session.once(key, lambda: measure(session, case, batch, precision))
-    figures = {"student MACs an image": macs, "images/s": batch / sorted(times[phase])[len(times[phase]) // 2]}
+    figures = {"student MACs an image": macs, "images/s": batch / median(times[phase])}
     named = {"generator": case, "batch": batch}
     dtype = getattr(torch, precision)
     row = make_row("training", phase, named, times, session.device, dtype=dtype, figures=figures)

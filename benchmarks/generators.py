@@ -93,15 +93,23 @@ def _compiled(generator: Generator, batch: int) -> Image:
     return torch.compile(_eager(generator, batch, "reference"), dynamic=False)
 
 
-def _exported(generator: Generator, batch: int, folder: str) -> Path:
+_EXPORTS: dict[tuple[int, int], tempfile.TemporaryDirectory] = {}
+
+
+def _exported(generator: Generator, batch: int) -> Path:
+    """ONNX file of ``generator``, which onnxruntime and OpenVINO share; the one before it is removed."""
     if generator.w_avg.device.type != "cpu":
         raise Unavailable("timed on the CPU only")
-    path = Path(folder) / "generator.onnx"
-    try:
-        export_onnx(generator, path, batch)
-    except CagcError as error:
-        raise Unavailable(str(error)) from error
-    return path
+    key = id(generator), batch
+    if key not in _EXPORTS:
+        _EXPORTS.clear()
+        folder = tempfile.TemporaryDirectory()
+        try:
+            export_onnx(generator, Path(folder.name) / "generator.onnx", batch)
+        except CagcError as error:
+            raise Unavailable(str(error)) from error
+        _EXPORTS[key] = folder
+    return Path(_EXPORTS[key].name) / "generator.onnx"
 
 
 def _onnxruntime(generator: Generator, batch: int) -> Image:
@@ -110,9 +118,8 @@ def _onnxruntime(generator: Generator, batch: int) -> Image:
     runtime = importlib.import_module("onnxruntime")
     options = runtime.SessionOptions()
     options.intra_op_num_threads = torch.get_num_threads()
-    with tempfile.TemporaryDirectory() as folder:
-        path = _exported(generator, batch, folder)
-        session = runtime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    path = _exported(generator, batch)
+    session = runtime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
     return lambda z: torch.from_numpy(session.run(None, {"z": z.numpy()})[0])
 
 
@@ -135,8 +142,7 @@ def openvino_model(path: Path) -> Callable[[np.ndarray], np.ndarray]:
 
 
 def _openvino(generator: Generator, batch: int) -> Image:
-    with tempfile.TemporaryDirectory() as folder:
-        model = openvino_model(_exported(generator, batch, folder))
+    model = openvino_model(_exported(generator, batch))
     return lambda z: torch.from_numpy(model(z.numpy()))
 
 
