@@ -148,6 +148,7 @@ def layers(rows: Sequence[Row]) -> str:
             {
                 "name": row["case"]["layer"], "kernel": row["figures"]["kernel"], "macs": row["macs"],
                 "bytes": row["bytes"], "ms": row["ms"]["median"],
+                "multiplications": row["figures"].get("multiplications"),
             }
             for row in group
         ]  # fmt: skip

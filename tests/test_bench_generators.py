@@ -129,6 +129,7 @@ def test_layers_are_held_against_their_roofs(small):
     ]
     assert layers.roof_ms(rows[0], measured) == (20.0, "arithmetic")
     assert layers.roof_ms(rows[1], measured) == (10.0, "memory")
+    assert layers.roof_ms(rows[0] | {"multiplications": 10**9 // 4}, measured) == (5.0, "arithmetic")
     lines = layers.table(rows, measured).splitlines()
     assert "| 80% | arithmetic | 20.00 | 50% | 20.00 |" in lines[2] and "| 50.00 | 100% | | 30.00 | 60% |" in lines[4]
 
