@@ -63,9 +63,8 @@ def widths(rows: Sequence[Row]) -> Any:
 
 def realised(rows: Sequence[Row]) -> Any:
     """Realised share of the MAC cut per resolution and batch, one bar a way of running."""
-    found = [
-        r for r in of(rows, "generators") if r["figures"].get("realised share") and r["case"]["widths"] == WIDTHS[1]
-    ]
+    found = [row for row in of(rows, "generators") if row["figures"].get("realised share")]
+    found = [row for row in found if row["case"]["widths"] == WIDTHS[1] and row["allocator"] == found[0]["allocator"]]
     cases = sorted({(r["case"]["resolution"], r["case"]["batch"], r["dtype"]) for r in found})
     names = sorted({r["implementation"] for r in found}, key=lambda n: (ORDER.index(n) if n in ORDER else 99, n))
     if not cases:
@@ -89,7 +88,7 @@ def realised(rows: Sequence[Row]) -> Any:
     half = {"float32": "", "float16": "\nfp16", "bfloat16": "\nbf16"}
     axes.set_xticks(range(len(cases)), [f"{r} px\nbatch {b}{half.get(d, d)}" for r, b, d in cases])
     axes.set(ylabel="speed-up over full / MAC cut", title="Realised share at 0.3 of every layer")
-    axes.legend(fontsize=8)
+    figure.legend(fontsize=8, loc="outside lower center", ncols=4)
     return figure
 
 
