@@ -49,7 +49,7 @@ def _line(label: str, rows: list[dict[str, Any]]) -> str:
         _mean(rows, "content_l1", 4),
         _mean(rows, "content_psnr", 2, " dB"),
         _mean(rows, "content_perceptual", 4),
-        _mean(rows, "path_length", 0),
+        _mean(rows, "path_length", 1),
     ]
     return f"| {' | '.join(cells)} |"
 
