@@ -44,7 +44,8 @@ def sparse_channel_conv2d(
         y = zeros(N, O, H', W').index_copy(1, out_channels, y)      # with scatter
 
     without the tensor ``w``: the kernels read the full weight through the index vectors, and pack the filters of a few
-    output channels at a time into a panel that stays in the cache. The reference gathers ``w``.
+    output channels at a time into a panel that stays in the cache. The reference gathers ``w``. Below about 16 px the
+    kernels read more weights than they multiply, and a block sliced beforehand is faster (benchmarks/bench_sparse.py).
 
     Args:
         x: [N, I', H, W], the chosen input channels only.
