@@ -27,8 +27,8 @@ MATRIX_OPS = ("sparse_channel_conv2d",)
 # The op stems each backend has kernels for; a file of that name lies in the backend's folder.
 IMPLEMENTS = {
     "reference": OPS,
-    "native": ("bias_act", "sparse_channel_conv2d", "upfirdn2d"),
-    "triton": ("bias_act", "sparse_channel_conv2d", "upfirdn2d"),
+    "native": OPS,
+    "triton": ("bias_act", "upfirdn2d"),
 }
 
 # What the reference computes on every backend, and explain() says.

@@ -53,6 +53,12 @@ def images(x: torch.Tensor) -> torch.Tensor:
     return x if x.stride(3) == 1 else x.contiguous()
 
 
+def packed(x: torch.Tensor) -> tuple[torch.Tensor, bool]:
+    """[N, C, H, W] without gaps and whether it is channels_last: ``x``, or a copy of it."""
+    last = is_channels_last(x)
+    return x.contiguous(memory_format=torch.channels_last if last else torch.contiguous_format), last
+
+
 def empty_images(
     x: torch.Tensor, height: int, width: int, dtype: torch.dtype | None = None, channels: int | None = None
 ) -> torch.Tensor:

@@ -1,6 +1,7 @@
 // The only file that knows Python: integers in (data pointers, sizes, a stream), an exception out.
 // Anything that has pointers can be bound beside it: nothing below this file includes pybind11 or Python.
 #include "cagc/bias_act.h"
+#include "cagc/modulated_conv2d.h"
 #include "cagc/sparse_channel_conv2d.h"
 #include "cagc/synthesis.h"
 #include "cagc/upfirdn2d.h"
@@ -89,6 +90,32 @@ cagc::SparseChannelConv2d sparse_channel_conv2d_params(
   require(p.styles || !demodulate, op, "styles");
   require(p.factors || !demodulate, op, "factors");
   require(p.out, op, "out");
+  return p;
+}
+
+cagc::Epilogue epilogue_params(Pointer x, Pointer g, Pointer f, Pointer d, Pointer noise, Pointer b, Pointer s,
+                               Pointer out, Pointer sums, Pointer dnoise, int64_t n, int64_t c, int64_t in_h,
+                               int64_t in_w, int64_t out_h, int64_t out_w, int64_t pad_x, int64_t pad_y,
+                               int64_t noise_step, int64_t chunk, bool channels_last, double alpha, double gain,
+                               double clamp, int act, int dtype) {
+  if (act < 0 || !cagc::piecewise_linear(static_cast<cagc::Act>(act)))
+    throw std::invalid_argument("modulated_conv2d: act code is not one of linear, relu, lrelu");
+  if (dtype < 0 || dtype > 3) throw std::invalid_argument("modulated_conv2d: unknown dtype code");
+  for (int64_t size : {n, c, in_h, in_w, out_h, out_w})
+    if (size < 0) throw std::invalid_argument("modulated_conv2d: a negative size");
+  if (!f && (in_h != out_h || in_w != out_w)) throw std::invalid_argument("modulated_conv2d: sizes differ without f");
+  if (chunk < 1) throw std::invalid_argument("modulated_conv2d: chunk is below 1");
+  if (f && g) throw std::invalid_argument("modulated_conv2d: no gradient through f");
+  const auto writable = [](Pointer p) { return reinterpret_cast<void *>(p); };
+  const cagc::Epilogue p{in(x), in(g), in(f), in(d), in(noise), in(b), in(s), writable(out), writable(sums),
+                         writable(dnoise), n, c, in_h, in_w, out_h, out_w, pad_x, pad_y, noise_step, chunk,
+                         channels_last, alpha, gain, clamp, static_cast<cagc::Act>(act),
+                         static_cast<cagc::DType>(dtype)};
+  if (n * c * out_h * out_w == 0) return p;
+  require(p.out, "modulated_conv2d", "out");
+  require(p.x || in_h * in_w == 0, "modulated_conv2d", "x");
+  require(!p.g || p.sums, "modulated_conv2d", "sums");
+  require(!p.g || p.dnoise, "modulated_conv2d", "dnoise");
   return p;
 }
 
@@ -190,6 +217,7 @@ PYBIND11_MODULE(_C, m) {
   m.doc() = "Compiled kernels on raw pointers. Call them through cagc_kernels.native.";
   m.def("bias_act_cpu", bind<int>(bias_act_params, on_cpu(cagc::bias_act_cpu)));
   m.def("sparse_channel_conv2d_cpu", bind<int>(sparse_channel_conv2d_params, on_cpu(cagc::sparse_channel_conv2d_cpu)));
+  m.def("modulated_conv2d_cpu", bind<int>(epilogue_params, on_cpu(cagc::modulated_conv2d_cpu)));
   m.def("upfirdn2d_cpu", bind<int>(upfirdn2d_params, on_cpu(cagc::upfirdn2d_cpu)));
   bind_synthesis(m);
 #ifdef CAGC_CUDA_ARCHS
@@ -197,6 +225,7 @@ PYBIND11_MODULE(_C, m) {
   m.def("bias_act_cuda", bind<Pointer>(bias_act_params, on_cuda(cagc::bias_act_cuda)));
   m.def("sparse_channel_conv2d_cuda",
         bind<Pointer>(sparse_channel_conv2d_params, on_cuda(cagc::sparse_channel_conv2d_cuda)));
+  m.def("modulated_conv2d_cuda", bind<Pointer>(epilogue_params, on_cuda(cagc::modulated_conv2d_cuda)));
   m.def("upfirdn2d_cuda", bind<Pointer>(upfirdn2d_params, on_cuda(cagc::upfirdn2d_cuda)));
 #else
   m.attr("cuda_archs") = py::none();

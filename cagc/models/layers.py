@@ -38,6 +38,15 @@ def wide(x: torch.Tensor) -> torch.Tensor:
     return x.float() if torch.is_autocast_enabled(x.device.type) and x.dtype != torch.float64 else x
 
 
+def bounded(styles: torch.Tensor) -> torch.Tensor:
+    """``styles`` [N, I] of a demodulated layer; in float16 scaled to 1, which demodulation takes out again."""
+    kind = styles.device.type
+    dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else styles.dtype
+    if dtype != torch.float16:
+        return styles
+    return styles / styles.detach().abs().amax(dim=1, keepdim=True).clamp_min(torch.finfo(styles.dtype).tiny)
+
+
 class FullyConnected(nn.Module):
     """Linear layer with equalised learning rate: x [N, in] → [N, out], under autocast too in its own dtype."""
 

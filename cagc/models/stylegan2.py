@@ -18,7 +18,7 @@ from cagc_kernels import bias_act, modulated_conv2d, setup_filter, styled_conv2d
 from cagc_kernels.profiling import layer_range
 
 from ..channels import ChannelAxis, ChannelGroup
-from .layers import FullyConnected, check_clamp, wide
+from .layers import FullyConnected, bounded, check_clamp, wide
 
 Noise = str | Sequence[torch.Tensor]
 
@@ -130,16 +130,30 @@ class SynthesisLayer(nn.Module):
         self.register_buffer("noise_const", torch.randn(resolution, resolution))
         self.register_buffer("resample_filter", setup_filter(config.resample_filter), persistent=False)
 
-    def forward(self, x: torch.Tensor, w: torch.Tensor, noise: str | torch.Tensor) -> torch.Tensor:
+    def styles(self, w: torch.Tensor) -> torch.Tensor:
+        """[N, I]; with the gain of the weight, which demodulation takes out of both alike."""
+        return self.affine(w) * self.weight_gain
+
+    def forward(
+        self,
+        x: torch.Tensor,
+        styles: torch.Tensor,
+        noise: str | torch.Tensor,
+        modulate: bool = True,
+        next_styles: torch.Tensor | None = None,
+    ) -> torch.Tensor:
+        """See :func:`cagc_kernels.styled_conv2d` for ``modulate`` and ``next_styles``."""
         return styled_conv2d(
             x,
-            self.weight * self.weight_gain,
-            self.affine(w),
+            self.weight,
+            styles,
             self.bias,
             noise=self._noise(x.shape[0], noise),
             up=self.up,
             resample_filter=self.resample_filter if self.up > 1 else None,
             clamp=self.clamp,
+            next_styles=next_styles,
+            modulate=modulate,
         )
 
     def _noise(self, batch: int, noise: str | torch.Tensor) -> torch.Tensor | None:
@@ -220,16 +234,22 @@ class SynthesisNetwork(nn.Module):
         rgb, rgbs, index, x = None, [], 0, None
         for resolution in self.resolutions:
             block = getattr(self, f"b{resolution}")
+            fused = resolution > 4 and features is None  # conv1 alone reads what conv0 writes
             if resolution == 4:
                 x = block.const.expand(ws.shape[0], -1, -1, -1)
+                styles = block.conv1.styles(ws[:, index])
                 _record(features, "b4.const", x)
             else:
+                styles = block.conv1.styles(ws[:, index + 1])
                 with layer_range(f"synthesis.b{resolution}.conv0"):
-                    x = block.conv0(x, ws[:, index], noises[index])
+                    if fused:
+                        styles = bounded(styles)
+                    following = styles if fused else None
+                    x = block.conv0(x, block.conv0.styles(ws[:, index]), noises[index], next_styles=following)
                 _record(features, f"b{resolution}.conv0", x)
                 index += 1
             with layer_range(f"synthesis.b{resolution}.conv1"):
-                x = block.conv1(x, ws[:, index], noises[index])
+                x = block.conv1(x, styles, noises[index], modulate=not fused)
             _record(features, f"b{resolution}.conv1", x)
             index += 1
             with layer_range(f"synthesis.b{resolution}.to_rgb"):

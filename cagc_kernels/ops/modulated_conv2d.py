@@ -1,4 +1,4 @@
-"""Modulated convolution and the generator layer built on it."""
+"""Modulated convolution and the generator layer built on it: arguments, checks, choice of backend."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from ..reference import modulated_conv2d as reference
 from ..reference.bias_act import ACTIVATIONS
 from ..reference.upfirdn2d import parse_padding
 from . import checks
-from .bias_act import bias_act
+from .composed import composed
 from .dispatch import choose, outside_autocast
-from .upfirdn2d import check_filter, upfirdn2d
+from .upfirdn2d import check_filter
 
 
 def modulated_conv2d(
@@ -71,14 +71,14 @@ def _modulated_conv2d(
     x, weight, styles, noise, up, down, padding, resample_filter, demodulate, flip_weight, backend
 ) -> torch.Tensor:
     _check(x, weight, styles, noise, up, down, padding, resample_filter)
-    choose("modulated_conv2d", backend, x)
-    conv = (resample_filter, up, down, padding, flip_weight, _resample(backend))
-    return reference.convolve(x, weight, styles, noise, demodulate, True, *conv).to(x.dtype)
-
-
-def _resample(backend: str | None):
-    """What filters around the convolution: the best kernel there is, or plain PyTorch where that was asked for."""
-    return reference.upfirdn2d if backend else upfirdn2d
+    chosen = choose("modulated_conv2d", backend, x)
+    conv = (resample_filter, up, down, padding, flip_weight)
+    if chosen == "reference":
+        return reference.modulated_conv2d(
+            x, weight, styles, noise, up, down, padding, resample_filter, demodulate, flip_weight
+        )
+    identity = (None, None, "linear", None, None, None)
+    return composed(x, weight, styles, noise, demodulate, True, conv, identity, chosen)
 
 
 def _check(x, weight, styles, noise, up, down, padding, resample_filter) -> None:
@@ -178,10 +178,14 @@ def _styled_conv2d(
 ) -> torch.Tensor:  # fmt: skip
     _check_styled(x, weight, styles, bias, noise, up, resample_filter, act, alpha, gain, clamp, next_styles)
     chosen = choose("modulated_conv2d", backend, x)
-    conv = (resample_filter, up, 1, weight.shape[-1] // 2, up == 1, _resample(backend))
-    y = reference.convolve(x, weight, styles, noise, demodulate, modulate, *conv)
-    y = bias_act(y, bias.to(y.dtype), 1, act, alpha, gain, clamp, backend=backend and chosen)
-    return (y if next_styles is None else y * next_styles[:, :, None, None]).to(x.dtype)
+    if chosen == "reference":
+        return reference.styled_conv2d(
+            x, weight, styles, bias, noise, up, resample_filter, demodulate, act, alpha, gain, clamp, next_styles,
+            modulate,
+        )  # fmt: skip
+    conv = (resample_filter, up, 1, weight.shape[-1] // 2, up == 1)
+    finish = (bias, next_styles, act, alpha, gain, clamp)
+    return composed(x, weight, styles, noise, demodulate, modulate, conv, finish, chosen)
 
 
 def _check_styled(x, weight, styles, bias, noise, up, resample_filter, act, alpha, gain, clamp, next_styles) -> None:

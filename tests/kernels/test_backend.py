@@ -31,19 +31,23 @@ def test_unknown_name_lists_the_valid_ones():
             call()
 
 
-def without_native_kernel() -> tuple[torch.Tensor, ...]:
-    x, weight, styles = torch.ones(1, 2, 4, 4), torch.ones(3, 2, 1, 1), torch.ones(1, 2)
-    return x, weight, styles
+@pytest.fixture
+def no_native_convolution(monkeypatch):
+    monkeypatch.setitem(backend.IMPLEMENTS, "native", ("bias_act", "upfirdn2d"))
+    monkeypatch.setitem(backend.IMPLEMENTS, "triton", ("bias_act", "upfirdn2d"))
+    backend.select.cache_clear()
+    yield torch.ones(1, 2, 4, 4), torch.ones(3, 2, 1, 1), torch.ones(1, 2)
+    backend.select.cache_clear()
 
 
-def test_a_named_backend_binds():
+def test_a_named_backend_binds(no_native_convolution):
     with pytest.raises(ValueError, match="'native' does not take modulated_conv2d .*no modulated_conv2d kernel"):
-        modulated_conv2d(*without_native_kernel(), backend="native")
+        modulated_conv2d(*no_native_convolution, backend="native")
 
 
-def test_a_preferred_backend_is_passed_over_and_said_to_be():
+def test_a_preferred_backend_is_passed_over_and_said_to_be(no_native_convolution):
     with use_backend("native"):
-        assert modulated_conv2d(*without_native_kernel(), demodulate=False).eq(2).all()
+        assert modulated_conv2d(*no_native_convolution, demodulate=False).eq(2).all()
         text = explain("modulated_conv2d")
     assert "preferred: native" in text and "native     skipped: no modulated_conv2d kernel" in text
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from cagc_kernels import modulated_conv2d
+from cagc_kernels import backend, modulated_conv2d
 
 from .vectors import cases
 
@@ -19,13 +19,21 @@ def close(name, got, want, tolerance):
 
 
 @pytest.mark.parametrize("dtype", TOLERANCE, ids=str)
+@pytest.mark.parametrize("name", backend.BACKENDS)
 @cases("4", "modulated_conv2d")
-def test_modulated_conv2d(case, dtype):
+def test_modulated_conv2d(case, name, dtype):
+    if reason := backend.refusal(name, "modulated_conv2d", dtype=str(dtype).removeprefix("torch.")):
+        pytest.skip(reason)
+    check_case(case, name, dtype)
+
+
+def check_case(case, name, dtype):
+    """Backend ``name`` agrees with the peer in ``dtype``: the value, first and second gradients."""
     leaves = {key: case[key].to(dtype).requires_grad_() for key in ("x", "w", "styles", "noise", "dy") if key in case}
     f = case["f"] if "f" in case else None
     y = modulated_conv2d(
         leaves["x"], leaves["w"], leaves["styles"], leaves.get("noise"),
-        resample_filter=f, **{key: case.options[key] for key in OPTIONS},
+        resample_filter=f, **{key: case.options[key] for key in OPTIONS}, backend=name,
     )  # fmt: skip
     close("y", y, case.f64("y"), TOLERANCE[dtype])
 
