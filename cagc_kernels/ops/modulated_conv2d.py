@@ -13,6 +13,7 @@ from ..reference.upfirdn2d import parse_padding
 from . import checks
 from .composed import composed
 from .dispatch import choose, outside_autocast
+from .single_kernel import single_kernel
 from .upfirdn2d import check_filter
 
 
@@ -78,7 +79,8 @@ def _modulated_conv2d(
             x, weight, styles, noise, up, down, padding, resample_filter, demodulate, flip_weight
         )
     identity = (None, None, "linear", None, None, None)
-    return composed(x, weight, styles, noise, demodulate, True, conv, identity, chosen)
+    run = single_kernel if chosen == "triton" else composed
+    return run(x, weight, styles, noise, demodulate, True, conv, identity, chosen)
 
 
 def _check(x, weight, styles, noise, up, down, padding, resample_filter) -> None:
@@ -185,7 +187,8 @@ def _styled_conv2d(
         )  # fmt: skip
     conv = (resample_filter, up, 1, weight.shape[-1] // 2, up == 1)
     finish = (bias, next_styles, act, alpha, gain, clamp)
-    return composed(x, weight, styles, noise, demodulate, modulate, conv, finish, chosen)
+    run = single_kernel if chosen == "triton" else composed
+    return run(x, weight, styles, noise, demodulate, modulate, conv, finish, chosen)
 
 
 def _check_styled(x, weight, styles, bias, noise, up, resample_filter, act, alpha, gain, clamp, next_styles) -> None:

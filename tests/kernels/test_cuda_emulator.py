@@ -14,9 +14,11 @@ from cagc_kernels.reference.bias_act import ACTIVATIONS
 
 from ..csrc import emulated as emulator
 from ..csrc.emulated import emulated
+from ..peers import test_modulated_conv2d as peers_modulated_conv2d
 from ..peers import test_rosinality_ops
 from ..peers.test_bias_act import TOLERANCE, check_case
 from ..peers.vectors import cases
+from . import test_epilogue
 from .test_bias_act import gradients, oracle, tensors
 from .tolerances import TOLERANCES, assert_close
 
@@ -198,3 +200,26 @@ def test_peers_upfirdn2d(case, dtype):
 def test_peers_rosinality(case, dtype):
     with emulated("upfirdn2d", seed=5), emulated("bias_act", seed=5):
         test_rosinality_ops.test_rosinality(case, dtype)
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+@pytest.mark.parametrize("dtype", TOLERANCES, ids=str)
+@pytest.mark.parametrize("filtered", (False, True), ids=("plain", "filtered"))
+def test_modulated_conv2d(filtered, dtype, seed):
+    with emulated("modulated_conv2d", seed) as module:
+        test_epilogue.test_value_and_gradients(("native", "cpu"), filtered, "lrelu", 1.5, dtype)
+    assert module.launches >= (1 if dtype in (torch.float16, torch.bfloat16) else 3)
+
+
+@pytest.mark.parametrize("width", (1, 8, 37))
+@pytest.mark.parametrize("layout", test_epilogue.LAYOUTS)
+def test_modulated_conv2d_layouts_and_widths(layout, width):
+    for filtered in (False, True):
+        with emulated("modulated_conv2d", seed=1):
+            test_epilogue.test_layouts_and_odd_widths(("native", "cpu"), filtered, layout, width)
+
+
+@cases("4", "modulated_conv2d")
+def test_peers_modulated_conv2d(case):
+    with emulated("modulated_conv2d", seed=6), emulated("upfirdn2d", seed=6):
+        peers_modulated_conv2d.check_case(case, "native", torch.float32)
