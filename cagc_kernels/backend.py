@@ -28,13 +28,16 @@ MATRIX_OPS = ("sparse_channel_conv2d",)
 IMPLEMENTS = {
     "reference": OPS,
     "native": OPS,
-    "triton": ("bias_act", "upfirdn2d"),
+    "triton": OPS,
 }
 
-# What the reference computes on every backend, and explain() says.
-EXCEPTIONS = {
-    "bias_act": "gain <= 0, or lrelu with alpha < 0: the slope could not be read off the output",
-    "upfirdn2d": "a filter that requires a gradient",
+# Where what runs is not the taken backend's kernel alone; explain() says it.
+NOTES = {
+    "bias_act": "the reference computes gain <= 0, or lrelu with alpha < 0: the slope could not be read off the output",
+    "upfirdn2d": "the reference computes a filter that requires a gradient",
+    "modulated_conv2d": "native is PyTorch's convolution between kernels of ours, one for all that follows it (several"
+    " for smooth activations, up-sampling but by 2 with 4 x 4 taps, noise per channel); triton's backward pass is the"
+    " reference's formula",
 }
 
 _DTYPES = {
@@ -143,6 +146,6 @@ def explain(op: str, device: str = "cpu", dtype: object = "float32") -> str:
     for name in order(op, device):
         reason = refusal(name, op, device, dtype) or f"{taken} comes first"
         lines.append(f"  {name:<10} " + ("taken" if name == taken else f"skipped: {reason}"))
-    if op in EXCEPTIONS and taken != "reference":
-        lines.append(f"  the reference computes {EXCEPTIONS[op]}")
+    if op in NOTES and taken != "reference":
+        lines.append(f"  {NOTES[op]}")
     return "\n".join(lines)

@@ -137,23 +137,23 @@ class SynthesisLayer(nn.Module):
     def forward(
         self,
         x: torch.Tensor,
-        styles: torch.Tensor,
+        w: torch.Tensor,
         noise: str | torch.Tensor,
-        modulate: bool = True,
+        styles: torch.Tensor | None = None,
         next_styles: torch.Tensor | None = None,
     ) -> torch.Tensor:
-        """See :func:`cagc_kernels.styled_conv2d` for ``modulate`` and ``next_styles``."""
+        """``styles`` [N, I]: those that ``x`` carries already, as the ``next_styles`` [N, O] of the layer before."""
         return styled_conv2d(
             x,
             self.weight,
-            styles,
+            self.styles(w) if styles is None else styles,
             self.bias,
             noise=self._noise(x.shape[0], noise),
             up=self.up,
             resample_filter=self.resample_filter if self.up > 1 else None,
             clamp=self.clamp,
             next_styles=next_styles,
-            modulate=modulate,
+            modulate=styles is None,
         )
 
     def _noise(self, batch: int, noise: str | torch.Tensor) -> torch.Tensor | None:
@@ -234,22 +234,21 @@ class SynthesisNetwork(nn.Module):
         rgb, rgbs, index, x = None, [], 0, None
         for resolution in self.resolutions:
             block = getattr(self, f"b{resolution}")
-            fused = resolution > 4 and features is None  # conv1 alone reads what conv0 writes
+            conv0_options, conv1_options = {}, {}
             if resolution == 4:
                 x = block.const.expand(ws.shape[0], -1, -1, -1)
-                styles = block.conv1.styles(ws[:, index])
                 _record(features, "b4.const", x)
             else:
-                styles = block.conv1.styles(ws[:, index + 1])
+                if features is None and isinstance(block, SynthesisBlock):
+                    # conv1 alone reads what conv0 writes: its modulation joins conv0's last pass over memory.
+                    styles = bounded(block.conv1.styles(ws[:, index + 1]))
+                    conv0_options, conv1_options = {"next_styles": styles}, {"styles": styles}
                 with layer_range(f"synthesis.b{resolution}.conv0"):
-                    if fused:
-                        styles = bounded(styles)
-                    following = styles if fused else None
-                    x = block.conv0(x, block.conv0.styles(ws[:, index]), noises[index], next_styles=following)
+                    x = block.conv0(x, ws[:, index], noises[index], **conv0_options)
                 _record(features, f"b{resolution}.conv0", x)
                 index += 1
             with layer_range(f"synthesis.b{resolution}.conv1"):
-                x = block.conv1(x, styles, noises[index], modulate=not fused)
+                x = block.conv1(x, ws[:, index], noises[index], **conv1_options)
             _record(features, f"b{resolution}.conv1", x)
             index += 1
             with layer_range(f"synthesis.b{resolution}.to_rgb"):

@@ -73,6 +73,7 @@ def test_explain_names_the_taken_and_the_reasons():
 def test_explain_tells_what_the_reference_computes():
     assert "the reference computes gain <= 0, or lrelu with alpha < 0" in explain("bias_act")
     assert "the reference computes a filter that requires a gradient" in explain("upfirdn2d")
+    assert "native is PyTorch's convolution between kernels of ours" in explain("modulated_conv2d")
 
 
 def test_explain_knows_its_ops():

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from cagc.distill.regularizers import path_length_penalty, r1_penalty
+from cagc.distill.regularizers import path_length_penalty, path_lengths, r1_penalty
 from cagc.models import Discriminator, Generator
 from cagc.models.discriminator import DiscriminatorConfig
 from cagc.models.layers import with_conv_clamp
@@ -91,7 +91,8 @@ def test_training_losses_under_autocast(dtype):
         with torch.autocast("cpu", dtype=dtype, enabled=kind != torch.float32):
             ws = g.ws(z)
             image = g.synthesis(ws, "const")
-            path, _, lengths = path_length_penalty(image, ws, 0.0, 0.01, noise)
+            lengths = path_lengths(image, ws, noise)
+            path, _ = path_length_penalty(lengths, 0.0, 0.01)
             real = image.detach().requires_grad_()
             logits = d(real)
             r1 = r1_penalty(logits, real)
