@@ -18,8 +18,16 @@ def _select(*facts: object) -> str:
 
 
 def choose(op: str, backend: str | None, x: torch.Tensor) -> str:
-    """The backend that ``op`` takes for ``x``. Raises ValueError if ``backend`` is unknown or refuses."""
-    return _select(op, backend, _backend.preferred(), x.device.type, x.dtype)
+    """The backend that ``op`` takes for ``x``; within forward-mode differentiation the reference, which alone has it.
+
+    Raises ValueError if ``backend`` is unknown or refuses, or is another than the reference in forward mode.
+    """
+    chosen = _select(op, backend, _backend.preferred(), x.device.type, x.dtype)
+    if chosen == "reference" or torch.compiler.is_compiling() or forward_ad._current_level < 0:
+        return chosen
+    if backend is not None:
+        raise ValueError(f"backend: {backend!r} has no forward-mode derivative of {op}; expected 'reference'")
+    return "reference"
 
 
 def autocast_dtype(x: object) -> torch.dtype | None:

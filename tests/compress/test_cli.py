@@ -83,7 +83,7 @@ def test_compress_refuses_a_folder_in_use(compressed, small_teacher, small_image
         (("--content", "absent"), "absent"),
         (("--classes", "nose"), "has none"),
         (("--macs", "1e-9"), "reach"),
-        (("--macs", "0.5", "--keep", "0.5"), "one of --macs and --keep"),
+        (("--macs", "0.5", "--keep", "0.5"), "one of --macs, --keep and --latency-ms"),
         (("--keep", "1.5"), "keep"),
         (("--metric", "best"), "content-aware"),
         (("--baseline", "worst"), "l1-out"),

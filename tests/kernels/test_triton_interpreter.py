@@ -32,7 +32,7 @@ TESTS = {
     "peers/test_upfirdn2d.py": ("triton and float32",),
     "kernels/test_triton_modulated_conv2d.py": ("test_",),
     "kernels/test_triton_sparse_channel_conv2d.py": ("test_",),
-    "peers/test_triton_modulated_conv2d.py": ("test_",),
+    "peers/test_modulated_conv2d.py": ("triton and float32",),
 }
 
 
