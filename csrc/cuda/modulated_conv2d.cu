@@ -44,7 +44,8 @@ __device__ __forceinline__ Pack<T, VEC> finish(const Epilogue &p, const Epilogue
 }
 
 template <class T, int VEC, bool LAST>
-__global__ void __launch_bounds__(kThreads, 4) value_kernel(Epilogue p, EpilogueScalars<acc_t<T>> k, int64_t packs) {
+__global__ void __launch_bounds__(kThreads, 4)
+    value_kernel(Epilogue p, EpilogueScalars<acc_t<T>> k, int64_t packs) {
   using A = acc_t<T>;
   const int64_t pixels = p.out_h * p.out_w, stride = int64_t(gridDim.x) * kThreads;
   for (int64_t i = int64_t(blockIdx.x) * kThreads + threadIdx.x; i < packs; i += stride) {
@@ -62,7 +63,8 @@ __global__ void __launch_bounds__(kThreads, 4) value_kernel(Epilogue p, Epilogue
 
 // Values of a row are pixels of a plane, or pixels and channels in one count; `inner` lie between pixels.
 template <class T, int VEC, bool LAST>
-__global__ void __launch_bounds__(kThreads, 2) filtered_kernel(Epilogue p, EpilogueScalars<acc_t<T>> k, int64_t columns) {
+__global__ void __launch_bounds__(kThreads, 2)
+    filtered_kernel(Epilogue p, EpilogueScalars<acc_t<T>> k, int64_t columns) {
   using A = acc_t<T>;
   __shared__ A f[16];
   if (threadIdx.x < 16) f[threadIdx.x] = static_cast<const A *>(p.f)[threadIdx.x];
