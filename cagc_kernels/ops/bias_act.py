@@ -2,8 +2,7 @@
 
 ``cagc::bias_act`` and its gradient ``cagc::bias_act_slope`` are registered with fake kernels and autograd, on the
 gradient too, so that R1 and path-length penalties work and ``torch.compile`` sees one node. Of the gradient's
-gradient, ``cagc::bias_act_curvature``, further derivatives are those of the reference formula. Eager calls on plain
-tensors go around the dispatcher, through the same functions in an ``autograd.Function``.
+gradient, ``cagc::bias_act_curvature``, further derivatives are those of the reference formula.
 """
 
 from __future__ import annotations
@@ -17,7 +16,8 @@ from ..layout import dense
 from ..reference import bias_act as reference
 from ..reference.bias_act import ACTIVATIONS
 from . import checks
-from .dispatch import autocast_dtype, choose, is_plain
+from .dispatch import autocast_dtype, choose
+from .registration import register
 
 _PIECEWISE_LINEAR = ("linear", "relu", "lrelu")
 
@@ -189,68 +189,20 @@ def _backward_curvature(ctx, k):
     return *(next(found) if needed else None for needed in ctx.needs_input_grad[:4]), *[None] * 6
 
 
-class _Value(torch.autograd.Function):
-    forward = staticmethod(_run_value)
-    setup_context = staticmethod(_save_value)
-    backward = staticmethod(_backward_value)
-
-
-class _Slope(torch.autograd.Function):
-    forward = staticmethod(_run_slope)
-    setup_context = staticmethod(_save_slope)
-    backward = staticmethod(_backward_slope)
-
-
-class _Curvature(torch.autograd.Function):
-    forward = staticmethod(_run_curvature)
-    setup_context = staticmethod(_save_curvature)
-    backward = staticmethod(_backward_curvature)
-
-
-_OPTIONS = "int dim, str act, float alpha, float gain, float clamp, str backend"
-_library = torch.library.Library("cagc", "FRAGMENT")
-
-
 def _fake(lead: torch.Tensor) -> torch.Tensor:
     return torch.empty_like(dense(lead))
 
 
-def _register(name: str, tensors: str, run, fake, save, backward):
-    _library.define(f"{name}({tensors}, {_OPTIONS}) -> Tensor", tags=(torch.Tag.pt2_compliant_tag,))
-    for key in ("CPU", "CUDA"):
-        _library.impl(name, run, key)
-    torch.library.register_fake(f"cagc::{name}", fake, lib=_library)
-    torch.library.register_autograd(f"cagc::{name}", backward, setup_context=save, lib=_library)
-    return getattr(torch.ops.cagc, name).default
-
-
-_value_op = _register(
-    "bias_act", "Tensor x, Tensor? b", _run_value, lambda x, *_: _fake(x), _save_value, _backward_value
-)
-_slope_op = _register(
-    "bias_act_slope", "Tensor g, Tensor? x, Tensor? b, Tensor? y", _run_slope,
-    lambda g, *_: _fake(g), _save_slope, _backward_slope,
+_OPTIONS = "int dim, str act, float alpha, float gain, float clamp, str backend"
+_value = register(
+    f"bias_act(Tensor x, Tensor? b, {_OPTIONS}) -> Tensor",
+    _run_value, lambda x, *_: _fake(x), _save_value, _backward_value,
 )  # fmt: skip
-_curvature_op = _register(
-    "bias_act_curvature", "Tensor h, Tensor g, Tensor x, Tensor? b", _run_curvature,
-    lambda h, g, x, *_: _fake(x), _save_curvature, _backward_curvature,
+_slope = register(
+    f"bias_act_slope(Tensor g, Tensor? x, Tensor? b, Tensor? y, {_OPTIONS}) -> Tensor",
+    _run_slope, lambda g, *_: _fake(g), _save_slope, _backward_slope,
 )  # fmt: skip
-
-
-def _entry(function, run, op):
-    """The eager road for plain tensors, the dispatcher's for all others."""
-
-    def call(*arguments):
-        tensors = [t for t in arguments[:-6] if t is not None]
-        if not is_plain(tensors):
-            return op(*arguments)
-        if torch.is_grad_enabled() and any(t.requires_grad for t in tensors):
-            return function.apply(*arguments)
-        return run(*arguments)
-
-    return call
-
-
-_value = _entry(_Value, _run_value, _value_op)
-_slope = _entry(_Slope, _run_slope, _slope_op)
-_curvature = _entry(_Curvature, _run_curvature, _curvature_op)
+_curvature = register(
+    f"bias_act_curvature(Tensor h, Tensor g, Tensor x, Tensor? b, {_OPTIONS}) -> Tensor",
+    _run_curvature, lambda h, g, x, *_: _fake(x), _save_curvature, _backward_curvature,
+)  # fmt: skip

@@ -16,7 +16,7 @@ import torch
 from .. import layout, profiling
 from ..reference.bias_act import ACTIVATIONS
 from ..reference.modulated_conv2d import HALF
-from .dispatch import is_plain
+from .registration import register
 from .upfirdn2d import _call as upfirdn2d
 
 # Arguments of every function here, in this order: tensors, then padding and size (of the value only), then
@@ -30,6 +30,11 @@ def _kernels(backend: str):
 def _run_value(*arguments):
     *rest, backend = arguments
     return _kernels(backend).epilogue(*rest)
+
+
+def _run_in_place(*arguments):
+    *rest, backend = arguments
+    return _kernels(backend).epilogue(*rest, inplace=True)
 
 
 def _run_gradient(*arguments):
@@ -113,51 +118,17 @@ def _backward_gradient(ctx, hx, hd, hnoise, hb, hs):
     return dg.to(dtype), dx.to(dtype), dd, dnoise, db, ds, *[None] * 5
 
 
-class _Value(torch.autograd.Function):
-    forward = staticmethod(_run_value)
-    setup_context = staticmethod(_save_value)
-    backward = staticmethod(_backward_value)
-
-
-class _Gradient(torch.autograd.Function):
-    forward = staticmethod(_run_gradient)
-    setup_context = staticmethod(_save_gradient)
-    backward = staticmethod(_backward_gradient)
-
-
 _SMALL = "Tensor? d, Tensor? noise, Tensor? b, Tensor? s"
 _OPTIONS = "str act, float alpha, float gain, float clamp, str backend"
-_library = torch.library.Library("cagc", "FRAGMENT")
-
-
-def _register(name: str, schema: str, run, fake, save, backward):
-    _library.define(f"{name}{schema}", tags=(torch.Tag.pt2_compliant_tag,))
-    for key in ("CPU", "CUDA"):
-        _library.impl(name, run, key)
-    torch.library.register_fake(f"cagc::{name}", fake, lib=_library)
-    torch.library.register_autograd(f"cagc::{name}", backward, setup_context=save, lib=_library)
-    return getattr(torch.ops.cagc, name).default
-
-
-_value_op = _register(
-    "epilogue",
-    f"(Tensor x, Tensor? f, {_SMALL}, SymInt pad_x, SymInt pad_y, SymInt height, SymInt width, {_OPTIONS}) -> Tensor",
-    _run_value, _fake_value, _save_value, _backward_value,
+_value = register(
+    f"epilogue(Tensor x, Tensor? f, {_SMALL}, SymInt pad_x, SymInt pad_y, SymInt height, SymInt width, {_OPTIONS}) "
+    "-> Tensor",
+    _run_value, _fake_value, _save_value, _backward_value, _run_in_place,
 )  # fmt: skip
-_gradient_op = _register(
-    "epilogue_gradient",
-    f"(Tensor g, Tensor x, {_SMALL}, {_OPTIONS}) -> (Tensor, Tensor, Tensor, Tensor, Tensor)",
+_gradient = register(
+    f"epilogue_gradient(Tensor g, Tensor x, {_SMALL}, {_OPTIONS}) -> (Tensor, Tensor, Tensor, Tensor, Tensor)",
     _run_gradient, _fake_gradient, _save_gradient, _backward_gradient,
 )  # fmt: skip
-
-
-def _gradient(*arguments):
-    tensors = [t for t in arguments[:6] if t is not None]
-    if not is_plain(tensors):
-        return _gradient_op(*arguments)
-    if torch.is_grad_enabled() and any(t.requires_grad for t in tensors):
-        return _Gradient.apply(*arguments)
-    return _run_gradient(*arguments)
 
 
 def epilogue(x, f, d, noise, b, s, padding, size, act, alpha, gain, clamp, backend) -> torch.Tensor:
@@ -176,10 +147,4 @@ def _epilogue(x, f, d, noise, b, s, padding, size, act, alpha, gain, clamp, back
     alpha = ACTIVATIONS[act].alpha if alpha is None else float(alpha)
     gain = ACTIVATIONS[act].gain if gain is None else float(gain)
     clamp = -1.0 if clamp is None else float(clamp)
-    arguments = (x, f, d, noise, b, s, *padding, *size, act, alpha, gain, clamp, backend)
-    tensors = [t for t in arguments[:6] if t is not None]
-    if not is_plain(tensors):
-        return _value_op(*arguments)
-    if torch.is_grad_enabled() and any(t.requires_grad for t in tensors):
-        return _Value.apply(*arguments)
-    return _kernels(backend).epilogue(*arguments[:-1], inplace=True)
+    return _value(x, f, d, noise, b, s, *padding, *size, act, alpha, gain, clamp, backend)

@@ -13,7 +13,7 @@ from .. import layout
 from ..reference import modulated_conv2d as reference
 from ..reference.bias_act import ACTIVATIONS
 from ..reference.upfirdn2d import parse_padding
-from .dispatch import is_plain
+from .registration import register
 
 # Arguments of every function here, in this order: x, weight, styles, bias, noise, f, next_styles (the last four may be
 # None); up, down, x0, x1, y0, y1, demodulate, flip_weight, modulate; act, alpha, gain, clamp (< 0: none); backend.
@@ -59,24 +59,12 @@ def _backward(ctx, g):
     return *(next(found) if t is not None and t.requires_grad else None for t in inputs), *[None] * len(ctx.options)
 
 
-class _Layer(torch.autograd.Function):
-    forward = staticmethod(_run)
-    setup_context = staticmethod(_save)
-    backward = staticmethod(_backward)
-
-
-_library = torch.library.Library("cagc", "FRAGMENT")
-_library.define(
+_call = register(
     "modulated_conv2d(Tensor x, Tensor weight, Tensor styles, Tensor? bias, Tensor? noise, Tensor? f, "
     "Tensor? following, SymInt up, SymInt down, SymInt x0, SymInt x1, SymInt y0, SymInt y1, bool demodulate, "
     "bool flip_weight, bool modulate, str act, float alpha, float gain, float clamp, str backend) -> Tensor",
-    tags=(torch.Tag.pt2_compliant_tag,),
-)
-for _key in ("CPU", "CUDA"):
-    _library.impl("modulated_conv2d", _run, _key)
-torch.library.register_fake("cagc::modulated_conv2d", _fake, lib=_library)
-torch.library.register_autograd("cagc::modulated_conv2d", _backward, setup_context=_save, lib=_library)
-_op = torch.ops.cagc.modulated_conv2d.default
+    _run, _fake, _save, _backward,
+)  # fmt: skip
 
 
 def single_kernel(x, weight, styles, noise, demodulate, modulate, conv, finish, backend) -> torch.Tensor:
@@ -86,13 +74,7 @@ def single_kernel(x, weight, styles, noise, demodulate, modulate, conv, finish, 
     alpha = ACTIVATIONS[act].alpha if alpha is None else float(alpha)
     gain = ACTIVATIONS[act].gain if gain is None else float(gain)
     clamp = -1.0 if clamp is None else float(clamp)
-    arguments = (
+    return _call(
         x, weight, styles, bias, noise, f, following, up, down, *parse_padding(padding), bool(demodulate),
         bool(flip_weight), bool(modulate), act, alpha, gain, clamp, backend,
     )  # fmt: skip
-    tensors = [t for t in arguments[:7] if t is not None]
-    if not is_plain(tensors):
-        return _op(*arguments)
-    if torch.is_grad_enabled() and any(t.requires_grad for t in tensors):
-        return _Layer.apply(*arguments)
-    return _run(*arguments)

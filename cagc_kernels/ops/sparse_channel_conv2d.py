@@ -1,8 +1,7 @@
 """Convolution over chosen channels of a full weight: the public op, its registration with PyTorch, its derivatives.
 
 ``cagc::sparse_channel_conv2d`` correlates the zero-stuffed ``x`` with the chosen block of the weight; an up-sampling
-layer is that and one FIR filter. Eager calls on plain tensors go around the dispatcher, through the same functions in
-an ``autograd.Function``.
+layer is that and one FIR filter.
 """
 
 from __future__ import annotations
@@ -18,6 +17,7 @@ from ..reference import sparse_channel_conv2d as reference
 from ..reference.modulated_conv2d import HALF, operands
 from . import checks
 from .dispatch import choose, is_plain, outside_autocast
+from .registration import register
 from .upfirdn2d import check_filter, upfirdn2d
 
 
@@ -263,31 +263,8 @@ def _convolution_backward(g, u, w, flip, padding, up, wants_u, wants_w):
     return gu if wants_u else None, turn(gk.transpose(0, 1) if transposed else gk)
 
 
-class _SparseChannelConv2d(torch.autograd.Function):
-    forward = staticmethod(_run)
-    setup_context = staticmethod(_save)
-    backward = staticmethod(_backward)
-
-
-_library = torch.library.Library("cagc", "FRAGMENT")
-_library.define(
+_call = register(
     "sparse_channel_conv2d(Tensor x, Tensor weight, Tensor in_channels, Tensor out_channels, Tensor? styles, "
     "bool demodulate, bool flip, SymInt padding, SymInt up, bool scatter, str backend) -> Tensor",
-    tags=(torch.Tag.pt2_compliant_tag,),
-)
-for _key in ("CPU", "CUDA"):
-    _library.impl("sparse_channel_conv2d", _run, _key)
-torch.library.register_fake("cagc::sparse_channel_conv2d", _fake, lib=_library)
-torch.library.register_autograd("cagc::sparse_channel_conv2d", _backward, setup_context=_save, lib=_library)
-_op = torch.ops.cagc.sparse_channel_conv2d.default
-
-
-def _call(x, weight, in_channels, out_channels, styles, *options):
-    """The eager road for plain tensors, the dispatcher's for all others."""
-    tensors = x, weight, in_channels, out_channels, styles
-    given = [t for t in tensors if t is not None]
-    if not is_plain(given):
-        return _op(*tensors, *options)
-    if torch.is_grad_enabled() and any(t.requires_grad for t in given):
-        return _SparseChannelConv2d.apply(*tensors, *options)
-    return _run(*tensors, *options)
+    _run, _fake, _save, _backward,
+)  # fmt: skip

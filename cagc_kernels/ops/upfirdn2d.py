@@ -1,8 +1,7 @@
 """Up-sampling, FIR filtering and down-sampling of image batches: the public ops, their registration with PyTorch.
 
 ``cagc::upfirdn2d`` is its own derivative, with ``up`` and ``down`` exchanged and the filter mirrored, so one
-registration serves every order. Eager calls on plain tensors go around the dispatcher, through the same functions in
-an ``autograd.Function``.
+registration serves every order.
 """
 
 from __future__ import annotations
@@ -15,7 +14,8 @@ import torch
 from .. import layout, profiling
 from ..reference import upfirdn2d as reference
 from . import checks
-from .dispatch import choose, is_plain
+from .dispatch import choose
+from .registration import register
 
 
 def setup_filter(
@@ -240,29 +240,8 @@ def _backward(ctx, g):
     return dx, *[None] * 12
 
 
-class _Upfirdn2d(torch.autograd.Function):
-    forward = staticmethod(_run)
-    setup_context = staticmethod(_save)
-    backward = staticmethod(_backward)
-
-
-_library = torch.library.Library("cagc", "FRAGMENT")
-_library.define(
+_call = register(
     "upfirdn2d(Tensor x, Tensor? f, SymInt up_x, SymInt up_y, SymInt down_x, SymInt down_y, "
     "SymInt x0, SymInt x1, SymInt y0, SymInt y1, bool flip, float gain, str backend) -> Tensor",
-    tags=(torch.Tag.pt2_compliant_tag,),
-)
-for _key in ("CPU", "CUDA"):
-    _library.impl("upfirdn2d", _run, _key)
-torch.library.register_fake("cagc::upfirdn2d", _fake, lib=_library)
-torch.library.register_autograd("cagc::upfirdn2d", _backward, setup_context=_save, lib=_library)
-_op = torch.ops.cagc.upfirdn2d.default
-
-
-def _call(x, f, *options):
-    """The eager road for plain tensors, the dispatcher's for all others."""
-    if not is_plain([x] if f is None else [x, f]):
-        return _op(x, f, *options)
-    if torch.is_grad_enabled() and x.requires_grad:
-        return _Upfirdn2d.apply(x, f, *options)
-    return _run(x, f, *options)
+    _run, _fake, _save, _backward,
+)  # fmt: skip
