@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import signal
 import sys
 import warnings
 from dataclasses import dataclass, field
@@ -19,7 +17,7 @@ from . import __version__, distributed
 from .budget import ChannelPlan, plan_channels
 from .checkpoints import convert, load_generator, save_generator
 from .compress import CompressConfig, compress, print_table, resume_compress
-from .console import console, fail, phase
+from .console import console, one_line_errors, phase
 from .distill import DistillConfig
 from .editing.commands import Edit, Mix, Morph, Project
 from .errors import CagcError
@@ -358,24 +356,15 @@ def _run(command: Any) -> None:
 
 
 def main(args: list[str] | None = None) -> None:
-    """Run one command. Input that cannot be used is one line on standard error and exit status 2."""
+    """Run one command; see :func:`cagc.console.one_line_errors`."""
     args = list(sys.argv[1:] if args is None else args)
     if args == ["--version"]:
         print(__version__)
         return
-    try:
+    with one_line_errors(), warnings.catch_warnings():
         commands = _commands(_named_recipe(args))
-    except CagcError as error:
-        fail(str(error))
-    command = tyro.cli(commands, prog="cagc", description="Content-aware compression of style-based GANs.", args=args)
-    try:
-        with warnings.catch_warnings():
-            warnings.showwarning = lambda message, *_: console.print(f"warning: {message}", soft_wrap=True)
-            _run(command)
-    except KeyboardInterrupt as interruption:
-        console.print(str(interruption) or "interrupted", soft_wrap=True)
-        raise SystemExit(128 + getattr(interruption, "signal", signal.SIGINT)) from None
-    except (CagcError, ValueError, OSError) as error:
-        if os.environ.get("CAGC_DEBUG"):
-            raise
-        fail(str(error))
+        command = tyro.cli(
+            commands, prog="cagc", description="Content-aware compression of style-based GANs.", args=args
+        )
+        warnings.showwarning = lambda message, *_: console.print(f"warning: {message}", soft_wrap=True)
+        _run(command)

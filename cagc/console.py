@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -38,6 +39,21 @@ def phase(title: str) -> Iterator[Callable[[str], Callable[[int, int], None]]]:
 
         yield track
     console.print(f"  [dim]{time.perf_counter() - start:.1f} s[/dim]")
+
+
+@contextmanager
+def one_line_errors() -> Iterator[None]:
+    """Let a command end as a shell expects: input that cannot be used is one line on standard error and exit status 2,
+    an interruption one line and 128 + the signal's number. ``CAGC_DEBUG=1`` lets errors through."""
+    try:
+        yield
+    except KeyboardInterrupt as interruption:
+        console.print(str(interruption) or "interrupted", soft_wrap=True)
+        raise SystemExit(128 + getattr(interruption, "signal", signal.SIGINT)) from None
+    except (ValueError, OSError) as error:
+        if os.environ.get("CAGC_DEBUG"):
+            raise
+        fail(str(error))
 
 
 def fail(message: str) -> None:

@@ -9,7 +9,6 @@ averaged generator and the discriminator in float16.
 
 from __future__ import annotations
 
-import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -18,7 +17,8 @@ import torch
 import tyro
 
 from cagc.checkpoints import Checkpoint, load_checkpoint, load_discriminator, save_checkpoint
-from cagc.distill import DistillConfig, ImageDataset, Interrupted, RecordedTeacher, distill
+from cagc.console import one_line_errors
+from cagc.distill import DistillConfig, ImageDataset, RecordedTeacher, distill
 from cagc.errors import CagcError
 
 
@@ -146,17 +146,6 @@ def held_out_l1(generator: torch.nn.Module, recorded: RecordedTeacher) -> float:
     return total / len(recorded)
 
 
-def main() -> int:
-    try:
-        train(tyro.cli(Options, description=__doc__))
-    except CagcError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except Interrupted as stopped:
-        print(stopped, file=sys.stderr)
-        return 130
-    return 0
-
-
 if __name__ == "__main__":
-    sys.exit(main())
+    with one_line_errors():
+        train(tyro.cli(Options, description=__doc__))

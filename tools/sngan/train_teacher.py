@@ -8,7 +8,6 @@ discriminator. The published model is `--width 256 --discriminator-width 128 --c
 
 from __future__ import annotations
 
-import sys
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -16,9 +15,9 @@ import torch
 import tyro
 
 from cagc.checkpoints import Checkpoint, load_discriminator, save_checkpoint
-from cagc.distill import DistillConfig, Interrupted, distill
+from cagc.console import one_line_errors
+from cagc.distill import DistillConfig, distill
 from cagc.distill.cifar import open_images
-from cagc.errors import CagcError
 from cagc.models import SNGANConfig, SNGANDiscriminator, SNGANDiscriminatorConfig, SNGANGenerator
 from cagc.recipes import RECIPES
 
@@ -75,17 +74,6 @@ def train(options: Options) -> None:
     print(options.out / "teacher.safetensors")
 
 
-def main() -> int:
-    try:
-        train(tyro.cli(Options, description=__doc__))
-    except CagcError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except Interrupted as stopped:
-        print(stopped, file=sys.stderr)
-        return 130
-    return 0
-
-
 if __name__ == "__main__":
-    sys.exit(main())
+    with one_line_errors():
+        train(tyro.cli(Options, description=__doc__))
