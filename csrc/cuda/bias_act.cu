@@ -86,19 +86,12 @@ bool fits(const BiasAct &p, int vec, size_t bytes) {
 
 const char *bias_act_cuda(const BiasAct &p, void *stream) {
   if (p.numel == 0) return nullptr;
-  int device = 0, sms = 0;
-  cudaError_t error = cudaGetDevice(&device);
-  if (error == cudaSuccess) error = cudaDeviceGetAttribute(&sms, cudaDevAttrMultiProcessorCount, device);
-  if (error != cudaSuccess) return cudaGetErrorString(error);
-  const bool known = with_dtype(p.dtype, [&](auto type) {
+  return launch_for(p.dtype, stream, [&](auto type, int sms, cudaStream_t cuda_stream) {
     using T = typename decltype(type)::type;
     constexpr int vec = 16 / sizeof(T);
-    if (fits(p, vec, 16)) launch_pass<T, vec>(p, sms, static_cast<cudaStream_t>(stream));
-    else launch_pass<T, 1>(p, sms, static_cast<cudaStream_t>(stream));
+    if (fits(p, vec, 16)) launch_pass<T, vec>(p, sms, cuda_stream);
+    else launch_pass<T, 1>(p, sms, cuda_stream);
   });
-  if (!known) return "bias_act: unknown dtype code";
-  error = cudaGetLastError();
-  return error == cudaSuccess ? nullptr : cudaGetErrorString(error);
 }
 
 }  // namespace cagc

@@ -1,6 +1,7 @@
 // Launches and dynamic shared memory, the two things in a .cu file that are not C++. The emulator of tests/csrc has
 // a cuda_runtime.h of its own that gives them another meaning, so that g++ compiles the same source.
 #pragma once
+#include "cagc/common.h"
 #include <cuda_runtime.h>
 
 #if !defined(CAGC_LAUNCH)
@@ -19,3 +20,20 @@ template <class T> __device__ __forceinline__ T *dynamic_shared() {
 }  // namespace cagc
 
 #endif
+
+namespace cagc {
+
+// Calls f(Type<T>{}, multiprocessors, stream), which launches, for the storage type T of `dtype` on the current device.
+// Null, or the message of the error that came.
+template <class F> const char *launch_for(DType dtype, void *stream, F &&f) {
+  int device = 0, sms = 0;
+  cudaError_t error = cudaGetDevice(&device);
+  if (error == cudaSuccess) error = cudaDeviceGetAttribute(&sms, cudaDevAttrMultiProcessorCount, device);
+  if (error != cudaSuccess) return cudaGetErrorString(error);
+  if (!with_dtype(dtype, [&](auto type) { f(type, sms, static_cast<cudaStream_t>(stream)); }))
+    return "unknown dtype code";
+  error = cudaGetLastError();
+  return error == cudaSuccess ? nullptr : cudaGetErrorString(error);
+}
+
+}  // namespace cagc

@@ -232,16 +232,9 @@ template <class T> void launch(const Epilogue &p, int sms, cudaStream_t stream) 
 
 const char *modulated_conv2d_cuda(const Epilogue &p, void *stream) {
   if (p.n * p.c * p.out_h * p.out_w == 0) return nullptr;
-  int device = 0, sms = 0;
-  cudaError_t error = cudaGetDevice(&device);
-  if (error == cudaSuccess) error = cudaDeviceGetAttribute(&sms, cudaDevAttrMultiProcessorCount, device);
-  if (error != cudaSuccess) return cudaGetErrorString(error);
-  const bool known = with_dtype(p.dtype, [&](auto type) {
-    launch<typename decltype(type)::type>(p, sms, static_cast<cudaStream_t>(stream));
+  return launch_for(p.dtype, stream, [&](auto type, int sms, cudaStream_t cuda_stream) {
+    launch<typename decltype(type)::type>(p, sms, cuda_stream);
   });
-  if (!known) return "modulated_conv2d: unknown dtype code";
-  error = cudaGetLastError();
-  return error == cudaSuccess ? nullptr : cudaGetErrorString(error);
 }
 
 }  // namespace cagc

@@ -184,18 +184,11 @@ template <class T, class W> void launch(const SparseChannelConv2d &p, int sms, c
 
 const char *sparse_channel_conv2d_cuda(const SparseChannelConv2d &p, void *stream) {
   if (p.n * p.c_out * p.out_h * p.out_w == 0) return nullptr;
-  int device = 0, sms = 0;
-  cudaError_t error = cudaGetDevice(&device);
-  if (error == cudaSuccess) error = cudaDeviceGetAttribute(&sms, cudaDevAttrMultiProcessorCount, device);
-  if (error != cudaSuccess) return cudaGetErrorString(error);
-  const bool known = with_dtype(p.dtype, [&](auto type) {
+  return launch_for(p.dtype, stream, [&](auto type, int sms, cudaStream_t cuda_stream) {
     using T = typename decltype(type)::type;
-    if (p.weight_dtype == p.dtype) launch<T, T>(p, sms, static_cast<cudaStream_t>(stream));
-    else launch<T, float>(p, sms, static_cast<cudaStream_t>(stream));
+    if (p.weight_dtype == p.dtype) launch<T, T>(p, sms, cuda_stream);
+    else launch<T, float>(p, sms, cuda_stream);
   });
-  if (!known) return "sparse_channel_conv2d: unknown dtype code";
-  error = cudaGetLastError();
-  return error == cudaSuccess ? nullptr : cudaGetErrorString(error);
 }
 
 }  // namespace cagc
