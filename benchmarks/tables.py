@@ -11,16 +11,6 @@ from .results import Row
 # In the order in which a table lists them; others follow by name.
 ORDER = ("authors", "rosinality", "stylegan2-ada", "stylegan3", "grouped", "reference", "native", "runtime")
 WIDTHS = ("full", "0.3", "0.3 by 8")
-MEANING = {
-    "authors": "the paper's public code",
-    "rosinality": "rosinality/stylegan2-pytorch",
-    "stylegan2-ada": "NVlabs/stylegan2-ada-pytorch",
-    "stylegan3": "NVlabs/stylegan3",
-    "grouped": "weights modulated, grouped convolutions",
-    "reference": "activations modulated, plain PyTorch",
-    "native": "eager, our kernels",
-    "runtime": "`cagc.runtime.compile`",
-}
 
 
 def grid(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 import warnings
 from dataclasses import dataclass, field
@@ -19,11 +18,11 @@ from .checkpoints import convert, load_generator, save_generator
 from .compress import CompressConfig, compress, print_table, resume_compress
 from .console import console, one_line_errors, phase
 from .distill import DistillConfig
+from .documents import write_json
 from .editing.commands import Edit, Mix, Morph, Project
 from .errors import CagcError
 from .evaluation import evaluate
 from .export import export_onnx
-from .files import atomic_write
 from .generate import generate, parse_seeds
 from .prune import prune
 from .recipes import RECIPES, Recipe, recipe
@@ -237,8 +236,7 @@ class Evaluate:
         report = Report("", "", variants["Teacher"], variants["Student"], features=self.features, batch=self.batch)
         print_table(report)
         if self.json is not None:
-            with atomic_write(self.json) as temporary:
-                temporary.write_text(json.dumps(report.metrics(), indent=2) + "\n")
+            write_json(self.json, report.metrics())
 
 
 @dataclass

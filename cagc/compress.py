@@ -19,9 +19,9 @@ from .console import console, phase
 from .content import ContentParser
 from .distill import DistillConfig, Interrupted, RunFolder, distill
 from .distill.losses import load_perceptual
+from .documents import write_json
 from .errors import CagcError
 from .evaluation import evaluate
-from .files import atomic_write
 from .metrics import features
 from .metrics.frechet import result_key
 from .metrics.macs import total_macs, total_parameters
@@ -172,8 +172,7 @@ def compress(config: CompressConfig, resume: bool = False) -> Report:
         report = _report(config, loaded, plan, variants, student, pruned)
         page = write_report(config.out, report)
         metrics = {"generators": report.metrics(), "features": report.features, "provenance": dict(report.provenance)}
-        with atomic_write(config.out / "metrics.json") as temporary:
-            temporary.write_text(json.dumps(metrics, indent=2) + "\n")
+        write_json(config.out / "metrics.json", metrics)
         save_generator(student, config.out / "student.safetensors", {"plan": plan.digest(), "teacher": plan.teacher})
     print_table(report)
     print(page)
@@ -245,8 +244,7 @@ def _claim(config: CompressConfig) -> None:
     options = {field.name: getattr(config, field.name) for field in fields(CompressConfig)}
     options |= {"out": str(config.out), "overwrite": False, "distillation": config.distillation.to_dict()}
     options |= config.inputs().to_dict()
-    with atomic_write(config.out / "config.json") as temporary:
-        temporary.write_text(json.dumps(options, indent=2) + "\n")
+    write_json(config.out / "config.json", options)
 
 
 def _plan(config: CompressConfig, loaded: LoadedInputs, metric: str, folder: Path, resume: bool) -> ChannelPlan:

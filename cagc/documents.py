@@ -21,6 +21,16 @@ def write_document(path: str | Path, kind: str, version: int, content: dict[str,
         temporary.write_text(_render(document) + "\n", encoding="utf-8")
 
 
+def write_json(path: str | Path, content: Any) -> None:
+    """Write ``content`` as indented JSON, atomically.
+
+    Raises:
+        CagcError: the folder does not exist.
+    """
+    with atomic_write(path) as temporary:
+        temporary.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+
+
 def read_document(path: str | Path, kind: str, version: int) -> dict[str, Any]:
     """The document at ``path`` without its format line.
 

@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 
+from ..documents import write_json
 from ..errors import CagcError
 from ..files import atomic_write
 
@@ -60,17 +61,13 @@ class RunFolder:
             self.samples.mkdir(exist_ok=True)
         except OSError as error:
             raise CagcError(f"out_dir: {self.path} cannot be created: {error}") from error
-        self._write_config({"identity": identity, "settings": settings, "sources": sources or {}})
+        write_json(self._config, {"identity": identity, "settings": settings, "sources": sources or {}})
 
     def _remove_run(self) -> None:
         for name in _OWN_FOLDERS:
             shutil.rmtree(self.path / name, ignore_errors=True)
         for name in _OWN_FILES:
             (self.path / name).unlink(missing_ok=True)
-
-    def _write_config(self, document: dict[str, Any]) -> None:
-        with atomic_write(self._config) as temporary:
-            temporary.write_text(json.dumps(document, indent=1) + "\n")
 
     def open(self, identity: dict[str, Any], settings: dict[str, Any]) -> None:
         """Take up the run in the folder, with the settings that may change between two starts.
@@ -86,7 +83,7 @@ class RunFolder:
                 raise CagcError(
                     f"resume: the run in {self.path} has {name} = {before.get(name)!r}, this one has {now.get(name)!r}"
                 )
-        self._write_config(document | {"settings": settings})
+        write_json(self._config, document | {"settings": settings})
 
     def config(self) -> dict[str, Any]:
         """``config.json``: "identity", "settings", and "sources", the caller's record of where the inputs came from.

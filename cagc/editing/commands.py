@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,6 +15,7 @@ from .. import content
 from ..checkpoints import load_generator
 from ..console import console, phase
 from ..distill.data import ImageDataset, read_image
+from ..documents import write_json
 from ..errors import CagcError
 from ..files import atomic_write
 from ..generate import parse_seeds
@@ -129,8 +129,7 @@ class Project:
             if interrupted:
                 break
         write_png(self.out / "comparison.png", rows)
-        with atomic_write(self.out / "metrics.json") as temporary:
-            temporary.write_text(json.dumps({"images": names, **figures}, indent=2) + "\n")
+        write_json(self.out / "metrics.json", {"images": names, **figures})
         print(self.out / "comparison.png")
         if interrupted:
             raise KeyboardInterrupt("interrupted; the best so far was written")

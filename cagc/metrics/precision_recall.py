@@ -93,6 +93,7 @@ def _squared_distances(a: Tensor, b: Tensor, block: int) -> Iterator[tuple[int, 
 
 
 def check_features(features: Tensor, name: str) -> None:
+    """Raise ValueError unless ``features`` is a finite floating-point [N, D] with anything in it."""
     if features.ndim != 2 or not features.is_floating_point() or features.numel() == 0:
         raise ValueError(f"{name}: got {features.dtype} {list(features.shape)}, expected floating point [N, D]")
     if not torch.isfinite(features).all():

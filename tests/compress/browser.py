@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import json
 import os
 import select
@@ -10,7 +9,6 @@ import shutil
 import subprocess
 import tempfile
 import time
-from pathlib import Path
 from typing import Any
 
 NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
@@ -128,10 +126,3 @@ class Browser:
             p["entry"]["text"] for p in self.named("Log.entryAdded") if p["entry"]["level"] in ("error", "warning")
         ]
         return found + [p["errorText"] for p in self.named("Network.loadingFailed")]
-
-    def screenshot(self, path: Path, width: int = 1200, scheme: str = "light") -> None:
-        """PNG of the whole page at a window width, in the "light" or "dark" colour scheme."""
-        self.call("Emulation.setEmulatedMedia", features=[{"name": "prefers-color-scheme", "value": scheme}])
-        self.call("Emulation.setDeviceMetricsOverride", width=width, height=900, deviceScaleFactor=1, mobile=False)
-        shot = self.call("Page.captureScreenshot", format="png", captureBeyondViewport=True)
-        path.write_bytes(base64.b64decode(shot["data"]))

@@ -22,6 +22,19 @@ def small_teacher(tmp_path_factory) -> Path:
     return path
 
 
+@pytest.fixture(scope="module")
+def generator() -> Generator:
+    """A 16 px generator in float64 whose biases, noise strengths and mean w are not zero."""
+    torch.manual_seed(5)
+    config = GeneratorConfig.uniform(16, channel_base=256, channel_max=24, style_dim=16, mapping_layers=2)
+    g = Generator(config).double()
+    for name, parameter in g.named_parameters():
+        if name.endswith(("noise_strength", "bias")):
+            parameter.data += 0.1 * torch.randn_like(parameter)
+    g.w_avg.copy_(torch.randn(16))
+    return g.eval()
+
+
 @pytest.fixture(scope="session")
 def small_images(tmp_path_factory) -> Path:
     """Folder of 24 images of several sizes and modes."""

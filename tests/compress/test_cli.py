@@ -14,23 +14,10 @@ from PIL import Image
 
 from cagc.budget import ChannelPlan
 from cagc.checkpoints import Checkpoint, load_checkpoint, load_generator, save_checkpoint
-from cagc.cli import main
 from cagc.metrics.macs import total_macs
 from cagc.models import Generator, GeneratorConfig
 
-
-def run(*args) -> None:
-    main([str(a) for a in args])
-
-
-def refused(capsys, *args) -> str:
-    """The one line that a command prints when it refuses its input."""
-    with pytest.raises(SystemExit) as stop:
-        run(*args)
-    assert stop.value.code == 2
-    lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error:")]
-    assert len(lines) == 1
-    return lines[0]
+from .commands import refused, run
 
 
 @pytest.fixture(scope="module")

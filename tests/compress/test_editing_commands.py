@@ -10,21 +10,10 @@ from PIL import Image
 
 import cagc
 from cagc.checkpoints import load_generator, save_generator
-from cagc.cli import main
 from cagc.editing.directions import Directions
 from cagc.editing.projection import Projection
 
-
-def run(*args) -> None:
-    main([str(a) for a in args])
-
-
-def refused(capsys, *args) -> str:
-    with pytest.raises(SystemExit) as stop:
-        run(*args)
-    assert stop.value.code == 2
-    (line,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error:")]
-    return line
+from .commands import refused, run
 
 
 @pytest.fixture(scope="module")

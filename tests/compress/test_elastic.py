@@ -20,18 +20,6 @@ from cagc.scores import score_channels
 
 
 @pytest.fixture(scope="module")
-def generator() -> Generator:
-    torch.manual_seed(5)
-    config = GeneratorConfig.uniform(16, channel_base=256, channel_max=24, style_dim=16, mapping_layers=2)
-    g = Generator(config).double()
-    for name, parameter in g.named_parameters():
-        if name.endswith(("noise_strength", "bias")):
-            parameter.data += 0.1 * torch.randn_like(parameter)
-    g.w_avg.copy_(torch.randn(16))
-    return g.eval()
-
-
-@pytest.fixture(scope="module")
 def scores(generator: Generator):
     return score_channels(generator, "random", samples=1)
 

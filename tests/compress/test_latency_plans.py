@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from importlib.util import find_spec
 
 import pytest
 import torch
@@ -60,7 +59,6 @@ def test_layers_add_up_to_the_call(generator):
         profile_layers(generator, repeats=0)
 
 
-@pytest.mark.skipif(find_spec("cagc.runtime") is None, reason="cagc.runtime is not part of this version")
 def test_the_runtime_tells_its_layers_too(generator):
     rows = profile_layers(generator, executor="runtime", repeats=1)
     assert set(rows[0]) >= {"name", "ms", "macs", "bytes", "kernel"}

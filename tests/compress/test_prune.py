@@ -13,18 +13,6 @@ from cagc.prune import prune
 from cagc.scores import score_channels
 
 
-@pytest.fixture(scope="module")
-def generator() -> Generator:
-    torch.manual_seed(5)
-    config = GeneratorConfig.uniform(16, channel_base=256, channel_max=24, style_dim=16, mapping_layers=2)
-    g = Generator(config).double()
-    for name, parameter in g.named_parameters():
-        if name.endswith(("noise_strength", "bias")):
-            parameter.data += 0.1 * torch.randn_like(parameter)
-    g.w_avg.copy_(torch.randn(16))
-    return g.eval().requires_grad_(False)
-
-
 @pytest.fixture
 def z() -> torch.Tensor:
     return torch.randn(3, 16, dtype=torch.float64)

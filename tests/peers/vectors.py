@@ -60,10 +60,6 @@ class Case:
             series.append(self[f"{prefix}{len(series)}"])
         return series
 
-    def sibling(self, **conditions: Any) -> Case:
-        """The first case of the same file whose options have these values."""
-        return next(c for c in _read(self.index) if all(c.options.get(k) == v for k, v in conditions.items()))
-
 
 @cache
 def _read(index: Path) -> tuple[Case, ...]:
