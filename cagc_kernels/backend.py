@@ -40,17 +40,16 @@ NOTES = {
     " reference's formula",
 }
 
-_DTYPES = {
-    "native": ("float32", "float64", "float16", "bfloat16"),
-    "triton": ("float32", "float64", "float16", "bfloat16"),
-}
+DTYPES = ("float32", "float64", "float16", "bfloat16")
 
 # A plain global: torch.compile guards on it, and compiles anew when it changes.
 _preferred: str | None = os.environ.get("CAGC_BACKEND") or None
 
 
 def check_name(name: str, argument: str = "backend") -> str:
-    """``name`` if it is a backend's; ValueError listing the valid names otherwise."""
+    """``name`` if it is a backend's; ValueError or TypeError listing the valid names otherwise."""
+    if not isinstance(name, str):
+        raise TypeError(f"{argument}: got {type(name).__name__}, expected one of {', '.join(BACKENDS)}")
     if name not in BACKENDS:
         raise ValueError(f"{argument}: got {name!r}, expected one of {', '.join(BACKENDS)}")
     return name
@@ -93,8 +92,6 @@ def refusal(name: str, op: str, device: str = "cpu", dtype: str = "float32") -> 
         return None
     if reason := unavailable(name):
         return reason
-    if dtype not in _DTYPES[name]:
-        return f"no {dtype} kernel (has {', '.join(_DTYPES[name])})"
     if device == "cuda":
         if name == "native" and import_module("cagc_kernels.native").CUDA_ARCHS is None:
             return "compiled without CUDA (CAGC_CUDA=ON pip install . compiles it; needs nvcc)"
@@ -136,11 +133,13 @@ def explain(op: str, device: str = "cpu", dtype: object = "float32") -> str:
       reference  skipped: native comes first
       the reference computes gain <= 0, or lrelu with alpha < 0: the slope could not be read off the output
 
-    ``dtype`` is a ``torch.dtype`` or its name. Raises ValueError for an unknown op.
+    ``dtype`` is a ``torch.dtype`` or its name. Raises ValueError for an unknown op or dtype.
     """
     if op not in OPS:
         raise ValueError(f"op: got {op!r}, expected one of {', '.join(OPS)}")
     dtype, first = str(dtype).removeprefix("torch."), preferred()
+    if dtype not in DTYPES:
+        raise ValueError(f"dtype: got {dtype}, expected one of {', '.join(DTYPES)}")
     taken = select(op, None, first, device, dtype)
     lines = [f"{op} on {device}, {dtype}:" + (f" (preferred: {first})" if first else "")]
     for name in order(op, device):

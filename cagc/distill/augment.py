@@ -193,12 +193,21 @@ def _resample(images: Tensor, warp: Tensor) -> Tensor:
     taps = setup_filter(torch.sinc(position / 2) * window, device=images.device)
     # At twice the resolution, and wider than the image by what the filters reach over its border.
     margin = _TAPS // 2
-    padded = F.pad(images, [margin] * 4, mode="reflect")
+    padded = _mirrored(images, margin)
     fine = upsample2d(padded, taps, padding=-margin)
     extent = 2 * size + 2 * margin
     theta = warp[:, :2].to(images) * images.new_tensor([1, 1, 2 * size / extent])
     grid = F.affine_grid(theta, [n, channels, extent, extent], align_corners=False)
     return downsample2d(_Sample.apply(fine, grid), taps, padding=-margin)
+
+
+def _mirrored(images: Tensor, margin: int) -> Tensor:
+    """``images`` [N, C, R, R] with ``margin`` more pixels on each side, mirrored again and again where R is small."""
+    while margin:
+        # A whole period ends where it may be mirrored once more.
+        step = min(margin, max(1, images.shape[-1] - 1))
+        images, margin = F.pad(images, [step] * 4, mode="reflect"), margin - step
+    return images
 
 
 class _Sample(torch.autograd.Function):

@@ -15,6 +15,7 @@ import torch
 from torch import nn
 
 from ..ops import bias_act as _bias_act
+from ..ops import checks
 from ..ops import upfirdn2d as _upfirdn2d
 from . import CONV2D_GRADFIX, Installation
 
@@ -31,6 +32,9 @@ class FusedLeakyReLU(nn.Module):
 
     def __init__(self, channel: int, bias: bool = True, negative_slope: float = 0.2, scale: float = 2**0.5) -> None:
         super().__init__()
+        checks.integers("channel", channel, (), 0)
+        checks.number("negative_slope", negative_slope, optional=False)
+        checks.number("scale", scale, optional=False)
         self.register_parameter("bias", nn.Parameter(torch.zeros(channel)) if bias else None)
         self.negative_slope = negative_slope
         self.scale = scale

@@ -47,7 +47,8 @@ def bias_act(
         alpha: negative slope of lrelu, by default 0.2; the others have none and ignore it.
         gain: by default √2 for relu, lrelu and swish, 1 for the others.
         clamp: bound of the absolute value of the result, at least 0; None is no bound.
-        backend: "reference", "native", "triton", or None to choose.
+        backend: "reference", "native", "triton", or None to choose. Linear, relu and lrelu with ``gain <= 0`` or a
+            negative slope below 0 are the reference's alone: by default it runs, and naming a kernel raises.
 
     Returns:
         The shape, dtype and, if ``x`` is dense, strides of ``x``.
@@ -76,6 +77,9 @@ def _bias_act(x, b, dim, act, alpha, gain, clamp, backend) -> torch.Tensor:
     clamp = -1.0 if clamp is None else float(clamp)
     if act in _PIECEWISE_LINEAR and (gain <= 0 or (act == "lrelu" and alpha < 0)):
         # The slope could not be read off the sign of the output. No generator does this; the reference does.
+        if backend is not None:
+            name, got = ("gain", gain) if gain <= 0 else ("alpha", alpha)
+            raise ValueError(f"{name}: got {got}, which {chosen!r} does not compute; expected backend='reference'")
         return reference.bias_act(x, b, dim, act, alpha, gain, None if clamp < 0 else clamp)
     return _value(x, b, dim % x.ndim if x.ndim else 0, act, alpha, gain, clamp, chosen)
 
@@ -100,12 +104,12 @@ def _check(x, b, dim, act, alpha, gain, clamp) -> None:
     checks.number("alpha", alpha)
     checks.number("gain", gain)
     checks.number("clamp", clamp, 0)
+    if isinstance(dim, bool) or not isinstance(dim, int):
+        raise TypeError(f"dim: got {type(dim).__name__}, expected an integer")
     if b is None:
         return
     checks.tensor("b", b, 1, "[C]")
     checks.like("b", b, "x", x)
-    if isinstance(dim, bool) or not isinstance(dim, int):
-        raise TypeError(f"dim: got {type(dim).__name__}, expected an integer")
     if not -x.ndim <= dim < x.ndim:
         raise ValueError(f"dim: got {dim}, expected an axis of x, which has {x.ndim}")
     if b.shape[0] != x.shape[dim]:

@@ -3,22 +3,37 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from math import inf
 from numbers import Real
 
 import torch
 
 HALF = (torch.float16, torch.bfloat16)
+FLOATS = frozenset({torch.float16, torch.bfloat16, torch.float32, torch.float64})
+
+# Factors and paddings beyond this overflow sizes; elements beyond it overflow their addresses.
+_MOST, _ELEMENTS = 2**31 - 1, 2**60
 
 
 def tensor(name: str, value: object, ndim: int | None = None, axes: str = "") -> torch.Tensor:
-    """``value`` as a floating-point tensor of ``ndim`` dimensions; ``axes`` names them in the message."""
+    """``value`` as a strided floating-point tensor of ``ndim`` dimensions; ``axes`` names them in the message."""
     if not isinstance(value, torch.Tensor):
         raise TypeError(f"{name}: got {type(value).__name__}, expected a torch.Tensor{axes and ' ' + axes}")
+    strided(name, value)
     if ndim is not None and value.ndim != ndim:
         raise ValueError(f"{name}: got shape {list(value.shape)}, expected {ndim} dimensions {axes}".rstrip())
-    if not value.is_floating_point():
-        raise TypeError(f"{name}: got dtype {value.dtype}, expected a floating-point tensor")
+    if value.dtype not in FLOATS:
+        raise TypeError(
+            f"{name}: got dtype {value.dtype}, expected a floating-point tensor (float16, bfloat16, float32, float64)"
+        )
     return value
+
+
+def strided(name: str, value: torch.Tensor) -> None:
+    """``value`` is neither sparse nor nested nor of another library's layout."""
+    if value.layout is not torch.strided or value.is_nested:
+        layout = "nested" if value.is_nested else str(value.layout).removeprefix("torch.")
+        raise TypeError(f"{name}: got a {layout} tensor, expected a dense one")
 
 
 def like(name: str, value: torch.Tensor, other_name: str, other: torch.Tensor, wide: bool = False) -> None:
@@ -35,30 +50,60 @@ def shape(name: str, value: torch.Tensor, expected: Sequence[int], why: str) -> 
         raise ValueError(f"{name}: got shape {list(value.shape)}, expected {list(expected)} ({why})")
 
 
-def number(name: str, value: object, minimum: float | None = None) -> float | None:
-    """``value`` as a float of at least ``minimum``; None stays None."""
-    if value is None or (type(value) is float and minimum is None):
+def number(name: str, value: object, minimum: float = -inf, optional: bool = True) -> float | None:
+    """``value`` as a finite float of at least ``minimum``, which itself may come as infinity; None stays None."""
+    if value is None and optional:
         return value
     if isinstance(value, bool) or not isinstance(value, Real):
-        raise TypeError(f"{name}: got {type(value).__name__}, expected a number or None")
-    if minimum is not None and not value >= minimum:
+        raise TypeError(f"{name}: got {type(value).__name__}, expected a number{' or None' if optional else ''}")
+    try:
+        found = float(value)
+    except OverflowError:
+        raise ValueError(f"{name}: got an integer of {len(str(value))} digits, expected a float") from None
+    if minimum == -inf:
+        if not -inf < found < inf:
+            raise ValueError(f"{name}: got {found}, expected a finite number")
+    elif not found >= minimum:
         raise ValueError(f"{name}: got {value}, expected at least {minimum:g}")
-    return float(value)
+    return found
+
+
+def flag(name: str, value: object) -> None:
+    """``value`` is True or False."""
+    if value is not True and value is not False:
+        raise TypeError(f"{name}: got {type(value).__name__}, expected True or False")
 
 
 def choice(name: str, value: object, valid: Sequence[str]) -> None:
     """``value`` is one of ``valid``."""
-    if value not in valid:
-        raise ValueError(f"{name}: got {value!r}, expected one of {', '.join(valid)}")
+    if not isinstance(value, str) or value not in valid:
+        got = repr(value) if isinstance(value, str) else type(value).__name__
+        error = ValueError if isinstance(value, str) else TypeError
+        raise error(f"{name}: got {got}, expected one of {', '.join(valid)}")
 
 
-def integers(name: str, value: object, lengths: Sequence[int], minimum: int | None = None) -> tuple[int, ...]:
+def integers(name: str, value: object, lengths: Sequence[int], minimum: int = -_MOST) -> tuple[int, ...]:
     """``value`` as a tuple: one integer, or a sequence of as many integers as one of ``lengths`` says."""
     items = (value,) if isinstance(value, int) else value
     if not isinstance(items, (tuple, list)) or any(isinstance(i, bool) or not isinstance(i, int) for i in items):
-        raise TypeError(f"{name}: got {value!r}, expected an integer or a sequence of integers")
+        got = type(value).__name__ if isinstance(value, torch.Tensor) else repr(value)
+        raise TypeError(f"{name}: got {got}, expected an integer{' or a sequence of integers' if lengths else ''}")
     if not isinstance(value, int) and len(items) not in lengths:
-        raise ValueError(f"{name}: got {len(items)} integers, expected {' or '.join(map(str, lengths))}")
-    if minimum is not None and min(items) < minimum:
+        expected = " or ".join(map(str, lengths)) or "one without a sequence"
+        raise ValueError(f"{name}: got {len(items)} integers, expected {expected}")
+    if min(items) < minimum:
         raise ValueError(f"{name}: got {value!r}, expected at least {minimum}")
+    if max(items) > _MOST:
+        raise ValueError(f"{name}: got {value!r}, expected at most {_MOST}")
     return tuple(items)
+
+
+def addressable(name: str, *sizes: int) -> None:
+    """An array of ``sizes`` has addresses; whether there is memory for it shows when it is allocated."""
+    if torch.compiler.is_compiling():
+        return
+    elements = 1
+    for size in sizes:
+        elements *= size
+    if elements > _ELEMENTS:
+        raise ValueError(f"{name}: got an array of {list(sizes)}, expected at most 2**60 elements")

@@ -18,21 +18,33 @@ def _select(*facts: object) -> str:
 
 
 def choose(op: str, backend: str | None, x: torch.Tensor) -> str:
-    """The backend that ``op`` takes for ``x``; within forward-mode differentiation the reference, which alone has it.
+    """The backend that ``op`` takes for ``x``; within forward-mode differentiation and torch.func the reference.
 
-    Raises ValueError if ``backend`` is unknown or refuses, or is another than the reference in forward mode.
+    Raises TypeError or ValueError if ``backend`` is unknown or refuses, or is another than the reference there.
     """
+    if backend is not None:
+        _backend.check_name(backend)
     chosen = _select(op, backend, _backend.preferred(), x.device.type, x.dtype)
-    if chosen == "reference" or torch.compiler.is_compiling() or forward_ad._current_level < 0:
+    if chosen == "reference" or torch.compiler.is_compiling() or not _transformed():
         return chosen
     if backend is not None:
-        raise ValueError(f"backend: {backend!r} has no forward-mode derivative of {op}; expected 'reference'")
+        raise ValueError(
+            f"backend: {backend!r} has no forward-mode derivative of {op} and nothing else of torch.func; "
+            "expected 'reference'"
+        )
     return "reference"
+
+
+def _transformed() -> bool:
+    """Whether the call is within forward-mode differentiation or a transform of torch.func (vmap, grad, ...)."""
+    return forward_ad._current_level >= 0 or torch._C._functorch.peek_interpreter_stack() is not None
 
 
 def autocast_dtype(x: object) -> torch.dtype | None:
     """What ``torch.autocast`` wants ``x`` in; None outside of it, and for float64, which it leaves alone."""
-    if not isinstance(x, torch.Tensor) or x.dtype == torch.float64 or not torch.is_autocast_enabled(x.device.type):
+    if not isinstance(x, torch.Tensor) or x.dtype == torch.float64 or x.is_meta:
+        return None
+    if not torch.is_autocast_enabled(x.device.type):
         return None
     return torch.get_autocast_dtype(x.device.type)
 
@@ -62,8 +74,7 @@ def _watched() -> bool:
         or torch._C._get_tracing_state() is not None
         or torch._C._len_torch_dispatch_stack() > 0
         or torch._C._len_torch_function_stack() > 0
-        or torch._C._functorch.peek_interpreter_stack() is not None
-        or forward_ad._current_level >= 0
+        or _transformed()
     )
 
 

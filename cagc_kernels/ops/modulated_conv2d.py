@@ -71,7 +71,8 @@ def modulated_conv2d(
 def _modulated_conv2d(
     x, weight, styles, noise, up, down, padding, resample_filter, demodulate, flip_weight, backend
 ) -> torch.Tensor:
-    _check(x, weight, styles, noise, up, down, padding, resample_filter)
+    checks.flag("flip_weight", flip_weight)
+    _check(x, weight, styles, noise, up, down, padding, resample_filter, demodulate)
     chosen = choose("modulated_conv2d", backend, x)
     conv = (resample_filter, up, down, padding, flip_weight)
     if chosen == "reference":
@@ -83,7 +84,7 @@ def _modulated_conv2d(
     return run(x, weight, styles, noise, demodulate, True, conv, identity, chosen)
 
 
-def _check(x, weight, styles, noise, up, down, padding, resample_filter) -> None:
+def _check(x, weight, styles, noise, up, down, padding, resample_filter, demodulate) -> None:
     checks.tensor("x", x, 4, "[N, I, H, W]")
     checks.tensor("weight", weight, 4, "[O, I, kh, kw]")
     checks.tensor("styles", styles, 2, "[N, I]")
@@ -91,12 +92,12 @@ def _check(x, weight, styles, noise, up, down, padding, resample_filter) -> None
     checks.like("styles", styles, "x", x, wide=True)
     if weight.shape[1] != x.shape[1]:
         raise ValueError(f"weight: got {weight.shape[1]} input channels, expected {x.shape[1]} as x")
+    if 0 in weight.shape[2:]:
+        raise ValueError(f"weight: got a {weight.shape[2]} x {weight.shape[3]} kernel, expected at least 1 x 1")
     checks.shape("styles", styles, x.shape[:2], "samples and channels of x")
-    for name, factor in (("up", up), ("down", down)):
-        if isinstance(factor, bool) or not isinstance(factor, int):
-            raise TypeError(f"{name}: got {factor!r}, expected an integer")
-        if factor < 1:
-            raise ValueError(f"{name}: got {factor}, expected at least 1")
+    checks.flag("demodulate", demodulate)
+    checks.integers("up", up, (), 1)
+    checks.integers("down", down, (), 1)
     if up > 1 and down > 1:
         raise ValueError(f"up, down: got {up} and {down}, expected one of them to be 1")
     checks.integers("padding", padding, (2, 4))
@@ -108,6 +109,7 @@ def _check(x, weight, styles, noise, up, down, padding, resample_filter) -> None
             f"padding: leaves {height} x {width} pixels of the up-sampled x, "
             f"expected at least the {weight.shape[2]} x {weight.shape[3]} of weight"
         )
+    checks.addressable("up, padding", x.shape[0], max(weight.shape[:2]), height, width)
     if noise is not None:
         size = (height - weight.shape[2] + 1) // down, (width - weight.shape[3] + 1) // down
         _check_noise(noise, x, (x.shape[0], weight.shape[0], *size))
@@ -178,7 +180,8 @@ def _styled_conv2d(
     x, weight, styles, bias, noise, up, resample_filter, demodulate, act, alpha, gain, clamp, next_styles, modulate,
     backend,
 ) -> torch.Tensor:  # fmt: skip
-    _check_styled(x, weight, styles, bias, noise, up, resample_filter, act, alpha, gain, clamp, next_styles)
+    checks.flag("modulate", modulate)
+    _check_styled(x, weight, styles, bias, noise, up, resample_filter, demodulate, act, alpha, gain, clamp, next_styles)
     chosen = choose("modulated_conv2d", backend, x)
     if chosen == "reference":
         return reference.styled_conv2d(
@@ -191,9 +194,11 @@ def _styled_conv2d(
     return run(x, weight, styles, noise, demodulate, modulate, conv, finish, chosen)
 
 
-def _check_styled(x, weight, styles, bias, noise, up, resample_filter, act, alpha, gain, clamp, next_styles) -> None:
+def _check_styled(
+    x, weight, styles, bias, noise, up, resample_filter, demodulate, act, alpha, gain, clamp, next_styles
+) -> None:
     checks.tensor("weight", weight, 4, "[O, I, k, k]")
-    _check(x, weight, styles, noise, up, 1, weight.shape[-1] // 2, resample_filter)
+    _check(x, weight, styles, noise, up, 1, weight.shape[-1] // 2, resample_filter, demodulate)
     kh, kw = weight.shape[2:]
     if kh != kw or kh % 2 == 0:
         raise ValueError(f"weight: got a {kh} x {kw} kernel, expected a square one of odd size")
@@ -201,8 +206,9 @@ def _check_styled(x, weight, styles, bias, noise, up, resample_filter, act, alph
     checks.like("bias", bias, "x", x, wide=True)
     checks.shape("bias", bias, weight.shape[:1], "outputs of weight")
     checks.choice("act", act, tuple(ACTIVATIONS))
-    for name, value, minimum in (("alpha", alpha, None), ("gain", gain, None), ("clamp", clamp, 0)):
-        checks.number(name, value, minimum)
+    checks.number("alpha", alpha)
+    checks.number("gain", gain)
+    checks.number("clamp", clamp, 0)
     if next_styles is not None:
         checks.tensor("next_styles", next_styles, 2, "[N, O]")
         checks.like("next_styles", next_styles, "x", x, wide=True)

@@ -87,6 +87,8 @@ def _sparse_channel_conv2d(
     x, weight, in_channels, out_channels, styles, demodulate, padding, flip_weight, scatter, up, resample_filter,
     backend,
 ) -> torch.Tensor:  # fmt: skip
+    for name, value in (("demodulate", demodulate), ("flip_weight", flip_weight), ("scatter", scatter)):
+        checks.flag(name, value)
     filter_size = _check(x, weight, in_channels, out_channels, styles, padding, up, resample_filter)
     k = weight.shape[-1]
     padding = k // 2 if padding is None else padding
@@ -130,23 +132,23 @@ def _check(x, weight, in_channels, out_channels, styles, padding, up, resample_f
         checks.tensor("styles", styles, 2, "[N, I']")
         checks.like("styles", styles, "x", x, wide=True)
         checks.shape("styles", styles, x.shape[:2], "samples and channels of x")
-    for name, value, minimum in (("up", up, 1), ("padding", k // 2 if padding is None else padding, 0)):
-        if isinstance(value, bool) or not isinstance(value, int):
-            raise TypeError(f"{name}: got {value!r}, expected an integer")
-        if value < minimum:
-            raise ValueError(f"{name}: got {value}, expected at least {minimum}")
+    checks.integers("up", up, (), 1)
+    if padding is not None:
+        checks.integers("padding", padding, (), 0)
     margin = 2 * (k // 2 if padding is None else padding)
     height, width = (size * up + margin for size in x.shape[2:])
     if min(height, width) < k:
         raise ValueError(
             f"padding: leaves {height} x {width} pixels of the up-sampled x, expected at least the {k} x {k} of weight"
         )
+    checks.addressable("up, padding", x.shape[0], max(weight.shape[:2]), height, width)
     return check_filter("resample_filter", resample_filter, x)
 
 
 def _check_index(name: str, index: object, width: int, device: torch.device) -> None:
     if not isinstance(index, torch.Tensor):
         raise TypeError(f"{name}: got {type(index).__name__}, expected an int64 tensor")
+    checks.strided(name, index)
     if index.dtype != torch.int64:
         raise TypeError(f"{name}: got dtype {index.dtype}, expected torch.int64")
     if index.ndim != 1:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from importlib import import_module
+from math import inf
 
 import torch
 
@@ -41,18 +42,28 @@ def setup_filter(
         float32 taps, [kh, kw] or, when separable, [k].
 
     Raises:
-        ValueError: more than two dimensions, no taps, taps that sum to zero with ``normalize``, or a matrix with
-            ``separable=True``.
+        TypeError, ValueError: what is no array of numbers, more than two dimensions, no taps, taps that sum to zero or
+            to no number with ``normalize``, a matrix with ``separable=True``; an argument of another type.
     """
-    taps = torch.as_tensor(1 if f is None else f, dtype=torch.float32)
+    for name, value in (("normalize", normalize), ("flip_filter", flip_filter), ("separable", separable or False)):
+        checks.flag(name, value)
+    if checks.number("gain", gain, optional=False) < 0:
+        raise ValueError(f"gain: got {gain}, expected at least 0")
+    try:
+        place = torch.device(device)
+    except (TypeError, RuntimeError):
+        raise ValueError(f"device: got {device!r}, expected a device of PyTorch") from None
+    try:
+        taps = torch.as_tensor(1 if f is None else f, dtype=torch.float32)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise TypeError(f"f: got {type(f).__name__}, expected a number, [k] or [kh, kw] of real numbers") from error
     if taps.ndim > 2 or taps.numel() == 0:
         raise ValueError(f"f: got shape {list(taps.shape)}, expected a number, [k] or [kh, kw] with at least one tap")
     if separable and taps.ndim == 2:
         raise ValueError(f"f: got shape {list(taps.shape)}, expected [k] with separable=True")
-    if normalize and taps.sum() == 0:
-        raise ValueError("f: the taps sum to 0, expected another sum with normalize=True")
-    checks.number("gain", gain)
-    return reference.setup_filter(f, device, normalize, flip_filter, gain, separable)
+    if normalize and not 0 < taps.sum().abs() < inf:
+        raise ValueError(f"f: the taps sum to {taps.sum():g}, expected another sum with normalize=True")
+    return reference.setup_filter(f, place, normalize, flip_filter, gain, separable)
 
 
 def check_filter(name: str, f: torch.Tensor | None, x: torch.Tensor) -> tuple[int, int]:
@@ -67,17 +78,17 @@ def check_filter(name: str, f: torch.Tensor | None, x: torch.Tensor) -> tuple[in
     return f.shape[-1], f.shape[0]
 
 
-def _check(x, f, up, down, padding, gain) -> tuple[int, int]:
+def _check(x, f, up, down, padding, flip_filter, gain) -> tuple[int, int]:
     checks.tensor("x", x, 4, "[N, C, H, W]")
     checks.integers("up", up, (2,), 1)
     checks.integers("down", down, (2,), 1)
     checks.integers("padding", padding, (2, 4))
-    checks.number("gain", gain)
+    checks.flag("flip_filter", flip_filter)
+    checks.number("gain", gain, optional=False)
     return check_filter("f", f, x)
 
 
-def _check_size(x, f, up, padding) -> None:
-    fw, fh = check_filter("f", f, x)
+def _check_size(x, fw, fh, up, padding) -> None:
     up_x, up_y = reference.parse_factors(up)
     x0, x1, y0, y1 = reference.parse_padding(padding)
     width, height = x.shape[3] * up_x + x0 + x1, x.shape[2] * up_y + y0 + y1
@@ -85,6 +96,7 @@ def _check_size(x, f, up, padding) -> None:
         raise ValueError(
             f"padding: leaves {height} x {width} pixels of the up-sampled x, expected at least the {fh} x {fw} of f"
         )
+    checks.addressable("up, padding", *x.shape[:2], height, width)
 
 
 def upfirdn2d(
@@ -127,8 +139,7 @@ def upfirdn2d(
 
 
 def _upfirdn2d(x, f, up, down, padding, flip_filter, gain, backend) -> torch.Tensor:
-    _check(x, f, up, down, padding, gain)
-    _check_size(x, f, up, padding)
+    _check_size(x, *_check(x, f, up, down, padding, flip_filter, gain), up, padding)
     chosen = choose("upfirdn2d", backend, x)
     if chosen != "reference" and f is not None and f.requires_grad and torch.is_grad_enabled():
         if backend is not None:
@@ -152,7 +163,7 @@ def filter2d(
 
     Arguments and errors as :func:`upfirdn2d`.
     """
-    fw, fh = _check(x, f, 1, 1, padding, gain)
+    fw, fh = _check(x, f, 1, 1, padding, flip_filter, gain)
     x0, x1, y0, y1 = reference.parse_padding(padding)
     padding = [x0 + fw // 2, x1 + (fw - 1) // 2, y0 + fh // 2, y1 + (fh - 1) // 2]
     return upfirdn2d(x, f, padding=padding, flip_filter=flip_filter, gain=gain, backend=backend)
@@ -171,7 +182,7 @@ def upsample2d(
 
     Arguments and errors as :func:`upfirdn2d`; ``padding`` is that of the output.
     """
-    fw, fh = _check(x, f, up, 1, padding, gain)
+    fw, fh = _check(x, f, up, 1, padding, flip_filter, gain)
     up_x, up_y = reference.parse_factors(up)
     x0, x1, y0, y1 = reference.parse_padding(padding)
     padding = [x0 + (fw + up_x - 1) // 2, x1 + (fw - up_x) // 2, y0 + (fh + up_y - 1) // 2, y1 + (fh - up_y) // 2]
@@ -191,7 +202,7 @@ def downsample2d(
 
     Arguments and errors as :func:`upfirdn2d`; ``padding`` is that of the input.
     """
-    fw, fh = _check(x, f, 1, down, padding, gain)
+    fw, fh = _check(x, f, 1, down, padding, flip_filter, gain)
     down_x, down_y = reference.parse_factors(down)
     x0, x1, y0, y1 = reference.parse_padding(padding)
     x0, x1 = x0 + (fw - down_x + 1) // 2, x1 + (fw - down_x) // 2

@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from cagc.distill.augment import _NUMBERS, Augment, _colour, _Dice, _resample, _Sample
+from cagc.distill.augment import _NUMBERS, Augment, _colour, _Dice, _mirrored, _resample, _Sample
 from cagc.distill.draws import SampleStreams
 
 # Columns of the gates, in the order in which they are thrown.
@@ -121,3 +121,12 @@ def test_every_number_is_used_and_no_other():
     torch.testing.assert_close(Augment(p=1.0)(x[2:4], draws[2:4]), whole[2:4])
     with pytest.raises(StopIteration):
         Augment(p=1.0)(x, draws[:, :-1])
+
+
+@pytest.mark.parametrize("size", (2, 4, 7))
+def test_small_images(size):
+    x = torch.full((2, 3, size, size), 0.5, dtype=torch.float64)
+    torch.testing.assert_close(_resample(x, torch.eye(3)[None].expand(2, 3, 3)), x, rtol=0, atol=1e-3)
+    row = torch.arange(size, dtype=torch.float64).expand(1, 1, size, size)
+    at = torch.arange(-6, size + 6).abs() % (2 * size - 2)
+    assert torch.equal(_mirrored(row, 6)[0, 0, 0], torch.minimum(at, 2 * size - 2 - at).double())

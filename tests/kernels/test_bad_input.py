@@ -14,6 +14,7 @@ from cagc_kernels import (
     upfirdn2d,
     upsample2d,
 )
+from cagc_kernels.compat.rosinality import FusedLeakyReLU
 
 X = torch.zeros(2, 4, 8, 8)
 W = torch.zeros(5, 4, 3, 3)
@@ -73,6 +74,45 @@ CASES = SPARSE | {
         ValueError,
         "act: got 'gelu', expected one of linear, relu, lrelu",
     ),
+    "unknown dtype": (lambda: bias_act(X.to(torch.float8_e4m3fn)), TypeError, "x: got dtype torch.float8_e4m3fn"),
+    "x is sparse": (lambda: upfirdn2d(X.to_sparse(), F), TypeError, "x: got a sparse_coo tensor, expected a dense one"),
+    "x is nested": (
+        lambda: upfirdn2d(torch.nested.nested_tensor([X[0]], layout=torch.jagged), F),
+        TypeError,
+        "x: got a nested tensor",
+    ),
+    "x is on another device": (
+        lambda: modulated_conv2d(X.to("meta"), W, S),
+        ValueError,
+        "weight: is on cpu, expected meta",
+    ),
+    "act is a list": (lambda: bias_act(X, act=["relu"]), TypeError, "act: got list, expected one of linear, relu"),
+    "backend is a list": (lambda: bias_act(X, backend=["native"]), TypeError, "backend: got list, expected one of"),
+    "gain is not finite": (
+        lambda: bias_act(X, gain=float("inf")),
+        ValueError,
+        "gain: got inf, expected a finite number",
+    ),
+    "gain is no float": (lambda: bias_act(X, gain=10**400), ValueError, "gain: got an integer of 401 digits"),
+    "gain is None": (lambda: upfirdn2d(X, F, gain=None), TypeError, "gain: got NoneType, expected a number"),
+    "dim of no bias": (lambda: bias_act(X, dim="1"), TypeError, "dim: got str, expected an integer"),
+    "flag is a tensor": (
+        lambda: upfirdn2d(X, F, flip_filter=X),
+        TypeError,
+        "flip_filter: got Tensor, expected True or",
+    ),
+    "demodulate is a word": (lambda: modulated_conv2d(X, W, S, demodulate="no"), TypeError, "demodulate: got str"),
+    "up is huge": (lambda: upfirdn2d(X, F, up=2**70), ValueError, "up: got .*, expected at most 2147483647"),
+    "output has no addresses": (
+        lambda: upfirdn2d(X, F, up=2**30, padding=4),
+        ValueError,
+        "up, padding: got an array of",
+    ),
+    "kernel without taps": (lambda: modulated_conv2d(X, W[..., :0], S), ValueError, "weight: got a 3 x 0 kernel"),
+    "taps of words": (lambda: setup_filter([1, "a"]), TypeError, "f: got list, expected a number"),
+    "taps without a number": (lambda: setup_filter([1, float("nan")]), ValueError, "f: the taps sum to nan"),
+    "unknown device": (lambda: setup_filter(F, device="moon"), ValueError, "device: got 'moon', expected a device"),
+    "channels of a module": (lambda: FusedLeakyReLU(-1), ValueError, "channel: got -1, expected at least 0"),
     "b of another width": (lambda: bias_act(X, B), ValueError, r"b: got shape \[5\], expected \[4\]"),
     "b is a matrix": (lambda: bias_act(X, S), ValueError, r"b: got shape \[2, 4\], expected 1 dimensions \[C\]"),
     "b of another dtype": (

@@ -1,4 +1,4 @@
-"""Forward-mode derivatives: those of the reference, never silently zero."""
+"""Forward-mode derivatives and torch.func: those of the reference, never silently zero."""
 
 from __future__ import annotations
 
@@ -39,3 +39,12 @@ def test_a_backend_without_it_refuses(op):
     x = torch.randn(1, 3, 6, 6, dtype=torch.float64)
     with pytest.raises(ValueError, match="no forward-mode derivative"):
         torch.func.jvp(partial(OPS[op], backend="native"), (x,), (x,))
+
+
+@pytest.mark.parametrize("op", OPS)
+def test_gradient_of_each_sample(op):
+    x = torch.randn(3, 1, 3, 6, 6, dtype=torch.float64)
+    found = torch.func.vmap(torch.func.grad(lambda x: OPS[op](x).square().sum()))(x)
+    for sample, gradient in zip(x, found, strict=True):
+        sample.requires_grad_()
+        torch.testing.assert_close(gradient, torch.autograd.grad(OPS[op](sample).square().sum(), sample)[0])
