@@ -1,4 +1,6 @@
-"""The command line. Every command is a dataclass: its fields are its options, its docstrings their help."""
+"""Content-aware compression of style-based GANs. `cagc COMMAND --help` tells what a command takes."""
+
+# Every command is a dataclass: its fields are its options, its docstrings their help.
 
 from __future__ import annotations
 
@@ -80,8 +82,7 @@ class Score:
     teacher: Path | None = None
     """Checkpoint; the embedded face generator if left out."""
     metric: str = "content-aware"
-    """content-aware, diversity, or a baseline: l1-out, l1-in, l1-style, asv, l1-norm-asv, l2-norm-asv, l1-map,
-    random."""
+    """content-aware, diversity, l1-out, l1-in, l1-style, asv, l1-norm-asv, l2-norm-asv, l1-map or random."""
     content: str = "faces"
     """What counts as content: faces, everything, BiSeNet weights, or a folder or zip of masks named by seed."""
     classes: tuple[str, ...] = ()
@@ -95,10 +96,13 @@ class Score:
     consumers: str = "main"
     """main: score on the next convolution, as the authors; all: on every convolution that reads the channel."""
     seed: int = 0
+    """Of every random draw."""
     device: str = "auto"
     """auto, cpu, cuda or cuda:N."""
     out: Path = Path("scores.json")
+    """Where the scores go."""
     overwrite: bool = False
+    """Replace what an earlier run wrote."""
 
     def run(self) -> None:
         """Write the scores as JSON."""
@@ -123,7 +127,7 @@ class Prune:
     teacher: Path | None = None
     """Checkpoint; the embedded face generator if left out."""
     scores: Path | None = None
-    """Output of ``cagc score``."""
+    """Output of cagc score."""
     plan: Path | None = None
     """Plan to repeat, instead of --scores and a budget."""
     macs: Ratio | None = None
@@ -137,6 +141,7 @@ class Prune:
     rescale: str = "keep"
     """Weights afterwards: keep the scale of RGB, none as the paper's authors, or svs, singular value scaling."""
     overwrite: bool = False
+    """Replace what an earlier run wrote."""
 
     def run(self) -> None:
         """Write the student and its plan."""
@@ -171,7 +176,7 @@ class Distill:
     data: Path | None = None
     """Folder or zip of real images; the embedded faces if --teacher is left out too."""
     content: str = "faces"
-    """What counts as content; see ``cagc score``."""
+    """What counts as content; see cagc score."""
     classes: tuple[str, ...] = ()
     """Class names that count as content."""
     device: str = "auto"
@@ -207,7 +212,7 @@ class Evaluate:
     data: Path | None = None
     """Real images for the Fréchet distance; the embedded faces if --teacher is left out too."""
     content: str = "faces"
-    """What counts as content; see ``cagc score``."""
+    """What counts as content; see cagc score."""
     classes: tuple[str, ...] = ()
     """Class names that count as content."""
     samples: int = 1000
@@ -217,6 +222,7 @@ class Evaluate:
     batch: int = 1
     """Images in a timed call."""
     seed: int = 0
+    """Of every random draw."""
     device: str = "auto"
     """auto, cpu, cuda or cuda:N."""
     json: Path | None = None
@@ -258,6 +264,7 @@ class Generate:
     device: str = "auto"
     """auto, cpu, cuda or cuda:N."""
     overwrite: bool = False
+    """Replace what an earlier run wrote."""
 
     def run(self) -> None:
         """Write the images."""
@@ -273,8 +280,11 @@ class Convert:
     """Rewrite a checkpoint: .safetensors is the native layout, .pt that of rosinality and the paper's authors."""
 
     source: tyro.conf.Positional[Path]
+    """Checkpoint to read, of any layout."""
     target: tyro.conf.Positional[Path]
+    """Checkpoint to write; its ending says in which layout."""
     overwrite: bool = False
+    """Replace what an earlier run wrote."""
 
     def run(self) -> None:
         """Write ``target``."""
@@ -298,6 +308,7 @@ class Export:
     noise: str = "const"
     """const (the stored noise maps) or none."""
     overwrite: bool = False
+    """Replace what an earlier run wrote."""
 
     def run(self) -> None:
         """Write the graph."""
@@ -340,6 +351,7 @@ def _commands(named: Recipe | None) -> type:
 
 
 _SHARED = (Score, Distill, Evaluate)
+_STYLE = (tyro.conf.PositionalMetavarFromFieldName,)
 
 
 def _run(command: Any) -> None:
@@ -361,8 +373,6 @@ def main(args: list[str] | None = None) -> None:
         return
     with one_line_errors(), warnings.catch_warnings():
         commands = _commands(_named_recipe(args))
-        command = tyro.cli(
-            commands, prog="cagc", description="Content-aware compression of style-based GANs.", args=args
-        )
+        command = tyro.cli(commands, prog="cagc", description=__doc__, args=args, config=_STYLE)
         warnings.showwarning = lambda message, *_: console.print(f"warning: {message}", soft_wrap=True)
         _run(command)

@@ -29,7 +29,7 @@ _BLOCKS = tuple(2**i for i in range(3, 14))
 
 @dataclass(frozen=True)
 class DistillConfig:
-    """Settings of :func:`cagc.distill.distill`. The defaults are the paper's where it states them.
+    """Settings of a distillation. The defaults are the paper's where it states them.
 
     Attributes:
         steps: generator updates.
@@ -37,31 +37,31 @@ class DistillConfig:
         micro_batch: images at a time in each process, whose gradients are added up; None: all at once.
         precision: "float32", or "bfloat16" or "float16" for the networks under autocast, with weights in float32.
         learning_rate: of both Adam optimisers, before the scaling for lazy regularisation.
-        lr_schedule: "constant", or "cosine" down to zero at ``steps``.
+        lr_schedule: "constant", or "cosine" down to zero at the last step.
         betas: of both Adam optimisers, before the same scaling.
         rgb_weight: of the L1 distance between the images of student and teacher; 0 leaves it out.
         kd_mode: L1 on the "output" image, or summed over the "intermediate" RGB of every resolution.
         normalize_by_area: divide the masked L1 by the mask's area instead of by the image's.
         perceptual_weight: of the perceptual distance; 0 leaves it out.
-        perceptual: name of its features: one of ``cagc.metrics.features.FEATURES`` with feature maps, or "lpips-vgg".
+        perceptual: name of its features: "efficientnet-lite0", or "lpips-vgg" where lpips is installed.
         perceptual_size: side in pixels that images are resized to for it; None: as they are, 256 px at most.
         feature_weight: of the distance between the student's features and those of the channels that it kept of the
             teacher's, times the schedule's factor of the learning rate; 0 leaves it out. It knows no content.
         relation_weight: of the relation loss of StyleKD; 0 leaves it out.
         relation_strength: standard deviation of the moves of w, along latent directions of length 1, that it compares.
-        relation_directions: latent directions per resolution, see :func:`cagc.distill.relation.latent_directions`.
+        relation_directions: latent directions per resolution, those along which the styles change most.
         relation_resolutions: where it compares features; those above the image's are left out.
         gan_weight: of the adversarial loss; 0 runs without a discriminator.
         discriminator: begin with the "teacher"'s, or with a "new" one.
         gan_loss: "logistic" (non-saturating for the generator), or "hinge".
         d_steps: discriminator updates, on other images each, per generator update.
         gan_delay: steps in which the discriminator trains and the generator does not hear it yet.
-        gan_ramp: steps after the delay in which ``gan_weight`` grows linearly from 0.
+        gan_ramp: steps after the delay in which the weight grows linearly from 0.
         r1_gamma: R1 weight; 0 leaves it out.
         d_reg_every: steps from one R1 update to the next.
         path_weight: of the path length regularisation; 0 leaves it out.
         g_reg_every: steps from one path length update to the next.
-        path_batch_shrink: the path length uses ``batch_size // path_batch_shrink`` images.
+        path_batch_shrink: the path length uses the batch divided by this.
         path_decay: of the running mean path length.
         mixing_probability: share of batches drawn with style mixing.
         noise: "random", "const" or "none" for student and teacher during training.
@@ -69,16 +69,18 @@ class DistillConfig:
         ema_half_life: images after which the averaged weights have forgotten half of the past, whatever the batch.
         ema_rampup: the half-life is at most this share of the images seen, so that a short run is not held back by
             the weights it began with; None: constant, as in the paper.
-        frozen: patterns (``fnmatch``) of the student's parameters that stay as they are, such as "mapping.*".
+        frozen: names or shell patterns of the student's parameters that stay as they are, such as "mapping.*".
         flip: random horizontal flips of the real images.
         augment: "ada": what the discriminator sees is augmented, as often as its overfitting asks for (Karras et al.,
             NeurIPS 2020); "none"; or "auto": "ada" for fewer than 30,000 real images.
         augment_target: mean sign of the discriminator's logits of real images that "ada" steers to.
         seed: of every random draw.
-        checkpoint_every, sample_every, log_every: steps; 0 turns samples off.
+        checkpoint_every: steps from one checkpoint to the next.
+        sample_every: steps from one sample grid to the next; 0: none.
+        log_every: steps from one row of metrics.jsonl to the next.
         evaluate_every: steps from one evaluation of the averaged student to the next; 0: never.
         evaluation_samples: images behind its Fréchet distance to the real ones; a fifth is compared with the teacher's.
-        evaluation_features: feature space of that distance, a name of ``cagc.metrics.features``.
+        evaluation_features: feature space of that distance: efficientnet-lite0 or inception, @ and a side.
         samples: images in a sample grid.
         sample_truncation: truncation of the sample grid.
         tensorboard: write TensorBoard scalars and grids.

@@ -103,12 +103,13 @@ class Project:
     pair: tyro.conf.OmitArgPrefixes[Pair] = field(default_factory=Pair)
     config: tyro.conf.OmitArgPrefixes[ProjectionConfig] = field(default_factory=ProjectionConfig)
     content: str = "everything"
-    """What counts: everything, or a content parser as in ``cagc score``."""
+    """What counts: everything, or a content parser as in cagc score."""
     count: int = 8
     """Images at most, of a folder or zip."""
     out: Path = Path("projection")
     """Folder for the pictures, latents, loss curves and metrics.json."""
     overwrite: bool = False
+    """Replace what an earlier run wrote."""
 
     def run(self) -> None:
         """Write the folder; Ctrl-C writes the best so far."""
@@ -184,6 +185,7 @@ class Mix:
     out: Path = Path("mixing")
     """Folder for one grid a generator."""
     overwrite: bool = False
+    """Replace what an earlier run wrote."""
 
     def run(self) -> None:
         """Write the grids."""
@@ -219,12 +221,13 @@ class Morph:
     ends: str = "0,1"
     """Two seeds."""
     projection: Path | None = None
-    """Latents of ``cagc project`` to walk between instead; --ends are then the indices of its images."""
+    """Latents of cagc project to walk between instead; --ends are then the indices of its images."""
     steps: int = 24
     """Images on the way."""
     out: Path = Path("morph.webp")
     """.gif or .webp for an animation, .png for a strip; the generators are put beside each other."""
     overwrite: bool = False
+    """Replace what an earlier run wrote."""
 
     def run(self) -> None:
         """Write the picture."""
@@ -280,6 +283,7 @@ class Edit:
     out: Path = Path("edit")
     """Folder for edit.png and directions.safetensors."""
     overwrite: bool = False
+    """Replace what an earlier run wrote."""
 
     def run(self) -> None:
         """Write the picture and the directions."""

@@ -30,7 +30,7 @@ Progress = Callable[[int, int], None]
 
 @dataclass(frozen=True)
 class ProjectionConfig:
-    """Settings of :func:`project`.
+    """Settings of a projection.
 
     Attributes:
         space: "w": one w for all layers; "w+": one for each.
@@ -38,11 +38,12 @@ class ProjectionConfig:
         steps: updates at most; the paper's evaluation has 800.
         learning_rate: None: 1 for L-BFGS, 0.05 for Adam.
         noise: also optimise the noise maps; they are kept at zero mean and unit variance.
-        mse_weight, perceptual_weight: of the two distances.
-        perceptual: name of the features, as in :class:`cagc.DistillConfig`.
+        mse_weight: of the squared distance of pixels.
+        perceptual_weight: of the perceptual distance.
+        perceptual: its features: "efficientnet-lite0", or "lpips-vgg" where lpips is installed.
         perceptual_size: side that images are resized to for it; None: as they are.
-        patience: stop when the loss fell by less than ``min_gain`` of itself over so many steps.
-        min_gain: see ``patience``.
+        patience: stop when the loss fell by less than min_gain of itself over so many steps.
+        min_gain: see patience.
         seed: of the noise maps at the start.
 
     Raises:
