@@ -282,4 +282,4 @@ def test_help_explains_every_option(capsys, monkeypatch):
     for command in commands:
         page = text(command)
         assert "``" not in page and ":func:" not in page, command
-        assert not re.findall(r"│ +(--[^│]*?(?: {2,}|│\n│ +)\((?:default|required))", page), command
+        assert not re.findall(r"(?m)^[ │]+(--.*?)(?: {2,}|[ │]*\n[ │]+)\((?:default|required)", page), command
