@@ -203,22 +203,30 @@ class Distill:
 
 @dataclass
 class Evaluate:
-    """Measure a student against its teacher: MACs, parameters, milliseconds, Fréchet distance, content fidelity."""
+    """Measure a student against its teacher: MACs, parameters, milliseconds, and what --metrics lists."""
 
     student: Path
     """Checkpoint."""
     teacher: Path | None = None
     """Checkpoint; the embedded face generator if left out."""
     data: Path | None = None
-    """Real images for the Fréchet distance; the embedded faces if --teacher is left out too."""
+    """Real images for the metrics of sets; the embedded faces if --teacher is left out too."""
     content: str = "faces"
     """What counts as content; see cagc score."""
     classes: tuple[str, ...] = ()
     """Class names that count as content."""
+    metrics: tuple[str, ...] = ()
+    """Of sets: frechet, kid, precision-recall, density-coverage. Against the teacher: psnr, ssim, perceptual. Of the
+    latent space: ppl-wfull, ppl-wend, ppl-zfull, ppl-zend, ppl-authors, separability, leakage. If left out: psnr, and
+    frechet where there is --data."""
     samples: int = 1000
-    """Images behind a Fréchet distance."""
+    """Images behind the metrics of sets and separability."""
+    pairs: int = 200
+    """Images that are compared with the teacher's, and pairs behind a path length."""
     features: str = "efficientnet-lite0"
-    """Feature space of the Fréchet distance: efficientnet-lite0, or inception where torch-fidelity is installed."""
+    """Feature space of the metrics of sets: efficientnet-lite0, or inception where torch-fidelity is installed."""
+    perceptual: str = "efficientnet-lite0"
+    """Distance of perceptual and path lengths: efficientnet-lite0, or lpips-vgg where lpips is installed."""
     batch: int = 1
     """Images in a timed call."""
     seed: int = 0
@@ -234,8 +242,9 @@ class Evaluate:
         student = load_generator(self.student, loaded.device)
         with phase("Evaluating") as track:
             variants = evaluate(
-                student, loaded.teacher, loaded.parser, loaded.data, samples=self.samples, features=self.features,
-                batch=self.batch, seed=self.seed, track=track,
+                student, loaded.teacher, loaded.parser, loaded.data, samples=self.samples,
+                fidelity_samples=self.pairs, features=self.features, batch=self.batch, seed=self.seed, track=track,
+                metrics=self.metrics, perceptual=self.perceptual,
             )  # fmt: skip
         if not distributed.is_main():
             return

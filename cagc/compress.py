@@ -10,6 +10,7 @@ from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
 import torch
+from rich.markup import escape
 from rich.table import Table
 
 from . import __version__
@@ -21,8 +22,7 @@ from .distill import DistillConfig, Interrupted, RunFolder, distill
 from .distill.losses import load_perceptual
 from .documents import write_json
 from .errors import CagcError
-from .evaluation import evaluate
-from .metrics import features
+from .evaluation import Tools, evaluate
 from .metrics.frechet import result_key
 from .metrics.macs import total_macs, total_parameters
 from .models import Generator
@@ -83,6 +83,8 @@ class CompressConfig:
     features: str = "efficientnet-lite0@112"
     """Feature space of the Fréchet distance, with its input side in pixels; efficientnet-lite0 alone is 224 px, four
     times the work."""
+    evaluation_metrics: tuple[str, ...] = ()
+    """What is measured, as ``cagc evaluate --metrics``."""
     out: Path = Path("cagc-out")
     """Folder for the student, plan, metrics, report and grids."""
     device: str = "auto"
@@ -166,6 +168,7 @@ def compress(config: CompressConfig, resume: bool = False) -> Report:
         variants = evaluate(
             student, loaded.teacher, loaded.parser, loaded.data, others, config.evaluation_samples,
             config.fidelity_samples, config.features, seed=_HELD_OUT + config.seed, track=track,
+            metrics=config.evaluation_metrics,
         )  # fmt: skip
     plan = plans[config.metric]
     with phase("Writing the report"):
@@ -189,7 +192,8 @@ def resume_compress(out: Path) -> Report:
         options = json.loads((out / "config.json").read_text())
         paths = {name: Path(options[name]) if options[name] else None for name in ("teacher", "data")}
         training = DistillConfig.from_dict(options["distillation"])
-        given = paths | {"out": Path(out), "classes": tuple(options["classes"]), "distillation": training}
+        given = paths | {"out": Path(out), "distillation": training}
+        given |= {name: tuple(options.get(name, ())) for name in ("classes", "evaluation_metrics")}
         config = CompressConfig(**options | given)
     except (OSError, ValueError, KeyError, TypeError):
         raise CagcError(f"resume: {out} holds no compression that was started (no readable config.json)") from None
@@ -216,8 +220,7 @@ def _check_request(config: CompressConfig, loaded: LoadedInputs) -> None:
         raise CagcError(f"rescale: got {config.rescale!r}, expected one of {', '.join(RESCALES)}")
     if config.distillation.perceptual_weight:
         load_perceptual(config.distillation.perceptual)
-    if loaded.data is not None:
-        features.load(config.features)
+    Tools.load(config.evaluation_metrics, loaded.data is not None, config.features)
     # Whether a budget can be met does not depend on the scores.
     scores = score_channels(loaded.teacher, "random", samples=config.samples)
     plan_channels(loaded.teacher, scores, round_to=config.round_to, **config.budget())
@@ -342,7 +345,8 @@ def _shown_seeds(parser: ContentParser) -> list[int]:
 def print_table(report: Report) -> None:
     """Print the report's table to standard output."""
     key = result_key(report.features)
-    table = Table("", "MACs", "params", "ms", "faster", "realised", key, "content L1", "content PSNR")
+    # Escaped, because the console would take the features' name in its brackets for a style.
+    table = Table("", "MACs", "params", "ms", "faster", "realised", escape(key), "content L1", "content PSNR")
     for name, row in report.metrics().items():
         latency = row["latency"]
         table.add_row(
@@ -358,4 +362,11 @@ def print_table(report: Report) -> None:
             ),
         )
     # A pipe has no width of its own; a table cut at 80 columns would lose its figures.
-    type(console)(width=None if sys.stdout.isatty() else 140).print(table)
+    screen = type(console)(width=None if sys.stdout.isatty() else 140)
+    screen.print(table)
+    if report.further:
+        table = Table("", *(variant.name for variant in report.variants))
+        for name in report.further:
+            row = (variant.further.get(name) for variant in report.variants)
+            table.add_row(escape(name), *("" if value is None else f"{value:.4g}" for value in row))
+        screen.print(table)

@@ -2,27 +2,108 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import importlib.util
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
 
+import torch
 from torch import Tensor
 
 from . import content, distributed
+from .distill.cifar import CifarDataset
 from .distill.data import ImageDataset
+from .distill.losses import PerceptualDistance, load_perceptual
+from .editing.directions import find_directions
+from .errors import CagcError
 from .metrics import features as feature_registry
+from .metrics.disentanglement import ATTRIBUTES, edit_leakage, linear_separability
+from .metrics.fidelity import Measure
+from .metrics.kid import kernel_distance
 from .metrics.latency import LatencyResult, measure_generators
-from .metrics.shared import compare, drawn_statistics, real_statistics
-from .models import Generator
+from .metrics.ppl import authors_path_length, perceptual_path_length
+from .metrics.precision_recall import Manifold, density_coverage, precision_recall
+from .metrics.reference import reference_statistics
+from .metrics.shared import compare, drawn_statistics
+from .metrics.similarity import perceptual_similarity, structural_similarity
+from .models import AnyGenerator
 from .report import Variant
 
 Track = Callable[[str], Callable[[int, int], None]]
+Figures = dict[str, float]
+
+
+def _kernel(real: Tensor, drawn: Tensor) -> Figures:
+    found = kernel_distance(real, drawn)
+    return {"kernel_distance": found.mean, "kernel_distance_std": found.std}
+
+
+_VECTORS: dict[str, Callable[[Tensor], Callable[[Tensor], Figures]]] = {
+    "kid": lambda real: partial(_kernel, real),
+    "precision-recall": lambda real: partial(precision_recall, Manifold(real, 3)),
+    "density-coverage": lambda real: partial(density_coverage, Manifold(real, 5)),
+}
+SETS = ("frechet", *_VECTORS)
+"""Metrics of a set of drawn images against real ones."""
+PAIRS = ("psnr", "ssim", "perceptual")
+"""Metrics of images against the teacher's, whole and on the content."""
+PATHS = {f"ppl-{space}{sampling}": (space, sampling) for space in "wz" for sampling in ("full", "end")}
+METRICS = (*SETS, *PAIRS, *PATHS, "ppl-authors", "separability", "leakage")
+
+
+@dataclass(frozen=True)
+class Tools:
+    """What the chosen metrics need.
+
+    Attributes:
+        metrics: some of :data:`METRICS`.
+        extractor: features of :data:`SETS`; None if none of them is chosen.
+        distance: perceptual distance of "perceptual" and path lengths; None if none of them is chosen.
+        perceptual: its name.
+    """
+
+    metrics: tuple[str, ...]
+    extractor: feature_registry.FeatureExtractor | None
+    distance: PerceptualDistance | None
+    perceptual: str
+
+    @classmethod
+    def load(
+        cls,
+        metrics: Sequence[str],
+        data: bool,
+        features: str = feature_registry.DEFAULT_FEATURES,
+        perceptual: str = feature_registry.DEFAULT_FEATURES,
+        device: torch.device | str = "cpu",
+    ) -> Tools:
+        """Load it; no metrics: psnr, and frechet where there is data.
+
+        Raises:
+            CagcError: an unknown metric, one of :data:`SETS` without data, or a package or weights are missing.
+        """
+        chosen = tuple(metrics) or (("frechet", "psnr") if data else ("psnr",))
+        for name in chosen:
+            if name not in METRICS:
+                raise CagcError(f"metrics: got {name!r}, expected some of {', '.join(METRICS)}")
+            if name in SETS and not data:
+                raise CagcError(f"metrics: {name} compares with real images, and none were given (--data)")
+        if "ssim" in chosen and importlib.util.find_spec("skimage") is None:
+            raise CagcError("metrics: ssim needs the package scikit-image: pip install scikit-image")
+        sets, perceived = any(m in SETS for m in chosen), any(m == "perceptual" or "ppl" in m for m in chosen)
+        return cls(
+            chosen,
+            feature_registry.load(features, device) if sets else None,
+            load_perceptual(perceptual, device) if perceived else None,
+            perceptual,
+        )
 
 
 def evaluate(
-    student: Generator,
-    teacher: Generator,
+    student: AnyGenerator,
+    teacher: AnyGenerator,
     parser: content.ContentParser | Callable[..., Tensor] | str,
-    data: ImageDataset | None = None,
-    others: Mapping[str, Generator] | None = None,
+    data: ImageDataset | CifarDataset | None = None,
+    others: Mapping[str, AnyGenerator] | None = None,
     samples: int = 1000,
     fidelity_samples: int = 200,
     features: str = feature_registry.DEFAULT_FEATURES,
@@ -30,69 +111,134 @@ def evaluate(
     repeats: int = 30,
     seed: int = 0,
     track: Track | None = None,
+    metrics: Sequence[str] = (),
+    perceptual: str = feature_registry.DEFAULT_FEATURES,
 ) -> dict[str, Variant]:
     """Measure generators against their teacher; keys "Teacher", those of ``others``, "Student".
 
-    Under ``torchrun`` the processes share the samples; the first one alone has the latencies.
+    Under ``torchrun`` the processes share the samples; the first one alone has the latencies, separability and leakage.
 
     Args:
         student: generator of the teacher's resolution and latent size, on the teacher's device.
         teacher: the generator it was compressed from.
         parser: anything that :func:`cagc.content.load` takes; asked on the teacher's images.
-        data: real images for the Fréchet distance; None leaves that out.
+        data: real images for the metrics of sets.
         others: further generators, such as the student before distillation.
-        samples: generated images, and real ones at most, behind a Fréchet distance.
-        fidelity_samples: images compared with the teacher's, on the same latents and noise.
-        features: feature space of the Fréchet distance, a name of ``cagc.metrics.features``.
+        samples: generated images, and real ones at most, behind the metrics of sets and separability.
+        fidelity_samples: images compared with the teacher's on the same latents and noise, pairs behind a path length.
+        features: feature space of the metrics of sets, a name of ``cagc.metrics.features``.
         batch: images in one timed call.
         repeats: timed calls of each generator, compiled by :func:`cagc.runtime.compile` and interleaved, so that their
             ratios hold on a noisy machine.
         seed: first seed of all latents.
         track: ``track(title)`` gives a callback ``(done, total)``.
+        metrics: some of :data:`METRICS`; none: psnr, and frechet where there is data.
+        perceptual: distance of "perceptual" and path lengths, a name of :func:`cagc.distill.losses.load_perceptual`.
 
     Raises:
-        CagcError: sizes disagree, no sample has content, or the features are not installed.
+        CagcError: sizes disagree, no sample has content, or as :meth:`Tools.load`.
     """
+    tools = distributed.together(
+        lambda: Tools.load(metrics, data is not None, features, perceptual, teacher.w_avg.device)
+    )
     parser = content.load(parser, device=teacher.w_avg.device)
     generators = {"Teacher": teacher, **(others or {}), "Student": student}
     track = track or (lambda title: lambda done, total: None)
-    fidelity = {
-        name: compare(g, teacher, parser, fidelity_samples, seed, track(f"Fidelity: {name}"))
-        for name, g in generators.items()
-        if g is not teacher
-    }
-    frechet = _frechet(generators, data, samples, features, seed, track)
+    figures: dict[str, Figures] = {name: {} for name in generators}
+    parts = [
+        _fidelity(tools, generators, parser, fidelity_samples, seed, track),
+        _paths(tools, generators, fidelity_samples, seed, track),
+        _sets(tools, generators, data, samples, seed, track),
+        _disentanglement(tools, generators, parser, samples, seed, track),
+    ]
+    for name, found in (item for part in parts for item in part.items()):
+        figures[name] |= found
+    latency = _latency(generators, batch, repeats, track)
+    return {name: Variant.of(name, g, latency=latency.get(name), **figures[name]) for name, g in generators.items()}
+
+
+def _latency(generators, batch: int, repeats: int, track: Track) -> Mapping[str, LatencyResult]:
+    """Of one process alone, while the others wait: they would slow each other down."""
 
     def time() -> Mapping[str, LatencyResult]:
-        return measure_generators(generators, batch, repeats, progress=track("Latency"))
+        return (
+            measure_generators(generators, batch, repeats, progress=track("Latency")) if distributed.is_main() else {}
+        )
 
-    # One process alone, while the others wait: they would slow each other down.
-    latency = distributed.together(lambda: time() if distributed.is_main() else {})
-    variants = {}
-    for name, generator in generators.items():
-        measured = {"latency": latency.get(name), "frechet": frechet.get(name)}
-        if name in fidelity:
-            keys = ("content_l1", "content_psnr", "image_l1", "content_coverage")
-            measured |= {key: fidelity[name][key] for key in keys}
-        variants[name] = Variant.of(name, generator, **measured)
-    return variants
+    return distributed.together(time)
 
 
-def _frechet(
-    generators: Mapping[str, Generator],
-    data: ImageDataset | None,
-    samples: int,
-    features: str,
-    seed: int,
-    track: Track,
-) -> dict[str, float]:
-    if data is None:
+def _fidelity(tools: Tools, generators, parser, samples: int, seed: int, track: Track) -> dict[str, Figures]:
+    measures: dict[str, Measure] = {}
+    if "ssim" in tools.metrics:
+        measures["ssim"] = structural_similarity
+    if "perceptual" in tools.metrics:
+        measures[f"perceptual[{tools.perceptual}]"] = lambda a, b, mask: perceptual_similarity(
+            a, b, tools.distance, mask
+        )
+    if not measures and "psnr" not in tools.metrics:
         return {}
-    device = generators["Teacher"].w_avg.device
-    extractor = feature_registry.load(features, device)
-    count = min(samples, len(data))
-    real = real_statistics(data, count, extractor, device, track("Features: real images"))
-    return {
-        name: drawn_statistics(generator, samples, seed, extractor, track(f"Features: {name}")).distance(real)
-        for name, generator in generators.items()
-    }
+    teacher, found = generators["Teacher"], {}
+    for name, generator in generators.items():
+        if generator is not teacher:
+            title = f"Fidelity: {name}"
+            compared = compare(generator, teacher, parser, samples, seed, track(title), measures)
+            found[name] = {key: compared[key] for key in compared if key not in ("samples", "empty_masks")}
+    return found
+
+
+def _paths(tools: Tools, generators, samples: int, seed: int, track: Track) -> dict[str, Figures]:
+    found: dict[str, Figures] = {name: {} for name in generators}
+    for metric in (m for m in tools.metrics if "ppl" in m):
+        key = f"{metric.replace('-', '_')}[{tools.perceptual}]"
+        for name, generator in generators.items():
+            progress = track(f"Path length: {name}")
+            if metric in PATHS:
+                space, sampling = PATHS[metric]
+                found[name][key] = perceptual_path_length(
+                    generator, tools.distance, samples, seed, progress=progress, space=space, sampling=sampling
+                )
+            else:
+                found[name][key] = authors_path_length(generator, tools.distance, samples, seed, progress=progress)
+    return found
+
+
+def _sets(tools: Tools, generators, data, samples: int, seed: int, track: Track) -> dict[str, Figures]:
+    if tools.extractor is None:
+        return {}
+    device, space = generators["Teacher"].w_avg.device, tools.extractor.name
+    # A Fréchet distance needs sums alone, the others every sample.
+    chosen = [metric for metric in tools.metrics if metric in _VECTORS]
+    keep, count = bool(chosen), min(samples, len(data))
+    real = reference_statistics(data, count, tools.extractor, device, track("Features: real images"), keep)
+    against = [_VECTORS[metric](real.vectors.to(device)) for metric in chosen]
+    result: dict[str, Figures] = {}
+    for name, generator in generators.items():
+        drawn = drawn_statistics(generator, samples, seed, tools.extractor, track(f"Features: {name}"), keep)
+        result[name] = {"frechet": drawn.distance(real)} if "frechet" in tools.metrics else {}
+        for measure in against:
+            result[name] |= {f"{key}[{space}]": value for key, value in measure(drawn.vectors.to(device)).items()}
+    return result
+
+
+def _disentanglement(tools: Tools, generators, parser, samples: int, seed: int, track: Track) -> dict[str, Figures]:
+    """In the main process alone: the whole sample is behind each figure."""
+
+    def measure() -> dict[str, Figures]:
+        found: dict[str, Figures] = {name: {} for name in generators}
+        directions = find_directions(generators["Teacher"]) if "leakage" in tools.metrics else None
+        for name, generator in generators.items():
+            if "separability" in tools.metrics:
+                progress = track(f"Separability: {name}")
+                planes = linear_separability(generator, parser, samples, seed, progress=progress)
+                found[name] |= {f"separability[{what}]": value for what, value in planes.items() if what in ATTRIBUTES}
+                found[name]["separability"] = planes["separability"]
+            if directions is not None:
+                progress = track(f"Leakage: {name}")
+                change = edit_leakage(
+                    generator, directions, parser, max(2, samples // 10), seed=seed, progress=progress
+                )
+                found[name] |= {f"edit_{what}": value for what, value in change.items()}
+        return found
+
+    return distributed.together(lambda: measure() if distributed.is_main() else {})

@@ -32,8 +32,8 @@ class Variant:
 
     name: as shown; macs, parameters: of one image and of the whole generator; latency: measured together with the
     teacher's; frechet: Fréchet distance to the real images in the report's feature space; content_l1 (in [0, 2]) and
-    content_psnr (dB): against the teacher on the content; image_l1: on the whole image; content_coverage: mean share of
-    pixels that are content.
+    content_psnr (dB): against the teacher on the content; image_l1, image_psnr: on the whole image; content_coverage:
+    mean share of pixels that are content; further: other figures by name.
     """
 
     name: str
@@ -44,12 +44,16 @@ class Variant:
     content_l1: float | None = None
     content_psnr: float | None = None
     image_l1: float | None = None
+    image_psnr: float | None = None
     content_coverage: float | None = None
+    further: Mapping[str, float] = field(default_factory=dict)
 
     @classmethod
     def of(cls, name: str, generator: Any, **measured: Any) -> Variant:
-        """Variant of a generator, MACs and parameters counted from its config."""
-        return cls(name, total_macs(generator), total_parameters(generator), **measured)
+        """Variant of a generator, MACs and parameters counted from its config; what is no field becomes ``further``."""
+        own = {key: value for key, value in measured.items() if key in cls.__dataclass_fields__}
+        further = {key: value for key, value in measured.items() if key not in own}
+        return cls(name, total_macs(generator), total_parameters(generator), **own, further=further)
 
 
 @dataclass(frozen=True)
@@ -110,6 +114,11 @@ class Report:
         """Teacher's parameters over the student's."""
         return self.teacher.parameters / self.student.parameters
 
+    @property
+    def further(self) -> list[str]:
+        """Names of the figures that have no column of their own."""
+        return list(dict.fromkeys(name for variant in self.variants for name in variant.further))
+
     def time_ratio(self, variant: Variant) -> Speedup | None:
         """Paired time ratio teacher / variant, None when either was not timed."""
         if self.teacher.latency is None or variant.latency is None:
@@ -138,7 +147,9 @@ class Report:
                 "content_l1": variant.content_l1,
                 "content_psnr_db": variant.content_psnr,
                 "image_l1": variant.image_l1,
+                "image_psnr_db": variant.image_psnr,
                 "content_coverage": variant.content_coverage,
+                **variant.further,
             }
             rows[variant.name] = {
                 k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in row.items()

@@ -6,6 +6,7 @@ read by an unpickler that can build arrays, containers, strings and numbers, and
 
 from __future__ import annotations
 
+import hashlib
 import io
 import pickle
 import re
@@ -118,6 +119,10 @@ class CifarDataset(Sequence[Tensor]):
     def batch(self, indices: Sequence[int]) -> Tensor:
         """Images [N, 3, 32, 32] float32 in [-1, 1] at ``indices``. Raises IndexError outside."""
         return self._pixels[torch.as_tensor(indices, dtype=torch.long)].float().div_(127.5).sub_(1)
+
+    def fingerprint(self) -> str:
+        """Hash, 16 hexadecimal digits, of the pixels."""
+        return hashlib.sha256(self._pixels.numpy()).hexdigest()[:16]
 
     def describe(self) -> str:
         """One line for a log or a report."""

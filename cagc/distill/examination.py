@@ -11,7 +11,8 @@ import torch
 from .. import content, distributed
 from ..metrics import features
 from ..metrics.frechet import result_key
-from ..metrics.shared import compare, drawn_statistics, real_statistics
+from ..metrics.reference import reference_statistics
+from ..metrics.shared import compare, drawn_statistics
 from .config import DistillConfig
 from .data import ImageDataset
 from .teachers import LiveTeacher
@@ -49,7 +50,7 @@ class Examination:
                 )
             if self._real is None:
                 count = min(samples, len(self._data))
-                self._real = real_statistics(self._data, count, self._extractor, trainer.device)
+                self._real = reference_statistics(self._data, count, self._extractor, trainer.device)
             drawn = drawn_statistics(student, samples, config.seed, self._extractor)
             figures[result_key(config.evaluation_features)] = drawn.distance(self._real)
         return figures

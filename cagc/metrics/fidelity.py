@@ -12,6 +12,9 @@ from ..seeds import z_batch
 from .features import check_images
 from .sampling import draw, noise_for
 
+Measure = Callable[[Tensor, Tensor, Tensor], Tensor]
+"""(student's images, teacher's images, mask) → a figure per sample [N]."""
+
 
 def _check(a: Tensor, b: Tensor, mask: Tensor) -> None:
     check_images(a, "a")
@@ -59,6 +62,12 @@ def content_psnr(a: Tensor, b: Tensor, mask: Tensor, reduction: str = "mean") ->
     return _average(10 * torch.log10(4 / mse), reduction)
 
 
+_ALWAYS: dict[str, Measure] = {
+    "l1": lambda a, b, mask: content_l1(a, b, mask, "none"),
+    "psnr": lambda a, b, mask: content_psnr(a, b, mask, "none"),
+}
+
+
 def evaluate_pair(
     student: nn.Module,
     teacher: nn.Module,
@@ -100,8 +109,12 @@ def compare_pair(
     noise: str = "const",
     truncation: float = 1.0,
     progress: Callable[[int, int], None] | None = None,
+    measures: Mapping[str, Measure] | None = None,
 ) -> dict[str, Tensor]:
-    """Figures of `evaluate_pair` for each sample [len(seeds)], float64 on the CPU; arguments and errors as there."""
+    """Figures of `evaluate_pair` for each sample [len(seeds)], float64 on the CPU; arguments and errors as there.
+
+    measures: further figures by name, "image_<name>" of the whole image and "content_<name>" of the content.
+    """
     for key in ("resolution", "style_dim"):
         ours, theirs = getattr(student.config, key), getattr(teacher.config, key)
         if ours != theirs:
@@ -117,14 +130,12 @@ def compare_pair(
         image = student(z, truncation=truncation, noise=noise_for(teacher, part, noise)).clamp(-1, 1)
         mask = parser(target, seeds=part)
         everything = torch.ones_like(mask)
-        for key, value in (
-            ("content_l1", content_l1(image, target, mask, "none")),
-            ("content_psnr", content_psnr(image, target, mask, "none")),
-            ("image_l1", content_l1(image, target, everything, "none")),
-            ("image_psnr", content_psnr(image, target, everything, "none")),
-            ("content_coverage", mask.double().mean(dim=(1, 2, 3))),
-        ):
-            parts.setdefault(key, []).append(value.cpu())
+        seen = mask.amax(dim=(1, 2, 3)) > 0
+        for where, weight in (("content", mask), ("image", everything)):
+            for name, measure in (_ALWAYS | dict(measures or {})).items():
+                value = measure(image, target, weight).to(device, torch.float64)
+                parts.setdefault(f"{where}_{name}", []).append(value.where(seen | (where == "image"), torch.nan).cpu())
+        parts.setdefault("content_coverage", []).append(mask.double().mean(dim=(1, 2, 3)).cpu())
         if progress is not None:
             progress(start + len(part), len(seeds))
     return {key: torch.cat(values) for key, values in parts.items()}

@@ -61,13 +61,22 @@ class FeatureStatistics:
     """Mean and scatter of features, updated batch by batch in float64 and mergeable in any order.
 
     features: name of the feature space; count: samples seen; mean [D]; scatter [D, D] = Σ (x - mean)(x - mean)ᵀ.
-    Batches are joined with the pairwise update of Chan, Golub & LeVeque (1979).
+    Batches are joined with the pairwise update of Chan, Golub & LeVeque (1979). kept: the batches themselves, float32,
+    if it began as a list: for figures that need every sample, at 4·D bytes each.
     """
 
     features: str
     count: int = 0
     mean: np.ndarray = field(default_factory=lambda: np.zeros(0))
     scatter: np.ndarray = field(default_factory=lambda: np.zeros((0, 0)))
+    kept: list[np.ndarray] | None = None
+
+    @property
+    def vectors(self) -> Tensor:
+        """Every sample [count, D], float32. Raises ValueError unless they are kept."""
+        if not self.kept:
+            raise ValueError("kept: got none, expected statistics that keep their samples")
+        return torch.from_numpy(np.concatenate(self.kept))
 
     def update(self, batch: Tensor | np.ndarray) -> FeatureStatistics:
         """Add features [N, D]. Raises ValueError for another shape or width, or values that are not finite."""
@@ -77,6 +86,8 @@ class FeatureStatistics:
             raise ValueError(f"batch must be [N, D] and not empty, got {rows.shape}")
         if not np.isfinite(rows).all():
             raise ValueError("batch holds features that are not finite")
+        if self.kept is not None:
+            self.kept.append(rows.astype(np.float32))
         mean = rows.mean(axis=0)
         centred = rows - mean
         return self._join(len(rows), mean, centred.T @ centred)
@@ -85,6 +96,8 @@ class FeatureStatistics:
         """Add the samples of `other`. Raises ValueError when its feature space differs."""
         if other.features != self.features:
             raise ValueError(f"other holds {other.features!r} features, expected {self.features!r}")
+        if self.kept is not None:
+            self.kept += other.kept
         return self if other.count == 0 else self._join(other.count, other.mean, other.scatter)
 
     def _join(self, count: int, mean: np.ndarray, scatter: np.ndarray) -> FeatureStatistics:
@@ -115,21 +128,22 @@ class FeatureStatistics:
 
     def save(self, path: str | PathLike[str]) -> None:
         """Write an .npz that `load` reads back exactly; a file that exists is replaced as a whole."""
+        arrays = {"features": self.features, "count": self.count, "mean": self.mean, "scatter": self.scatter}
+        if self.kept:
+            arrays["vectors"] = np.concatenate(self.kept)
         with atomic_write(path) as temporary, open(temporary, "wb") as stream:
-            np.savez(
-                stream,
-                features=np.array(self.features),
-                count=np.array(self.count),
-                mean=self.mean,
-                scatter=self.scatter,
-            )
+            np.savez(stream, **arrays)
 
     @classmethod
-    def load(cls, path: str | PathLike[str]) -> FeatureStatistics:
-        """Read what `save` wrote; nothing in the file is executed. Raises CagcError when it is missing or damaged."""
+    def load(cls, path: str | PathLike[str], keep: bool = False) -> FeatureStatistics:
+        """Read what `save` wrote, with `keep` the samples too; nothing in the file is executed.
+
+        Raises CagcError when it is missing or damaged, or has no samples to keep.
+        """
         try:
             with np.load(path, allow_pickle=False) as data:
-                stats = cls(str(data["features"]), int(data["count"]), data["mean"], data["scatter"])
+                kept = [data["vectors"]] if keep else None
+                stats = cls(str(data["features"]), int(data["count"]), data["mean"], data["scatter"], kept)
         except Exception as error:  # zip, npy header and key errors all mean the same to the user
             raise CagcError(f"{path} does not hold feature statistics: {error}") from error
         if stats.mean.ndim != 1 or stats.scatter.shape != (stats.mean.size,) * 2:
@@ -153,15 +167,17 @@ def generator_statistics(
     noise: str = "random",
     truncation: float = 1.0,
     progress: Progress | None = None,
+    keep: bool = False,
 ) -> FeatureStatistics:
     """Statistics of `samples` images of `generator`: sample i is drawn from seed + i, whatever the batch size.
 
     noise: "random" (seeded per sample), "const" or "none". Images are clamped to [-1, 1], as a saved image would be.
-    progress(done, samples) is called after each batch. Runs on the generator's device.
+    progress(done, samples) is called after each batch. keep: the features of every image too. Runs on the generator's
+    device.
     """
     device = next(generator.parameters()).device
     extractor = _extractor(features, device)
-    stats = FeatureStatistics(extractor.name)
+    stats = FeatureStatistics(extractor.name, kept=[] if keep else None)
     for seeds in seed_batches(samples, seed, batch):
         stats.update(extractor(draw(generator, seeds, noise, truncation).clamp(-1, 1)))
         if progress is not None:
@@ -178,10 +194,11 @@ def dataset_statistics(
     device: torch.device | str = "cpu",
     progress: Progress | None = None,
     part: slice = slice(None),
+    keep: bool = False,
 ) -> FeatureStatistics:
     """Statistics of the first `samples` images (all when None) of a sequence of [3, H, W] tensors in [-1, 1].
 
-    Of those images only the ones of `part`, where several processes share them.
+    Of those images only the ones of `part`, where several processes share them. keep: the features of every image too.
 
     Raises CagcError when `samples` asks for more images than there are.
     """
@@ -189,7 +206,7 @@ def dataset_statistics(
     if not 2 <= total <= len(dataset):
         raise CagcError(f"samples must be between 2 and {len(dataset)}, the size of the image set, got {total}")
     extractor = _extractor(features, device)
-    stats = FeatureStatistics(extractor.name)
+    stats = FeatureStatistics(extractor.name, kept=[] if keep else None)
     chosen = range(total)[part]
     for start in range(0, len(chosen), batch):
         images = torch.stack([dataset[i] for i in chosen[start : start + batch]])

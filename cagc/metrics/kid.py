@@ -29,7 +29,7 @@ def kernel_distance(
 
     Args:
         reference, generated: features [N, D] and [M, D].
-        subsets: drawn from each set, whose mean is reported.
+        subsets: drawn from each set, whose mean is reported; one where they would be the whole of both.
         subset_size: features in a subset, at most as many as the smaller set has.
         seed: of the subsets.
 
@@ -43,6 +43,7 @@ def kernel_distance(
     size = min(subset_size, len(reference), len(generated))
     if size < 2 or subsets < 1:
         raise ValueError(f"subsets: got {subsets} of {size} features, expected at least 1 of at least 2")
+    subsets = 1 if size == len(reference) == len(generated) else subsets
     rng = torch.Generator().manual_seed(seed)
 
     def part(features: Tensor) -> Tensor:

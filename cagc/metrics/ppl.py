@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
+from .. import distributed
 from ..models import AnyGenerator
 from ..seeds import derived_seed, z_batch
 from .sampling import noise_for, seed_batches
@@ -43,7 +44,7 @@ def perceptual_path_length(
 ) -> float:
     """Mean of d(G(x(t)), G(x(t + ε))) / ε² along paths x between random latents, without a crop.
 
-    Both images of a pair share their noise maps.
+    Both images of a pair share their noise maps. The processes of ``torchrun`` share the pairs.
 
     Args:
         generator: in evaluation mode; not changed.
@@ -64,14 +65,12 @@ def perceptual_path_length(
             raise ValueError(f"{name}: got {value!r}, expected one of {', '.join(choices)}")
     if not epsilon > 0:
         raise ValueError(f"epsilon: got {epsilon}, expected a number above 0")
-    lengths: list[Tensor] = []
-    for seeds in seed_batches(samples, seed, batch):
+
+    def pair(seeds: Sequence[int]) -> list[Tensor]:
         noise = noise_for(generator, seeds, "random")
-        pair = [generator.synthesis(ws, noise) for ws in _path(generator, seeds, space, sampling, epsilon)]
-        lengths += _distances(distance, *pair)
-        if progress is not None:
-            progress(len(lengths), samples)
-    found = torch.stack(lengths) / epsilon**2
+        return [generator.synthesis(ws, noise) for ws in _path(generator, seeds, space, sampling, epsilon)]
+
+    found = _distances(distance, pair, samples, seed, batch, progress) / epsilon**2
     low, high = (
         torch.quantile(found, p / 100, interpolation=rule) for p, rule in zip(percentiles, ("lower", "higher"))
     )
@@ -93,19 +92,39 @@ def authors_path_length(
     The two images of a pair have different noise, so it measures that too, and the mean over all pairs is not divided
     by ε². Arguments as in :func:`perceptual_path_length`, in W and over the full path.
     """
-    lengths: list[Tensor] = []
-    for seeds in seed_batches(samples, seed, batch):
-        ends = _path(generator, seeds, "w", "full", epsilon)
+
+    def pair(seeds: Sequence[int]) -> list[Tensor]:
         others = [derived_seed("other image of the pair", seed) for seed in seeds]
         noises = [noise_for(generator, drawn, "random") for drawn in (seeds, others)]
-        lengths += _distances(distance, *(generator.synthesis(ws, noise) for ws, noise in zip(ends, noises)))
-        if progress is not None:
-            progress(len(lengths), samples)
-    return torch.stack(lengths).mean().item()
+        ends = _path(generator, seeds, "w", "full", epsilon)
+        return [generator.synthesis(ws, noise) for ws, noise in zip(ends, noises)]
+
+    return _distances(distance, pair, samples, seed, batch, progress).mean().item()
 
 
-def _distances(distance: Distance, first: Tensor, second: Tensor) -> list[Tensor]:
-    return [distance(first[i : i + 1], second[i : i + 1]).double().reshape([]) for i in range(len(first))]
+def _distances(
+    distance: Distance,
+    pair: Callable[[Sequence[int]], list[Tensor]],
+    samples: int,
+    seed: int,
+    batch: int,
+    progress: Callable[[int, int], None] | None,
+) -> Tensor:
+    """Distance [samples], float64 on the CPU, between the images of each pair; the processes share the pairs."""
+    batches = [list(seeds) for seeds in seed_batches(samples, seed, batch)]
+    own = batches[distributed.part_of(len(batches))]
+
+    def measure() -> list[float]:
+        found: list[float] = []
+        for seeds in own:
+            first, second = pair(seeds)
+            found += [float(distance(first[i : i + 1], second[i : i + 1])) for i in range(len(seeds))]
+            if progress is not None:
+                progress(len(found), sum(map(len, own)))
+        return found
+
+    parts = distributed.gather(distributed.together(measure))
+    return torch.tensor([found for part in parts for found in part], dtype=torch.float64)
 
 
 def _path(

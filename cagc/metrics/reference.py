@@ -2,41 +2,67 @@
 
 from __future__ import annotations
 
+import hashlib
+from pathlib import Path
+
 import torch
 
+from .. import distributed
+from ..distill.cifar import CifarDataset
 from ..distill.data import ImageDataset
 from ..errors import CagcError
 from ..files import cache_folder
 from .features import FeatureExtractor
 from .frechet import FeatureStatistics, Progress, dataset_statistics
+from .shared import shared_statistics
 
 
 def reference_statistics(
-    data: ImageDataset,
+    data: ImageDataset | CifarDataset,
     samples: int,
     features: FeatureExtractor,
     device: torch.device | str = "cpu",
     progress: Progress | None = None,
+    keep: bool = False,
 ) -> FeatureStatistics:
     """Statistics of the first ``samples`` images of ``data``, from :func:`cagc.files.cache_folder` where it has them.
 
-    A file belongs to one set of images (``data.fingerprint()``), number of samples and feature space; another set,
-    another resolution or a changed image makes another. One that is damaged is written anew; a folder that cannot be
-    written to costs the cache and nothing else. Raises CagcError as :func:`dataset_statistics` does.
+    With ``keep`` the features of every image too. The processes of ``torchrun`` share the images.
+
+    A file belongs to one set of images (``data.fingerprint()``), number of samples and feature network, its weights
+    included; another set, another resolution or a changed image makes another. One that is damaged is written anew; a
+    folder that cannot be written to costs the cache and nothing else. Raises CagcError as :func:`dataset_statistics`
+    does.
     """
-    name = f"{data.fingerprint()}-{samples}-{features.name.replace('@', '-')}.npz"
-    path = cache_folder() / "statistics" / name
-    if path.is_file():
+    path = cache_folder() / "statistics" / f"{data.fingerprint()}-{samples}-{_network(features)}.npz"
+    found = _read(path, samples, features, keep)
+    # The processes of several machines may have different caches.
+    if not distributed.any_true(found is None):
+        return found
+
+    def statistics(part: slice) -> FeatureStatistics:
+        return dataset_statistics(data, samples, features, device=device, progress=progress, part=part, keep=keep)
+
+    found = shared_statistics(samples, statistics, features, keep)
+    if distributed.is_main():
         try:
-            found = FeatureStatistics.load(path)
-            if found.features == features.name and found.count == samples:
-                return found
-        except CagcError:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            found.save(path)
+        except OSError:
             pass
-    found = dataset_statistics(data, samples, features, device=device, progress=progress)
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        found.save(path)
-    except OSError:
-        pass
     return found
+
+
+def _read(path: Path, samples: int, features: FeatureExtractor, keep: bool) -> FeatureStatistics | None:
+    try:
+        found = FeatureStatistics.load(path, keep)
+    except CagcError:
+        return None
+    return found if found.features == features.name and found.count == samples else None
+
+
+def _network(features: FeatureExtractor) -> str:
+    digest = hashlib.sha256()
+    for name, tensor in [*features.named_parameters(), *features.named_buffers()]:
+        digest.update(name.encode() + tensor.detach().cpu().float().numpy().tobytes())
+    return f"{features.name.replace('@', '-')}-{digest.hexdigest()[:8]}"

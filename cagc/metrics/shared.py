@@ -5,15 +5,15 @@ One process alone computes what the unshared functions do.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping
 
 import torch
 from torch import Tensor, nn
 
 from .. import distributed
 from .features import FeatureExtractor
-from .fidelity import compare_pair, seeds_known, summarize
-from .frechet import FeatureStatistics, Progress, dataset_statistics, generator_statistics
+from .fidelity import Measure, compare_pair, seeds_known, summarize
+from .frechet import FeatureStatistics, Progress, generator_statistics
 
 
 def compare(
@@ -23,49 +23,42 @@ def compare(
     samples: int,
     seed: int = 0,
     progress: Callable[[int, int], None] | None = None,
+    measures: Mapping[str, Measure] | None = None,
 ) -> dict[str, float]:
     """`evaluate_pair`, its samples shared by all processes."""
     seeds = seeds_known(parser, samples, seed)
     own = seeds[distributed.part_of(len(seeds))]
-    figures = distributed.together(lambda: compare_pair(student, teacher, parser, own, progress=progress))
+    figures = distributed.together(
+        lambda: compare_pair(student, teacher, parser, own, progress=progress, measures=measures)
+    )
     parts = [part for part in distributed.gather(figures) if part]
     return summarize({key: torch.cat([part[key] for part in parts]) for key in parts[0]})
 
 
 def shared_statistics(
-    count: int, statistics: Callable[[slice], FeatureStatistics], features: FeatureExtractor
+    count: int, statistics: Callable[[slice], FeatureStatistics], features: FeatureExtractor, keep: bool = False
 ) -> FeatureStatistics:
     """Statistics of `count` samples of which each process gives `statistics` of a slice."""
-    own = distributed.part_of(count)
-    part = distributed.together(lambda: statistics(own) if own.stop > own.start else FeatureStatistics(features.name))
+    own, empty = distributed.part_of(count), FeatureStatistics(features.name, kept=[] if keep else None)
+    part = distributed.together(lambda: statistics(own) if own.stop > own.start else empty)
     first, *others = distributed.gather(part)
     for other in others:
         first.merge(other)
     return first
 
 
-def real_statistics(
-    data: Sequence[Tensor],
-    samples: int,
-    features: FeatureExtractor,
-    device: torch.device,
-    progress: Progress | None = None,
-) -> FeatureStatistics:
-    """Statistics of the first `samples` real images, shared by all processes."""
-
-    def statistics(part: slice) -> FeatureStatistics:
-        return dataset_statistics(data, features=features, device=device, progress=progress, part=part)
-
-    return shared_statistics(samples, statistics, features)
-
-
 def drawn_statistics(
-    generator: nn.Module, samples: int, seed: int, features: FeatureExtractor, progress: Progress | None = None
+    generator: nn.Module,
+    samples: int,
+    seed: int,
+    features: FeatureExtractor,
+    progress: Progress | None = None,
+    keep: bool = False,
 ) -> FeatureStatistics:
-    """Statistics of `samples` images of `generator`, shared by all processes."""
+    """Statistics of `samples` images of `generator`, with `keep` their features too, shared by all processes."""
 
     def statistics(part: slice) -> FeatureStatistics:
         count = part.stop - part.start
-        return generator_statistics(generator, count, seed + part.start, features, progress=progress)
+        return generator_statistics(generator, count, seed + part.start, features, progress=progress, keep=keep)
 
-    return shared_statistics(samples, statistics, features)
+    return shared_statistics(samples, statistics, features, keep)

@@ -17,7 +17,9 @@ from cagc.distill import DistillConfig, ImageDataset, NonFiniteLoss, distill, lo
 from cagc.distill.augment import Augment
 from cagc.errors import CagcError
 from cagc.metrics.features import FeatureExtractor
-from cagc.metrics.shared import compare, drawn_statistics, real_statistics
+from cagc.metrics.ppl import perceptual_path_length
+from cagc.metrics.reference import reference_statistics
+from cagc.metrics.shared import compare, drawn_statistics
 from cagc.scores import score_channels
 
 CONFIG = DistillConfig(
@@ -37,15 +39,16 @@ def dark_half(images: Tensor, seeds: Any = None) -> Tensor:
     return (images.mean(dim=1, keepdim=True) < 0).to(images)
 
 
+def mean_square(a: Tensor, b: Tensor) -> Tensor:
+    return (a - b).double().square().mean()
+
+
 class Means(FeatureExtractor):
     """Mean colours of quarters as features [N, 12]."""
 
     name = "means"
 
-    def __init__(self) -> None:
-        pass
-
-    def __call__(self, images: Tensor) -> Tensor:
+    def forward(self, images: Tensor) -> Tensor:
         return torch.nn.functional.adaptive_avg_pool2d(images, 2).flatten(1)
 
 
@@ -70,8 +73,10 @@ def measure(inputs: Inputs) -> dict[str, Any]:
         result[name] = {group: values.tolist() for group, values in scores.scores.items()}
         result[f"{name} settings"] = scores.settings
     result["fidelity"] = compare(inputs.student, inputs.teacher, parser, samples=5)
-    real = real_statistics(inputs.data, 9, Means(), torch.device("cpu"))
-    drawn = drawn_statistics(inputs.student, 11, 3, Means())
+    real = reference_statistics(inputs.data, 9, Means())
+    drawn = drawn_statistics(inputs.student, 11, 3, Means(), keep=True)
+    result["vectors"] = drawn.vectors.tolist()
+    result["path length"] = perceptual_path_length(inputs.student, mean_square, 7, batch=2)
     result["frechet"] = [real.count, drawn.count, drawn.distance(real)]
     return result
 

@@ -31,6 +31,15 @@ def test_figures_equal_a_loop_over_the_masked_pixels(pair):
     torch.testing.assert_close(content_psnr(a, b, mask, "none"), torch.tensor(psnr, dtype=torch.double))
 
 
+def test_psnr_is_scikit_images():
+    skimage = pytest.importorskip("skimage.metrics")
+    a, b = (torch.rand(2, 3, 9, 7, generator=torch.Generator().manual_seed(s)) * 2 - 1 for s in (0, 1))
+    theirs = [
+        skimage.peak_signal_noise_ratio(x, y, data_range=2) for x, y in zip(a.double().numpy(), b.double().numpy())
+    ]
+    assert content_psnr(a, b, torch.ones(2, 1, 9, 7), "none").tolist() == pytest.approx(theirs, rel=1e-12)
+
+
 def test_pixels_outside_the_content_do_not_count(pair):
     a, b, mask = pair
     changed = torch.where(mask.bool(), b, -b * 100)

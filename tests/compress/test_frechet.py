@@ -1,6 +1,7 @@
 """Fréchet distance, streaming statistics and the feature networks behind them."""
 
 import sys
+import tracemalloc
 import types
 
 import numpy as np
@@ -9,6 +10,7 @@ import torch
 
 from cagc.errors import CagcError
 from cagc.metrics import features as feature_module
+from cagc.metrics import frechet
 from cagc.metrics.features import load
 from cagc.metrics.frechet import (
     FeatureStatistics,
@@ -37,6 +39,18 @@ def test_commuting_covariances_have_a_closed_form():
     a[:4], b[2:6] = 0, 0  # rank-deficient, with partly different null spaces
     ours = frechet_distance(np.zeros(12), basis * a @ basis.T, np.ones(12), basis * b @ basis.T)
     assert ours == pytest.approx(12 + np.sum((np.sqrt(a) - np.sqrt(b)) ** 2), rel=1e-12)
+
+
+def test_distance_is_that_of_scipys_matrix_root_and_of_torchmetrics():
+    from scipy.linalg import sqrtm
+
+    rng = np.random.default_rng(4)
+    m1, m2, c1, c2 = rng.standard_normal(20), rng.standard_normal(20), random_cov(rng, 20), random_cov(rng, 20)
+    ours = frechet_distance(m1, c1, m2, c2)
+    theirs = np.sum((m1 - m2) ** 2) + np.trace(c1 + c2 - 2 * sqrtm(c1 @ c2).real)
+    assert ours == pytest.approx(theirs, rel=1e-9)
+    fid = pytest.importorskip("torchmetrics.image.fid", exc_type=ImportError)
+    assert ours == pytest.approx(fid._compute_fid(*map(torch.from_numpy, (m1, c1, m2, c2))).item(), rel=1e-9)
 
 
 @pytest.mark.parametrize("rank", [None, 5])
@@ -196,6 +210,32 @@ def test_another_input_size_is_another_feature_space(extractor):
 def test_images_of_another_form_are_refused(extractor, images, error):
     with pytest.raises(error, match="images must be"):
         extractor(images)
+
+
+def test_50_000_samples_need_no_more_memory_than_a_few(monkeypatch):
+    """Images and features of one batch at a time: a buffer of all features would take 100 MB here."""
+    width = 512
+
+    class Wide(feature_module.FeatureExtractor):
+        name = "wide"
+
+        def forward(self, images):
+            return images[:, 0, 0, :1].expand(-1, width)
+
+    class Painter(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.weight = torch.nn.Parameter(torch.zeros(()))
+
+    monkeypatch.setattr(frechet, "draw", lambda generator, seeds, noise, truncation: torch.zeros(len(seeds), 3, 2, 2))
+    peaks = []
+    for samples in (5_000, 50_000):
+        tracemalloc.start()
+        stats = generator_statistics(Painter(), samples, features=Wide(), batch=500)
+        peaks.append(tracemalloc.get_traced_memory()[1])
+        tracemalloc.stop()
+        assert stats.count == samples
+    assert peaks[1] < 1.1 * peaks[0] < 30e6
 
 
 class MeanColour(feature_module.FeatureExtractor):

@@ -49,6 +49,35 @@ def test_computed_once_and_again_when_anything_changes(folder, tmp_path):
     assert len(list((tmp_path / "cache" / "statistics").iterdir())) == 4
 
 
+def test_samples_are_kept_where_they_are_asked_for(folder):
+    features = Means()
+    data = ImageDataset(folder, 16)
+    first = reference_statistics(data, 8, features, keep=True)
+    calls = features.calls
+    again = reference_statistics(data, 8, features, keep=True)
+    assert reference_statistics(data, 8, features).kept is None and features.calls == calls
+    assert torch.equal(again.vectors, first.vectors) and first.vectors.shape == (8, 3)
+    np.testing.assert_allclose(first.vectors.double().mean(dim=0), first.mean, rtol=1e-6)
+
+
+def test_sums_alone_are_not_enough_for_who_wants_samples(folder):
+    features = Means()
+    data = ImageDataset(folder, 16)
+    reference_statistics(data, 8, features)
+    calls = features.calls
+    assert len(reference_statistics(data, 8, features, keep=True).vectors) == 8 and features.calls > calls
+
+
+def test_other_weights_are_another_network(folder):
+    features = Means()
+    data = ImageDataset(folder, 16)
+    reference_statistics(data, 8, features)
+    calls = features.calls
+    features.register_buffer("weight", torch.ones(2))
+    reference_statistics(data, 8, features)
+    assert features.calls == 2 * calls
+
+
 def test_damaged_file_is_written_anew(folder, tmp_path):
     features = Means()
     data = ImageDataset(folder, 16)

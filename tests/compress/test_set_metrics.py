@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from cagc.metrics.kid import kernel_distance
-from cagc.metrics.precision_recall import Manifold, density_coverage
+from cagc.metrics.precision_recall import Manifold, density_coverage, precision_recall
 from cagc.metrics.similarity import perceptual_similarity, structural_similarity
 
 
@@ -49,6 +49,27 @@ def test_density_and_coverage_by_definition():
     found = density_coverage(Manifold(real, k, block=7), fake)
     assert found["density"] == pytest.approx(inside.sum().item() / (k * 40))
     assert found["coverage"] == pytest.approx(inside.any(dim=0).double().mean().item())
+
+
+def test_balls_are_those_of_scipys_trees():
+    from scipy.spatial import KDTree
+
+    real, fake, k = features(0, 200), features(1, 150, 0.6), 3
+    trees = {"real": KDTree(real), "fake": KDTree(fake)}
+    radii = {name: tree.query(tree.data, k + 1)[0][:, k] for name, tree in trees.items()}
+    pairs = trees["real"].sparse_distance_matrix(trees["fake"], 100, output_type="ndarray")
+    near_real = pairs[pairs["v"] <= radii["real"][pairs["i"]]]
+    near_fake = pairs[pairs["v"] <= radii["fake"][pairs["j"]]]
+    found = precision_recall(real, fake, k) | density_coverage(real, fake, k)
+    assert found == pytest.approx(
+        {
+            "precision": len(set(near_real["j"])) / 150,
+            "recall": len(set(near_fake["i"])) / 200,
+            "density": len(near_real) / (k * 150),
+            "coverage": len(set(near_real["i"])) / 200,
+        }
+    )
+    assert 0.1 < found["precision"] < 0.9
 
 
 def test_density_and_coverage_of_extremes():

@@ -12,6 +12,7 @@ from cagc.editing.directions import Directions, mapping_hash
 from cagc.errors import CagcError
 from cagc.metrics.disentanglement import ATTRIBUTES, edit_leakage, linear_separability, measure_attributes
 from cagc.metrics.ppl import authors_path_length, perceptual_path_length, slerp
+from cagc.seeds import derived_seed, z_batch
 
 
 @dataclass(frozen=True)
@@ -61,6 +62,29 @@ def test_linear_generator_in_w(sampling):
     network = Painter(linear, noisy=True)
     found = perceptual_path_length(network, squared, 3000, batch=500, sampling=sampling, percentiles=(0, 100))
     assert found == pytest.approx(2 * MATRIX.square().sum().item(), rel=0.05)
+
+
+def test_torchmetrics_has_the_same_path_length(monkeypatch):
+    """Its paths begin at the first latent, as ours with ``sampling="end"``; without torchvision it refuses to run."""
+    module = pytest.importorskip("torchmetrics.functional.image.perceptual_path_length", exc_type=ImportError)
+    monkeypatch.setattr(module, "_TORCHVISION_AVAILABLE", True)
+    network = Painter(lambda w: linear(w).sin())
+    ends = [z_batch([derived_seed(f"path {what}", s) for s in range(30)], 6).double() for what in ("start", "end")]
+
+    class Theirs(nn.Module):
+        def sample(self, count):
+            return ends.pop(0)[:count]
+
+        def forward(self, z):
+            return (network.synthesis(network.ws(z)) + 1) * 127.5
+
+    class Squared(nn.Module):
+        def forward(self, a, b):
+            return squared(a, b)
+
+    ours = perceptual_path_length(network, squared, 30, sampling="end", percentiles=(0, 100))
+    theirs = module.perceptual_path_length(Theirs(), 30, lower_discard=None, upper_discard=None, sim_net=Squared())[0]
+    assert ours == pytest.approx(theirs.item(), rel=1e-6)
 
 
 def test_isometry_in_z():
