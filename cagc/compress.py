@@ -84,7 +84,7 @@ class CompressConfig:
     """Feature space of the Fréchet distance, with its input side in pixels; efficientnet-lite0 alone is 224 px, four
     times the work."""
     evaluation_metrics: tuple[str, ...] = ()
-    """What is measured, as ``cagc evaluate --metrics``."""
+    """What is measured, as in cagc evaluate --metrics; psnr and frechet if left out."""
     out: Path = Path("cagc-out")
     """Folder for the student, plan, metrics, report and grids."""
     device: str = "auto"
