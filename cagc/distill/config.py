@@ -42,6 +42,8 @@ class DistillConfig:
         rgb_weight: of the L1 distance between the images of student and teacher; 0 leaves it out.
         kd_mode: L1 on the "output" image, or summed over the "intermediate" RGB of every resolution.
         normalize_by_area: divide the masked L1 by the mask's area instead of by the image's.
+        whole_every: steps from one that compares whole images, not their content alone, to the next, so that the
+            background is not forgotten; 0: never.
         perceptual_weight: of the perceptual distance; 0 leaves it out.
         perceptual: name of its features: "efficientnet-lite0", or "lpips-vgg" where lpips is installed.
         perceptual_size: side in pixels that images are resized to for it; None: as they are, 256 px at most.
@@ -64,6 +66,8 @@ class DistillConfig:
         path_batch_shrink: the path length uses the batch divided by this.
         path_decay: of the running mean path length.
         mixing_probability: share of batches drawn with style mixing.
+        target_pool: samples of the teacher (images with their masks and features) that are computed once, kept in
+            memory and trained on again and again; None: new ones in every step.
         noise: "random", "const" or "none" for student and teacher during training.
         share_noise: the same random noise for student and teacher.
         ema_half_life: images after which the averaged weights have forgotten half of the past, whatever the batch.
@@ -99,6 +103,7 @@ class DistillConfig:
     rgb_weight: float = 3.0
     kd_mode: Literal["output", "intermediate"] = "output"
     normalize_by_area: bool = False
+    whole_every: int = 0
     perceptual_weight: float = 3.0
     perceptual: str = "efficientnet-lite0"
     perceptual_size: int | None = None
@@ -120,6 +125,7 @@ class DistillConfig:
     path_batch_shrink: int = 2
     path_decay: float = 0.01
     mixing_probability: float = 0.9
+    target_pool: int | None = None
     noise: Literal["random", "const", "none"] = "random"
     share_noise: bool = True
     ema_half_life: float = 10_000.0
@@ -154,7 +160,7 @@ class DistillConfig:
             "samples",
         ):
             self._require(name, isinstance(self._get(name), int) and self._get(name) >= 1, "an integer of at least 1")
-        for name in ("gan_delay", "gan_ramp", "sample_every", "evaluate_every", "seed"):
+        for name in ("whole_every", "gan_delay", "gan_ramp", "sample_every", "evaluate_every", "seed"):
             self._require(name, isinstance(self._get(name), int) and self._get(name) >= 0, "an integer of at least 0")
         for name in ("learning_rate", "ema_half_life", "relation_strength"):
             self._require(name, _number(self._get(name)) and self._get(name) > 0, "a number above 0")
@@ -167,6 +173,11 @@ class DistillConfig:
             "micro_batch",
             self.micro_batch is None or (isinstance(self.micro_batch, int) and self.micro_batch >= 1),
             "an integer of at least 1, or None",
+        )
+        self._require(
+            "target_pool",
+            self.target_pool is None or (isinstance(self.target_pool, int) and self.target_pool >= self.batch_size),
+            f"an integer of at least batch_size, {self.batch_size}, or None",
         )
         self._require("betas", len(self.betas) == 2 and all(0 <= b < 1 for b in self.betas), "two numbers in [0, 1)")
         self._require("ema_rampup", self.ema_rampup is None or 0 < self.ema_rampup, "a number above 0, or None")
@@ -212,6 +223,14 @@ class DistillConfig:
     def lr_factor(self, step: int) -> float:
         """Factor of the learning rate at ``step`` (from 0)."""
         return 1.0 if self.lr_schedule == "constant" else 0.5 * (1 + math.cos(math.pi * step / self.steps))
+
+    def pool_step(self, step: int) -> int:
+        """The step whose latents ``step`` (from 0) is trained on: those of a pool of n batches return after n."""
+        return step if self.target_pool is None else step % (self.target_pool // self.batch_size)
+
+    def whole_at(self, step: int) -> bool:
+        """Whether ``step`` (from 0) compares whole images."""
+        return self.whole_every > 0 and (step + 1) % self.whole_every == 0
 
     def gan_weight_at(self, step: int) -> float:
         """Weight of the adversarial loss at ``step`` (from 0), with delay and ramp."""

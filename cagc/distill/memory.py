@@ -26,27 +26,29 @@ class MemoryEstimate:
     Attributes:
         weights: of student, average, discriminator and teacher.
         optimisers: gradients and both moments.
+        targets: the pool of the teacher's targets; 0 without one.
         phases: what the graph of each phase keeps, at its largest pass.
     """
 
     weights: int
     optimisers: int
+    targets: int
     phases: dict[str, int]
 
     @property
     def total(self) -> int:
         """At the largest phase; without perceptual features, workspaces of convolutions and PyTorch itself."""
-        return self.weights + self.optimisers + max(self.phases.values())
+        return self.weights + self.optimisers + self.targets + max(self.phases.values())
 
     def describe(self) -> str:
         """One line for a log."""
         largest = max(self.phases, key=self.phases.get)
-        parts = (self.total, self.weights, self.optimisers, self.phases[largest])
-        total, weights, optimisers, graph = (f"{part / 2**20:,.0f}" for part in parts)
+        parts = (self.total, self.weights, self.optimisers, self.phases[largest], self.targets)
+        total, weights, optimisers, graph, targets = (f"{part / 2**20:,.0f}" for part in parts)
         return (
             f"memory: {total} MiB a process expected at least, of them {weights} weights, {optimisers} gradients and "
             f"optimisers, {graph} the graph of the {largest}"
-        )
+        ) + (f", {targets} the teacher's targets" if self.targets else "")
 
 
 def estimate(trainer: Trainer) -> MemoryEstimate | None:
@@ -93,7 +95,18 @@ def estimate(trainer: Trainer) -> MemoryEstimate | None:
         weights += trainer.teacher.generator.parameters()
     trained = [p for p in weights if p.requires_grad]
     kept = {name: _extrapolated(function, count, weights) for name, (function, count) in phases.items()}
-    return MemoryEstimate(_bytes(weights), 3 * _bytes(trained), kept)
+    return MemoryEstimate(_bytes(weights), 3 * _bytes(trained), _pool(trainer), kept)
+
+
+def _pool(trainer: Trainer) -> int:
+    """Bytes of this process's part of the pool of targets, from those of one sample."""
+    config = trainer.config
+    if config.target_pool is None:
+        return 0
+    draws, one = trainer.draw(), slice(0, 1)
+    offsets = None if draws.offsets is None else draws.offsets[one]
+    targets = trainer.objective.targets(draws.generator[one], offsets).to(torch.float16)
+    return targets.nbytes() * (config.target_pool // config.batch_size) * len(trainer.layout.numbers)
 
 
 def _bytes(tensors: Iterable[Tensor]) -> int:

@@ -40,6 +40,21 @@ class Targets:
     relations: list[tuple[Tensor, Tensor]] | None = None
     kept: list[Tensor] | None = None
 
+    def to(self, dtype: torch.dtype) -> Targets:
+        """The same in another floating point type."""
+        pairs = None if self.relations is None else [(a.to(dtype), b.to(dtype)) for a, b in self.relations]
+        return Targets(
+            [rgb.to(dtype) for rgb in self.rgbs],
+            None if self.mask is None else self.mask.to(dtype),
+            pairs,
+            None if self.kept is None else [features.to(dtype) for features in self.kept],
+        )
+
+    def nbytes(self) -> int:
+        """Memory of all tensors."""
+        tensors = [*self.rgbs, *(self.kept or ()), *(t for pair in self.relations or () for t in pair)]
+        return sum(t.nbytes for t in tensors) + (0 if self.mask is None else self.mask.nbytes)
+
 
 class Objective:
     """Distances of the student's images to the teacher's.

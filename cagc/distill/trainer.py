@@ -14,6 +14,7 @@ import copy
 import warnings
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
+from dataclasses import replace
 from fnmatch import fnmatch
 from typing import Any
 
@@ -30,11 +31,14 @@ from .config import DistillConfig
 from .draws import Draws, Layout, SampleStreams, keeps_groups
 from .latents import Latents, with_noise
 from .losses import PerceptualDistance, discriminator_loss, generator_loss
-from .objective import Objective
+from .objective import Objective, Targets
 from .regularizers import path_length_penalty, path_lengths, r1_penalty
 from .relation import draw_offsets
 from .teachers import Teacher
 from .update import Losses, Update
+
+# Parts of the draws that the teacher's targets depend on.
+_COMPARED = ("generator", "offsets")
 
 _HALF = {"bfloat16": torch.bfloat16, "float16": torch.float16}
 
@@ -82,6 +86,7 @@ class Trainer:
             self.d_optimizer = self._adam(self.d, config.d_reg_every if config.r1_gamma else 0)
         self.objective = Objective(teacher, config, parser, perceptual, self.device, kept)
         self.layout, self.path_layout = self._layouts()
+        self._pool: dict[int, list[Targets]] = {}
         self.clock = PhaseClock(self.device)
         self.path_mean = torch.zeros([], device=self.device, dtype=student.w_avg.dtype)
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=config.precision == "float16")
@@ -159,7 +164,8 @@ class Trainer:
             return self.train_discriminator(real, Draws(latents, discriminator=latents, augment=augment))
 
     def _streams(self, part: str, layout: Layout) -> SampleStreams:
-        return SampleStreams(self.config.seed, self.step, part, layout.numbers, self.device)
+        step = self.config.pool_step(self.step) if part in _COMPARED else self.step
+        return SampleStreams(self.config.seed, step, part, layout.numbers, self.device)
 
     def _draw_latents(self, part: str, layout: Layout) -> Latents:
         streams = self._streams(part, layout)
@@ -267,8 +273,10 @@ class Trainer:
         latents = [draws.generator[part] for part in passes]
         offsets = [None if draws.offsets is None else draws.offsets[part] for part in passes]
         with self.clock("teacher"), self.autocast():
-            targets = [objective.targets(*batch) for batch in zip(latents, offsets)]
+            targets = self._targets(latents, offsets)
             area = objective.content_area(targets)
+        if self.config.whole_at(self.step):
+            targets = [replace(t, mask=None) for t in targets]
         update = self._update(self.g_optimizer, *weights)
         for i, part in enumerate(passes):
             with self.clock("student"):
@@ -282,6 +290,17 @@ class Trainer:
         with self.clock("backward"):
             losses = update.apply(self.step)
         return losses if area is None else losses | {"content_area": area}
+
+    def _targets(self, latents: list[Latents], offsets: list[Tensor | None]) -> list[Targets]:
+        """Targets of each pass: computed, or with a pool kept from an earlier step, in half the memory."""
+        if self.config.target_pool is None:
+            return [self.objective.targets(*batch) for batch in zip(latents, offsets)]
+        step = self.config.pool_step(self.step)
+        if step not in self._pool:
+            found = [self.objective.targets(*batch) for batch in zip(latents, offsets)]
+            self._pool[step] = [targets.to(torch.float16) for targets in found]
+        # The first use reads what later ones will, so that a resumed run, whose pool is empty, sees the same numbers.
+        return [targets.to(self.dtype) for targets in self._pool[step]]
 
     def regularize_generator(self, latents: Latents, path_noise: Tensor) -> Losses:
         """Path length penalty, weighted for being applied every ``g_reg_every`` steps; updates the running mean.

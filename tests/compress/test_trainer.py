@@ -184,6 +184,10 @@ def test_mask_removes_the_gradient_outside_the_content(mode):
     seen = pixels_with_a_gradient(trainer(config, left_half, squared))
     assert seen[:, :8].all() and not seen[:, 8:].any()
     assert pixels_with_a_gradient(trainer(config, None, squared)).all()
+    sometimes = trainer(replace(config, whole_every=2), left_half, squared)
+    assert not pixels_with_a_gradient(sometimes)[:, 8:].any()
+    sometimes.step = 1
+    assert pixels_with_a_gradient(sometimes).all()
 
 
 def test_teacher_and_parser_run_once_a_batch():
