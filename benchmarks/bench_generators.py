@@ -5,7 +5,8 @@ paper's 0.3 of every layer, and at that rounded up to multiples of 8. The ways t
 modulated, grouped convolutions: how the public code bases do it), ``reference`` (plain PyTorch), ``native`` (eager),
 ``runtime`` (compiled), under a CUDA graph where there is one, torch.compile, onnxruntime and OpenVINO, and, with
 ``--peers DIR``, the public code itself. All of one resolution and batch take turns in the same rounds. Before that,
-each must draw the reference's image to 1e-4 of its largest value.
+each must draw the reference's image to 1e-4 of its largest value. Single images are also timed with the caches flushed
+before each ("cold"): what an image costs where something else ran since the last one.
 
 The **realised share** of a row is its speed-up over the full generator, run the same way in the same rounds, over the
 MAC cut; the "ratios" of a row hold its speed-up over everything else in those rounds.
@@ -20,7 +21,6 @@ from statistics import median
 import pytest
 import torch
 
-from cagc.metrics.macs import total_macs
 from cagc.models import GeneratorConfig
 from cagc.seeds import z_batch
 
@@ -40,20 +40,34 @@ KEEPS = tuple(k / 10 for k in range(1, 11))
 
 @dataclass
 class Measured:
-    """Times of one resolution, batch and dtype by "implementation, widths", what each took, and why others did not."""
+    """The ways to draw at one resolution, batch and dtype, "implementation, widths", and why others are absent.
 
-    times: dict[str, list[float]] = field(default_factory=dict)
+    ``work`` holds the (MACs, bytes) of each width.
+    """
+
+    rounds: int
+    device: str
+    calls: dict[str, Callable[[], object]] = field(default_factory=dict)
     peak: dict[str, int | None] = field(default_factory=dict)
     error: dict[str, float] = field(default_factory=dict)
-    macs: dict[str, int] = field(default_factory=dict)
+    work: dict[str, tuple[int, int]] = field(default_factory=dict)
     absent: dict[str, str] = field(default_factory=dict)
+    _times: dict[str, dict[str, list[float]]] = field(default_factory=dict)
+
+    @torch.inference_mode()
+    def times(self, cache: str) -> dict[str, list[float]]:
+        """Seconds of each, in turn in the same rounds, with "warm" or "cold" caches; measured once."""
+        if cache not in self._times:
+            cold = cache == "cold"
+            self._times[cache] = paired(self.calls, self.rounds, warmup=1, cold=cold, device=self.device)
+        return self._times[cache]
 
 
 def label(implementation: str, width: str) -> str:
     return f"{implementation}, {width}"
 
 
-def _add(measured: Measured, calls: dict, name: str, make: Callable, z: torch.Tensor, expected, shared: int) -> None:
+def _add(measured: Measured, name: str, make: Callable, z: torch.Tensor, expected: torch.Tensor, shared: int) -> None:
     """Make one candidate, compare its image, and take its peak memory; ``shared`` bytes of weights are not its own."""
     try:
         before = memory(z.device.type)
@@ -61,7 +75,7 @@ def _add(measured: Measured, calls: dict, name: str, make: Callable, z: torch.Te
         measured.error[name] = generators.check_images(image(z), expected)
         peak = peak_memory(lambda: image(z), z.device.type)
         measured.peak[name] = None if peak is None else max(0, peak - before) + shared
-        calls[name] = lambda: image(z)
+        measured.calls[name] = lambda: image(z)
     except Unavailable as reason:
         measured.absent[name] = str(reason)
     except torch.OutOfMemoryError:
@@ -79,42 +93,41 @@ def measure(
     rounds: int,
     widths: tuple[str, ...] = tuple(WIDTHS),
 ) -> Measured:
-    """Time every implementation of ``names`` at every width, in the same rounds."""
-    measured, calls = Measured(), {}
+    """Make every implementation of ``names`` at every width, and compare their images."""
+    measured = Measured(session.rounds(rounds), session.device)
     for width in widths:
         config = GeneratorConfig(resolution, generators.widths(resolution, *WIDTHS[width]))
         generator = generators.random_generator(config, session.device, dtype)
-        measured.macs[width] = batch * total_macs(config)
+        measured.work[width] = generators.work(generator, batch)
         weights = sum(p.nbytes for p in generator.parameters())
         z = z_batch(range(batch), config.style_dim).to(session.device, dtype)
         expected = generators.build("reference", generator, batch, None)(z)
         for name in filter(session.wants, names):
             make = lambda name=name, g=generator: generators.build(name, g, batch, session.peers)  # noqa: E731
             own = name in peers.NAMES or name in RIVALS
-            _add(measured, calls, label(name, width), make, z, expected, 0 if own else weights)
-    if calls:
-        measured.times = paired(calls, session.rounds(rounds), warmup=1, device=session.device)
+            _add(measured, label(name, width), make, z, expected, 0 if own else weights)
     return measured
 
 
-def publish(session: Session, benchmark, measured: Measured, name: str, width: str, case: dict, dtype) -> None:
+def publish(session, benchmark, measured: Measured, name: str, width: str, case: dict, dtype, cache="warm") -> None:
     """The row of one candidate; skips with the reason where it did not run."""
     this, full = label(name, width), label(name, "full")
     if not session.wants(name):
         pytest.skip("--only")
     if this in measured.absent:
         pytest.skip(f"{this}: {measured.absent[this]}")
-    batch, resolution, times = case["batch"], case["resolution"], measured.times
+    batch, resolution, times = case["batch"], case["resolution"], measured.times(cache)
+    macs, moved = measured.work[width]
     seconds = median(times[this])
     figures = {"ms per image": 1e3 * seconds / batch, "images/s": batch / seconds, "image error": measured.error[this]}
     figures["peak MB"] = None if measured.peak[this] is None else measured.peak[this] / 1e6
-    cut = measured.macs["full"] / measured.macs[width]
+    cut = measured.work["full"][0] / macs
     if full in times:
         figures |= {"MACs cut": cut, "speed-up": ratio(times, full, this)}
         figures["realised share"] = figures["speed-up"] / cut
     row = make_row(
-        "generators", name, case | {"widths": width}, times, session.device,
-        of=this, dtype=dtype, shape=(batch, 3, resolution, resolution), macs=measured.macs[width], figures=figures,
+        "generators", name, case | {"widths": width}, times, session.device, of=this, dtype=dtype,
+        shape=(batch, 3, resolution, resolution), bytes=moved, macs=macs, cache=cache, figures=figures,
     )  # fmt: skip
     session.publish(benchmark, row, times[this])
 
@@ -127,17 +140,20 @@ def rounds_for(resolution: int, batch: int) -> int:
 # The upper ones vary first: everything of one measurement follows each other.
 @pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
 @pytest.mark.parametrize("width", WIDTHS)
+@pytest.mark.parametrize("cache", ("warm", "cold"))
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("batch", BATCHES)
 @pytest.mark.parametrize("resolution", RESOLUTIONS)
-def test_generator(benchmark, session, resolution, batch, width, implementation, dtype):
+def test_generator(benchmark, session, resolution, batch, cache, width, implementation, dtype):
     if session.quick and (resolution, batch) != (64, 1):
         pytest.skip("--quick: 64 px, batch 1")
+    if cache == "cold" and (batch > 1 or resolution > 256):
+        pytest.skip("cold caches: single images, up to 256 px")
     rounds = rounds_for(resolution, batch)
     key = ("generators", resolution, batch, dtype)
     measured = session.once(key, lambda: measure(session, resolution, batch, dtype, IMPLEMENTATIONS, rounds))
     case = {"resolution": resolution, "batch": batch}
-    publish(session, benchmark, measured, implementation, width, case, dtype)
+    publish(session, benchmark, measured, implementation, width, case, dtype, cache)
 
 
 @pytest.mark.skipif(CUDA, reason="other runtimes are compared on the CPU")
@@ -180,20 +196,21 @@ def test_mobile_stylegan(benchmark, session):
 
 
 @torch.inference_mode()
-def sweep(session: Session, resolution: int, rounds: int) -> tuple[dict[str, list[float]], dict[float, int]]:
-    """Times of each width from 10 % to 100 %, and the MACs of each."""
-    calls, macs = {}, {}
+def sweep(session: Session, resolution: int, rounds: int) -> tuple[dict[str, list[float]], dict[float, tuple]]:
+    """Times of each width from 10 % to 100 %, and the (MACs, bytes) of each."""
+    calls, work = {}, {}
     for keep in KEEPS[:: len(KEEPS) - 1] if session.quick else KEEPS:
         config = GeneratorConfig(resolution, generators.widths(resolution, keep, 8))
         generator = generators.random_generator(config, session.device)
         z = z_batch(range(1), config.style_dim).to(session.device)
+        work[keep] = generators.work(generator)
         for name in ("grouped", "runtime"):
             try:
                 image = generators.build(name, generator, 1, None)
             except Unavailable:
                 continue
-            calls[label(name, f"{keep}")], macs[keep] = (lambda image=image, z=z: image(z)), total_macs(config)
-    return paired(calls, session.rounds(rounds), warmup=1, device=session.device), macs
+            calls[label(name, f"{keep}")] = lambda image=image, z=z: image(z)
+    return paired(calls, session.rounds(rounds), warmup=1, device=session.device), work
 
 
 @pytest.mark.parametrize("implementation", ("grouped", "runtime"))
@@ -203,10 +220,11 @@ def test_widths(benchmark, session, resolution, keep, implementation):
     """MACs against milliseconds for widths from 10 % to 100 % by 8."""
     if session.quick and (resolution, keep) not in ((64, 0.1), (64, 1.0)):
         pytest.skip("--quick: two widths at 64 px")
-    times, macs = session.once(("widths", resolution), lambda: sweep(session, resolution, 7))
+    times, work = session.once(("widths", resolution), lambda: sweep(session, resolution, 7))
     name = label(implementation, f"{keep}")
     if name not in times:
         pytest.skip("cagc.runtime is not part of this version")
     case = {"resolution": resolution, "batch": 1, "keep": keep}
-    row = make_row("widths", implementation, case, times, session.device, of=name, macs=macs[keep])
+    (macs, moved), shape = work[keep], (1, 3, resolution, resolution)
+    row = make_row("widths", implementation, case, times, session.device, of=name, shape=shape, bytes=moved, macs=macs)
     session.publish(benchmark, row, times[name])

@@ -74,15 +74,25 @@ CASES = [
 
 
 class Work(NamedTuple):
-    """What to time: a call for each backend, and how many elements it has to read and write."""
+    """What to time: a call for each backend, how many elements it has to read and write, and its multiply-adds."""
 
     run: Callable[[str], object]
     elements: int
     dtype: torch.dtype
+    shape: torch.Size
+    macs: int
 
     @property
     def bytes(self) -> int:
         return self.elements * self.dtype.itemsize
+
+
+def multiply_adds(op: str, x: torch.Tensor, out: torch.Tensor, backward: bool = False) -> int:
+    """Those of the formula: the filter's 16 taps where no zeros were inserted, one an element for bias_act."""
+    if op == "bias_act":
+        return out.numel()
+    step = {"up": x, "down": out}.get(op, out)
+    return 16 * (x if backward and op == "blur" else step).numel()
 
 
 def prepare(case: Case, dtype: torch.dtype, backward: bool = False) -> Work:
@@ -99,7 +109,7 @@ def prepare(case: Case, dtype: torch.dtype, backward: bool = False) -> Work:
         leaves, forward = (x,), lambda backend: upfirdn2d(x, f, **options, backend=backend)
     out = forward("reference")
     if not backward:
-        return Work(forward, x.numel() + out.numel(), dtype)
+        return Work(forward, x.numel() + out.numel(), dtype, out.shape, multiply_adds(case.op, x, out))
     for leaf in leaves:
         leaf.requires_grad_()
     with torch.enable_grad():
@@ -107,7 +117,8 @@ def prepare(case: Case, dtype: torch.dtype, backward: bool = False) -> Work:
     g = torch.randn_like(out)
     run = lambda backend: torch.autograd.grad(outputs[backend], leaves, g, retain_graph=True)  # noqa: E731
     reads = 2 if case.op == "bias_act" else 1  # the gradient, and for lrelu the saved output
-    return Work(run, reads * out.numel() + x.numel(), dtype)
+    macs = multiply_adds(case.op, x, out, True)
+    return Work(run, reads * out.numel() + x.numel(), dtype, x.shape, macs)
 
 
 def measure(work: Work, backend: str, rounds: int) -> tuple[dict[str, list[float]], dict[str, float]]:
@@ -166,8 +177,11 @@ def test_op(benchmark, session, case, mode, backend):
         times, figures = measure(work, backend, session.rounds(12 if dtype == torch.float32 else 6))
         tolerance = 1e-4 if dtype == torch.float32 else 0.1  # the reference rounds at each step
         torch.testing.assert_close(work.run(backend), work.run("reference"), rtol=tolerance, atol=tolerance)
-        about = {"layer": case.name, "pass": phase, "threads": count}
-        made = make_row("ops", backend, about, times, DEVICE, dtype=dtype, bytes=work.bytes, figures=figures)
+    about = {"layer": case.name, "pass": phase, "threads": count}
+    made = make_row(
+        "ops", backend, about, times, DEVICE,
+        dtype=dtype, shape=work.shape, bytes=work.bytes, macs=work.macs, figures=figures,
+    )  # fmt: skip
     session.publish(benchmark, made, times[backend])
 
 

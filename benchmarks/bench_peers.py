@@ -13,6 +13,7 @@ import torch
 from cagc_kernels import bias_act, setup_filter, upfirdn2d, upsample2d
 
 from . import peers
+from .bench_ops import multiply_adds
 from .harness import default_device, paired
 from .peers import Unavailable
 from .results import make_row
@@ -49,7 +50,8 @@ def test_op(benchmark, session, op, channels, side, peer, cache):
         torch.testing.assert_close(theirs(x, other), ours(op, None)(x, other), rtol=1e-4, atol=1e-4)
         timed = {name: (lambda call=call: call(x, other)) for name, call in calls.items()}
         times = paired(timed, session.rounds(20), cold=cache == "cold", device=DEVICE)
-        moved = x.nbytes + theirs(x, other).nbytes
+        out = theirs(x, other)
     case = {"op": op, "channels": channels, "side": side, "peer": peer}
-    row = make_row("peers", "native", case, times, DEVICE, bytes=moved, cache=cache)
+    macs, moved = multiply_adds(op, x, out), x.nbytes + out.nbytes
+    row = make_row("peers", "native", case, times, DEVICE, shape=out.shape, bytes=moved, macs=macs, cache=cache)
     session.publish(benchmark, row, times["native"])

@@ -40,5 +40,7 @@ def test_score(benchmark, session, case, metric):
     seconds = median(times[metric])
     named = {"generator": case, "samples": samples}
     figures = {"seconds": seconds, "samples/s": samples / seconds}
-    row = make_row("scores", metric, named, times, session.device, macs=total_macs(generator), figures=figures)
+    shape = (samples, 3, generator.config.resolution, generator.config.resolution)
+    macs = samples * total_macs(generator)  # of one forward pass of all samples
+    row = make_row("scores", metric, named, times, session.device, shape=shape, macs=macs, figures=figures)
     session.publish(benchmark, row, times[metric])

@@ -23,12 +23,13 @@ import torch
 import torch.nn.functional as F
 
 from cagc import plan_channels, prune, score_channels
+from cagc.metrics.macs import total_macs
 from cagc.models import GeneratorConfig
 from cagc_kernels import explain, sparse_channel_conv2d
 from cagc_kernels.backend import refusal
 from cagc_kernels.native import sparse_channel_conv2d as native
 
-from .generators import random_generator
+from .generators import random_generator, widths
 from .harness import Call, default_device, keep_memory, milliseconds, paired, pin_threads, ratio
 from .results import make_row
 
@@ -120,15 +121,19 @@ def test_layer(benchmark, session, layer):
         pytest.skip("--quick: the smallest layers only")
     calls, macs = candidates(layer, KEPT)
     times = paired(calls, session.rounds(20), device=DEVICE)
-    case = {"layer": layer.label, "kept": KEPT}
-    session.publish(benchmark, make_row("sparse", "native", case, times, DEVICE, macs=macs), times["native"])
+    case, out = {"layer": layer.label, "kept": KEPT}, calls["native"]()
+    ins, outs = len(_some(layer.i, KEPT)), len(_some(layer.o, KEPT))
+    moved = out.nbytes + out.element_size() * (ins * layer.side**2 + 9 * ins * outs)
+    row = make_row("sparse", "native", case, times, DEVICE, shape=out.shape, bytes=moved, macs=macs)
+    session.publish(benchmark, row, times["native"])
 
 
 @torch.no_grad()
 def test_view(benchmark, session):
     side = 64 if session.quick else 256
     times = paired(elastic(KEPT, side), session.rounds(10), device=DEVICE)
-    row = make_row("sparse", "view", {"generator": side, "kept": KEPT}, times, DEVICE)
+    macs, shape = total_macs(GeneratorConfig(side, widths(side, KEPT))), (1, 3, side, side)
+    row = make_row("sparse", "view", {"generator": side, "kept": KEPT}, times, DEVICE, shape=shape, macs=macs)
     session.publish(benchmark, row, times["view"])
 
 

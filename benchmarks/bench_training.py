@@ -46,8 +46,8 @@ def networks(case: str, device: str) -> tuple[Generator, Discriminator, Generato
     return teacher, discriminator, generators.random_generator(config, device)
 
 
-def steps(case: str, batch: int, precision: str, device: str) -> tuple[dict[str, Callable[[], object]], int]:
-    """The phases of iteration 0 by name, and the MACs of one image of the student."""
+def steps(case: str, batch: int, precision: str, device: str) -> tuple[dict[str, Callable[[], object]], Generator]:
+    """The phases of iteration 0 by name, and the student."""
     teacher, discriminator, student = networks(case, device)
     config = DistillConfig(batch_size=batch, perceptual="efficientnet-lite0", precision=precision)
     parser = content.load("faces", device=device)
@@ -60,12 +60,12 @@ def steps(case: str, batch: int, precision: str, device: str) -> tuple[dict[str,
         "G+KD": lambda: trainer.train_generator(draws),
         "path length": lambda: trainer.regularize_generator(draws.path, draws.path_noise),
     }
-    return calls, total_macs(student)
+    return calls, student
 
 
-def measure(session, case: str, batch: int, precision: str) -> tuple[dict[str, list[float]], int]:
-    calls, macs = steps(case, batch, precision, session.device)
-    return paired(calls, session.rounds(10 if case == "faces64" or CUDA else 3), 1, device=session.device), macs
+def measure(session, case: str, batch: int, precision: str) -> tuple[dict[str, list[float]], Generator]:
+    calls, student = steps(case, batch, precision, session.device)
+    return paired(calls, session.rounds(10 if case == "faces64" or CUDA else 3), 1, device=session.device), student
 
 
 @pytest.mark.parametrize("phase", PHASES)
@@ -76,9 +76,13 @@ def test_step(benchmark, session, case, precision, phase):
         pytest.skip("--quick: the embedded faces only")
     batch = 4 if session.quick else CASES[case]
     key = ("training", case, precision)
-    times, macs = session.once(key, lambda: measure(session, case, batch, precision))
-    figures = {"student MACs an image": macs, "images/s": batch / median(times[phase])}
+    times, student = session.once(key, lambda: measure(session, case, batch, precision))
+    figures, resolution = {"images/s": batch / median(times[phase])}, student.config.resolution
     named = {"generator": case, "batch": batch}
     dtype = getattr(torch, precision)
-    row = make_row("training", phase, named, times, session.device, dtype=dtype, figures=figures)
+    # Of the student's forward pass: what a step does beside it depends on the phase.
+    shape, macs = (batch, 3, resolution, resolution), batch * total_macs(student)
+    row = make_row(
+        "training", phase, named, times, session.device, dtype=dtype, shape=shape, macs=macs, figures=figures
+    )
     session.publish(benchmark, row, times[phase])

@@ -29,6 +29,12 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group.addoption("--fresh", action="store_true", help="leave the allocator as it is")
 
 
+def pytest_configure(config: pytest.Config) -> None:
+    peers = config.getoption("--peers", None)
+    if peers is not None and not peers.is_dir():
+        raise pytest.UsageError(f"--peers: {peers} is no folder")
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if "session" in getattr(item, "fixturenames", ()):
@@ -38,16 +44,13 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 @pytest.fixture(scope="session")
 def session(request: pytest.FixtureRequest) -> Session:
     option = request.config.getoption
-    peers = option("--peers")
-    if peers is not None and not peers.is_dir():
-        raise pytest.UsageError(f"--peers: {peers} is no folder")
     pin_threads(option("--threads"))
     if not option("--fresh"):
         keep_memory()
     torch.manual_seed(0)
     only = tuple(name.strip() for name in option("--only").split(",") if name.strip())
     device = default_device()
-    return Session(option("--quick"), peers, option("--results"), option("--rounds"), only, device)
+    return Session(option("--quick"), option("--peers"), option("--results"), option("--rounds"), only, device)
 
 
 def pytest_report_header(config: pytest.Config) -> str:

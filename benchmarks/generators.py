@@ -16,6 +16,7 @@ import torch
 from cagc.budget import removed_channels
 from cagc.errors import CagcError
 from cagc.export import export_onnx
+from cagc.metrics.layer_latency import layer_work
 from cagc.models import Generator, GeneratorConfig
 from cagc_kernels import use_backend
 
@@ -47,6 +48,12 @@ def random_generator(config: GeneratorConfig, device: str, dtype: torch.dtype = 
         if name.endswith("noise_strength") or (name.endswith(".bias") and "affine" not in name):
             parameter.normal_(std=0.1)
     return generator.to(device, dtype)
+
+
+def work(generator: Generator, batch: int = 1) -> tuple[int, int]:
+    """(MACs, bytes) of ``batch`` images: activations read and written once, weights read once."""
+    macs, moved = zip(*layer_work(generator, batch).values(), strict=True)
+    return sum(macs), sum(moved)
 
 
 def _eager(generator: Generator, batch: int, backend: str | None = None) -> Image:

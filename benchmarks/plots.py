@@ -21,14 +21,15 @@ COLOURS = {
 METADATA = {"Software": None}
 
 
-def _axes(width: float = 6.4, height: float = 4.4):
+def _axes(width: float = 6.4, height: float = 4.4, columns: int = 1):
     import matplotlib
 
     matplotlib.use("agg")
     from matplotlib import pyplot
 
-    figure, axes = pyplot.subplots(figsize=(width, height), dpi=110, layout="constrained")
-    axes.grid(True, which="both", alpha=0.25, linewidth=0.6)
+    figure, axes = pyplot.subplots(1, columns, figsize=(width, height), dpi=110, layout="constrained")
+    for each in [axes] if columns == 1 else axes:
+        each.grid(True, which="both", alpha=0.25, linewidth=0.6)
     return figure, axes
 
 
@@ -63,7 +64,7 @@ def widths(rows: Sequence[Row]) -> Any:
 
 def realised(rows: Sequence[Row]) -> Any:
     """Realised share of the MAC cut per resolution and batch, one bar a way of running."""
-    found = [row for row in of(rows, "generators") if row["figures"].get("realised share")]
+    found = [row for row in of(rows, "generators") if row["cache"] == "warm" and row["figures"].get("realised share")]
     found = [row for row in found if row["case"]["widths"] == WIDTHS[1] and row["allocator"] == found[0]["allocator"]]
     cases = sorted({(r["case"]["resolution"], r["case"]["batch"], r["dtype"]) for r in found})
     names = sorted({r["implementation"] for r in found}, key=lambda n: (ORDER.index(n) if n in ORDER else 99, n))
@@ -101,13 +102,13 @@ def _done(row: Row) -> int:
 
 
 def roofline(rows: Sequence[Row]) -> Any:
-    """Achieved GFLOP/s of every layer against its arithmetic intensity, under the measured roofs."""
+    """Achieved GFLOP/s of every layer and op against its arithmetic intensity, under the measured roofs."""
     found = [row for row in of(rows, "layers") if row["macs"] and row["bytes"] and row["case"]["layer"] != "mapping"]
     if not found:
         return None
-    figure, axes = _axes()
+    figure, axes = _axes(7.2, 5.0)
     roofs = found[-1]["roofs"]
-    intensities = [0.3 * 1.3**i for i in range(34)]
+    intensities = [0.2 * 1.3**i for i in range(27)]
     roof = [min(roofs["matrix_gflops"], roofs["copy_gbs"] * intensity) for intensity in intensities]
     axes.plot(intensities, roof, color="black", linewidth=1.2, label="copy bandwidth and matrix rate, measured")
     for number, width in enumerate(WIDTHS):
@@ -116,35 +117,42 @@ def roofline(rows: Sequence[Row]) -> Any:
             x = [2 * _done(row) / row["bytes"] for row in group]
             y = [2 * _done(row) / row["ms"]["median"] / 1e6 for row in group]
             axes.plot(x, y, "os^"[number], markersize=5, alpha=0.8, label=f"layers, widths {width}")
+    for marker, (kind, group) in zip("+x1|", sorted(_op_kinds(rows).items()), strict=False):
+        group = [row for row in group if row["macs"]]
+        x = [2 * row["macs"] / row["bytes"] for row in group]
+        y = [2 * row["macs"] / row["ms"]["median"] / 1e6 for row in group]
+        axes.plot(x, y, marker, markersize=6, alpha=0.8, label=f"{kind}, every layer")
     axes.set(xscale="log", yscale="log", xlabel="FLOP for each byte moved", ylabel="GFLOP/s that the algorithm does")
     far = max(found, key=lambda row: row["ms"]["median"] - roof_ms(_layer(row), row["roofs"])[0])
     at = (2 * _done(far) / far["bytes"], 2 * _done(far) / far["ms"]["median"] / 1e6)
     axes.annotate(
-        f"{far['case']['layer']}, {far['case']['widths']}:\nmost to gain", at, (0, -34), textcoords="offset points",
+        f"{far['case']['layer']}, {far['case']['widths']}:\nmost to gain", at, (0, -44), textcoords="offset points",
         fontsize=7, arrowprops={"arrowstyle": "-", "linewidth": 0.6},
     )  # fmt: skip
-    axes.set_title(
-        f"Layers under their roofs, {found[-1]['case']['resolution']} px, batch {found[-1]['case']['batch']}"
-    )
+    case = found[-1]["case"]
+    axes.set_title(f"Layers and ops under their roofs, {case['resolution']} px, batch {case['batch']}")
     axes.legend(fontsize=8)
     return figure
 
 
+def _op_kinds(rows: Sequence[Row]) -> dict[str, list[Row]]:
+    """Op → its forward rows in float32 with all threads."""
+    kinds: dict[str, list[Row]] = {}
+    for row in of(rows, "ops"):
+        case, threads = row["case"], row["device"]["threads"]
+        usual = (row["dtype"], row["cache"], case.get("pass", "forward")) == ("float32", "warm", "forward")
+        if usual and case.get("threads", threads) == threads and "copy" in row["ratios"]:
+            kinds.setdefault(case["layer"].split()[0], []).append(row)
+    return kinds
+
+
 def ops(rows: Sequence[Row]) -> Any:
     """Bandwidth of each op on each layer, as a share of a copy of the same bytes."""
-    found = [
-        row
-        for row in of(rows, "ops")
-        if (row["dtype"], row["cache"], row["case"].get("pass", "forward")) == ("float32", "warm", "forward")
-        and row["case"].get("threads", row["device"]["threads"]) == row["device"]["threads"]
-        and "copy" in row["ratios"]
-    ]
-    if not found:
+    kinds = _op_kinds(rows)
+    if not kinds:
         return None
     figure, axes = _axes()
-    kinds = sorted({row["case"]["layer"].split()[0] for row in found})
-    for kind in kinds:
-        group = [row for row in found if row["case"]["layer"].split()[0] == kind]
+    for kind, group in sorted(kinds.items()):
         x = [row["bytes"] / 1e6 for row in group]
         y = [row["ratios"]["copy"]["median"] for row in group]
         axes.plot(x, y, "o", markersize=4, alpha=0.7, label=kind)
@@ -156,19 +164,29 @@ def ops(rows: Sequence[Row]) -> Any:
     return figure
 
 
-def quality(document: dict[str, Any]) -> Any:
-    """Quality against MACs of the students in a ``compression.json`` of ``bench_compression``."""
-    students = [row for row in document["rows"].values() if row.get("frechet_to_teacher") is not None]
-    if not students:
+def quality(*documents: dict[str, Any]) -> Any:
+    """Quality against MACs of the students of ``bench_compression``, joined where labels end in their budget."""
+    from matplotlib.ticker import NullFormatter, ScalarFormatter
+
+    groups: dict[str, list[dict[str, Any]]] = {}
+    for row in (row for document in documents for row in document["rows"].values()):
+        groups.setdefault(row["label"].rsplit(", 1/", 1)[0], []).append(row)
+    measures = {"frechet_to_teacher": "Fréchet distance to the teacher", "content_l1": "content L1 to the teacher"}
+    if not groups:
         return None
-    figure, axes = _axes()
-    for label in sorted({row["label"] for row in students}):
-        group = [row for row in students if row["label"] == label]
-        axes.plot([r["macs"] / 1e9 for r in group], [r["frechet_to_teacher"] for r in group], "o", label=label)
-    axes.set(
-        xscale="log", xlabel="GMACs an image", ylabel="Fréchet distance to the teacher", title="Quality against MACs"
-    )
-    axes.legend(fontsize=8)
+    figure, (left, right) = _axes(9.6, 4.4, 2)
+    for axes, (measure, name) in zip((left, right), measures.items(), strict=True):
+        for number, (label, group) in enumerate(sorted(groups.items())):
+            group = sorted((row for row in group if row.get(measure) is not None), key=lambda row: row["macs"])
+            style = "o-" if any(", 1/" in row["label"] for row in group) else "o"
+            values = [row[measure] for row in group]
+            axes.plot([r["macs"] / 1e9 for r in group], values, style, color=f"C{number}", label=label)
+        axes.set(xscale="log", xlabel="GMACs an image", ylabel=name)
+        axes.xaxis.set_major_formatter(ScalarFormatter())
+        axes.xaxis.set_minor_formatter(NullFormatter())
+        axes.set_xticks([0.02, 0.05, 0.1, 0.2, 0.5])
+    figure.suptitle("Quality against MACs")
+    left.legend(fontsize=8)
     return figure
 
 

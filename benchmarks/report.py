@@ -1,8 +1,8 @@
 """Tables and pictures from committed results: ``python -m benchmarks.report`` writes them, ``--check`` only compares.
 
 Results lie in ``benchmarks/results/<device>/``: JSON Lines of the benchmarks, and ``compress.json``, the
-``metrics.json`` of a ``cagc compress`` run. They go between the markers of README.md and docs/performance.md, the
-pictures into docs/performance/<device>/.
+``metrics.json`` of a ``cagc compress`` run. They go between the markers of README.md and docs/performance.md, long
+tables and pictures into docs/performance/<device>/.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import Any
 
 from cagc.files import atomic_write
 
-from . import tables, tables_compression, tables_editing
+from . import pages, tables, tables_compression, tables_editing
 from .results import Row, read
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -23,6 +23,8 @@ RESULTS = ROOT / "benchmarks" / "results"
 DOCS = ROOT / "docs" / "performance.md"
 BEGIN, END = "<!-- figures:begin -->", "<!-- figures:end -->"
 PERFORMANCE = "<!-- performance:begin -->", "<!-- performance:end -->"
+# Of the README's table; each row's own is in docs/performance/<device>/runs.md.
+COMMAND = "pytest benchmarks/bench_generators.py -k test_generator --peers ../peers"
 DETAILS = "<!-- results:begin -->", "<!-- results:end -->"
 
 
@@ -82,29 +84,21 @@ def devices() -> dict[str, list[Row]]:
 
 
 def performance() -> str:
-    """The README's section: what the cut is worth, on each device."""
+    """The README's section: what the cut is worth for a single image, on each device."""
     parts = []
-    for name, rows in devices().items():
-        if table := tables.summary(rows):
-            facts = tables.provenance(tables.of(rows, "generators"))
-            parts.append(f"**{name}**\n\n{table}\n\n{commands(tables.of(rows, 'generators'))} {facts}")
+    for rows in devices().values():
+        if table := tables.summary(rows, batches=(1,)):
+            made = f"`{COMMAND}`; {pages.versions(tables.of(rows, 'generators'))}."
+            parts.append(f"**{pages.machine(rows)}**, float32, batch 1\n\n{table}\n\n{made}")
     return "\n\n".join(parts)
-
-
-def commands(rows: list[Row]) -> str:
-    return "; ".join(f"`{command}`" for command in sorted({row["command"] for row in rows})) + "."
 
 
 def details() -> str:
     """The tables and pictures of docs/performance.md."""
     parts = []
     for name, rows in devices().items():
-        parts.append(f"## Results: {name}\n\n{tables.provenance(rows)}")
-        pictures = sorted(path.stem for path in (DOCS.parent / "performance" / name).glob("*.png"))
-        parts += [f"![{picture}](performance/{name}/{picture}.png)" for picture in pictures]
-        for title, make in tables.TABLES.items():
-            if table := make(rows):
-                parts.append(f"### {title}\n\n{table}")
+        pictures = {path.stem for path in (DOCS.parent / "performance" / name).glob("*.png")}
+        parts.append(pages.summary(name, rows, pictures))
     return "\n\n".join(parts)
 
 
@@ -115,7 +109,10 @@ def documents() -> dict[Path, str]:
     editing = page.read_text()
     for markers, table in tables_editing.tables(RESULTS).items():
         editing = between(editing, *markers, table)
-    return {
+    long = {}
+    for name, rows in devices().items():
+        long |= pages.long(DOCS.parent / "performance" / name, rows)
+    return long | {
         ROOT / "README.md": tables_compression.rendered(rendered(readme), RESULTS),
         DOCS: between(DOCS.read_text(), *DETAILS, details()),
         page: editing,
@@ -129,8 +126,8 @@ def draw() -> list[Path]:
     made = []
     for name, rows in devices().items():
         figures = {stem: plot(rows) for stem, plot in plots.PLOTS.items()}
-        if (path := RESULTS / name / "compression.json").exists():
-            figures["quality"] = plots.quality(json.loads(path.read_text()))
+        students = [RESULTS / name / file for file in ("compression.json", "budgets.json")]
+        figures["quality"] = plots.quality(*(json.loads(path.read_text()) for path in students if path.exists()))
         for stem, figure in figures.items():
             if figure is not None:
                 made.append(DOCS.parent / "performance" / name / f"{stem}.png")
@@ -143,12 +140,13 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--check", action="store_true", help="write nothing; status 1 where a table differs")
     if parser.parse_args(arguments).check:
-        return int(any(path.read_text() != text for path, text in documents().items()))
+        return int(any(not path.exists() or path.read_text() != text for path, text in documents().items()))
     try:
         print(f"{len(draw())} pictures in {DOCS.parent / 'performance'}")
     except ImportError as error:
         print(f"no pictures: {error} (pip install 'cagc[bench]')")
     for path, text in documents().items():
+        path.parent.mkdir(parents=True, exist_ok=True)
         with atomic_write(path) as temporary:
             temporary.write_text(text)
     return 0

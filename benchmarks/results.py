@@ -1,8 +1,9 @@
 """Rows of benchmarks as JSON Lines: written one at a time, so that a run that breaks off keeps what it measured.
 
-A row holds what was timed ("benchmark", "implementation", "case", "dtype", "cache"), its work ("shape", "bytes",
-"macs"), its time ("ms": median, 10th and 90th percentile, rounds), "ratios" to other implementations of the same
-rounds, further "figures", and what it depends on ("roofs", "device", "versions", "allocator", "commit", "command").
+A row holds what was timed ("benchmark", "implementation", "case", "dtype", "cache"), its work ("shape" of the result,
+"bytes" that must be moved, "macs"; null where nothing counts them), its time ("ms": median, 10th and 90th percentile,
+rounds), "ratios" to other implementations of the same rounds, further "figures", and what it depends on ("roofs",
+"device", "versions", "allocator", "commit", "command").
 """
 
 from __future__ import annotations
@@ -42,9 +43,13 @@ def _command(*words: str) -> str | None:
 
 @cache
 def commit() -> str | None:
-    """Short hash of the checkout, with "+" where tracked files differ from it; None outside of one."""
+    """Short hash of the checkout, with "+" where tracked files other than results and pages differ from it.
+
+    None outside of a checkout.
+    """
     name = _command("git", "rev-parse", "--short=12", "HEAD")
-    changed = name and _command("git", "status", "--porcelain", "--untracked-files=no")
+    written = (":!benchmarks/results", ":!docs", ":!*.md")
+    changed = name and _command("git", "status", "--porcelain", "--untracked-files=no", "--", ".", *written)
     return f"{name}+" if changed else name
 
 

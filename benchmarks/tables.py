@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from statistics import median
 
+from .layers import roof_ms
 from .layers import table as layer_table
 from .results import Row
 
 # In the order in which a table lists them; others follow by name.
-ORDER = ("authors", "rosinality", "stylegan2-ada", "stylegan3", "grouped", "reference", "native", "runtime")
+ORDER = (
+    "authors", "rosinality", "stylegan2-ada", "stylegan3", "grouped", "reference", "native",
+    "torch.compile", "onnxruntime", "openvino", "runtime",
+)  # fmt: skip
 WIDTHS = ("full", "0.3", "0.3 by 8")
+BATCHES = (1, 4, 8, 32)
 
 
 def grid(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
@@ -51,14 +56,14 @@ def _number(value: float | None, form: str, unit: str = "") -> str:
     return "–" if value is None else f"{value:{form}}{unit}"
 
 
-def generators(rows: Sequence[Row], beside: str | None = None, baseline: str = "grouped") -> str:
-    """Whole images: one row for each way to run each generator."""
+def generators(rows: Sequence[Row], baseline: str = "grouped") -> str:
+    """Whole images with warm caches: one row for each way to run each generator."""
     header = (
         "px", "batch", "memory", "widths", "run by", "ms an image (10th–90th percentile)", "images/s", "peak MB",
         "GMACs", f"faster than {baseline}, same widths", f"than {baseline}, full", "MACs cut", "faster than full",
         "realised share",
     )  # fmt: skip
-    found = [row for row in of(rows, "generators", beside) if "widths" in row["case"] and row["macs"]]
+    found = [row for row in of(rows, "generators") if row["macs"] and row["cache"] == "warm"]
     lines = []
     for row in sorted(found, key=_generator_key):
         case, figures = row["case"], row["figures"]
@@ -73,31 +78,58 @@ def generators(rows: Sequence[Row], beside: str | None = None, baseline: str = "
     return grid(header, lines)
 
 
-def summary(rows: Sequence[Row]) -> str:
-    """For the README: the paid-out MAC cut of each resolution and batch, against the strongest of the usual ways."""
+def summary(rows: Sequence[Row], batches: Sequence[int] | None = None) -> str:
+    """The paid-out MAC cut of each resolution and batch, against the authors' code, or the grouped way without it."""
     usual = "authors" if any(row["implementation"] == "authors" for row in rows) else "grouped"
     header = (
-        "px", "batch", "memory", "widths", "GMACs", f"ms an image, {usual}", "ms an image, runtime",
-        "runtime is faster, same widths", f"student by runtime against the full one by {usual}", "MACs cut",
-        "realised share",
+        "px, batch", "memory", "widths", "GMACs", "MACs cut", f"ms an image, {usual}", "runtime",
+        "faster, same widths", f"than {usual}, full", "realised share",
     )  # fmt: skip
-    found = {_generator_key(row): row for row in of(rows, "generators") if row["macs"]}
+    found = {_generator_key(row): row for row in of(rows, "generators") if row["macs"] and row["cache"] == "warm"}
     lines = []
     for row in sorted(found.values(), key=_generator_key):
-        case = row["case"]
-        if row["implementation"] != "runtime" or row["dtype"] != "float32":
+        case, figures = row["case"], row["figures"]
+        if row["implementation"] != "runtime" or row["dtype"] != "float32" or case["batch"] not in (batches or BATCHES):
             continue
         name = usual if f"{usual}, {case['widths']}" in row["ratios"] else "grouped"
         same = found.get(_generator_key(row | {"implementation": name}))
         lines.append((
-            str(case["resolution"]), str(case["batch"]), row["allocator"], case["widths"],
-            f"{row['macs'] / case['batch'] / 1e9:.2f}",
+            f"{case['resolution']}, {case['batch']}", row["allocator"], case["widths"],
+            f"{row['macs'] / case['batch'] / 1e9:.2f}", _number(figures.get("MACs cut"), ".2f", "×"),
             f"{same['ms']['median'] / case['batch']:.1f}" + (f" ({name})" if name != usual else "") if same else "–",
             f"{row['ms']['median'] / case['batch']:.1f}", _ratio(row, f"{name}, {case['widths']}"),
-            _ratio(row, f"{name}, full") if case["widths"] != "full" else "–",
-            _number(row["figures"].get("MACs cut"), ".2f", "×"), _number(row["figures"].get("realised share"), ".2f"),
+            _ratio(row, f"{name}, full"), _number(figures.get("realised share"), ".2f"),
         ))  # fmt: skip
     return grid(header, lines)
+
+
+def cold(rows: Sequence[Row]) -> str:
+    """What an image costs when the caches were flushed before it."""
+    found = [row for row in of(rows, "generators") if row["macs"]]
+    warm = {_generator_key(row): row for row in found if row["cache"] == "warm"}
+    lines = []
+    for row in sorted((row for row in found if row["cache"] == "cold"), key=_generator_key):
+        case, beside = row["case"], warm.get(_generator_key(row))
+        slower = beside and row["ms"]["median"] / beside["ms"]["median"]
+        lines.append((
+            str(case["resolution"]), case["widths"], row["implementation"], _ms(beside) if beside else "–", _ms(row),
+            _number(slower, ".2f", "×"), _number(row["figures"].get("realised share"), ".2f"),
+        ))  # fmt: skip
+    return grid(("px", "widths", "run by", "ms, warm", "ms, cold", "slower", "realised share, cold"), lines)
+
+
+def other_runtimes(rows: Sequence[Row]) -> str:
+    """Whole images by other runtimes, in the same rounds as ours."""
+    lines = []
+    for row in sorted(of(rows, "generators", "other runtimes"), key=_generator_key):
+        case, figures = row["case"], row["figures"]
+        lines.append((
+            case["widths"], row["implementation"], _ms(row), _number(figures.get("peak MB"), ".0f"),
+            _ratio(row, f"grouped, {case['widths']}"), _number(figures.get("speed-up"), ".2f", "×"),
+            _number(figures.get("realised share"), ".2f"),
+        ))  # fmt: skip
+    header = ("widths", "run by", "ms an image", "peak MB", "faster than grouped", "than itself, full")
+    return grid((*header, "realised share"), lines)
 
 
 def mobile(rows: Sequence[Row]) -> str:
@@ -126,9 +158,9 @@ def widths(rows: Sequence[Row]) -> str:
     return grid(("px", "run by", "width", "GMACs", "ms", "MACs cut", "faster", "realised share"), lines)
 
 
-def layers(rows: Sequence[Row]) -> str:
-    """One table for each generator, as ``python -m benchmarks.layers`` prints it."""
-    parts, groups = [], {}
+def _layer_groups(rows: Sequence[Row]) -> list[tuple[str, list[dict], dict[str, float]]]:
+    """(title, layers as ``benchmarks.layers`` has them, roofs) of each generator whose layers were timed."""
+    groups, made = {}, []
     for row in of(rows, "layers"):
         case = row["case"]
         key = (case["resolution"], _rank(case["widths"], WIDTHS), case["widths"], case["batch"], row["implementation"])
@@ -142,10 +174,29 @@ def layers(rows: Sequence[Row]) -> str:
             }
             for row in group
         ]  # fmt: skip
-        roofs = group[0]["roofs"]
-        title = f"{resolution} px, widths {width}, batch {batch}, {executor}; {roof_line(roofs)}"
-        parts.append(f"{title}\n\n{layer_table(as_layers, roofs)}")
-    return "\n\n".join(parts)
+        made.append((f"{resolution} px, widths {width}, batch {batch}, {executor}", as_layers, group[0]["roofs"]))
+    return made
+
+
+def layers(rows: Sequence[Row]) -> str:
+    """One table for each generator, as ``python -m benchmarks.layers`` prints it."""
+    return "\n\n".join(
+        f"{title}; {roof_line(roofs)}\n\n{layer_table(found, roofs)}" for title, found, roofs in _layer_groups(rows)
+    )
+
+
+def layer_sums(rows: Sequence[Row]) -> str:
+    """How far whole generators are from the sum of their layers' roofs, and the layer with the most to gain."""
+    lines = []
+    for title, found, roofs in _layer_groups(rows):
+        roof = [roof_ms(layer, roofs)[0] for layer in found]
+        gain = {layer["name"]: layer["ms"] - least for layer, least in zip(found, roof, strict=True)}
+        far, whole = max(gain, key=gain.__getitem__), sum(layer["ms"] for layer in found)
+        lines.append((
+            title, f"{whole:.1f}", f"{sum(roof):.1f}", f"{sum(roof) / whole:.0%}", f"{far}, {gain[far]:.2f} ms",
+            roof_line(roofs),
+        ))  # fmt: skip
+    return grid(("generator", "ms", "roof ms", "of its roof", "most to gain", "roofs"), lines)
 
 
 def roof_line(roofs: dict[str, float]) -> str:
@@ -187,16 +238,17 @@ def ops(rows: Sequence[Row]) -> str:
     groups: dict[tuple[str, ...], list[Row]] = {}
     for row in of(rows, "ops"):
         case = row["case"]
-        kind = case["layer"].split()[0], case.get("pass", "forward"), row["dtype"], row["cache"], row["implementation"]
-        groups.setdefault((*kind, str(case.get("threads", row["device"]["threads"]))), []).append(row)
+        threads = str(case.get("threads", row["device"]["threads"]))
+        kind = case["layer"].split()[0], case.get("pass", "forward"), row["dtype"], threads, row["implementation"]
+        groups.setdefault(kind, []).append(row)
     lines = []
-    for group, found in sorted(groups.items()):
+    for group, found in sorted(groups.items(), key=lambda item: (item[0][0], item[0][1] != "forward", item[0][2:])):
         shares = [
             [row["ratios"][name]["median"] for row in found if name in row["ratios"]] for name in ("copy", "torch")
         ]
-        lines.append((*group, str(len(found)), *(f"{median(s):.2f}" if s else "–" for s in shares)))
-    header = ("op", "pass", "dtype", "caches", "run by", "threads", "layers", "share of a copy", "times plain PyTorch")
-    return grid(header, lines)
+        cells = (f"{median(s):.2f} ({min(s):.2f}–{max(s):.2f})" if s else "–" for s in shares)
+        lines.append((*group, str(len(found)), *cells))
+    return grid(("op", "pass", "dtype", "threads", "run by", "layers", "share of a copy", "times plain PyTorch"), lines)
 
 
 def peer_ops(rows: Sequence[Row]) -> str:
@@ -210,35 +262,32 @@ def peer_ops(rows: Sequence[Row]) -> str:
     return grid(("op", "layer", "caches", "peer", "ms, native", "faster than the peer", "than plain PyTorch"), lines)
 
 
-def provenance(rows: Sequence[Row]) -> str:
-    """Device, versions, roofs and commands of ``rows``, in one paragraph."""
-    if not rows:
-        return ""
-    machine, last = rows[-1]["device"], rows[-1]
-    named = ", ".join(f"{name} {value}" for name, value in machine.items() if value is not None)
-    versions = ", ".join(f"{name} {value}" for name, value in last["versions"].items())
-    low = {n: min(row["roofs"][n] for row in rows) for n in last["roofs"]}
-    high = {n: max(row["roofs"][n] for row in rows) for n in last["roofs"]}
-    roofs = (
-        f"copy {low['copy_gbs']:.1f}–{high['copy_gbs']:.1f} GB/s, "
-        f"matrix product {low['matrix_gflops']:.0f}–{high['matrix_gflops']:.0f} GFLOP/s"
-    )
-    commits = ", ".join(sorted({str(row["commit"]) for row in rows}))
-    allocators = " and ".join(sorted({row["allocator"] for row in rows}))
-    return (
-        f"{named}; {versions}; memory of the allocator: {allocators}; roofs of these runs: {roofs}; commits {commits}."
-    )
+def peer_medians(rows: Sequence[Row]) -> str:
+    """How many times faster our op is than each peer's, medians over layers."""
+    found = of(rows, "peers")
+    kinds = sorted({row["case"]["op"] for row in found})
+    lines = []
+    for peer, cache in sorted(
+        {(row["case"]["peer"], row["cache"]) for row in found}, key=lambda k: (k[0], k[1] != "warm")
+    ):
+        cells = []
+        for kind in kinds:
+            ratios = [
+                row["ratios"][peer]["median"]
+                for row in found
+                if (row["case"]["peer"], row["cache"], row["case"]["op"]) == (peer, cache, kind)
+            ]
+            cells.append(f"{median(ratios):.1f}× ({min(ratios):.1f}–{max(ratios):.1f})" if ratios else "–")
+        lines.append((peer, cache, *cells))
+    return grid(("peer", "caches", *kinds), lines)
 
 
-TABLES: dict[str, Callable[[Sequence[Row]], str]] = {
-    "Whole images": generators,
-    "Other runtimes at 256 px, batch 1": lambda rows: generators(rows, "other runtimes"),
-    "MobileStyleGAN": mobile,
-    "Widths": widths,
-    "Layers": layers,
-    "Plans by MACs and by time": plans,
-    "A step of training": training,
-    "Scores": scores,
-    "Ops bound by memory, medians over layers": ops,
-    "The peers' ops": peer_ops,
-}
+def sparse(rows: Sequence[Row]) -> str:
+    """Layers read in place at a share of their channels, and a generator run so, beside the alternatives."""
+    found, lines = of(rows, "sparse"), []
+    others = ("sliced", "sliced channels_last", "gathered", "masked", "student", "full")
+    for row in found:
+        case = row["case"]
+        name = case.get("layer") or f"generator {case['generator']} px"
+        lines.append((name, _ms(row), *(_ratio(row, other) for other in others)))
+    return grid(("layer", "ms, in place", *(f"faster than {other}" for other in others)), lines)

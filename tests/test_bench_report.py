@@ -6,11 +6,11 @@ from importlib.util import find_spec
 
 import pytest
 
-from benchmarks import harness, report, results, tables, tables_editing
+from benchmarks import harness, pages, plots, report, results, tables, tables_editing
 from cagc.files import atomic_write
 
 
-def generator_rows(factor: float = 1.0) -> list[results.Row]:
+def generator_rows(factor: float = 1.0, cache: str = "warm") -> list[results.Row]:
     """Rows of one resolution: a peer's code, its grouped way, and ours, at two widths."""
     seconds = {"authors, full": 0.8, "grouped, full": 0.7, "runtime, full": 0.3}
     seconds |= {"authors, 0.3": 0.2, "grouped, 0.3": 0.15, "runtime, 0.3": 0.03}
@@ -21,9 +21,8 @@ def generator_rows(factor: float = 1.0) -> list[results.Row]:
         case = {"resolution": 256, "batch": 1, "widths": width}
         macs = {"full": 44_000_000_000, "0.3": 4_000_000_000}[width]
         figures = {"images/s": 1.0, "peak MB": 12.3, "MACs cut": 44e9 / macs, "speed-up": 10.0, "realised share": 0.91}
-        rows.append(
-            results.make_row("generators", implementation, case, times, "cpu", of=name, macs=macs, figures=figures)
-        )
+        about = {"of": name, "macs": macs, "figures": figures, "cache": cache}
+        rows.append(results.make_row("generators", implementation, case, times, "cpu", **about))
     return rows
 
 
@@ -40,7 +39,7 @@ def other_rows() -> list[results.Row]:
         results.make_row("layers", "runtime", layer, one, "cpu", macs=10**8, bytes=10**6, figures={"kernel": "k"})
     )
     ops = {"native": [0.01, 0.01], "copy": [0.009, 0.009]}
-    rows.append(results.make_row("ops", "native", {"layer": "blur full 8x8"}, ops, "cpu", bytes=10**6))
+    rows.append(results.make_row("ops", "native", {"layer": "blur full 8x8"}, ops, "cpu", bytes=10**6, macs=10**6))
     figures = {"full MACs": 11, "predicted ms": 2.0, "score kept": 0.5}
     case = {"generator": "faces64", "metric": "x"}
     rows.append(results.make_row("plans", "runtime", case, one, "cpu", macs=1, figures=figures))
@@ -49,27 +48,42 @@ def other_rows() -> list[results.Row]:
     rows.append(results.make_row("scores", "runtime", case, one, "cpu", figures={"seconds": 3.0}))
     case = {"op": "up", "channels": 8, "side": 8, "peer": "authors"}
     rows.append(results.make_row("peers", "runtime", case, one | {"authors": [0.02, 0.02]}, "cpu"))
+    rows.append(results.make_row("sparse", "native", {"layer": "8-8 4", "kept": 0.3}, ops, "cpu"))
+    case = {"resolution": 256, "batch": 1, "widths": "full", "beside": "other runtimes"}
+    rows.append(results.make_row("generators", "runtime", case, one, "cpu", macs=1, figures={"realised share": 1.0}))
     case = {"resolution": 1024, "batch": 1, "widths": "its own"}
     times = {"mobile-stylegan": [0.4, 0.4], "runtime, 0.3": [0.2, 0.2]}
-    return rows + [results.make_row("generators", "mobile-stylegan", case, times, "cpu")]
+    return rows + generator_rows(1.1, "cold") + [results.make_row("generators", "mobile-stylegan", case, times, "cpu")]
 
 
 def test_the_summary_compares_with_the_authors():
     lines = tables.summary(generator_rows()).splitlines()
     assert len(lines) == 4
-    assert f"| 256 | 1 | {harness.allocator()} | full | 44.00 | 800.0 | 300.0 | 2.67× | – |" in lines[2]
-    assert "| 200.0 | 30.0 | 6.67× | 26.67× | 11.00× | 0.91 |" in lines[3]
+    assert f"| 256, 1 | {harness.allocator()} | full | 44.00 | 1.00× | 800.0 | 300.0 | 2.67× | 2.67× |" in lines[2]
+    assert "| 11.00× | 200.0 | 30.0 | 6.67× | 26.67× | 0.91 |" in lines[3]
+    assert tables.summary(generator_rows(), batches=(4,)) == ""
 
 
 def test_every_table_is_written_and_ordered():
     rows = generator_rows() + other_rows()
-    for title, make in tables.TABLES.items():
-        if not title.startswith("Other runtimes"):
-            assert make(rows).startswith(("|", "256 px, widths full")), title
-        assert make([]) == ""
+    for title, _, make, *_ in pages.SUMMARY:
+        assert make(rows).startswith("|") or title == "Sparse convolution", title
+    for title, make in pages.LONG.values():
+        assert make(rows).startswith(("|", "256 px, widths full")) and make([]) == "", title
     ways = [line.split(" | ")[4] for line in tables.generators(rows).splitlines()[2:]]
     assert ways == ["authors", "grouped", "runtime"] * 2
-    assert "runtime, 0.3: 2.00" in tables.mobile(rows) and "GB/s" in tables.provenance(rows)
+    assert "runtime, 0.3: 2.00" in tables.mobile(rows) and "| 1.10× | 0.91 |" in tables.cold(rows)
+    assert pages.runs(rows + rows).count("pytest") == len({row["benchmark"] for row in rows})
+
+
+def test_long_tables_have_pages_of_their_own(project):
+    folder = project / "docs" / "performance" / "a-device"
+    made = report.documents()
+    assert {path.name for path in made if path.parent == folder} == {"generators.md", "runs.md"}
+    assert "(performance/a-device/generators.md)" in made[report.DOCS] and "With cold" not in made[report.DOCS]
+    report.main([])
+    (folder / "runs.md").unlink()
+    assert report.main(["--check"]) == 1
 
 
 @pytest.fixture
@@ -97,7 +111,8 @@ def test_tables_are_written_between_their_markers(project, monkeypatch):
     assert report.main([]) == 0 and report.main(["--check"]) == 0
     for name in ("README.md", "docs/performance.md"):
         text = (project / name).read_text()
-        assert text.startswith("# Title") and text.endswith("the end\n") and "a-device" in text and "local" not in text
+        assert text.startswith("# Title") and text.endswith("the end\n")
+        assert "| 256, 1 |" in text and "local" not in text
     path = project / "results" / "a-device" / "generators.jsonl"
     results.append(path, generator_rows(1.5))
     assert report.main(["--check"]) == 1
@@ -108,9 +123,19 @@ def test_pictures_are_drawn_and_shown(project):
     results.append(project / "results" / "a-device" / "rest.jsonl", other_rows())
     pictures = {path.stem for path in report.draw()}
     assert pictures == {"widths", "realised-share", "roofline", "ops"}
-    assert "![widths](performance/a-device/widths.png)" in report.details()
+    assert "](performance/a-device/widths.png)" in report.details()
     first = {path: path.read_bytes() for path in report.draw()}
     assert all(path.read_bytes() == data for path, data in first.items()) and len(report.draw()) == 4
+
+
+@pytest.mark.skipif(find_spec("matplotlib") is None, reason="matplotlib is not installed")
+def test_students_of_several_budgets_are_joined():
+    row = {"frechet_to_teacher": 50.0, "content_l1": None}
+    budgets = {f"{n}": row | {"label": f"aware, 1/{n}", "macs": 10**9 // n, "content_l1": 0.1} for n in (11, 3)}
+    left, right = plots.quality({"rows": {"t": row | {"label": "teacher", "macs": 10**9}}}, {"rows": budgets}).axes
+    lines = {line.get_label(): list(line.get_xdata()) for line in left.lines}
+    assert lines == {"aware": [10**9 // 11 / 1e9, 10**9 // 3 / 1e9], "teacher": [1.0]}
+    assert len(right.lines[0].get_xdata()) == 2 and plots.quality() is None
 
 
 def test_without_matplotlib_the_tables_are_written(project, monkeypatch, capsys):

@@ -5,11 +5,12 @@ from __future__ import annotations
 import copy
 import json
 import time
+from types import SimpleNamespace
 
 import pytest
 import torch
 
-from benchmarks import compare, harness, results
+from benchmarks import compare, conftest, harness, results
 from benchmarks.session import CLOCK, Session
 
 
@@ -112,6 +113,19 @@ def test_times_reach_pytest_benchmark_as_measured(benchmark, tmp_path):
     session.publish(benchmark, a_row(), [0.009, 0.01, 0.011])
     assert benchmark.stats.stats.median == pytest.approx(0.01) and benchmark.stats.stats.rounds == 3
     assert results.read(tmp_path / "generators.jsonl").rows[0]["macs"] == 7
+
+
+def test_only_changes_of_code_mark_a_commit(monkeypatch):
+    asked = []
+    monkeypatch.setattr(results, "_command", lambda *words: asked.append(words) or ("abc" if len(asked) == 1 else None))
+    assert results.commit.__wrapped__() == "abc"
+    assert asked[1][:2] == ("git", "status") and ":!benchmarks/results" in asked[1]
+
+
+def test_an_absent_folder_of_peers_is_refused_at_once(tmp_path):
+    config = SimpleNamespace(getoption=lambda name, default: tmp_path / "absent")
+    with pytest.raises(pytest.UsageError, match="--peers: .*absent is no folder"):
+        conftest.pytest_configure(config)
 
 
 def test_once_keeps_the_last_measurement_only(tmp_path):

@@ -66,7 +66,7 @@ def _hooked(generator: Generator, marks: _Marks) -> Iterator[None]:
             handle.remove()
 
 
-def _work(generator: Generator, batch: int) -> dict[str, tuple[int, int]]:
+def layer_work(generator: Generator, batch: int) -> dict[str, tuple[int, int]]:
     """Layer → (MACs, bytes): activations read and written once, weights read once."""
     config, size = generator.config, generator.w_avg.element_size()
     macs, parameters, widths = count_macs(config), count_parameters(config), list(config.channels.items())
@@ -95,7 +95,7 @@ def _eager_rows(generator: Generator, batch: int, z: torch.Tensor, repeats: int)
                 generator(z, noise="const")
                 marks.mark("end")
             runs.append(marks.milliseconds())
-    work = _work(generator, batch)
+    work = layer_work(generator, batch)
     return [
         {"name": name, "ms": min(run[name] for run in runs), "macs": macs, "bytes": moved, "kernel": "eager"}
         for name, (macs, moved) in work.items()
