@@ -15,7 +15,7 @@ from typing import Any
 
 from cagc.files import atomic_write
 
-from . import pages, tables, tables_compression, tables_editing
+from . import headline, pages, tables, tables_compression, tables_editing
 from .results import Row, read
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -105,6 +105,8 @@ def details() -> str:
 def documents() -> dict[Path, str]:
     """Each file that holds tables, as the results would have it. Raises ValueError where a marker is missing."""
     readme = between((ROOT / "README.md").read_text(), *PERFORMANCE, performance())
+    runs = [json.loads(path.read_text()) for path in sorted(RESULTS.glob("*/compress.json"))]
+    readme = between(readme, *headline.MARKERS, headline.text(list(devices().values()), runs))
     page = DOCS.parent / "editing.md"
     editing = page.read_text()
     for markers, table in tables_editing.tables(RESULTS).items():

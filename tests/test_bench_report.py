@@ -91,7 +91,7 @@ def project(tmp_path, monkeypatch):
     """A README and a page without tables, and results of one device."""
     (tmp_path / "docs").mkdir()
     markers = {
-        "README.md": (*report.PERFORMANCE, report.BEGIN, report.END),
+        "README.md": (*report.headline.MARKERS, *report.PERFORMANCE, report.BEGIN, report.END),
         "docs/performance.md": report.DETAILS,
         "docs/editing.md": (*tables_editing.PROJECTION, *tables_editing.SMOOTHNESS),
     }

@@ -1,0 +1,50 @@
+"""The README's first figures: a published generator full and pruned, and the default run on the embedded one."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from .results import Row
+from .tables import grid, of
+
+MARKERS = "<!-- headline:begin -->", "<!-- headline:end -->"
+CASE = {"resolution": 256, "batch": 1}
+NAMES = {"full": "full generator", "0.3": "student, 0.3 of every layer"}
+RUN_BY = {"authors": "the authors' code", "runtime": "`cagc.runtime.compile`"}
+
+
+def table(rows: Sequence[Row]) -> str:
+    """One image at 256 px: who draws it, its MACs and milliseconds; an empty string where a side was not timed."""
+    found = {
+        (row["case"].get("widths"), row["implementation"]): row
+        for row in of(rows, "generators")
+        if row["allocator"] == "kept" and row["dtype"] == "float32" and CASE.items() <= row["case"].items()
+    }
+    lines, machine = [], {}
+    for width, name in NAMES.items():
+        for implementation, by in RUN_BY.items():
+            row = found.get((width, implementation))
+            if row is None:
+                return ""
+            ratio = row["ratios"].get("authors, full")
+            machine = row["device"]
+            faster = f"{ratio['median']:.1f}×" if ratio else "1×"
+            lines.append((f"{name}, {by}", f"{row['macs'] / 1e9:.2f} G", f"{row['ms']['median']:.1f}", faster))
+    where = f"{CASE['resolution']} px, batch {CASE['batch']}, {machine['cpu']}, {machine['threads']} cores"
+    return grid((where, "MACs", "ms an image", "faster"), lines)
+
+
+def sentence(document: dict[str, Any]) -> str:
+    """What a default ``cagc compress`` ended at; ``document`` is its metrics.json."""
+    student = document["generators"]["Student"]
+    return (
+        f"`cagc compress` on the embedded faces: {student['macs_ratio']:.1f} times fewer MACs, "
+        f"{student['time_ratio']:.1f} times less time, {student['content_psnr_db']:.1f} dB from the teacher on the "
+        "content."
+    )
+
+
+def text(devices: Sequence[Sequence[Row]], runs: Sequence[dict[str, Any]]) -> str:
+    """What stands between :data:`MARKERS`."""
+    return "\n\n".join([part for part in map(table, devices) if part] + [sentence(run) for run in runs])
