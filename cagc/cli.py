@@ -53,6 +53,13 @@ Ratio = Annotated[
 ]
 
 
+_METRICS = (
+    "Of sets: frechet, kid, precision-recall, density-coverage. Against the teacher: psnr, ssim, perceptual. Of the "
+    "latent space: ppl-wfull, ppl-wend, ppl-zfull, ppl-zend, ppl-authors, separability, leakage. If left out: psnr, "
+    "and frechet where there is --data."
+)
+
+
 @dataclass(frozen=True)
 class Compress(CompressConfig):
     """Compress a generator: score, plan, prune, distil, evaluate, and write a report.
@@ -215,10 +222,7 @@ class Evaluate:
     """What counts as content; see cagc score."""
     classes: tuple[str, ...] = ()
     """Class names that count as content."""
-    metrics: tuple[str, ...] = ()
-    """Of sets: frechet, kid, precision-recall, density-coverage. Against the teacher: psnr, ssim, perceptual. Of the
-    latent space: ppl-wfull, ppl-wend, ppl-zfull, ppl-zend, ppl-authors, separability, leakage. If left out: psnr, and
-    frechet where there is --data."""
+    metrics: Annotated[tuple[str, ...], tyro.conf.arg(help=_METRICS)] = ()
     samples: int = 1000
     """Images behind the metrics of sets and separability."""
     pairs: int = 200

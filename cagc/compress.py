@@ -52,18 +52,17 @@ class CompressConfig:
     data: Path | None = None
     """Folder or zip of real images, for the Fréchet distance; the embedded faces if --teacher is left out too."""
     content: str | None = None
-    """What counts as content: faces (if left out here and by the recipe), everything, BiSeNet weights, or a folder or
-    zip of masks named by seed."""
+    """What counts as content: faces, everything, BiSeNet weights, or a folder or zip of masks named by seed."""
     classes: tuple[str, ...] = ()
     """Class names that count as content, for parsers that have classes."""
     metric: str | None = None
-    """Channel score: content-aware, diversity, or a baseline such as l1-out."""
+    """Channel score, as in cagc score; the recipe's if left out."""
     samples: int | None = None
-    """Images that channels are scored on."""
+    """Images that channels are scored on; the recipe's if left out."""
     batch_rule: str | None = None
-    """per-sample, or batch-sum as in the authors' code."""
+    """per-sample, or batch-sum as in the authors' code; the recipe's if left out."""
     rescale: str | None = None
-    """Weights after pruning: keep the scale of RGB, none as the paper's authors, or svs, singular value scaling."""
+    """Weights after pruning, as in cagc prune; the recipe's if left out."""
     macs: float | None = None
     """MACs to stay within: a share of the teacher's up to 1, else a number. 1/11 if --keep is left out too."""
     keep: float | None = None
@@ -73,7 +72,7 @@ class CompressConfig:
     round_to: int = 8
     """Widths become multiples of this; 1 gives the paper's."""
     steps: int | None = None
-    """Updates of the distillation."""
+    """Updates of the distillation; the recipe's if left out."""
     distillation: DistillConfig | None = None
     """Settings of the distillation; its steps and seed are those given here."""
     baseline: str | None = None
@@ -81,8 +80,7 @@ class CompressConfig:
     evaluation_samples: int = 1000
     """Images behind a Fréchet distance; a fifth of them is compared with the teacher's one by one."""
     features: str = "efficientnet-lite0@112"
-    """Feature space of the Fréchet distance, with its input side in pixels; efficientnet-lite0 alone is 224 px, four
-    times the work."""
+    """Feature space of the Fréchet distance, @ the side of its input in pixels; 224 without, four times the work."""
     evaluation_metrics: tuple[str, ...] = ()
     """What is measured, as in cagc evaluate --metrics; psnr and frechet if left out."""
     out: Path = Path("cagc-out")
