@@ -196,9 +196,12 @@ def latency_table(
         path: of the document; None: in :func:`cache_folder`, named after the device.
 
     Raises:
-        CagcError: the table at ``path`` is of other layers or another device.
+        CagcError: the table at ``path`` is of other layers or another device, or this is no StyleGAN2.
         ValueError: ``batch`` is below 1, or another executor.
     """
+    if not isinstance(generator.config, GeneratorConfig):
+        name = generator.config.architecture
+        raise CagcError(f"latency: got a generator of architecture {name!r}, but layers are timed in stylegan2 alone")
     if batch < 1:
         raise ValueError(f"batch: got {batch}, expected at least 1")
     executor = check_executor(executor, generator.w_avg.device)

@@ -7,7 +7,8 @@ What runs it is told by :meth:`CompiledGenerator.explain`:
 
 - CPU, float32: the compiled synthesis program (:mod:`cagc_kernels.native.synthesis`), one call per image.
 - CUDA: a CUDA graph per batch size over the eager generator.
-- Anything else (float64, bfloat16, another architecture, no compiled module): a frozen copy, run eagerly.
+- Anything else (float64, bfloat16, another architecture, no compiled module): a frozen copy, run eagerly; that of an
+  SN-GAN has its batch normalisation folded into its convolutions.
 """
 
 from __future__ import annotations
@@ -87,7 +88,11 @@ class CompiledGenerator:
         if self._program is not None:
             self._frozen = shell(generator, self._program)
         else:
-            self._frozen = copy.deepcopy(generator).to(device, dtype).eval().requires_grad_(False)
+            self._frozen = copy.deepcopy(generator).eval().requires_grad_(False)
+            self._folded = hasattr(self._frozen.synthesis, "folded")
+            if self._folded:
+                self._frozen.synthesis = self._frozen.synthesis.folded()
+            self._frozen.to(device, dtype)
             if device.type == "cuda":
                 self._frozen.mapping = Graphed(self._frozen.mapping)
                 self._frozen.synthesis = Graphed(self._frozen.synthesis)
@@ -148,8 +153,9 @@ class CompiledGenerator:
         """A row for each convolution, in order: layer, kernel, layout and why."""
         names = [name for name in self.config.channels if not name.endswith((".const", "b4"))]
         if self._program is None:
-            kernel = "CUDA graph of the eager layer" if self.device.type == "cuda" else "eager layer"
-            return [{"layer": name, "kernel": kernel, "layout": "NCHW", "why": str(self.reason)} for name in names]
+            layer, layout = ("folded layer", "NHWC") if self._folded else ("eager layer", "NCHW")
+            kernel = f"CUDA graph of the {layer}" if self.device.type == "cuda" else layer
+            return [{"layer": name, "kernel": kernel, "layout": layout, "why": str(self.reason)} for name in names]
         return [
             {
                 "layer": name,

@@ -13,6 +13,7 @@ from cagc.metrics import latency_table as tables
 from cagc.metrics.latency_table import LatencyTable, latency_table, measure_table
 from cagc.metrics.layer_latency import layer_names, profile_layers
 from cagc.metrics.macs import total_macs
+from cagc.models import SNGANConfig, SNGANGenerator
 from cagc.models.stylegan2 import Generator, GeneratorConfig
 from cagc.scores import ChannelScores, score_channels
 
@@ -138,6 +139,8 @@ def test_what_does_not_fit_is_refused(generator, scores, flat_32, tmp_path):
         latency_table(generator, path=path)
     with pytest.raises(ValueError, match="batch"):
         latency_table(generator, batch=0)
+    with pytest.raises(CagcError, match="architecture 'sngan'"):
+        latency_table(SNGANGenerator(SNGANConfig.uniform(8, 2)))
 
 
 def test_measuring_leaves_random_numbers_alone(generator):

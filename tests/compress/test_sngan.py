@@ -65,6 +65,16 @@ def test_image():
     assert {name: f.shape[1] for name, f in features.items()} == generator.config.channels
 
 
+@pytest.mark.parametrize("widths", [{}, {"b4": 1, "b8.conv0": 1, "b16.conv1": 1}])
+def test_folded_for_inference(widths):
+    generator = small(**widths).double()
+    z = torch.randn(3, 9, dtype=torch.float64)
+    folded = generator.synthesis.folded()
+    torch.testing.assert_close(folded(generator.ws(z)), generator(z).detach())
+    with pytest.raises(ValueError, match="ws: got shape"):
+        folded(z)
+
+
 def test_same_seed_same_image_in_any_batch():
     generator = small()
     for noise in ("random", "const", "none"):
