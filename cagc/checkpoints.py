@@ -15,10 +15,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 from . import rosinality
+from .documents import read_tensors
 from .errors import CagcError
 from .files import atomic_write
 from .models import AnyDiscriminator, AnyGenerator, Discriminator, Generator, build_discriminator, build_generator
@@ -160,14 +160,7 @@ def generator_hash(generator: AnyGenerator) -> str:
 
 
 def _read_native(path: Path) -> Checkpoint:
-    try:
-        with safe_open(path, framework="pt") as file:
-            header = file.metadata() or {}
-            tensors = {key: file.get_tensor(key) for key in file.keys()}
-    except (SafetensorError, OSError) as error:
-        raise CagcError(f"checkpoint {path}: truncated or not a safetensors file ({error})") from None
-    if header.get("format") != FORMAT:
-        raise CagcError(f"checkpoint {path}: got format {header.get('format')!r}, expected {FORMAT!r}")
+    header, tensors = read_tensors(path, "checkpoint", FORMAT)
     try:
         configs = json.loads(header["configs"])
         checkpoint = Checkpoint(metadata=json.loads(header.get("metadata", "{}")))

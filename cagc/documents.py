@@ -1,10 +1,13 @@
-"""JSON documents that people read, diff and hand on: written whole, and distrusted when read."""
+"""Documents that are handed on, JSON for people and safetensors: written whole, and distrusted when read."""
 
 from __future__ import annotations
 
 import json
 from pathlib import Path
 from typing import Any
+
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
 
 from .errors import CagcError
 from .files import atomic_write
@@ -48,6 +51,23 @@ def read_document(path: str | Path, kind: str, version: int) -> dict[str, Any]:
     if found != f"{kind}-{version}":
         raise CagcError(f"{kind} {path}: got format {found!r}, expected '{kind}-{version}'")
     return document
+
+
+def read_tensors(path: str | Path, what: str, expected: str) -> tuple[dict[str, str], dict[str, Tensor]]:
+    """Header and tensors of a safetensors file whose header has ``expected`` for its "format".
+
+    Raises:
+        CagcError: the file is missing, damaged or of another kind; ``what`` says what it should have been.
+    """
+    try:
+        with safe_open(path, framework="pt") as file:
+            header = file.metadata() or {}
+            tensors = {key: file.get_tensor(key) for key in file.keys()}
+    except (SafetensorError, OSError) as error:
+        raise CagcError(f"{what} {path}: missing, truncated or not a safetensors file ({error})") from None
+    if header.get("format") != expected:
+        raise CagcError(f"{what} {path}: got format {header.get('format')!r}, expected {expected!r}")
+    return header, tensors
 
 
 def _render(value: Any, indent: str = "") -> str:

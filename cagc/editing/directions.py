@@ -12,10 +12,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from ..documents import read_tensors
 from ..errors import CagcError
 from ..files import atomic_write
 from ..metrics.sampling import noise_for
@@ -87,16 +87,11 @@ class Directions:
         Raises:
             CagcError: the file is missing, damaged or of another kind.
         """
+        header, tensors = read_tensors(path, "directions", FORMAT)
         try:
-            with safe_open(path, framework="pt") as file:
-                header = file.metadata() or {}
-                if header.get("format") != FORMAT:
-                    raise CagcError(f"directions {path}: got format {header.get('format')!r}, expected {FORMAT!r}")
-                return cls(file.get_tensor("vectors"), file.get_tensor("spread"), **json.loads(header["about"]))
-        except (SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
-            if isinstance(error, CagcError):
-                raise
-            raise CagcError(f"directions {path}: missing, truncated or no directions ({error})") from None
+            return cls(tensors["vectors"], tensors["spread"], **json.loads(header["about"]))
+        except (KeyError, TypeError, ValueError) as error:
+            raise CagcError(f"directions {path}: holds no directions ({error})") from None
 
 
 def mapping_hash(generator: AnyGenerator) -> str:

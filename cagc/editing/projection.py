@@ -15,11 +15,11 @@ from pathlib import Path
 from typing import Literal
 
 import torch
-from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
 from ..distill.losses import PerceptualDistance, load_perceptual, perceptual_loss
+from ..documents import read_tensors
 from ..errors import CagcError
 from ..files import atomic_write
 from ..models import AnyGenerator
@@ -110,16 +110,12 @@ class Projection:
         Raises:
             CagcError: the file is missing, damaged or of another kind.
         """
+        header, tensors = read_tensors(path, "projection", FORMAT)
+        noise = [tensors[name] for name in sorted(tensors) if name.startswith("noise.")]
         try:
-            with safe_open(path, framework="pt") as file:
-                header = file.metadata() or {}
-                if header.get("format") != FORMAT:
-                    raise CagcError(f"projection {path}: got format {header.get('format')!r}, expected {FORMAT!r}")
-                tensors = {name: file.get_tensor(name) for name in sorted(file.keys())}
-            noise = [tensor for name, tensor in tensors.items() if name.startswith("noise.")]
             return cls(tensors["ws"], noise, tensors["losses"].tolist(), header["stopped"])
-        except (SafetensorError, OSError, KeyError) as error:
-            raise CagcError(f"projection {path}: missing, truncated or not a projection ({error})") from None
+        except KeyError as error:
+            raise CagcError(f"projection {path}: has no {error}") from None
 
 
 def project(
