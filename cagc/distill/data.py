@@ -107,20 +107,27 @@ def _square(image: Image.Image, resolution: int) -> np.ndarray:
     return np.asarray(resized).transpose(2, 0, 1).copy()
 
 
-def read_image(path: str | os.PathLike[str], resolution: int) -> tuple[Tensor, tuple[int, int]]:
-    """One image file, centre-cropped and resized: [3, resolution, resolution] float32 in [-1, 1], and its size before.
+def read_image(path: str | os.PathLike[str], resolution: int) -> tuple[Tensor, str]:
+    """One image file as [3, resolution, resolution] float32 in [-1, 1], and what was done to make it so, "" if nothing.
 
     Raises:
         CagcError: the file does not exist or cannot be decoded.
     """
     try:
         with _open(Path(path).read_bytes()) as image:
-            pixels, size = _square(to_rgb(image), resolution), image.size
+            rgb = to_rgb(image)
+            pixels, (width, height), mode = _square(rgb, resolution), rgb.size, image.mode
     except FileNotFoundError:
         raise CagcError(f"image {path}: no such file") from None
     except Exception as error:  # a decoder may raise anything at all on a broken file
         raise CagcError(f"image {path}: {_reason(error)}") from None
-    return torch.from_numpy(pixels).float().div_(127.5).sub_(1), size
+    steps = {
+        f"{mode} turned into RGB": mode != "RGB",
+        "centre-cropped": width != height,
+        f"resized to {resolution} px": min(width, height) != resolution,
+    }
+    done = ", ".join(step for step, taken in steps.items() if taken)
+    return torch.from_numpy(pixels).float().div_(127.5).sub_(1), done and f"{width} x {height} px, {done}"
 
 
 class ImageDataset(Sequence[Tensor]):

@@ -27,7 +27,7 @@ from ..runs import load_teacher, open_device
 from ..seeds import z_batch
 from .directions import Directions, edited_images, find_directions, mapping_hash
 from .layers import check_layers
-from .mixing import ANIMATIONS, mix_styles, morph, write_animation
+from .mixing import check_animation, mix_styles, morph, write_animation
 from .projection import Projection, ProjectionConfig, project
 
 
@@ -119,14 +119,18 @@ class Project:
         names, targets = read_targets(self.images, teacher.config.resolution, self.count)
         targets = targets.to(teacher.w_avg)
         mask = content.load(self.content, device=teacher.w_avg.device)(targets)
+        perceptual = self.config.load_perceptual(teacher.w_avg.device)
         self.out.mkdir(parents=True, exist_ok=True)
         rows, figures, interrupted = {"Target": targets}, {}, False
         for label, generator in generators.items():
             with phase(f"Projecting {len(targets)} images: {label}") as track:
-                found = project(generator, targets, self.config, mask, track("Steps"))
+                found = project(generator, targets, self.config, mask, track("Steps"), perceptual)
             rows[label], figures[label] = self._write(label.lower(), generator, found, targets, mask)
             interrupted |= found.stopped == "interrupted"
-            console.print(f"  {found.stopped} after {len(found.losses)} steps, loss {found.losses[-1:]}")
+            stopped = "done" if found.stopped == "steps" else found.stopped
+            console.print(
+                f"  {stopped} after {len(found.losses)} steps" + "".join(f", loss {x:.4g}" for x in found.losses[-1:])
+            )
             if interrupted:
                 break
         write_png(self.out / "comparison.png", rows)
@@ -153,7 +157,7 @@ class Project:
 
 
 def read_targets(paths: Sequence[Path], resolution: int, count: int) -> tuple[list[str], Tensor]:
-    """Names and images [N, 3, resolution, resolution] in [-1, 1]; says where an image is cropped or resized.
+    """Names and images [N, 3, resolution, resolution] in [-1, 1]; says what is done to an image of another form.
 
     Raises:
         CagcError: no image, or one that cannot be read.
@@ -163,10 +167,9 @@ def read_targets(paths: Sequence[Path], resolution: int, count: int) -> tuple[li
         return data.names[:count], data.batch(range(min(count, len(data))))
     images = []
     for path in paths:
-        image, size = read_image(path, resolution)
-        if size != (resolution, resolution):
-            how = "resized" if size[0] == size[1] else "centre-cropped and resized"
-            console.print(f"  {path.name}: {size[0]} x {size[1]} px, {how} to {resolution} px")
+        image, done = read_image(path, resolution)
+        if done:
+            console.print(f"  {path.name}: {done}")
         images.append(image)
     return [path.name for path in paths], torch.stack(images)
 
@@ -225,7 +228,8 @@ class Morph:
     steps: int = 24
     """Images on the way."""
     out: Path = Path("morph.webp")
-    """.gif or .webp for an animation, .png for a strip; the generators are put beside each other."""
+    """.gif, .webp or .mp4 (with the package av) for an animation, .png for a strip; the generators are put beside each
+    other."""
     overwrite: bool = False
     """Replace what an earlier run wrote."""
 
@@ -234,8 +238,7 @@ class Morph:
         ends = parse_seeds(self.ends)
         if len(ends) != 2:
             raise CagcError(f"ends: got {self.ends!r}, expected two numbers such as 0,1")
-        if self.out.suffix.lower() not in ANIMATIONS:
-            raise CagcError(f"out: got {self.out.name!r}, expected a name that ends in {', '.join(ANIMATIONS)}")
+        check_animation(self.out)
         if self.out.exists() and not self.overwrite:
             raise CagcError(f"{self.out} exists; add --overwrite to replace it")
         strips = []

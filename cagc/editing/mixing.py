@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import importlib.util
 from collections.abc import Iterator, Sequence
+from fractions import Fraction
 from pathlib import Path
 
 import torch
+from PIL import Image
 from torch import Tensor
 
 from ..errors import CagcError
@@ -14,7 +17,7 @@ from ..models import AnyGenerator
 from ..pictures import image_grid
 from .layers import check_layers
 
-ANIMATIONS = {".gif": "GIF", ".webp": "WEBP", ".png": "PNG"}
+ANIMATIONS = {".gif": "GIF", ".webp": "WEBP", ".mp4": "MP4", ".png": "PNG"}
 
 
 def mix_styles(ws: Tensor, styles: Tensor, layers: Sequence[int]) -> Tensor:
@@ -65,22 +68,51 @@ def _noises(start: Sequence[Tensor], end: Sequence[Tensor], weight: Tensor) -> I
         yield ((1 - t) * a + t * b) / ((1 - t).square() + t.square()).sqrt()
 
 
+def check_animation(path: str | Path) -> str:
+    """Kind of the animation ``path``, a value of :data:`ANIMATIONS`.
+
+    Raises:
+        CagcError: another suffix, or .mp4 without the package av.
+    """
+    kind = ANIMATIONS.get(Path(path).suffix.lower())
+    if kind is None:
+        raise CagcError(f"out: got {Path(path).name!r}, expected a name that ends in {', '.join(ANIMATIONS)}")
+    if kind == "MP4" and importlib.util.find_spec("av") is None:
+        raise CagcError("out: .mp4 needs the package av: pip install av")
+    return kind
+
+
 def write_animation(path: str | Path, strips: Sequence[Tensor], milliseconds: int = 60) -> None:
     """Write strips [T, 3, R, R] in [-1, 1], one a generator, beside each other.
 
-    A ``.gif`` or ``.webp`` goes to and fro; a ``.png`` has one row a strip.
+    A ``.gif``, ``.webp`` or ``.mp4`` goes to and fro; a ``.png`` has one row a strip.
 
     Raises:
-        CagcError: another suffix, or no such folder.
+        CagcError: as :func:`check_animation`, or no such folder.
     """
-    path = Path(path)
-    kind = ANIMATIONS.get(path.suffix.lower())
-    if kind is None:
-        raise CagcError(f"out: got {path.name!r}, expected a name that ends in {', '.join(ANIMATIONS)}")
+    kind = check_animation(path)
     with atomic_write(path) as temporary:
         if kind == "PNG":
             image_grid(torch.cat(list(strips)), columns=len(strips[0])).save(temporary)
             return
         frames = [image_grid(torch.stack(moment)) for moment in zip(*strips, strict=True)]
         first, *others = frames + frames[-2:0:-1]
+        if kind == "MP4":
+            _write_video(temporary, [first, *others], milliseconds)
+            return
         first.save(temporary, kind, save_all=True, append_images=others, duration=milliseconds, loop=0)
+
+
+def _write_video(path: Path, frames: Sequence[Image.Image], milliseconds: int) -> None:
+    import av
+
+    # Colour is stored at half the size, which must be whole.
+    width, height = (side + side % 2 for side in frames[0].size)
+    with av.open(str(path), "w") as file:
+        stream = file.add_stream("libx264", rate=Fraction(1000, milliseconds))
+        stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
+        for frame in frames:
+            canvas = Image.new("RGB", (width, height), "white")
+            canvas.paste(frame)
+            file.mux(stream.encode(av.VideoFrame.from_image(canvas)))
+        file.mux(stream.encode(None))

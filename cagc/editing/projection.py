@@ -78,6 +78,10 @@ class ProjectionConfig:
         if self.learning_rate is not None and not self.learning_rate > 0:
             raise ValueError(f"learning_rate: got {self.learning_rate!r}, expected a number above 0")
 
+    def load_perceptual(self, device: torch.device | str = "cpu") -> PerceptualDistance | None:
+        """The perceptual distance; None if it has no weight. Raises CagcError if it cannot be loaded."""
+        return load_perceptual(self.perceptual, device, self.perceptual_size) if self.perceptual_weight else None
+
 
 @dataclass(frozen=True)
 class Projection:
@@ -148,8 +152,7 @@ def project(
         raise ValueError(f"targets: got shape {list(targets.shape)}, expected [N, 3, {side}, {side}]")
     if mask is not None and tuple(mask.shape) != (len(targets), 1, side, side):
         raise ValueError(f"mask: got shape {list(mask.shape)}, expected {[len(targets), 1, side, side]}")
-    if perceptual is None and config.perceptual_weight:
-        perceptual = load_perceptual(config.perceptual, generator.w_avg.device, config.perceptual_size)
+    perceptual = perceptual or config.load_perceptual(generator.w_avg.device)
     search = _Search(generator, targets.to(generator.w_avg), mask, config, perceptual)
     stopped = "steps"
     try:

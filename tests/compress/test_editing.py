@@ -146,9 +146,20 @@ def test_morph_begins_and_ends_where_it_should(tmp_path):
         write_animation(tmp_path / name, [frames])
         assert getattr(Image.open(tmp_path / name), "n_frames", 1) == count
     with pytest.raises(CagcError, match="expected a name that ends in"):
-        write_animation(tmp_path / "m.mp4", [frames])
+        write_animation(tmp_path / "m.avi", [frames])
     with pytest.raises(ValueError, match="steps"):
         morph(g, ws[0], ws[1], 1)
+
+
+def test_video(tmp_path):
+    av = pytest.importorskip("av")
+    strip = torch.linspace(-1, 1, 5).view(5, 1, 1, 1).expand(5, 3, 17, 17)
+    write_animation(tmp_path / "m.mp4", [strip, strip])
+    with av.open(str(tmp_path / "m.mp4")) as file:
+        frames = [frame.to_ndarray(format="rgb24") for frame in file.decode(video=0)]
+    assert len(frames) == 8 and frames[0].shape[0] % 2 == frames[0].shape[1] % 2 == 0
+    levels = [frame[20, 20].mean() for frame in frames]
+    assert levels[0] < 10 and levels[4] > 245 and levels[1] == pytest.approx(levels[7], abs=3)
 
 
 def test_directions_are_the_principal_ones_of_w():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 
 import pytest
 import torch
@@ -10,6 +11,7 @@ from PIL import Image
 
 import cagc
 from cagc.checkpoints import load_generator, save_generator
+from cagc.editing import mixing
 from cagc.editing.directions import Directions
 from cagc.editing.projection import Projection
 
@@ -48,15 +50,23 @@ def test_project_writes_both_side_by_side(pair, small_images, tmp_path, capsys):
 
 
 def test_project_says_what_it_resizes(pair, small_images, tmp_path, capsys):
-    run("project", small_images / "01.png", *pair[:2], *PIXELS, "--out", tmp_path / "p")
+    run("project", small_images / "01.png", small_images / "04.png", *pair[:2], *PIXELS, "--out", tmp_path / "p")
     said = " ".join(capsys.readouterr().err.split())
-    assert "01.png: 18 x 21 px, centre-cropped and resized to 16 px" in said
+    assert "01.png: 18 x 21 px, centre-cropped, resized to 16 px" in said
+    assert "04.png: 18 x 21 px, L turned into RGB, centre-cropped, resized to 16 px" in said
+
+
+def test_project_without_its_features_leaves_nothing(pair, small_images, tmp_path, monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "lpips", None)
+    options = ("--perceptual", "lpips-vgg", "--out", tmp_path / "p")
+    assert "pip install lpips" in refused(capsys, "project", small_images, *pair, *options)
+    assert not (tmp_path / "p").exists()
 
 
 def test_interrupted_project_writes_its_best(pair, small_images, tmp_path, monkeypatch):
     from cagc.editing import commands
 
-    def interrupted(generator, targets, config, mask, progress):
+    def interrupted(generator, targets, config, mask, progress, perceptual):
         def stop(done, total):
             if done == 2:
                 raise KeyboardInterrupt
@@ -81,11 +91,13 @@ def test_mix_draws_a_grid_for_each(pair, tmp_path, capsys):
     assert "expected numbers and ranges within 0-5" in refused(capsys, "mix", *pair, "--layers", "2-6", "--overwrite")
 
 
-def test_morph(pair, tmp_path, capsys):
+def test_morph(pair, tmp_path, capsys, monkeypatch):
     run("morph", *pair, "--steps", 3, "--out", tmp_path / "m.webp")
     picture = Image.open(tmp_path / "m.webp")
     assert picture.n_frames == 4 and picture.width == 2 * picture.height + 2
-    assert "ends in .gif" in refused(capsys, "morph", *pair, "--out", tmp_path / "m.mp4")
+    assert "ends in .gif" in refused(capsys, "morph", *pair, "--out", tmp_path / "m.avi")
+    monkeypatch.setattr(mixing.importlib.util, "find_spec", lambda name: None)
+    assert "pip install av" in refused(capsys, "morph", *pair, "--out", tmp_path / "m.mp4")
     assert "two numbers" in refused(capsys, "morph", *pair, "--ends", "1", "--out", tmp_path / "n.gif")
     assert "exists" in refused(capsys, "morph", *pair, "--out", tmp_path / "m.webp")
 
