@@ -17,7 +17,7 @@ from .checkpoints import generator_hash
 from .errors import CagcError
 from .metrics.latency_table import LatencyTable, latency_table
 from .metrics.macs import total_macs, total_parameters
-from .models.stylegan2 import Generator
+from .models import AnyGenerator
 from .plan import ChannelPlan
 from .scores.document import ChannelScores
 
@@ -60,7 +60,7 @@ class _Budget:
     not, and the gain of a wide step may hide behind a narrow one that gains nothing.
     """
 
-    def __init__(self, generator: Generator, unit: str, amount: float, table: LatencyTable | None = None) -> None:
+    def __init__(self, generator: AnyGenerator, unit: str, amount: float, table: LatencyTable | None = None) -> None:
         self.config, self.unit, self.table = generator.config, unit, table
         self.full = dict(generator.config.channels)
         self.strides = (1,) if table is None else (1, 2, 4, 8)
@@ -194,7 +194,7 @@ def _check_choice(name: str, value: str, choices: Sequence[str]) -> None:
 _UNITS = {"macs": "MACs", "memory": "bytes", "latency_ms": "ms"}
 
 
-def _table(generator: Generator, latency: LatencyTable | None) -> LatencyTable:
+def _table(generator: AnyGenerator, latency: LatencyTable | None) -> LatencyTable:
     if latency is None:
         return latency_table(generator)
     latency.check(generator)
@@ -211,7 +211,7 @@ def _budget_widths(scores: ChannelScores, budget: _Budget, least: Widths, alloca
 
 
 def plan_channels(
-    generator: Generator,
+    generator: AnyGenerator,
     scores: ChannelScores,
     keep: float | None = None,
     macs: float | None = None,

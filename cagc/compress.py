@@ -25,7 +25,7 @@ from .errors import CagcError
 from .evaluation import Tools, evaluate
 from .metrics.frechet import result_key
 from .metrics.macs import total_macs, total_parameters
-from .models import Generator
+from .models import AnyGenerator
 from .pictures import comparison_figures
 from .prune import RESCALES, prune
 from .recipes import recipe
@@ -267,7 +267,7 @@ def _distill(
     plan: ChannelPlan,
     folder: Path,
     resume: bool,
-) -> tuple[Generator, Generator]:
+) -> tuple[AnyGenerator, AnyGenerator]:
     """Student and pruned student of ``plan``; a run that goes on takes up the distillation found in ``folder``."""
     pruned, distillation = prune(loaded.teacher, plan, config.rescale), config.distillation
     run, files = RunFolder(folder / "distill"), {"student": folder / "pruned.safetensors", "plan": folder / "plan.json"}
@@ -289,8 +289,8 @@ def _report(
     loaded: LoadedInputs,
     plan: ChannelPlan,
     variants: dict[str, Variant],
-    student: Generator,
-    pruned: Generator,
+    student: AnyGenerator,
+    pruned: AnyGenerator,
 ) -> Report:
     teacher, latency = loaded.teacher, variants["Teacher"].latency
     figures = comparison_figures(

@@ -13,7 +13,7 @@ from cagc_kernels import use_backend
 
 from .errors import CagcError
 from .files import atomic_write
-from .models import Generator
+from .models import AnyGenerator
 
 OPSET = 18
 PACKAGES = ("onnx", "onnxscript")
@@ -22,7 +22,7 @@ PACKAGES = ("onnx", "onnxscript")
 class _Drawing(nn.Module):
     """z → image with fixed truncation and noise."""
 
-    def __init__(self, generator: Generator, truncation: float, noise: str) -> None:
+    def __init__(self, generator: AnyGenerator, truncation: float, noise: str) -> None:
         super().__init__()
         self.generator, self.truncation, self.noise = generator, truncation, noise
 
@@ -31,7 +31,7 @@ class _Drawing(nn.Module):
 
 
 def export_onnx(
-    generator: Generator, path: str | Path, batch: int = 1, truncation: float = 1.0, noise: str = "const"
+    generator: AnyGenerator, path: str | Path, batch: int = 1, truncation: float = 1.0, noise: str = "const"
 ) -> None:
     """Write ``generator`` as ONNX: input "z" [batch, style_dim], output "image" [batch, 3, R, R], float32.
 

@@ -12,7 +12,7 @@ from . import runtime
 from .errors import CagcError
 from .files import atomic_write
 from .metrics.sampling import noise_for
-from .models import Generator
+from .models import AnyGenerator
 from .pictures import image_grid
 from .seeds import z_batch
 
@@ -34,7 +34,7 @@ def parse_seeds(text: str) -> list[int]:
 
 @torch.inference_mode()
 def generate(
-    generator: Generator,
+    generator: AnyGenerator,
     seeds: Sequence[int],
     out: str | Path,
     truncation: float = 1.0,

@@ -13,7 +13,7 @@ from .checkpoints import generator_hash
 from .documents import read_document, write_document
 from .errors import CagcError
 from .metrics.macs import total_macs, total_parameters
-from .models.stylegan2 import Generator
+from .models import AnyGenerator
 from .scores.document import ChannelScores, check_widths
 
 KIND, VERSION = "cagc-plan", 1
@@ -44,7 +44,7 @@ class ChannelPlan:
     @classmethod
     def of(
         cls,
-        generator: Generator,
+        generator: AnyGenerator,
         kept: dict[str, list[int]],
         rule: dict[str, Any],
         scores: ChannelScores,
@@ -81,7 +81,7 @@ class ChannelPlan:
         """SHA-256, 16 hexadecimal digits, of the whole plan."""
         return hashlib.sha256(json.dumps(asdict(self), sort_keys=True).encode()).hexdigest()[:16]
 
-    def check(self, generator: Generator) -> None:
+    def check(self, generator: AnyGenerator) -> None:
         """Raise CagcError unless the plan was made for exactly this generator: its layers, its widths, its weights."""
         check_widths("plan", self.full, generator.channel_groups())
         teacher = generator_hash(generator)

@@ -14,7 +14,7 @@ from .distill import DistillConfig, RunFolder, distill
 from .distill.cifar import CifarDataset, open_images
 from .distill.data import ImageDataset
 from .errors import CagcError
-from .models import Discriminator, Generator
+from .models import AnyDiscriminator, AnyGenerator
 from .plan import ChannelPlan
 
 
@@ -94,14 +94,14 @@ class LoadedInputs:
     """:class:`Inputs`, opened; ``discriminator`` is None where the checkpoint has none, ``data`` if none was given."""
 
     device: torch.device
-    teacher: Generator
-    discriminator: Discriminator | None
+    teacher: AnyGenerator
+    discriminator: AnyDiscriminator | None
     data: ImageDataset | CifarDataset | None
     parser: content.ContentParser
 
 
-def load_teacher(path: Path | None, device: torch.device | str = "cpu") -> tuple[Generator, Discriminator | None]:
-    """Generator, and discriminator if it is there, of a checkpoint; the embedded face teacher for None."""
+def load_teacher(path: Path | None, device: torch.device | str = "cpu") -> tuple[AnyGenerator, AnyDiscriminator | None]:
+    """AnyGenerator, and discriminator if it is there, of a checkpoint; the embedded face teacher for None."""
     checkpoint = load_checkpoint(path or assets.faces64() / "teacher.safetensors", device)
     generator = checkpoint.g_ema or checkpoint.g
     if generator is None:
@@ -133,7 +133,7 @@ def resume_distill_run(out: Path) -> Path:
 
 
 def _distill(
-    student: Generator,
+    student: AnyGenerator,
     inputs: Inputs,
     config: DistillConfig,
     out: Path,

@@ -10,13 +10,13 @@ import torch
 from .. import models
 from ..checkpoints import generator_hash
 from ..errors import CagcError
-from ..models import Discriminator, Generator
+from ..models import AnyDiscriminator, AnyGenerator
 from .config import DistillConfig
 from .teachers import LiveTeacher, RecordedTeacher, Teacher
 
 
 def check_fit(
-    student: Generator, teacher: Teacher, discriminator: Discriminator | None, data: Any, config: DistillConfig
+    student: AnyGenerator, teacher: Teacher, discriminator: AnyDiscriminator | None, data: Any, config: DistillConfig
 ) -> None:
     """Raise CagcError where networks, images and settings do not go together."""
     ours = student.config
@@ -47,9 +47,9 @@ def check_fit(
 
 
 def identity(
-    student: Generator,
+    student: AnyGenerator,
     teacher: Teacher,
-    discriminator: Discriminator | None,
+    discriminator: AnyDiscriminator | None,
     data: Any,
     config: DistillConfig,
     parser: Any,
@@ -74,7 +74,7 @@ def _describe(data: Any) -> str:
     return f"{len(data)} images, names {names[:16]}"
 
 
-def new_discriminator(student: Generator, teacher: Teacher, seed: int) -> Discriminator:
+def new_discriminator(student: AnyGenerator, teacher: Teacher, seed: int) -> AnyDiscriminator:
     """A discriminator as wide as the teacher, or as the student where the teacher is a recording."""
     source = teacher.generator if isinstance(teacher, LiveTeacher) else student
     with torch.random.fork_rng(devices=[]):

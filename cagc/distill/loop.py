@@ -16,7 +16,7 @@ import torch
 from .. import content, distributed
 from ..checkpoints import Checkpoint, save_checkpoint, save_generator
 from ..errors import CagcError
-from ..models import Discriminator, Generator
+from ..models import AnyDiscriminator, AnyGenerator
 from ..plan import ChannelPlan
 from .augment import Augment
 from .checks import check_fit, identity, new_discriminator
@@ -43,9 +43,9 @@ class Interrupted(KeyboardInterrupt):
 
 
 def distill(
-    student: Generator,
-    teacher: Generator | Teacher,
-    discriminator: Discriminator | None,
+    student: AnyGenerator,
+    teacher: AnyGenerator | Teacher,
+    discriminator: AnyDiscriminator | None,
     data: ImageDataset | RecordedTeacher | None,
     config: DistillConfig,
     out_dir: str | Path,
@@ -55,7 +55,7 @@ def distill(
     overwrite: bool = False,
     sources: dict[str, Any] | None = None,
     plan: ChannelPlan | None = None,
-) -> Generator:
+) -> AnyGenerator:
     """Train ``student`` to draw what ``teacher`` draws, and return its averaged weights, frozen.
 
     The folder gets ``config.json``, ``metrics.jsonl``, ``checkpoints/``, ``samples/`` (teacher beside student),
@@ -100,9 +100,9 @@ def distill(
 
 
 def _prepare(
-    student: Generator,
-    teacher: Generator | Teacher,
-    discriminator: Discriminator | None,
+    student: AnyGenerator,
+    teacher: AnyGenerator | Teacher,
+    discriminator: AnyDiscriminator | None,
     data: ImageDataset | RecordedTeacher | None,
     config: DistillConfig,
     folder: RunFolder,
@@ -301,7 +301,7 @@ class _Run:
         if self.board is not None:
             self.board.image(step, pixels)
 
-    def finish(self, what: dict[str, Any]) -> Generator:
+    def finish(self, what: dict[str, Any]) -> AnyGenerator:
         """Write the averaged student, and the discriminator for who wants to go on with it."""
         average = self.trainer.g_ema
         if any(p.requires_grad for p in self.trainer.g.mapping.parameters()):

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ..checkpoints import generator_hash
 from ..errors import CagcError
-from ..models import Generator
+from ..models import AnyGenerator
 from ..models.stylegan2 import block_resolutions
 from ..seeds import z_batch
 from .draws import SampleStreams
@@ -54,7 +54,7 @@ class LiveTeacher:
     ``seeds``: draw from the latents of these seeds alone, without mixing, for parsers that know only those images.
     """
 
-    def __init__(self, generator: Generator, seeds: Sequence[int] | None = None) -> None:
+    def __init__(self, generator: AnyGenerator, seeds: Sequence[int] | None = None) -> None:
         self.generator = generator
         self.seeds = None if seeds is None else list(seeds)
         self.resolution = generator.config.resolution

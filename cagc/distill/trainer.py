@@ -24,7 +24,7 @@ from torch import Tensor
 from .. import distributed
 from ..content import ContentParser
 from ..errors import CagcError
-from ..models import Discriminator, Generator
+from ..models import AnyDiscriminator, AnyGenerator
 from .augment import Augment
 from .clock import PhaseClock
 from .config import DistillConfig
@@ -63,9 +63,9 @@ class Trainer:
 
     def __init__(
         self,
-        student: Generator,
+        student: AnyGenerator,
         teacher: Teacher,
-        discriminator: Discriminator | None,
+        discriminator: AnyDiscriminator | None,
         config: DistillConfig,
         parser: ContentParser | None = None,
         perceptual: PerceptualDistance | None = None,

@@ -20,7 +20,7 @@ from .. import content, distributed
 from ..checkpoints import generator_hash
 from ..content import ContentCoverage
 from ..errors import CagcError
-from ..models.stylegan2 import Generator
+from ..models import AnyGenerator
 from .activations import ACTIVATION_METRICS, activation_scores, map_statistics
 from .consumers import CONSUMERS
 from .content_aware import BATCH_RULES, ContentNoise, content_aware_scores, content_gradients, salt_and_pepper
@@ -56,7 +56,7 @@ Progress = Callable[[int, int], None]
 class _Request:
     """Checked arguments of :func:`score_channels`."""
 
-    generator: Generator
+    generator: AnyGenerator
     parser: content.ContentParser | None
     seeds: Sequence[int]
     seed: int
@@ -188,7 +188,7 @@ METRICS: dict[str, Callable[[_Request], _Result]] = {
 
 
 def score_channels(
-    generator: Generator,
+    generator: AnyGenerator,
     metric: str = "content-aware",
     parser: content.ContentParser | Callable[..., torch.Tensor] | str | Path | None = None,
     samples: int = 400,

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import torch
 
-from ..models.stylegan2 import Generator
+from ..models import AnyGenerator
 from .samples import SampleBatch
 
 
@@ -84,7 +84,7 @@ ACTIVATION_METRICS: dict[str, Callable[[MapStatistics], torch.Tensor]] = {
 
 @torch.no_grad()
 def map_statistics(
-    generator: Generator, batches: Iterable[SampleBatch], progress: Callable[[int], None] | None = None
+    generator: AnyGenerator, batches: Iterable[SampleBatch], progress: Callable[[int], None] | None = None
 ) -> dict[str, MapStatistics]:
     """Statistics by group of the output of each layer after noise and activation, on the CPU.
 

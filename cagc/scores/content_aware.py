@@ -14,7 +14,7 @@ import torch
 from torch.func import functional_call
 
 from ..content import ContentCoverage, ContentParser, validate_mask
-from ..models.stylegan2 import Generator
+from ..models import AnyGenerator
 from .consumers import combine_consumers, consumer_names
 from .samples import SampleBatch, stream
 
@@ -63,7 +63,7 @@ class ContentNoise:
 
 
 def content_gradients(
-    generator: Generator, batch: SampleBatch, disturb: Disturb, modules: Sequence[str]
+    generator: AnyGenerator, batch: SampleBatch, disturb: Disturb, modules: Sequence[str]
 ) -> dict[str, torch.Tensor]:
     """∂L/∂W [out, in, kh, kw] of the ``weight`` of each of ``modules``, L summed over the batch.
 
@@ -83,7 +83,7 @@ def content_gradients(
 
 
 def content_aware_scores(
-    generator: Generator,
+    generator: AnyGenerator,
     batches: Iterable[SampleBatch],
     disturb: Disturb,
     batch_rule: str = "per-sample",

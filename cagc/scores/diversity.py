@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import torch
 from torch.func import functional_call
 
-from ..models.stylegan2 import Generator
+from ..models import AnyGenerator
 from .consumers import combine_consumers, consumer_names
 from .samples import SampleBatch, stream
 
@@ -50,14 +50,14 @@ class PrincipalAxes:
 
 
 @torch.no_grad()
-def principal_axes(generator: Generator, samples: int = 10_000, seed: int = 0) -> PrincipalAxes:
+def principal_axes(generator: AnyGenerator, samples: int = 10_000, seed: int = 0) -> PrincipalAxes:
     """Principal axes of the generator's w, over ``samples`` latents drawn from ``seed``."""
     z = torch.randn(samples, generator.config.style_dim, generator=stream("principal-axes", seed))
     return PrincipalAxes.of(torch.cat([generator.mapping(part.to(generator.w_avg)) for part in z.split(1000)]))
 
 
 def move_gradients(
-    generator: Generator, batch: SampleBatch, offsets: torch.Tensor, modules: Sequence[str]
+    generator: AnyGenerator, batch: SampleBatch, offsets: torch.Tensor, modules: Sequence[str]
 ) -> list[dict[str, torch.Tensor]]:
     """∂ Σ|G(w + offset) - G(w)| / ∂W [out, in, kh, kw] of the ``weight`` of each of ``modules``, by offset.
 
@@ -78,7 +78,7 @@ def move_gradients(
 
 
 def diversity_scores(
-    generator: Generator,
+    generator: AnyGenerator,
     batches: Iterable[SampleBatch],
     directions: Callable[[SampleBatch], torch.Tensor],
     strength: float = 5.0,

@@ -13,7 +13,7 @@ from ..channels import ChannelGroup
 from ..checkpoints import generator_hash
 from ..documents import read_document, write_document
 from ..errors import CagcError
-from ..models.stylegan2 import Generator
+from ..models import AnyGenerator
 
 KIND, VERSION = "cagc-scores", 1
 
@@ -34,7 +34,7 @@ class ChannelScores:
     teacher: str
     settings: dict[str, Any]
 
-    def check(self, generator: Generator, teacher: str | None = None) -> None:
+    def check(self, generator: AnyGenerator, teacher: str | None = None) -> None:
         """Raise CagcError unless these are scores of ``generator``; its hash, where known already, is ``teacher``."""
         check_widths("scores", {name: len(s) for name, s in self.scores.items()}, generator.channel_groups())
         teacher = teacher or generator_hash(generator)

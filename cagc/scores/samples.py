@@ -7,7 +7,8 @@ from dataclasses import dataclass
 
 import torch
 
-from ..models.stylegan2 import Generator, Noise
+from ..models import AnyGenerator
+from ..models.stylegan2 import Noise
 from ..seeds import derived_seed, z_batch
 
 
@@ -49,7 +50,7 @@ def batch_sizes(samples: int, batch_size: int) -> list[int]:
 
 
 def draw_samples(
-    generator: Generator, seeds: Sequence[int], sizes: Iterable[int], truncation: float = 1.0, noise: str = "random"
+    generator: AnyGenerator, seeds: Sequence[int], sizes: Iterable[int], truncation: float = 1.0, noise: str = "random"
 ) -> Iterator[SampleBatch]:
     """Batches of ``sizes`` over ``seeds``: z from each seed, and with noise "random" noise maps from each seed too."""
     start = 0
@@ -62,7 +63,7 @@ def draw_samples(
         yield SampleBatch(ws, _noise(generator, part) if noise == "random" else noise, part)
 
 
-def _noise(generator: Generator, seeds: Sequence[int]) -> list[torch.Tensor]:
+def _noise(generator: AnyGenerator, seeds: Sequence[int]) -> list[torch.Tensor]:
     maps = []
     for seed in seeds:
         rng = stream("noise", seed)

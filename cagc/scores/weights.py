@@ -6,7 +6,8 @@ from collections.abc import Iterable
 
 import torch
 
-from ..models.stylegan2 import Generator, SynthesisLayer
+from ..models import AnyGenerator
+from ..models.stylegan2 import SynthesisLayer
 from .consumers import combine_consumers, consumer_names
 from .samples import SampleBatch, stream
 
@@ -21,7 +22,7 @@ def incoming_l1(weight: torch.Tensor) -> torch.Tensor:
     return weight.abs().sum(dim=(1, 2, 3))
 
 
-def _scaled_weight(generator: Generator, module: str) -> tuple[torch.Tensor, bool]:
+def _scaled_weight(generator: AnyGenerator, module: str) -> tuple[torch.Tensor, bool]:
     layer = generator.get_submodule(module)
     return (layer.weight * layer.weight_gain).detach().double(), isinstance(layer, SynthesisLayer)
 
@@ -30,7 +31,7 @@ def _demodulation(weight: torch.Tensor, styles: torch.Tensor) -> torch.Tensor:
     return (styles.square() @ weight.square().sum(dim=(2, 3)).t() + 1e-8).rsqrt()
 
 
-def effective_weights(generator: Generator, module: str, styles: torch.Tensor) -> torch.Tensor:
+def effective_weights(generator: AnyGenerator, module: str, styles: torch.Tensor) -> torch.Tensor:
     """What ``module`` convolves with, [N, O, I, kh, kw] float64: scaled weights under ``styles`` [N, I], demodulated.
 
     Only StyleGAN2's 3×3 convolutions are demodulated.
@@ -41,7 +42,7 @@ def effective_weights(generator: Generator, module: str, styles: torch.Tensor) -
     return effective * _demodulation(weight, styles)[:, :, None, None, None] if demodulate else effective
 
 
-def mean_effective_weight(generator: Generator, module: str, styles: torch.Tensor) -> torch.Tensor:
+def mean_effective_weight(generator: AnyGenerator, module: str, styles: torch.Tensor) -> torch.Tensor:
     """Signed mean of :func:`effective_weights` over samples, [O, I, kh, kw], without forming them."""
     weight, demodulate = _scaled_weight(generator, module)
     styles = styles.double()
@@ -50,14 +51,14 @@ def mean_effective_weight(generator: Generator, module: str, styles: torch.Tenso
 
 
 @torch.no_grad()
-def _styles(generator: Generator, batches: Iterable[SampleBatch]) -> dict[str, torch.Tensor]:
+def _styles(generator: AnyGenerator, batches: Iterable[SampleBatch]) -> dict[str, torch.Tensor]:
     parts = [generator.synthesis.styles(batch.ws) for batch in batches]
     return {f"synthesis.{name}": torch.cat([part[name] for part in parts]).double() for name in parts[0]}
 
 
 @torch.no_grad()
 def l1_out_scores(
-    generator: Generator, batches: Iterable[SampleBatch], consumers: str = "main"
+    generator: AnyGenerator, batches: Iterable[SampleBatch], consumers: str = "main"
 ) -> dict[str, torch.Tensor]:
     """L1 norm of the signed mean over samples of the effective weights that read each channel."""
     styles, groups = _styles(generator, batches), generator.channel_groups()
@@ -69,7 +70,7 @@ def l1_out_scores(
 
 
 @torch.no_grad()
-def l1_in_scores(generator: Generator, batches: Iterable[SampleBatch], seed: int = 0) -> dict[str, torch.Tensor]:
+def l1_in_scores(generator: AnyGenerator, batches: Iterable[SampleBatch], seed: int = 0) -> dict[str, torch.Tensor]:
     """L1 norm of the signed mean of the effective weights that produce each channel.
 
     Nothing produces the constant input: its scores are random, from ``seed``.
@@ -83,7 +84,7 @@ def l1_in_scores(generator: Generator, batches: Iterable[SampleBatch], seed: int
 
 
 def l1_style_scores(
-    generator: Generator, batches: Iterable[SampleBatch], consumers: str = "main"
+    generator: AnyGenerator, batches: Iterable[SampleBatch], consumers: str = "main"
 ) -> dict[str, torch.Tensor]:
     """Magnitude of the mean style with which each channel is read."""
     styles, groups = _styles(generator, batches), generator.channel_groups()
@@ -91,7 +92,7 @@ def l1_style_scores(
     return combine_consumers(groups, values, consumers)
 
 
-def random_scores(generator: Generator, seed: int = 0) -> dict[str, torch.Tensor]:
+def random_scores(generator: AnyGenerator, seed: int = 0) -> dict[str, torch.Tensor]:
     """Uniform in [0, 1), from ``seed``."""
     rng = stream("random-scores", seed)
     return {g.name: torch.rand(g.width, generator=rng, dtype=torch.float64) for g in generator.channel_groups()}
