@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import math
 import sys
+import types
 
 import pytest
 import torch
@@ -48,7 +50,7 @@ def measured(student, small_teacher, small_images, tmp_path_factory):
     common = ("--student", student, "--teacher", small_teacher, "--data", small_images, "--content", "everything")
     # Leakage needs surroundings, which "everything" does not leave.
     metrics = [name for name in evaluation.METRICS if name != "leakage"]
-    options = ("--samples", 24, "--pairs", 4, "--features", FEATURES, "--json", path)
+    options = ("--samples", 20, "--pairs", 2, "--features", FEATURES, "--json", path)
     main([str(a) for a in ("evaluate", *common, "--metrics", *metrics, *options)])
     return json.loads(path.read_text())
 
@@ -56,19 +58,19 @@ def measured(student, small_teacher, small_images, tmp_path_factory):
 def test_every_metric_is_what_its_function_says(measured, student, small_teacher, small_images):
     teacher, g = load_generator(small_teacher), load_generator(student)
     extractor = evaluation.feature_registry.load(FEATURES)
-    real = reference_statistics(ImageDataset(small_images, 16), 24, extractor, keep=True)
-    drawn = generator_statistics(g, 24, features=extractor, keep=True)
+    real = reference_statistics(ImageDataset(small_images, 16), 20, extractor, keep=True)
+    drawn = generator_statistics(g, 20, features=extractor, keep=True)
     sets = precision_recall(real.vectors, drawn.vectors, 3) | density_coverage(real.vectors, drawn.vectors, 5)
     sets |= {"frechet_distance": drawn.distance(real)}
     sets |= {"kernel_distance": kernel_distance(real.vectors, drawn.vectors).mean}
     found = measured["Student"]
     for name, value in sets.items():
         assert found[f"{name}[{FEATURES}]"] == pytest.approx(value, rel=1e-4), name
-    pair = evaluate_pair(g, teacher, load_parser("everything"), 4)
+    pair = evaluate_pair(g, teacher, load_parser("everything"), 2)
     assert found["content_psnr_db"] == pytest.approx(pair["content_psnr"]) == found["image_psnr_db"]
     distance = evaluation.load_perceptual("efficientnet-lite0")
     # A step of 1e-4 in single precision.
-    length = perceptual_path_length(g, distance, 4, space="z", sampling="end")
+    length = perceptual_path_length(g, distance, 2, space="z", sampling="end")
     assert found["ppl_zend[efficientnet-lite0]"] == pytest.approx(length, rel=0.05)
     assert 0 < found["ppl_authors[efficientnet-lite0]"] < found["ppl_wfull[efficientnet-lite0]"]
     assert found["image_ssim"] == found["content_ssim"] < 1
@@ -102,6 +104,43 @@ def test_perceptual_distance_of_a_sample_without_content_does_not_count(student,
     )
     name = "content_perceptual[efficientnet-lite0]"
     assert found["Student"].further[name] == pytest.approx(alone["Student"].further[name], rel=1e-4)
+
+
+def test_inception_and_lpips_where_they_are_installed(student, small_teacher, small_images, monkeypatch):
+    """Stand-ins for torch-fidelity and lpips, whose weights need a download: what they are asked, and what is made of
+    their answers."""
+
+    class InceptionV3(torch.nn.Module):
+        def __init__(self, name, features_list):
+            super().__init__()
+            assert (name, features_list) == ("inception-v3-compat", ["2048"])
+
+        def forward(self, images):
+            assert images.dtype == torch.uint8 and images.shape[1:] == (3, 16, 16)
+            return (images.float().mean(dim=(2, 3)),)
+
+    class LPIPS(torch.nn.Module):
+        def __init__(self, net, verbose):
+            super().__init__()
+            assert net == "vgg"
+
+        def forward(self, a, b):
+            return (a - b).square().mean(dim=(1, 2, 3), keepdim=True)
+
+    inner = types.ModuleType("torch_fidelity.feature_extractor_inceptionv3")
+    inner.FeatureExtractorInceptionV3, lpips = InceptionV3, types.ModuleType("lpips")
+    lpips.LPIPS = LPIPS
+    for module in (types.ModuleType("torch_fidelity"), inner, lpips):
+        monkeypatch.setitem(sys.modules, module.__name__, module)
+    found = evaluation.evaluate(
+        load_generator(student), load_generator(small_teacher), "everything", ImageDataset(small_images, 16),
+        samples=8, fidelity_samples=2, repeats=1, features="inception", perceptual="lpips-vgg",
+        metrics=("frechet", "kid", "psnr", "perceptual", "ppl-wend"),
+    )["Student"]  # fmt: skip
+    assert found.frechet > 0 and found.further["kernel_distance[inception]"] > 0
+    mse = found.further["image_perceptual[lpips-vgg]"]
+    assert 0 < 10 * math.log10(4 / mse) <= found.image_psnr + 1e-4  # the mean of logarithms is above that of the mean
+    assert found.further["ppl_wend[lpips-vgg]"] > 0
 
 
 @pytest.mark.parametrize(
