@@ -81,8 +81,9 @@ def generators(rows: Sequence[Row], baseline: str = "grouped") -> str:
 def summary(rows: Sequence[Row], batches: Sequence[int] | None = None) -> str:
     """The paid-out MAC cut of each resolution and batch, against the authors' code, or the grouped way without it."""
     usual = "authors" if any(row["implementation"] == "authors" for row in rows) else "grouped"
+    several = batches is None or len(batches) > 1
     header = (
-        "px, batch", "memory", "widths", "GMACs", "MACs cut", f"ms an image, {usual}", "runtime",
+        "px, batch" if several else "px", "memory", "widths", "GMACs", "MACs cut", f"ms an image, {usual}", "runtime",
         "faster, same widths", f"than {usual}, full", "realised share",
     )  # fmt: skip
     found = {_generator_key(row): row for row in of(rows, "generators") if row["macs"] and row["cache"] == "warm"}
@@ -94,7 +95,7 @@ def summary(rows: Sequence[Row], batches: Sequence[int] | None = None) -> str:
         name = usual if f"{usual}, {case['widths']}" in row["ratios"] else "grouped"
         same = found.get(_generator_key(row | {"implementation": name}))
         lines.append((
-            f"{case['resolution']}, {case['batch']}", row["allocator"], case["widths"],
+            f"{case['resolution']}" + f", {case['batch']}" * several, row["allocator"], case["widths"],
             f"{row['macs'] / case['batch'] / 1e9:.2f}", _number(figures.get("MACs cut"), ".2f", "×"),
             f"{same['ms']['median'] / case['batch']:.1f}" + (f" ({name})" if name != usual else "") if same else "–",
             f"{row['ms']['median'] / case['batch']:.1f}", _ratio(row, f"{name}, {case['widths']}"),

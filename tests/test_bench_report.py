@@ -112,7 +112,7 @@ def test_tables_are_written_between_their_markers(project, monkeypatch):
     for name in ("README.md", "docs/performance.md"):
         text = (project / name).read_text()
         assert text.startswith("# Title") and text.endswith("the end\n")
-        assert "| 256, 1 |" in text and "local" not in text
+        assert "| 256" in text and "local" not in text
     path = project / "results" / "a-device" / "generators.jsonl"
     results.append(path, generator_rows(1.5))
     assert report.main(["--check"]) == 1
