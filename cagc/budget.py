@@ -7,13 +7,14 @@ either by the same share everywhere ("uniform") or by the scores across layers (
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
 
 import torch
 
 from .checkpoints import generator_hash
+from .checks import at_least_one, choice
 from .errors import CagcError
 from .metrics.latency_table import LatencyTable, latency_table
 from .metrics.macs import total_macs, total_parameters
@@ -177,18 +178,9 @@ def _check_numbers(rules: dict[str, Any], round_to: Any, min_width: Any, min_kee
         raise ValueError(f"{name}: got {value}, expected a positive number")
     if name == "keep" and value > 1:
         raise ValueError(f"keep: got {value}, expected at most 1")
-    for name, value in (("round_to", round_to), ("min_width", min_width)):
-        if isinstance(value, bool) or not isinstance(value, int):
-            raise TypeError(f"{name}: got {value!r}, expected an integer")
-        if value < 1:
-            raise ValueError(f"{name}: got {value}, expected at least 1")
+    at_least_one(round_to=round_to, min_width=min_width)
     if not 0 <= min_keep <= 1:
         raise ValueError(f"min_keep: got {min_keep}, expected 0 to 1")
-
-
-def _check_choice(name: str, value: str, choices: Sequence[str]) -> None:
-    if value not in choices:
-        raise ValueError(f"{name}: got {value!r}, expected one of {', '.join(choices)}")
 
 
 _UNITS = {"macs": "MACs", "memory": "bytes", "latency_ms": "ms"}
@@ -250,7 +242,7 @@ def plan_channels(
     """
     rules = {"keep": keep, "macs": macs, "memory": memory, "latency_ms": latency_ms}
     _check_numbers(rules, round_to, min_width, min_keep)
-    _check_choice("allocation", allocation, ALLOCATIONS)
+    choice("allocation", allocation, ALLOCATIONS)
     teacher = generator_hash(generator)
     scores.check(generator, teacher)
     full = dict(generator.config.channels)

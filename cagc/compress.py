@@ -16,6 +16,7 @@ from rich.table import Table
 from . import __version__
 from .budget import ChannelPlan, plan_channels
 from .checkpoints import save_generator
+from .checks import choice
 from .console import console, phase
 from .content import ContentParser
 from .distill import DistillConfig, Interrupted, RunFolder, distill
@@ -212,10 +213,9 @@ def _check_request(config: CompressConfig, loaded: LoadedInputs) -> None:
     if config.evaluation_samples < 2:
         raise CagcError(f"evaluation_samples: got {config.evaluation_samples}, expected at least 2")
     for name, metric in (("metric", config.metric), ("baseline", config.baseline)):
-        if metric is not None and metric not in METRICS:
-            raise CagcError(f"{name}: got {metric!r}, expected one of {', '.join(METRICS)}")
-    if config.rescale not in RESCALES:
-        raise CagcError(f"rescale: got {config.rescale!r}, expected one of {', '.join(RESCALES)}")
+        if metric is not None:
+            choice(name, metric, METRICS)
+    choice("rescale", config.rescale, RESCALES)
     if config.distillation.perceptual_weight:
         load_perceptual(config.distillation.perceptual)
     Tools.load(config.evaluation_metrics, loaded.data is not None, config.features)

@@ -6,11 +6,13 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 
+from rich import progress
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from .callbacks import Progress, Track
 
 _RANK = int(os.environ.get("RANK", 0))
 
@@ -20,20 +22,20 @@ output."""
 
 
 @contextmanager
-def phase(title: str) -> Iterator[Callable[[str], Callable[[int, int], None]]]:
+def phase(title: str) -> Iterator[Track]:
     """Announce a phase, yield ``track(task) → callback(done, total)`` for its bars, close with the seconds it took."""
     start = time.perf_counter()
     console.print(f"[bold]{title}[/bold]")
     columns = (
-        TextColumn("  {task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        TimeRemainingColumn(),
+        progress.TextColumn("  {task.description}"),
+        progress.BarColumn(),
+        progress.MofNCompleteColumn(),
+        progress.TimeElapsedColumn(),
+        progress.TimeRemainingColumn(),
     )
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bars:
+    with progress.Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bars:
 
-        def track(task: str) -> Callable[[int, int], None]:
+        def track(task: str) -> Progress:
             bar = bars.add_task(task, total=None)
             return lambda done, total: bars.update(bar, completed=done, total=total, visible=done < total)
 

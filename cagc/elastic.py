@@ -19,6 +19,7 @@ from cagc_kernels import bias_act, modulated_conv2d, sparse_channel_conv2d
 
 from .budget import plan_channels
 from .checkpoints import generator_hash
+from .checks import choice
 from .errors import CagcError
 from .models.stylegan2 import Generator, SynthesisBlock, SynthesisLayer, SynthesisNetwork, ToRGB
 from .plan import ChannelPlan, check_kept
@@ -181,8 +182,7 @@ def at(generator: Generator, plan: ChannelPlan, rescale: str = "keep", check: bo
         ValueError: another ``rescale``.
         CagcError: the plan is for another generator, or the channels it keeps are not as they must be.
     """
-    if rescale not in RESCALES:
-        raise ValueError(f"rescale: got {rescale!r}, expected one of {', '.join(RESCALES)}")
+    choice("rescale", rescale, RESCALES)
     if isinstance(generator, ElasticGenerator):
         raise CagcError("plan: the generator is a view at another plan; take the view of the full generator")
     if check:

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from . import content, distributed
+from .callbacks import Track
 from .distill.cifar import CifarDataset
 from .distill.data import ImageDataset
 from .distill.losses import PerceptualDistance, load_perceptual
@@ -29,7 +30,6 @@ from .metrics.similarity import perceptual_similarity, structural_similarity
 from .models import AnyGenerator
 from .report import Variant
 
-Track = Callable[[str], Callable[[int, int], None]]
 Figures = dict[str, float]
 
 

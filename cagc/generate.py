@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
 
 from . import runtime
+from .callbacks import Progress
 from .errors import CagcError
 from .files import atomic_write
 from .metrics.sampling import noise_for
@@ -41,7 +42,7 @@ def generate(
     noise: str = "const",
     batch: int = 16,
     overwrite: bool = False,
-    progress: Callable[[int, int], None] | None = None,
+    progress: Progress | None = None,
 ) -> list[Path]:
     """Write ``out/NNNNN.png`` for each seed and return the paths; the same seed gives the same image in any batch.
 

@@ -8,6 +8,7 @@ from dataclasses import replace
 import torch
 
 from .channels import slice_state
+from .checks import choice
 from .models import AnyGenerator
 from .models.stylegan2 import ToRGB
 from .plan import ChannelPlan, check_kept
@@ -37,8 +38,7 @@ def prune(generator: AnyGenerator, plan: ChannelPlan, rescale: str = "keep") -> 
         ValueError: another ``rescale``.
         CagcError: the plan is for another generator, or the channels it keeps are not as they must be.
     """
-    if rescale not in RESCALES:
-        raise ValueError(f"rescale: got {rescale!r}, expected one of {', '.join(RESCALES)}")
+    choice("rescale", rescale, RESCALES)
     plan.check(generator)
     check_kept("plan", plan.kept, plan.full)
     groups = generator.channel_groups()

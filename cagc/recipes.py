@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
 
+from .checks import choice
 from .distill import DistillConfig
-from .errors import CagcError
 
 
 @dataclass(frozen=True)
@@ -112,6 +112,5 @@ def recipe(name: str) -> Recipe:
     Raises:
         CagcError: there is none; the valid names are listed.
     """
-    if name not in RECIPES:
-        raise CagcError(f"recipe: got {name!r}, expected one of {', '.join(RECIPES)}")
+    choice("recipe", name, RECIPES)
     return RECIPES[name]

@@ -19,6 +19,7 @@ import torch
 from PIL import Image, ImageOps
 from torch import Tensor
 
+from ..callbacks import Progress
 from ..errors import CagcError
 
 SUFFIXES = frozenset((".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm", ".avif"))
@@ -149,7 +150,7 @@ class ImageDataset(Sequence[Tensor]):
         path: str | os.PathLike[str],
         resolution: int,
         cache_bytes: int = 512 << 20,
-        progress: Callable[[int, int], None] | None = None,
+        progress: Progress | None = None,
     ):
         if resolution < 1:
             raise ValueError(f"resolution must be at least 1, got {resolution}")
@@ -166,7 +167,7 @@ class ImageDataset(Sequence[Tensor]):
         self._cache = torch.from_numpy(np.stack(list(kept.values()))) if cached and kept else None
         self._complain()
 
-    def _read_all(self, read: Callable[[str], Any], progress: Callable[[int, int], None] | None) -> dict[str, Any]:
+    def _read_all(self, read: Callable[[str], Any], progress: Progress | None) -> dict[str, Any]:
         kept, names = {}, self._files.names
         with warnings.catch_warnings(), ThreadPoolExecutor(max_workers=min(4, os.cpu_count() or 1)) as pool:
             # Large photographs are welcome; Pillow still refuses those of twice its limit.

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,6 +15,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
+from ..callbacks import Progress
 from ..documents import read_tensors
 from ..errors import CagcError
 from ..files import atomic_write
@@ -24,7 +25,6 @@ from ..seeds import z_batch
 from .layers import check_layers
 
 FORMAT = "cagc-directions-1"
-Progress = Callable[[int, int], None]
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,6 @@ al., CVPR 2020.)
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -18,6 +17,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
+from ..callbacks import Progress
 from ..distill.losses import PerceptualDistance, load_perceptual, perceptual_loss
 from ..documents import read_tensors
 from ..errors import CagcError
@@ -25,7 +25,6 @@ from ..files import atomic_write
 from ..models import AnyGenerator
 
 FORMAT = "cagc-projection-1"
-Progress = Callable[[int, int], None]
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 import torch
@@ -10,14 +10,13 @@ from scipy.optimize import minimize
 from scipy.special import log_expit
 from torch import Tensor
 
+from ..callbacks import Progress
 from ..content import ContentParser
 from ..editing.directions import Directions
 from ..errors import CagcError
 from ..models import AnyGenerator
 from ..seeds import z_batch
 from .sampling import noise_for, seed_batches
-
-Progress = Callable[[int, int], None]
 
 ATTRIBUTES = ("content area", "content brightness", "content redness", "content height", "content side")
 

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
+from ..callbacks import Progress
 from ..errors import CagcError
 from ..seeds import z_batch
 from .features import check_images
@@ -77,7 +78,7 @@ def evaluate_pair(
     batch: int = 8,
     noise: str = "const",
     truncation: float = 1.0,
-    progress: Callable[[int, int], None] | None = None,
+    progress: Progress | None = None,
 ) -> dict[str, float]:
     """Compare two generators on the same latents (seeds seed, seed + 1, …) and the same noise maps.
 
@@ -108,7 +109,7 @@ def compare_pair(
     batch: int = 8,
     noise: str = "const",
     truncation: float = 1.0,
-    progress: Callable[[int, int], None] | None = None,
+    progress: Progress | None = None,
     measures: Mapping[str, Measure] | None = None,
 ) -> dict[str, Tensor]:
     """Figures of `evaluate_pair` for each sample [len(seeds)], float64 on the CPU; arguments and errors as there.

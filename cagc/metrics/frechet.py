@@ -5,7 +5,7 @@ The number may be called FID only when the features are Inception's; `result_key
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from os import PathLike
 
@@ -13,12 +13,11 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from ..callbacks import Progress
 from ..errors import CagcError
 from ..files import atomic_write
 from .features import DEFAULT_FEATURES, FeatureExtractor, load
 from .sampling import draw, seed_batches
-
-Progress = Callable[[int, int], None]
 
 
 def result_key(features: str) -> str:

@@ -21,6 +21,7 @@ import torch
 from torch import nn
 
 from .. import runtime
+from ..callbacks import Progress
 from ..seeds import z_batch
 
 
@@ -128,7 +129,7 @@ def measure_latency(
     warmup: int = 3,
     min_seconds: float = 0.0,
     device: torch.device | str = "cpu",
-    progress: Callable[[int, int], None] | None = None,
+    progress: Progress | None = None,
     prepare: Callable[[], Any] | None = None,
 ) -> dict[str, LatencyResult]:
     """Time each function in turn, `repeats` rounds and at least `min_seconds` in all, after `warmup` untimed rounds.
@@ -169,7 +170,7 @@ def measure_generators(
     warmup: int = 3,
     min_seconds: float = 0.0,
     seed: int = 0,
-    progress: Callable[[int, int], None] | None = None,
+    progress: Progress | None = None,
 ) -> dict[str, LatencyResult]:
     """Time whole images: z [batch, style_dim] → image [batch, 3, R, R] with constant noise, by `cagc.runtime.compile`.
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 from bisect import bisect_right
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from functools import lru_cache
 from pathlib import Path
@@ -18,6 +18,7 @@ from statistics import median
 
 import torch
 
+from ..callbacks import Progress
 from ..documents import read_document, write_document
 from ..errors import CagcError
 from ..files import cache_folder
@@ -139,7 +140,7 @@ def measure_table(
     executor: str | None = None,
     repeats: int = 3,
     shares: tuple[float, ...] = SHARES,
-    progress: Callable[[int, int], None] | None = None,
+    progress: Progress | None = None,
 ) -> LatencyTable:
     """Time every layer of ``generator``'s configuration, in place, at each pair of input and output widths.
 
@@ -187,7 +188,7 @@ def latency_table(
     batch: int = 1,
     executor: str | None = None,
     path: str | Path | None = None,
-    progress: Callable[[int, int], None] | None = None,
+    progress: Progress | None = None,
 ) -> LatencyTable:
     """The table of ``generator``'s layers on its device: read where it was kept, else measured and kept.
 

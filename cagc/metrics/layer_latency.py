@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 
+from ..checks import choice
 from ..models.stylegan2 import Generator
 from ..seeds import z_batch
 from .macs import count_macs, count_parameters
@@ -135,6 +136,7 @@ def profile_layers(generator: Generator, batch: int = 1, executor: str | None = 
 
 def check_executor(executor: str | None, device: torch.device | str) -> str:
     """``executor``, or the default one of ``device`` for None. Raises ValueError for another."""
-    if executor not in (None, *EXECUTORS):
-        raise ValueError(f"executor: got {executor!r}, expected one of {', '.join(EXECUTORS)}")
-    return executor or default_executor(device)
+    if executor is None:
+        return default_executor(device)
+    choice("executor", executor, EXECUTORS)
+    return executor

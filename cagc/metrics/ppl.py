@@ -11,6 +11,8 @@ import torch
 from torch import Tensor
 
 from .. import distributed
+from ..callbacks import Progress
+from ..checks import choice
 from ..models import AnyGenerator
 from ..seeds import derived_seed, z_batch
 from .sampling import noise_for, seed_batches
@@ -37,7 +39,7 @@ def perceptual_path_length(
     seed: int = 0,
     epsilon: float = 1e-4,
     batch: int = 16,
-    progress: Callable[[int, int], None] | None = None,
+    progress: Progress | None = None,
     space: str = "w",
     sampling: str = "full",
     percentiles: tuple[float, float] = (1.0, 99.0),
@@ -60,9 +62,8 @@ def perceptual_path_length(
     Raises:
         ValueError: ``space``, ``sampling`` or ``epsilon`` is not as above.
     """
-    for name, value, choices in (("space", space, ("w", "z")), ("sampling", sampling, ("full", "end"))):
-        if value not in choices:
-            raise ValueError(f"{name}: got {value!r}, expected one of {', '.join(choices)}")
+    choice("space", space, ("w", "z"))
+    choice("sampling", sampling, ("full", "end"))
     if not epsilon > 0:
         raise ValueError(f"epsilon: got {epsilon}, expected a number above 0")
 
@@ -85,7 +86,7 @@ def authors_path_length(
     seed: int = 0,
     epsilon: float = 1e-4,
     batch: int = 16,
-    progress: Callable[[int, int], None] | None = None,
+    progress: Progress | None = None,
 ) -> float:
     """What the code of "Content-Aware GAN Compression" prints as PPL; not comparable with anything else.
 
@@ -108,7 +109,7 @@ def _distances(
     samples: int,
     seed: int,
     batch: int,
-    progress: Callable[[int, int], None] | None,
+    progress: Progress | None,
 ) -> Tensor:
     """Distance [samples], float64 on the CPU, between the images of each pair; the processes share the pairs."""
     batches = [list(seeds) for seeds in seed_batches(samples, seed, batch)]

@@ -8,12 +8,13 @@ from pathlib import Path
 import torch
 
 from .. import distributed
+from ..callbacks import Progress
 from ..distill.cifar import CifarDataset
 from ..distill.data import ImageDataset
 from ..errors import CagcError
 from ..files import cache_folder
 from .features import FeatureExtractor
-from .frechet import FeatureStatistics, Progress, dataset_statistics
+from .frechet import FeatureStatistics, dataset_statistics
 from .shared import shared_statistics
 
 

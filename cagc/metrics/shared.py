@@ -11,9 +11,10 @@ import torch
 from torch import Tensor, nn
 
 from .. import distributed
+from ..callbacks import Progress
 from .features import FeatureExtractor
 from .fidelity import Measure, compare_pair, seeds_known, summarize
-from .frechet import FeatureStatistics, Progress, generator_statistics
+from .frechet import FeatureStatistics, generator_statistics
 
 
 def compare(
@@ -22,7 +23,7 @@ def compare(
     parser: Callable[..., Tensor],
     samples: int,
     seed: int = 0,
-    progress: Callable[[int, int], None] | None = None,
+    progress: Progress | None = None,
     measures: Mapping[str, Measure] | None = None,
 ) -> dict[str, float]:
     """`evaluate_pair`, its samples shared by all processes."""

@@ -6,6 +6,7 @@ A generator has ``config`` (``resolution``, ``channels``, ``style_dim``, ``num_w
 
 from typing import Any
 
+from ..checks import choice
 from .discriminator import Discriminator, DiscriminatorConfig
 from .sngan import SNGANConfig, SNGANDiscriminator, SNGANDiscriminatorConfig, SNGANGenerator
 from .stylegan2 import Generator, GeneratorConfig, block_resolutions
@@ -54,8 +55,7 @@ def build_discriminator(options: dict[str, Any]) -> AnyDiscriminator:
 
 def _build(known: dict[str, tuple[type, type]], options: dict[str, Any]) -> Any:
     name = options.get("architecture", "stylegan2")
-    if name not in known:
-        raise ValueError(f"architecture: got {name!r}, expected one of {', '.join(known)}")
+    choice("architecture", name, known)
     network, config = known[name]
     return network(config(**options))
 

@@ -17,7 +17,9 @@ from typing import Any
 import torch
 
 from .. import content, distributed
+from ..callbacks import Progress
 from ..checkpoints import generator_hash
+from ..checks import at_least_one, choice
 from ..content import ContentCoverage
 from ..errors import CagcError
 from ..models import AnyGenerator
@@ -49,8 +51,6 @@ __all__ = [
     "score_channels",
 ]
 
-Progress = Callable[[int, int], None]
-
 
 @dataclass(frozen=True)
 class _Request:
@@ -71,9 +71,9 @@ class _Request:
     progress: Progress | None
 
     def check(self) -> None:
-        _check_choice("batch_rule", self.batch_rule, BATCH_RULES)
-        _check_choice("consumers", self.consumers, CONSUMERS)
-        _check_choice("noise", self.noise, ("random", "const", "none"))
+        choice("batch_rule", self.batch_rule, BATCH_RULES)
+        choice("consumers", self.consumers, CONSUMERS)
+        choice("noise", self.noise, ("random", "const", "none"))
         if not 0 < self.noise_probability <= 1:
             raise ValueError(f"noise_probability: got {self.noise_probability}, expected above 0 and at most 1")
         if not 0 < self.strength < math.inf:
@@ -225,8 +225,8 @@ def score_channels(
         ValueError, TypeError: an argument is not as above.
         CagcError: "content-aware" without a parser, with masks of wrong shape or values, or with none but empty masks.
     """
-    _check_choice("metric", metric, METRICS)
-    _check_numbers(samples=samples, batch_size=batch_size, directions=directions)
+    choice("metric", metric, METRICS)
+    at_least_one(samples=samples, batch_size=batch_size, directions=directions)
     request = _Request(
         generator, parser, range(seed, seed + samples), seed, batch_size, batch_rule, consumers, noise_probability,
         noise, truncation, directions, strength, progress,
@@ -244,16 +244,3 @@ def _with_content(request: _Request) -> _Request:
     parser = content.load(request.parser, device=request.generator.w_avg.device)
     known = list(getattr(parser, "seeds", request.seeds))
     return replace(request, parser=parser, seeds=known[: len(request.seeds)])
-
-
-def _check_numbers(**numbers: int) -> None:
-    for name, number in numbers.items():
-        if isinstance(number, bool) or not isinstance(number, int):
-            raise TypeError(f"{name}: got {number!r}, expected an integer")
-        if number < 1:
-            raise ValueError(f"{name}: got {number}, expected at least 1")
-
-
-def _check_choice(name: str, value: str, choices: Sequence[str]) -> None:
-    if value not in choices:
-        raise ValueError(f"{name}: got {value!r}, expected one of {', '.join(choices)}")
