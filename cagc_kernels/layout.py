@@ -43,7 +43,8 @@ def channel_step(x: torch.Tensor, dim: int, b: torch.Tensor | None) -> tuple[int
 
 def is_channels_last(x: torch.Tensor) -> bool:
     """Whether the channels of a pixel of [N, C, H, W] are adjacent and its neighbours in a row are not."""
-    return x.shape[1] > 1 and x.stride(1) == 1 and x.stride(3) > 1
+    _, channel, _, pixel = x.stride()
+    return pixel > 1 and channel == 1 and x.shape[1] > 1
 
 
 def images(x: torch.Tensor) -> torch.Tensor:
@@ -64,8 +65,9 @@ def empty_images(
 ) -> torch.Tensor:
     """An uninitialised [N, C, height, width], channels_last if ``x`` is and contiguous otherwise; C is as in ``x``."""
     size = (x.shape[0], x.shape[1] if channels is None else channels, height, width)
-    memory_format = torch.channels_last if is_channels_last(x) else torch.contiguous_format
-    return torch.empty(size, dtype=dtype or x.dtype, device=x.device, memory_format=memory_format)
+    if is_channels_last(x):
+        return torch.empty(size, dtype=dtype or x.dtype, device=x.device, memory_format=torch.channels_last)
+    return x.new_empty(size, dtype=dtype)
 
 
 def allocate_images(x: torch.Tensor, height: int, width: int, channels: int | None = None) -> torch.Tensor:

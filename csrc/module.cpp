@@ -42,6 +42,17 @@ cagc::BiasAct bias_act_params(Pointer x, Pointer b, Pointer y, Pointer g, Pointe
   return p;
 }
 
+cagc::BiasAct bias_act_slope_params(Pointer x, Pointer b, Pointer y, Pointer g, Pointer out, int64_t numel,
+                                    int64_t step, int64_t channels, double alpha, double gain, double clamp, int act,
+                                    int dtype, Pointer sums, int64_t chunk) {
+  const int slope = static_cast<int>(cagc::Pass::slope);
+  auto p = bias_act_params(x, b, y, g, 0, out, numel, step, channels, alpha, gain, clamp, act, slope, dtype);
+  if (chunk < 1 || (step == 1 && chunk % channels)) throw std::invalid_argument("bias_act: chunk is off");
+  require(sums || numel == 0, "bias_act", "sums");
+  p.sums = reinterpret_cast<void *>(sums), p.chunk = chunk;
+  return p;
+}
+
 cagc::Upfirdn2d upfirdn2d_params(Pointer x, Pointer f, Pointer out, int64_t n, int64_t c, int64_t inner, int64_t in_h,
                                  int64_t in_w, int64_t out_h, int64_t out_w, int64_t stride_n, int64_t stride_c,
                                  int64_t stride_h, int64_t up_x, int64_t up_y, int64_t down_x, int64_t down_y,
@@ -216,6 +227,7 @@ void bind_synthesis(py::module_ &m) {
 PYBIND11_MODULE(_C, m) {
   m.doc() = "Compiled kernels on raw pointers. Call them through cagc_kernels.native.";
   m.def("bias_act_cpu", bind<int>(bias_act_params, on_cpu(cagc::bias_act_cpu)));
+  m.def("bias_act_slope_cpu", bind<int>(bias_act_slope_params, on_cpu(cagc::bias_act_cpu)));
   m.def("sparse_channel_conv2d_cpu", bind<int>(sparse_channel_conv2d_params, on_cpu(cagc::sparse_channel_conv2d_cpu)));
   m.def("modulated_conv2d_cpu", bind<int>(epilogue_params, on_cpu(cagc::modulated_conv2d_cpu)));
   m.def("upfirdn2d_cpu", bind<int>(upfirdn2d_params, on_cpu(cagc::upfirdn2d_cpu)));

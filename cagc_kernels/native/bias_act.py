@@ -14,6 +14,9 @@ DTYPES = {torch.float32: 0, torch.float64: 1, torch.float16: 2, torch.bfloat16: 
 ACTS = {name: code for code, name in enumerate(ACTIVATIONS)}
 VALUE, SLOPE, CURVATURE = 0, 1, 2
 
+# Elements that one partial sum covers; the same for any number of threads.
+_CHUNK = 32768
+
 
 def _pointer(t: torch.Tensor | None) -> int:
     return 0 if t is None else t.data_ptr()
@@ -50,6 +53,25 @@ def slope(g, x, b, y, dim, act, alpha, gain, clamp) -> torch.Tensor:
     g = dense(g)
     x, y = dense_like(x, g), dense_like(y, g)
     return _run(SLOPE, g, x, b, y, g, None, dim, act, alpha, gain, clamp)
+
+
+def slope_and_sums(g, x, b, y, dim, act, alpha, gain, clamp) -> tuple[torch.Tensor, torch.Tensor]:
+    """:func:`slope` and its sum over all axes but ``dim``, in one pass; tensors on the CPU, with elements."""
+    g = dense(g)
+    x, y = dense_like(x, g), dense_like(y, g)
+    out = layout.allocate(g)
+    step, channels = (g.stride(dim), g.shape[dim]) if g.shape[dim] > 1 else (g.numel(), 1)
+    wide = torch.float64 if g.dtype == torch.float64 else torch.float32
+    across = channels > 1 and step == 1
+    chunk = max(1, _CHUNK // channels) * channels if across else _CHUNK
+    pieces = -(-(g.numel() if across else step) // chunk)
+    shape = (pieces, channels) if across else (g.numel() // (step * channels), channels, pieces)
+    sums = torch.empty(shape, dtype=wide)
+    _C.bias_act_slope_cpu(
+        *map(_pointer, (x, None if b is None else b.contiguous(), y, g, out)), g.numel(), step, channels,
+        alpha, gain, clamp, ACTS[act], DTYPES[g.dtype], sums.data_ptr(), chunk, torch.get_num_threads(),
+    )  # fmt: skip
+    return out, sums.sum([i for i in range(sums.ndim) if i != 1]).to(g.dtype)
 
 
 def curvature(h, g, x, b, dim, act, alpha, gain, clamp) -> torch.Tensor:

@@ -11,7 +11,10 @@ from .bias_act import DTYPES
 
 def taps(f: torch.Tensor | None, x: torch.Tensor) -> torch.Tensor | None:
     """``f`` in the type that kernels for ``x`` compute in, dense."""
-    return None if f is None else f.to(torch.float64 if x.dtype == torch.float64 else torch.float32).contiguous()
+    if f is None:
+        return None
+    wide = torch.float64 if x.dtype == torch.float64 else torch.float32
+    return (f if f.dtype == wide else f.to(wide)).contiguous()
 
 
 def upfirdn2d(x, f, up, down, padding, flip, gain, height, width) -> torch.Tensor:

@@ -7,8 +7,6 @@ gradient, ``cagc::bias_act_curvature``, further derivatives are those of the ref
 
 from __future__ import annotations
 
-from importlib import import_module
-
 import torch
 
 from .. import profiling
@@ -16,7 +14,7 @@ from ..layout import dense
 from ..reference import bias_act as reference
 from ..reference.bias_act import ACTIVATIONS
 from . import checks
-from .dispatch import autocast_dtype, choose
+from .dispatch import autocast_dtype, choose, is_plain, kernels
 from .registration import register
 
 _PIECEWISE_LINEAR = ("linear", "relu", "lrelu")
@@ -119,24 +117,26 @@ def _check(x, b, dim, act, alpha, gain, clamp) -> None:
 # From here on every function takes (dim, act, alpha, gain, clamp, backend) last, with clamp < 0 for none.
 
 
-def _kernels(backend: str):
-    return import_module(f"cagc_kernels.{backend}.bias_act")
-
-
 def _run_value(x, b, dim, act, alpha, gain, clamp, backend):
-    return _kernels(backend).value(x, b, dim, act, alpha, gain, clamp)
+    return kernels("bias_act", backend).value(x, b, dim, act, alpha, gain, clamp)
 
 
 def _run_slope(g, x, b, y, dim, act, alpha, gain, clamp, backend):
-    return _kernels(backend).slope(g, x, b, y, dim, act, alpha, gain, clamp)
+    return kernels("bias_act", backend).slope(g, x, b, y, dim, act, alpha, gain, clamp)
 
 
 def _run_curvature(h, g, x, b, dim, act, alpha, gain, clamp, backend):
-    return _kernels(backend).curvature(h, g, x, b, dim, act, alpha, gain, clamp)
+    return kernels("bias_act", backend).curvature(h, g, x, b, dim, act, alpha, gain, clamp)
 
 
 def _bias_gradient(dx: torch.Tensor, dim: int) -> torch.Tensor:
     return dx.sum([i for i in range(dx.ndim) if i != dim]) if dx.ndim > 1 else dx
+
+
+def _is_last(g, saved) -> bool:
+    """Whether nothing differentiates this gradient further, and it is of plain tensors in the host's memory."""
+    plain = not torch.is_grad_enabled() and is_plain([g, *(t for t in saved if t is not None)])
+    return plain and g.is_cpu and g.ndim > 1 and g.numel() > 0
 
 
 def _save_value(ctx, inputs, output) -> None:
@@ -151,6 +151,9 @@ def _save_value(ctx, inputs, output) -> None:
 
 
 def _backward_value(ctx, g):
+    *options, backend = ctx.options
+    if ctx.needs_input_grad[1] and backend == "native" and _is_last(g, ctx.saved_tensors):
+        return *kernels("bias_act", backend).slope_and_sums(g, *ctx.saved_tensors, *options), *[None] * 6
     dx = _slope(g, *ctx.saved_tensors, *ctx.options)
     db = _bias_gradient(dx, ctx.options[0]) if ctx.needs_input_grad[1] else None
     return dx, db, *[None] * 6

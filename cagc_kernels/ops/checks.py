@@ -52,7 +52,7 @@ def shape(name: str, value: torch.Tensor, expected: Sequence[int], why: str) -> 
 
 def number(name: str, value: object, minimum: float = -inf, optional: bool = True) -> float | None:
     """``value`` as a finite float of at least ``minimum``, which itself may come as infinity; None stays None."""
-    if value is None and optional:
+    if value is None and optional or (type(value) is float and minimum == -inf < value < inf):
         return value
     if isinstance(value, bool) or not isinstance(value, Real):
         raise TypeError(f"{name}: got {type(value).__name__}, expected a number{' or None' if optional else ''}")
@@ -84,6 +84,8 @@ def choice(name: str, value: object, valid: Sequence[str]) -> None:
 
 def integers(name: str, value: object, lengths: Sequence[int], minimum: int = -_MOST) -> tuple[int, ...]:
     """``value`` as a tuple: one integer, or a sequence of as many integers as one of ``lengths`` says."""
+    if type(value) is int and minimum <= value <= _MOST:
+        return (value,)
     items = (value,) if isinstance(value, int) else value
     if not isinstance(items, (tuple, list)) or any(isinstance(i, bool) or not isinstance(i, int) for i in items):
         got = type(value).__name__ if isinstance(value, torch.Tensor) else repr(value)

@@ -4,11 +4,22 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Iterable
+from importlib import import_module
+from types import ModuleType
 
 import torch
+from torch._C import _get_tracing_state, _is_any_autocast_enabled, _len_torch_dispatch_stack, _len_torch_function_stack
+from torch._C._functorch import peek_interpreter_stack
 from torch.autograd import forward_ad
+from torch.compiler import is_compiling
 
 from .. import backend as _backend
+
+
+@functools.cache
+def kernels(op: str, backend: str) -> ModuleType:
+    """The module of ``backend`` with the kernels of ``op``."""
+    return import_module(f"cagc_kernels.{backend}.{op}")
 
 
 @torch.compiler.assume_constant_result
@@ -25,7 +36,7 @@ def choose(op: str, backend: str | None, x: torch.Tensor) -> str:
     if backend is not None:
         _backend.check_name(backend)
     chosen = _select(op, backend, _backend.preferred(), x.device.type, x.dtype)
-    if chosen == "reference" or torch.compiler.is_compiling() or not _transformed():
+    if chosen == "reference" or is_compiling() or not _transformed():
         return chosen
     if backend is not None:
         raise ValueError(
@@ -37,12 +48,12 @@ def choose(op: str, backend: str | None, x: torch.Tensor) -> str:
 
 def _transformed() -> bool:
     """Whether the call is within forward-mode differentiation or a transform of torch.func (vmap, grad, ...)."""
-    return forward_ad._current_level >= 0 or torch._C._functorch.peek_interpreter_stack() is not None
+    return forward_ad._current_level >= 0 or peek_interpreter_stack() is not None
 
 
 def autocast_dtype(x: object) -> torch.dtype | None:
     """What ``torch.autocast`` wants ``x`` in; None outside of it, and for float64, which it leaves alone."""
-    if not isinstance(x, torch.Tensor) or x.dtype == torch.float64 or x.is_meta:
+    if not _is_any_autocast_enabled() or not isinstance(x, torch.Tensor) or x.dtype == torch.float64 or x.is_meta:
         return None
     if not torch.is_autocast_enabled(x.device.type):
         return None
@@ -70,10 +81,10 @@ _PLAIN = (torch.Tensor, torch.nn.Parameter)
 def _watched() -> bool:
     """Whether anything wants to see the call: a tracer, a compiler, a mode, a functional transform."""
     return (
-        torch.compiler.is_compiling()
-        or torch._C._get_tracing_state() is not None
-        or torch._C._len_torch_dispatch_stack() > 0
-        or torch._C._len_torch_function_stack() > 0
+        is_compiling()
+        or _get_tracing_state() is not None
+        or _len_torch_dispatch_stack() > 0
+        or _len_torch_function_stack() > 0
         or _transformed()
     )
 
@@ -82,4 +93,7 @@ def is_plain(tensors: Iterable[torch.Tensor]) -> bool:
     """Whether every tensor is an ordinary one in memory, and nothing watches: the dispatcher then adds only time."""
     if _watched():
         return False
-    return all(type(t) in _PLAIN and t.device.type in ("cpu", "cuda") and not t.is_neg() for t in tensors)
+    for t in tensors:
+        if type(t) not in _PLAIN or not (t.is_cpu or t.is_cuda) or t.is_neg():
+            return False
+    return True

@@ -9,13 +9,12 @@ own ops, and so are further ones. The activations are piecewise linear: v has a 
 
 from __future__ import annotations
 
-from importlib import import_module
-
 import torch
 
 from .. import layout, profiling
 from ..reference.bias_act import ACTIVATIONS
 from ..reference.modulated_conv2d import HALF
+from .dispatch import kernels
 from .registration import register
 from .upfirdn2d import _call as upfirdn2d
 
@@ -23,23 +22,19 @@ from .upfirdn2d import _call as upfirdn2d
 # (act, alpha, gain, clamp, backend) with clamp < 0 for none.
 
 
-def _kernels(backend: str):
-    return import_module(f"cagc_kernels.{backend}.modulated_conv2d")
-
-
 def _run_value(*arguments):
     *rest, backend = arguments
-    return _kernels(backend).epilogue(*rest)
+    return kernels("modulated_conv2d", backend).epilogue(*rest)
 
 
 def _run_in_place(*arguments):
     *rest, backend = arguments
-    return _kernels(backend).epilogue(*rest, inplace=True)
+    return kernels("modulated_conv2d", backend).epilogue(*rest, inplace=True)
 
 
 def _run_gradient(*arguments):
     *rest, backend = arguments
-    return _kernels(backend).epilogue_gradient(*rest)
+    return kernels("modulated_conv2d", backend).epilogue_gradient(*rest)
 
 
 def _fake_value(x, f, d, noise, b, s, pad_x, pad_y, height, width, *_):

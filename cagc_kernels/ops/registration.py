@@ -35,9 +35,16 @@ def register(
     torch.library.register_fake(f"cagc::{name}", fake, lib=_library)
     torch.library.register_autograd(f"cagc::{name}", backward, setup_context=save, lib=_library)
     op = getattr(torch.ops.cagc, name).default
-    methods = {"forward": run, "setup_context": save, "backward": backward}
-    function = type(name, (torch.autograd.Function,), {key: staticmethod(method) for key, method in methods.items()})
     eager = eager or run
+
+    # With a setup_context, a Function would look up the signature of its forward in every call.
+    def forward(ctx, *arguments):
+        output = run(*arguments)
+        save(ctx, arguments, output)
+        return output
+
+    methods = {"forward": staticmethod(forward), "backward": staticmethod(backward)}
+    function = type(name, (torch.autograd.Function,), methods)
 
     def call(*arguments):
         tensors = [t for t in arguments[:count] if t is not None]

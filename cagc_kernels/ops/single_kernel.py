@@ -5,7 +5,6 @@ The backward pass runs the reference's formula on the saved inputs and different
 
 from __future__ import annotations
 
-from importlib import import_module
 
 import torch
 
@@ -13,6 +12,7 @@ from .. import layout
 from ..reference import modulated_conv2d as reference
 from ..reference.bias_act import ACTIVATIONS
 from ..reference.upfirdn2d import parse_padding
+from .dispatch import kernels
 from .registration import register
 
 # Arguments of every function here, in this order: x, weight, styles, bias, noise, f, next_styles (the last four may be
@@ -20,20 +20,20 @@ from .registration import register
 # Without bias it is cagc_kernels.modulated_conv2d, with bias cagc_kernels.styled_conv2d.
 
 
-def _apply(kernels, x, weight, styles, bias, noise, f, following, *options):
-    """The function of ``kernels`` that the arguments ask for."""
+def _apply(module, x, weight, styles, bias, noise, f, following, *options):
+    """The function of ``module`` that the arguments ask for."""
     up, down, x0, x1, y0, y1, demodulate, flip_weight, modulate, act, alpha, gain, clamp, _ = options
     if bias is None:
         padding = [x0, x1, y0, y1]
-        return kernels.modulated_conv2d(x, weight, styles, noise, up, down, padding, f, demodulate, flip_weight)
+        return module.modulated_conv2d(x, weight, styles, noise, up, down, padding, f, demodulate, flip_weight)
     clamp = None if clamp < 0 else clamp
-    return kernels.styled_conv2d(
+    return module.styled_conv2d(
         x, weight, styles, bias, noise, up, f, demodulate, act, alpha, gain, clamp, following, modulate
     )
 
 
 def _run(*arguments):
-    return _apply(import_module(f"cagc_kernels.{arguments[-1]}.modulated_conv2d"), *arguments)
+    return _apply(kernels("modulated_conv2d", arguments[-1]), *arguments)
 
 
 def _fake(x, weight, styles, bias, noise, f, following, up, down, x0, x1, y0, y1, *_):

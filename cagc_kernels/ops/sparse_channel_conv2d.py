@@ -6,7 +6,6 @@ layer is that and one FIR filter.
 
 from __future__ import annotations
 
-from importlib import import_module
 from itertools import pairwise
 
 import torch
@@ -16,7 +15,7 @@ from .. import layout, profiling
 from ..reference import sparse_channel_conv2d as reference
 from ..reference.modulated_conv2d import HALF, operands
 from . import checks
-from .dispatch import choose, is_plain, outside_autocast
+from .dispatch import choose, is_plain, kernels, outside_autocast
 from .registration import register
 from .upfirdn2d import check_filter, upfirdn2d
 
@@ -194,8 +193,7 @@ def _output(x, weight, out_channels, padding, up, scatter) -> tuple[int, int, in
 def _run(x, weight, in_channels, out_channels, styles, demodulate, flip, padding, up, scatter, backend):
     _check_values("in_channels", in_channels, weight.shape[1])
     _check_values("out_channels", out_channels, weight.shape[0])
-    kernels = import_module(f"cagc_kernels.{backend}.sparse_channel_conv2d")
-    return kernels.sparse_channel_conv2d(
+    return kernels("sparse_channel_conv2d", backend).sparse_channel_conv2d(
         x, weight, in_channels, out_channels, styles, demodulate, padding, flip, scatter, up
     )
 

@@ -7,7 +7,6 @@ registration serves every order.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from importlib import import_module
 from math import inf
 
 import torch
@@ -15,7 +14,7 @@ import torch
 from .. import layout, profiling
 from ..reference import upfirdn2d as reference
 from . import checks
-from .dispatch import choose
+from .dispatch import choose, kernels
 from .registration import register
 
 
@@ -223,8 +222,7 @@ def _output_size(x, f, up_x, up_y, down_x, down_y, x0, x1, y0, y1):
 
 def _run(x, f, up_x, up_y, down_x, down_y, x0, x1, y0, y1, flip, gain, backend):
     size = _output_size(x, f, up_x, up_y, down_x, down_y, x0, x1, y0, y1)
-    kernels = import_module(f"cagc_kernels.{backend}.upfirdn2d")
-    return kernels.upfirdn2d(x, f, (up_x, up_y), (down_x, down_y), (x0, y0), flip, gain, *size)
+    return kernels("upfirdn2d", backend).upfirdn2d(x, f, (up_x, up_y), (down_x, down_y), (x0, y0), flip, gain, *size)
 
 
 def _fake(x, f, *options):

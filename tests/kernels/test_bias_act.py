@@ -212,3 +212,31 @@ def test_fused_leaky_relu(target):
     want = torch.nn.functional.leaky_relu(x + b[:, None, None], 0.1) * 1.7
     torch.testing.assert_close(fused_leaky_relu(x, b, 0.1, 1.7, backend=backend), want)
     torch.testing.assert_close(fused_leaky_relu(x, backend=backend), torch.nn.functional.leaky_relu(x, 0.2) * 2**0.5)
+
+
+@pytest.mark.parametrize("dtype", TOLERANCES, ids=str)
+@pytest.mark.parametrize("shape,last", (((3, 5, 7, 9), False), ((2, 37, 33, 35), True), ((1, 2, 190, 191), False)))
+def test_last_gradients(target, shape, last, dtype):
+    """Those that nothing differentiates further: the bias gradient may come out of the same pass, on any threads."""
+    backend, device = target
+    x, b = tensors(shape, shape[1], dtype, device)
+    x = x.contiguous(memory_format=torch.channels_last) if last else x
+    g = torch.rand_like(x)
+
+    def first(function, *leaves):
+        x, b, g = (t.detach().requires_grad_() for t in leaves)
+        return torch.autograd.grad(function(x, b), (x, b), g)
+
+    options = {"act": "lrelu", "gain": 1.3}
+    got = first(lambda x, b: bias_act(x, b, **options, backend=backend), x, b, g)
+    for a, e in zip(
+        got, first(lambda x, b: oracle(x, b, **options), *(t.double().cpu() for t in (x, b, g))), strict=True
+    ):
+        assert_close(a, e, dtype)
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(3)
+        again = first(lambda x, b: bias_act(x, b, **options, backend=backend), x, b, g)
+    finally:
+        torch.set_num_threads(before)
+    assert torch.equal(got[1], again[1])

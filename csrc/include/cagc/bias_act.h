@@ -34,6 +34,11 @@ struct BiasAct {
   Act act;
   Pass pass;
   DType dtype;
+  // Sums of `out` in the accumulate type, on the CPU with Pass::slope, or null. A run of one channel falls into pieces
+  // of at most `chunk` elements, [numel / step, pieces]; where step is 1, so does the whole, `chunk` is a multiple of
+  // the channels, and each piece has a sum for each of them, [pieces, channels].
+  void *sums = nullptr;
+  int64_t chunk = 0;
 };
 
 constexpr bool piecewise_linear(Act act) { return act == Act::linear || act == Act::relu || act == Act::lrelu; }
@@ -60,6 +65,9 @@ template <class F> CAGC_HD void with_act(Act act, F &&f) {
   }
 }
 
+// Both sides of a condition are computed: CPU kernels pass vectors for numbers (csrc/cpu/pack.h).
+template <class A> CAGC_HD A select(bool condition, A a, A b) { return condition ? a : b; }
+
 namespace math {
 #if defined(__CUDACC__)
 using ::exp, ::expm1, ::log1p, ::tanh;
@@ -67,48 +75,52 @@ using ::exp, ::expm1, ::log1p, ::tanh;
 using std::exp, std::expm1, std::log1p, std::tanh;
 #endif
 template <class A> CAGC_HD A sigmoid(A u) { return A(1) / (A(1) + exp(-u)); }
+template <class A> CAGC_HD A softplus(A u) { return log1p(exp(u)); }
 }  // namespace math
 
 // Klambauer et al. 2017: the fixed point of zero mean and unit variance.
-template <class A> struct Selu {
-  static constexpr A alpha = A(1.6732632423543772848170429916717), scale = A(1.0507009873554804934193349852946);
+struct Selu {
+  static constexpr double alpha = 1.6732632423543772848170429916717, scale = 1.0507009873554804934193349852946;
 };
 
 // PyTorch takes softplus for the identity above this; so do we, or float64 results would differ by 2e-9.
-template <class A> constexpr A kSoftplusThreshold = A(20);
+constexpr int kSoftplusThreshold = 20;
 
 template <Act ACT, class A> CAGC_HD A act_value(A u, A alpha) {
-  if constexpr (ACT == Act::relu) return u < A(0) ? A(0) : u;  // a NaN stays
-  if constexpr (ACT == Act::lrelu) return u > A(0) ? u : u * alpha;
-  if constexpr (ACT == Act::tanh) return math::tanh(u);
-  if constexpr (ACT == Act::sigmoid) return math::sigmoid(u);
-  if constexpr (ACT == Act::elu) return u > A(0) ? u : math::expm1(u);
-  if constexpr (ACT == Act::selu) return Selu<A>::scale * (u > A(0) ? u : Selu<A>::alpha * math::expm1(u));
-  if constexpr (ACT == Act::softplus) return u > kSoftplusThreshold<A> ? u : math::log1p(math::exp(u));
-  if constexpr (ACT == Act::swish) return u * math::sigmoid(u);
+  using namespace math;
+  if constexpr (ACT == Act::relu) return select(u < A(0), A(0), u);  // a NaN stays
+  if constexpr (ACT == Act::lrelu) return select(u > A(0), u, u * alpha);
+  if constexpr (ACT == Act::tanh) return tanh(u);
+  if constexpr (ACT == Act::sigmoid) return sigmoid(u);
+  if constexpr (ACT == Act::elu) return select(u > A(0), u, expm1(u));
+  if constexpr (ACT == Act::selu) return A(Selu::scale) * select(u > A(0), u, A(Selu::alpha) * expm1(u));
+  if constexpr (ACT == Act::softplus) return select(u > A(kSoftplusThreshold), u, softplus(u));
+  if constexpr (ACT == Act::swish) return u * sigmoid(u);
   return u;
 }
 
 // Of the piecewise linear activations, `u` may be the output y instead.
 template <Act ACT, class A> CAGC_HD A act_slope(A u, A alpha) {
-  if constexpr (ACT == Act::relu) return u > A(0) ? A(1) : A(0);
-  if constexpr (ACT == Act::lrelu) return u > A(0) ? A(1) : alpha;
-  if constexpr (ACT == Act::tanh) { const A t = math::tanh(u); return (A(1) - t) * (A(1) + t); }
-  if constexpr (ACT == Act::sigmoid) return math::sigmoid(u) * math::sigmoid(-u);
-  if constexpr (ACT == Act::elu) return u > A(0) ? A(1) : math::exp(u);
-  if constexpr (ACT == Act::selu) return Selu<A>::scale * (u > A(0) ? A(1) : Selu<A>::alpha * math::exp(u));
-  if constexpr (ACT == Act::softplus) return u > kSoftplusThreshold<A> ? A(1) : math::sigmoid(u);
-  if constexpr (ACT == Act::swish) return math::sigmoid(u) * (A(1) + u * math::sigmoid(-u));
+  using namespace math;
+  if constexpr (ACT == Act::relu) return select(u > A(0), A(1), A(0));
+  if constexpr (ACT == Act::lrelu) return select(u > A(0), A(1), alpha);
+  if constexpr (ACT == Act::tanh) { const A t = tanh(u); return (A(1) - t) * (A(1) + t); }
+  if constexpr (ACT == Act::sigmoid) return sigmoid(u) * sigmoid(-u);
+  if constexpr (ACT == Act::elu) return select(u > A(0), A(1), exp(u));
+  if constexpr (ACT == Act::selu) return A(Selu::scale) * select(u > A(0), A(1), A(Selu::alpha) * exp(u));
+  if constexpr (ACT == Act::softplus) return select(u > A(kSoftplusThreshold), A(1), sigmoid(u));
+  if constexpr (ACT == Act::swish) return sigmoid(u) * (A(1) + u * sigmoid(-u));
   return A(1);
 }
 
 template <Act ACT, class A> CAGC_HD A act_curvature(A u) {
-  if constexpr (ACT == Act::tanh) { const A t = math::tanh(u); return A(-2) * t * (A(1) - t) * (A(1) + t); }
-  if constexpr (ACT == Act::elu) return u >= A(0) ? A(0) : math::exp(u);
-  if constexpr (ACT == Act::selu) return u >= A(0) ? A(0) : Selu<A>::scale * Selu<A>::alpha * math::exp(u);
+  using namespace math;
+  if constexpr (ACT == Act::tanh) { const A t = tanh(u); return A(-2) * t * (A(1) - t) * (A(1) + t); }
+  if constexpr (ACT == Act::elu) return select(u >= A(0), A(0), exp(u));
+  if constexpr (ACT == Act::selu) return select(u >= A(0), A(0), A(Selu::scale) * A(Selu::alpha) * exp(u));
   if constexpr (ACT == Act::sigmoid || ACT == Act::softplus || ACT == Act::swish) {
-    const A s = math::sigmoid(u), s1 = s * math::sigmoid(-u), s2 = s1 * (A(1) - A(2) * s);
-    if constexpr (ACT == Act::softplus) return u > kSoftplusThreshold<A> ? A(0) : s1;
+    const A s = sigmoid(u), s1 = s * sigmoid(-u), s2 = s1 * (A(1) - A(2) * s);
+    if constexpr (ACT == Act::softplus) return select(u > A(kSoftplusThreshold), A(0), s1);
     return ACT == Act::sigmoid ? s2 : A(2) * s1 + u * s2;
   }
   return A(0);
@@ -117,23 +129,24 @@ template <Act ACT, class A> CAGC_HD A act_curvature(A u) {
 // The scalars of a pass in the accumulate type.
 template <class A> struct BiasActScalars {
   A alpha, gain, clamp;
-  explicit BiasActScalars(const BiasAct &p) : alpha(A(p.alpha)), gain(A(p.gain)), clamp(A(p.clamp)) {}
+  bool clamped;
+  explicit BiasActScalars(const BiasAct &p)
+      : alpha(A(p.alpha)), gain(A(p.gain)), clamp(A(p.clamp)), clamped(p.clamp >= 0) {}
 };
 
 // One element. `u` is x + b, or y where a slope is read off the output.
 template <Act ACT, Pass PASS, class A> CAGC_HD A bias_act_element(A u, A g, A h, const BiasActScalars<A> &s) {
   constexpr bool from_output = piecewise_linear(ACT) && PASS == Pass::slope;
-  const bool clamped = s.clamp >= A(0);
   A v = u;
-  if (PASS == Pass::value || (clamped && !from_output)) v = s.gain * act_value<ACT>(u, s.alpha);
+  if (PASS == Pass::value || (s.clamped && !from_output)) v = s.gain * act_value<ACT>(u, s.alpha);
   if constexpr (PASS == Pass::value) {
-    if (!clamped) return v;
-    v = v > s.clamp ? s.clamp : v;
-    return v < -s.clamp ? -s.clamp : v;
+    if (!s.clamped) return v;
+    v = select(v > s.clamp, s.clamp, v);
+    return select(v < -s.clamp, -s.clamp, v);
   } else {
     const A d = PASS == Pass::slope ? act_slope<ACT>(u, s.alpha) : h * act_curvature<ACT>(u);
     const A out = g * s.gain * d;
-    return !clamped || (v > -s.clamp && v < s.clamp) ? out : A(0);
+    return s.clamped ? select(v > -s.clamp && v < s.clamp, out, A(0)) : out;
   }
 }
 

@@ -1,0 +1,72 @@
+// See bias_act_loops.h. CAGC_BIAS_ACT_LOOPS is the name of the table that this file defines; all else has internal
+// linkage and is inlined, or the linker might keep an AVX-512 copy for a processor without it.
+#pragma GCC diagnostic ignored "-Wpsabi"
+#pragma GCC diagnostic ignored "-Wuninitialized"  // in the compiler's own headers of AVX-512
+#pragma GCC diagnostic ignored "-Wmaybe-uninitialized"
+#include "bias_act_loops.h"
+#include "pack.h"
+
+#ifndef CAGC_BIAS_ACT_LOOPS
+#define CAGC_BIAS_ACT_LOOPS bias_act_loops_generic
+#endif
+
+namespace cagc {
+
+extern const BiasActLoops CAGC_BIAS_ACT_LOOPS;
+
+namespace {
+
+template <class T, Act ACT, Pass PASS>
+CAGC_HD Pack<acc_t<T>> element(const T *u, const T *g, const T *h, const acc_t<T> *b,
+                               const BiasActScalars<Pack<acc_t<T>>> &scalars) {
+  Pack<acc_t<T>> gi(0), hi(0);
+  if constexpr (PASS != Pass::value) gi = load(g);
+  if constexpr (PASS == Pass::curvature) hi = load(h);
+  return bias_act_element<ACT, PASS>(load(u) + load(b), gi, hi, scalars);
+}
+
+template <class T, Act ACT, Pass PASS> void loop(const BiasAct &p, const BiasActRun &r) {
+  using A = acc_t<T>;
+  constexpr int64_t lanes = Pack<A>::lanes;
+  const BiasActScalars<Pack<A>> scalars(p);
+  const T *u = static_cast<const T *>(r.u), *g = static_cast<const T *>(r.g), *h = static_cast<const T *>(r.h);
+  const A *b = static_cast<const A *>(r.b);
+  T *out = static_cast<T *>(r.out);
+  A *sums = PASS == Pass::slope ? static_cast<A *>(r.sums) : nullptr;
+  Pack<A> total(0);
+  int64_t i = 0;
+#pragma GCC unroll 4
+  for (; i + lanes <= r.n; i += lanes) {
+    const Pack<A> y = element<T, ACT, PASS>(u + i, g + i, h + i, b + i * r.step, scalars);
+    store(out + i, y);
+    if (sums && r.step) store(sums + i, load(sums + i) + y);
+    else if (sums) total = total + y;
+  }
+  if (i < r.n) {
+    T last[3][lanes] = {}, result[lanes];
+    const T *from[3] = {u, g, h};
+    for (int64_t k = 0; k < r.n - i; k++)
+      for (int j = 0; j <= static_cast<int>(PASS); j++) last[j][k] = from[j][i + k];
+    const Pack<A> y = element<T, ACT, PASS>(last[0], last[1], last[2], b + i * r.step, scalars);
+    store(result, y);
+    for (int64_t k = 0; k < r.n - i; k++) {
+      out[i + k] = result[k];
+      if (sums && r.step) sums[i + k] += y.v[k];
+      else if (sums) total.v[k] += y.v[k];
+    }
+  }
+  if (sums && !r.step) store(sums, load(sums) + total);
+}
+
+}  // namespace
+
+#define CAGC_PASSES(T, ACT) {loop<T, ACT, Pass::value>, loop<T, ACT, Pass::slope>, loop<T, ACT, Pass::curvature>}
+#define CAGC_ACTS(T)                                                                                                \
+  {CAGC_PASSES(T, Act::linear),   CAGC_PASSES(T, Act::relu), CAGC_PASSES(T, Act::lrelu),                            \
+   CAGC_PASSES(T, Act::tanh),     CAGC_PASSES(T, Act::sigmoid), CAGC_PASSES(T, Act::elu),                           \
+   CAGC_PASSES(T, Act::selu),     CAGC_PASSES(T, Act::softplus), CAGC_PASSES(T, Act::swish)}
+
+const BiasActLoops CAGC_BIAS_ACT_LOOPS = {
+    {CAGC_ACTS(float), CAGC_ACTS(double), CAGC_ACTS(half_t), CAGC_ACTS(bfloat_t)}};
+
+}  // namespace cagc

@@ -1,0 +1,27 @@
+// The vector loops of bias_act, which CMake compiles once for each instruction set.
+#pragma once
+#include "cagc/bias_act.h"
+
+namespace cagc {
+
+// Adjacent elements. The bias of element i, and the sum of what is written to it, stand at i * step: one for all
+// (step 0), repeated as often as a vector has lanes, or one for each (1). Both are of the accumulate type.
+struct BiasActRun {
+  const void *u, *g, *h, *b;
+  void *out, *sums;
+  int64_t n, step;
+};
+
+constexpr int kMostLanes = 16;
+
+using BiasActLoop = void (*)(const BiasAct &, const BiasActRun &);
+
+// `sums` may be null but for Pass::slope.
+struct BiasActLoops {
+  BiasActLoop loops[4][9][3];  // [dtype][act][pass]
+  BiasActLoop find(DType dtype, Act act, Pass pass) const {
+    return loops[static_cast<int>(dtype)][static_cast<int>(act)][static_cast<int>(pass)];
+  }
+};
+
+}  // namespace cagc
