@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
 
@@ -8,15 +10,10 @@ from cagc.metrics.precision_recall import Manifold, precision_recall
 
 def brute_force(reference: torch.Tensor, generated: torch.Tensor, k: int) -> tuple[float, float]:
     def inside(points, centres) -> float:
-        hits = 0
-        for p in points:
-            hits += any(
-                (p - c).norm() <= sorted((c - other).norm() for other in centres if other is not c)[k - 1]
-                for c in centres
-            )
-        return hits / len(points)
+        radii = [sorted(math.dist(c, other) for other in centres if other is not c)[k - 1] for c in centres]
+        return sum(any(math.dist(p, c) <= r for c, r in zip(centres, radii)) for p in points) / len(points)
 
-    reference, generated = list(reference), list(generated)
+    reference, generated = reference.tolist(), generated.tolist()
     return inside(generated, reference), inside(reference, generated)
 
 
