@@ -162,6 +162,8 @@ def read_targets(paths: Sequence[Path], resolution: int, count: int) -> tuple[li
     Raises:
         CagcError: no image, or one that cannot be read.
     """
+    if not paths:
+        raise CagcError("images: got none, expected image files, or a folder or zip of them")
     if len(paths) == 1 and (paths[0].is_dir() or paths[0].suffix == ".zip"):
         data = ImageDataset(paths[0], resolution)
         return data.names[:count], data.batch(range(min(count, len(data))))

@@ -56,6 +56,17 @@ def test_project_says_what_it_resizes(pair, small_images, tmp_path, capsys):
     assert "04.png: 18 x 21 px, L turned into RGB, centre-cropped, resized to 16 px" in said
 
 
+@pytest.mark.parametrize(
+    "kind, message", [("none", "images: got none"), ("torn", "torn.png"), ("float", "no known range")], ids=str
+)
+def test_project_names_an_image_that_it_cannot_use(kind, message, small_images, small_teacher, tmp_path, capsys):
+    files = {"none": [], "torn": [tmp_path / "torn.png"], "float": [small_images / "01.png", tmp_path / "f.tif"]}[kind]
+    (tmp_path / "torn.png").write_bytes((small_images / "01.png").read_bytes()[:100])
+    Image.new("F", (20, 20)).save(tmp_path / "f.tif")
+    assert message in refused(capsys, "project", *files, "--teacher", small_teacher, "--out", tmp_path / "p")
+    assert not (tmp_path / "p").exists()
+
+
 def test_project_without_its_features_leaves_nothing(pair, small_images, tmp_path, monkeypatch, capsys):
     monkeypatch.setitem(sys.modules, "lpips", None)
     options = ("--perceptual", "lpips-vgg", "--out", tmp_path / "p")
