@@ -1,6 +1,7 @@
 """Students against their teacher: ``python -m benchmarks.bench_compression RUN ... --out compression.json``.
 
-RUN is a folder of ``cagc compress``, or LABEL=checkpoint. Runs that differ in their seed only share a label, and their
+RUN is a folder of ``cagc compress``, LABEL=folder of it or of ``cagc distill``, or LABEL=checkpoint; without any, the
+embedded student. Runs that differ in their seed only share a label, and their
 spread is reported. Every student is compared with the teacher on latents that neither scoring nor training drew: with
 its distribution (Fréchet distance, precision, recall) and image by image (content L1, PSNR, perceptual distance).
 The first row is the teacher against itself on other latents: what a perfect student would show.
@@ -42,8 +43,9 @@ from cagc.seeds import z_batch
 from .results import commit, device_folder, machine, versions
 
 TEACHER = "teacher, other latents"
+EMBEDDED = "embedded student"
 # Above every seed that scoring and training draw from, and apart from each other.
-_STUDENT_SEEDS, _REFERENCE_SEEDS = 20_000_000, 30_000_000
+STUDENT_SEEDS, REFERENCE_SEEDS = 20_000_000, 30_000_000
 
 
 @dataclass(frozen=True)
@@ -69,7 +71,7 @@ class Settings:
 
 @dataclass(frozen=True)
 class Run:
-    """A student, what to call it, and the seed that it was made from."""
+    """A student, what to call it, and the seed that it was trained with."""
 
     label: str
     checkpoint: Path
@@ -77,17 +79,19 @@ class Run:
 
     @classmethod
     def parse(cls, text: str) -> Run:
-        """LABEL=checkpoint, or a folder of ``cagc compress``.
+        """A folder of ``cagc compress``, LABEL=folder of it or of ``cagc distill``, or LABEL=checkpoint.
 
         Raises:
             CagcError: it is neither.
         """
-        label, equals, path = text.partition("=")
-        if equals:
-            return cls(label, Path(path))
-        folder = Path(text)
+        given, equals, path = text.partition("=")
+        folder = Path(path if equals else text)
+        if equals and not folder.is_dir():
+            return cls(given, folder)
         try:
             options = json.loads((folder / "config.json").read_text())
+            if equals:
+                return cls(given, folder / "student.safetensors", (options.get("settings") or options)["seed"])
             metric, seed = options["metric"], options["seed"]
         except (OSError, ValueError, KeyError) as error:
             raise CagcError(f"run: {folder} holds no compression (no readable config.json: {error})") from None
@@ -116,7 +120,7 @@ class Bench:
         if path is not None:
             images = ImageDataset(path, self.teacher.config.resolution)
             self.real = dataset_statistics(images, features=self.extractor)
-        found = self.features(self.teacher, _REFERENCE_SEEDS)
+        found = self.features(self.teacher, REFERENCE_SEEDS)
         self.reference = self.statistics(found)
         self.manifold = Manifold(found, settings.neighbours)
 
@@ -131,7 +135,7 @@ class Bench:
 
     def measure(self, generator: Generator) -> dict[str, Any]:
         """Figures of one generator; those that compare images are None for the teacher."""
-        settings, found = self.settings, self.features(generator, _STUDENT_SEEDS)
+        settings, found = self.settings, self.features(generator, STUDENT_SEEDS)
         parts = [self.statistics(p).distance(self.reference) for p in found.chunk(settings.draws)]
         whole = self.statistics(found)
         figures = {
@@ -141,12 +145,12 @@ class Bench:
             "frechet_to_teacher_of_draws": parts,
             "frechet_to_data": None if self.real is None else whole.distance(self.real),
             **precision_recall(self.manifold, found, settings.neighbours),
-            "path_length": perceptual_path_length(generator, self.distance, settings.pairs, _STUDENT_SEEDS),
+            "path_length": perceptual_path_length(generator, self.distance, settings.pairs, STUDENT_SEEDS),
         }
         pair = dict.fromkeys(("content_l1", "content_psnr", "image_l1"))
         if generator is not self.teacher:
             compared = evaluate_pair(
-                generator, self.teacher, self.parser, settings.pairs, _STUDENT_SEEDS, noise="random"
+                generator, self.teacher, self.parser, settings.pairs, STUDENT_SEEDS, noise="random"
             )
             # The PSNR of equal images is infinite, which JSON cannot say.
             pair = {name: compared[name] if math.isfinite(compared[name]) else None for name in pair}
@@ -157,7 +161,7 @@ class Bench:
     def perceptual(self, generator: Generator) -> float:
         """Mean perceptual distance to the teacher's images, both masked by the content, on shared latents and noise."""
         total = 0.0
-        for seeds in seed_batches(self.settings.pairs, _STUDENT_SEEDS, 16):
+        for seeds in seed_batches(self.settings.pairs, STUDENT_SEEDS, 16):
             noise = noise_for(self.teacher, seeds, "random")
             z = z_batch(seeds, self.teacher.config.style_dim)
             target, image = (g(z, noise=noise).clamp(-1, 1) for g in (self.teacher, generator))
@@ -255,12 +259,13 @@ def main(arguments: list[str] | None = None) -> None:
     for setting in fields(Settings):
         parser.add_argument(f"--{setting.name}", type=type(setting.default), default=setting.default)
     given = parser.parse_args(arguments)
+    runs = given.runs or [Run(EMBEDDED, assets.checkpoint("faces64-student"))]
     settings = Settings(**{setting.name: getattr(given, setting.name) for setting in fields(Settings)})
     out = given.out or Path(__file__).parent / "results" / device_folder("cpu") / "compression.json"
     if given.timing:
-        time_rows(given.runs, given.teacher, out, given.repeats)
+        time_rows(runs, given.teacher, out, given.repeats)
     else:
-        run_bench(given.runs, given.teacher, given.data, settings, out)
+        run_bench(runs, given.teacher, given.data, settings, out)
 
 
 if __name__ == "__main__":

@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from safetensors.torch import save_file
 
-from . import rosinality
+from . import assets, rosinality
 from .documents import read_tensors
 from .errors import CagcError
 from .files import atomic_write
@@ -46,11 +46,13 @@ class Checkpoint:
 def load_checkpoint(path: str | Path, device: torch.device | str = "cpu") -> Checkpoint:
     """Read a native ``.safetensors`` or a rosinality-layout ``.pt`` file, in float32.
 
+    ``path`` may be the name of an embedded generator, "faces64" or "faces64-student".
+
     Raises:
         CagcError: the file is missing, truncated, of another format, holds anything but tensors and containers, or its
             tensors do not make up a known network.
     """
-    path = Path(path)
+    path = assets.checkpoint(path)
     if not path.is_file():
         raise CagcError(f"checkpoint {path}: no such file")
     checkpoint = _read_native(path) if path.suffix == ".safetensors" else _read_torch(path)

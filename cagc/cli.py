@@ -189,8 +189,7 @@ class Distill:
     device: str = "auto"
     """auto, cpu, cuda or cuda:N."""
     recipe: str | None = None
-    """Where the settings below come from that are left out: quick, features, paper, everything,
-    stylekd, dcp or svs."""
+    """Where the settings below come from that are left out: quick, paper, everything, stylekd, dcp or svs."""
     resume: bool = False
     """Go on with an interrupted run in --out, with the options it was started with."""
     config: tyro.conf.OmitArgPrefixes[DistillConfig] = field(default_factory=DistillConfig)
@@ -263,7 +262,7 @@ class Generate:
     """Draw images, each named by its seed."""
 
     generator: Path | None = None
-    """Checkpoint; the embedded face generator if left out."""
+    """Checkpoint, or faces64-student for the embedded student; the embedded face generator if left out."""
     seeds: str = "0-15"
     """Seeds such as 0-15 or 3,7,11."""
     out: Path = Path("images")

@@ -46,8 +46,8 @@ class CompressConfig:
     """Settings of a compression; what is None is the recipe's."""
 
     recipe: str = "quick"
-    """Where the settings below come from that are left out: quick or features (minutes), paper, everything,
-    stylekd, dcp or svs (days on GPUs)."""
+    """Where the settings below come from that are left out: quick (minutes), paper, everything, stylekd, dcp
+    or svs (days on GPUs)."""
     teacher: Path | None = None
     """Checkpoint with a generator; the embedded 64 px face teacher if left out."""
     data: Path | None = None

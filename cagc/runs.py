@@ -102,7 +102,7 @@ class LoadedInputs:
 
 def load_teacher(path: Path | None, device: torch.device | str = "cpu") -> tuple[AnyGenerator, AnyDiscriminator | None]:
     """AnyGenerator, and discriminator if it is there, of a checkpoint; the embedded face teacher for None."""
-    checkpoint = load_checkpoint(path or assets.faces64() / "teacher.safetensors", device)
+    checkpoint = load_checkpoint(path or "faces64", device)
     generator = checkpoint.g_ema or checkpoint.g
     if generator is None:
         raise CagcError(f"checkpoint {path}: holds no generator ('g_ema' or 'g')")
@@ -150,4 +150,4 @@ def _distill(
 
 
 def _absolute(path: Path | None) -> str | None:
-    return None if path is None else str(Path(path).resolve())
+    return None if path is None else str(assets.checkpoint(path).resolve())

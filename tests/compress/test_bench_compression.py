@@ -5,8 +5,9 @@ import shutil
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
-from benchmarks import bench_compression, tables_compression
+from benchmarks import bench_compression, student_grid, tables_compression
 from benchmarks.bench_compression import TEACHER, Run
 from cagc.budget import plan_channels
 from cagc.checkpoints import load_generator, save_generator
@@ -79,5 +80,16 @@ def test_labels_come_from_the_run(runs, tmp_path):
     ):
         (folder / "config.json").write_text(json.dumps(options))
         assert Run.parse(str(folder)) == Run(label, folder / "student.safetensors", options["seed"])
+    assert Run.parse(f"longer={folder}") == Run("longer", folder / "student.safetensors", 3)
     with pytest.raises(CagcError, match="holds no compression"):
         Run.parse(str(tmp_path))
+
+
+def test_picture_has_a_row_of_each_and_of_their_difference(runs, small_teacher, tmp_path):
+    out, same = tmp_path / "docs" / "grid.png", runs[0] / "student.safetensors"
+    student_grid.main(["--teacher", str(small_teacher), "--student", str(same), "--count", "2", "--out", str(out)])
+    with Image.open(out) as sheet:
+        assert sheet.height == 3 * 96 + 2 * 6
+        rows = [sheet.crop((sheet.width - 96, top, sheet.width, top + 96)) for top in (0, 102, 204)]
+    assert rows[0].tobytes() == rows[1].tobytes() != rows[2].tobytes()
+    assert max(high for _, high in rows[2].getextrema()) <= 1

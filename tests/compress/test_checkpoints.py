@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import random
+from pathlib import Path
 
 import pytest
 import torch
@@ -17,7 +18,10 @@ from cagc.checkpoints import (
     save_generator,
     to_rosinality,
 )
+from cagc.cli import main
+from cagc.editing.directions import mapping_hash
 from cagc.errors import CagcError
+from cagc.metrics.macs import total_macs
 from cagc.models import Discriminator, DiscriminatorConfig, Generator, GeneratorConfig
 from cagc.models.stylegan2 import layer_names
 
@@ -163,3 +167,13 @@ def test_what_is_asked_for_must_be_there(tmp_path, networks):
         save_generator(networks.g_ema, tmp_path / "g.bin")
     with pytest.raises(CagcError, match="does not exist"):
         save_generator(networks.g_ema, tmp_path / "no" / "g.safetensors")
+
+
+def test_embedded_generators_go_by_name(tmp_path):
+    teacher, student = load_generator("faces64"), load_generator(Path("faces64-student"))
+    assert total_macs(student) < total_macs(teacher) / 11
+    assert mapping_hash(student) == mapping_hash(teacher)
+    main(["generate", "--generator", "faces64-student", "--seeds", "3", "--out", str(tmp_path / "images")])
+    assert [path.name for path in (tmp_path / "images").iterdir()] == ["00003.png"]
+    with pytest.raises(CagcError, match="checkpoint faces65: no such file"):
+        load_generator("faces65")

@@ -88,7 +88,7 @@ def test_the_command_line_takes_the_plan(tmp_path, small_teacher, capsys):
     plan, student = half(teacher), tmp_path / "student.safetensors"
     plan.save(tmp_path / "plan.json")
     save_generator(prune(teacher, plan), student)
-    words = ["distill", "--recipe", "features", "--student", student, "--teacher", small_teacher, "--content"]
+    words = ["distill", "--recipe", "quick", "--student", student, "--teacher", small_teacher, "--content"]
     words += ["everything", "--steps", 2, "--batch-size", 2, "--perceptual-weight", 0, "--out", tmp_path / "run"]
     with pytest.raises(SystemExit):
         main(list(map(str, words)))

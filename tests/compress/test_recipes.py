@@ -51,7 +51,7 @@ def test_recipes_survive_json(name):
 
 def test_what_is_given_goes_before_the_recipe():
     plain = CompressConfig().resolve()
-    assert (plain.metric, plain.samples, plain.content, plain.steps) == ("content-aware", 400, "faces", 500)
+    assert (plain.metric, plain.samples, plain.content, plain.steps) == ("content-aware", 400, "faces", 1000)
     assert plain.distillation == RECIPES["quick"].distillation
     given = CompressConfig(recipe="everything", steps=7, seed=3, samples=9).resolve()
     assert (given.content, given.samples, given.rescale) == ("everything", 9, "none")
@@ -60,7 +60,7 @@ def test_what_is_given_goes_before_the_recipe():
     own = CompressConfig(distillation=DistillConfig(steps=11, batch_size=2)).resolve()
     assert own.steps == 11 and own.distillation.batch_size == 2
     assert given.resolve() == given
-    with pytest.raises(CagcError, match="recipe: got 'papers', expected one of quick, features, paper"):
+    with pytest.raises(CagcError, match="recipe: got 'papers', expected one of quick, paper, everything"):
         CompressConfig(recipe="papers").resolve()
 
 
@@ -91,7 +91,7 @@ def test_a_run_by_recipe_prints_it_in_full_and_its_options_can_be_overridden(tmp
 def test_unknown_recipes_are_refused_with_the_known_ones(command, words, tmp_path, capsys):
     with pytest.raises(SystemExit) as stop:
         main([command, *words, "--out", str(tmp_path / "out")])
-    assert stop.value.code == 2 and "got 'papers', expected one of quick, features, paper" in capsys.readouterr().err
+    assert stop.value.code == 2 and "got 'papers', expected one of quick, paper, everything" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
 
 
