@@ -38,7 +38,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--teacher", type=Path, default=Path("faces64"))
     parser.add_argument("--student", type=Path, default=Path("faces64-student"))
     parser.add_argument("--count", type=int, default=8)
-    parser.add_argument("--tile", type=int, default=96)
+    parser.add_argument("--tile", type=int, default=80)
     parser.add_argument("--out", type=Path, default=OUT)
     given = parser.parse_args(arguments)
     figure = grid(load_generator(given.teacher), load_generator(given.student), given.count, given.tile)

@@ -89,7 +89,7 @@ def test_picture_has_a_row_of_each_and_of_their_difference(runs, small_teacher, 
     out, same = tmp_path / "docs" / "grid.png", runs[0] / "student.safetensors"
     student_grid.main(["--teacher", str(small_teacher), "--student", str(same), "--count", "2", "--out", str(out)])
     with Image.open(out) as sheet:
-        assert sheet.height == 3 * 96 + 2 * 6
-        rows = [sheet.crop((sheet.width - 96, top, sheet.width, top + 96)) for top in (0, 102, 204)]
+        assert sheet.height == 3 * 80 + 2 * 6
+        rows = [sheet.crop((sheet.width - 80, top, sheet.width, top + 80)) for top in (0, 86, 172)]
     assert rows[0].tobytes() == rows[1].tobytes() != rows[2].tobytes()
     assert max(high for _, high in rows[2].getextrema()) <= 1
