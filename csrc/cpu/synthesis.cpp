@@ -3,6 +3,7 @@
 #include "cagc/synthesis.h"
 #include "synthesis/products.h"
 #include <algorithm>
+#include <atomic>
 #include <cmath>
 #include <cstring>
 #include <omp.h>
@@ -26,7 +27,7 @@ constexpr int64_t kTiles = 12;
 
 struct LayerPlan {
   bool shared;
-  int64_t tiles;  // per block
+  int64_t tiles;  // per block, but for rounding
   int64_t band;   // tile rows, counted through the batch, between two barriers
   int64_t ring;   // rows of t
   int64_t styles, squares, demod, rgb_styles, rgb_weight;  // offsets in the workspace
@@ -50,6 +51,36 @@ LayerPlan plan_of(const StyledConv &c, int64_t batch, int threads) {
   p.tiles = std::min(count, p.shared ? std::max<int64_t>(fit, 4) : pixels ? 4 * kTiles : kTiles);
   return p;
 }
+
+int64_t most(const LayerPlan &p) { return p.tiles + 3; }  // tiles of a block, rounded to whole fours
+
+// The threads of a parallel region.
+class Team {
+ public:
+  explicit Team(int threads) : shares_(threads) {}
+
+  // As a dynamic `omp for`, with its barrier, but a thread begins with a share of its own, and takes from the others'
+  // when that is done: it reads what it wrote before, and lines that another core wrote are dear, above all on
+  // another die.
+  template <class F> void each(int64_t count, F &&body) {
+    const int64_t threads = omp_get_num_threads(), thread = omp_get_thread_num();
+    Share &own = shares_[thread];
+    const int turn = own.loops++ % 2;
+    for (int64_t k = 0; k < threads; k++) {
+      const int64_t t = (thread + k) % threads, begin = count * t / threads, end = count * (t + 1) / threads;
+      for (int64_t i; (i = begin + shares_[t].taken[turn].fetch_add(1, std::memory_order_relaxed)) < end;) body(i);
+    }
+#pragma omp barrier
+    own.taken[turn] = 0;  // nobody looks at it before the barrier of the next loop
+  }
+
+ private:
+  struct alignas(64) Share {
+    std::atomic<int64_t> taken[2] = {};
+    int64_t loops = 0;
+  };
+  std::vector<Share> shares_;
+};
 
 }  // namespace
 
@@ -76,9 +107,9 @@ struct Synthesis::State {
   }
   void lay_out();
   void styles(const SynthesisCall &) const;
-  void conv(int64_t layer, const ConvJob &, float *workspace) const;
+  void conv(int64_t layer, const ConvJob &, float *workspace, Team &) const;
   void multiply(const ConvJob &, const Block &, int64_t begin, int64_t end) const;
-  void blocks(const ConvJob &, const LayerPlan &, int64_t first, int64_t count, float *workspace) const;
+  void blocks(const ConvJob &, const LayerPlan &, int64_t first, int64_t count, float *workspace, Team &) const;
   void skip(const StyledConv &, const float *below, float *rgb, float *scratch) const;
   ConvJob job(int64_t layer, const SynthesisCall &) const;
 };
@@ -102,7 +133,7 @@ void Synthesis::State::lay_out() {
     const int64_t size = c.resolution / c.up, pixels = c.resolution * c.resolution;
     activations = std::max(activations, batch * size * pitch(size, c.in));
     if (l + 1 < convs.size()) images = std::max(images, batch * 3 * pixels);
-    const int64_t v_and_m = aligned(v_floats(c, p.tiles)) + aligned(m_floats(c, p.tiles));
+    const int64_t v_and_m = aligned(v_floats(c, most(p))) + aligned(m_floats(c, most(p)));
     block_size = std::max(block_size, v_and_m * (p.shared ? 1 : threads));
     rows = std::max(rows, p.ring * t_rows_of(c) * side_of(c) * c.out);
     const int64_t strip = 2 * (std::max<int64_t>(kStrip / c.out, 8) + 3) * c.out;
@@ -167,29 +198,28 @@ void Synthesis::State::multiply(const ConvJob &job, const Block &b, int64_t begi
 
 // Tiles [first, first + count): a barrier at the end.
 void Synthesis::State::blocks(const ConvJob &job, const LayerPlan &p, int64_t first, int64_t count,
-                              float *workspace) const {
+                              float *workspace, Team &team) const {
   const StyledConv &c = *job.conv;
   const int64_t units = product_count(c.algorithm) * kernels.panels(c.out);
-  // As even as can be, in whole fours of pixels, and as many private blocks for every thread.
-  const int64_t unit = c.algorithm == Algorithm::direct3 ? 4 : 1, whole = p.shared ? 1 : threads;
-  int64_t number = (count / unit + p.tiles / unit - 1) / (p.tiles / unit);
-  number = std::min(count / unit, (number + whole - 1) / whole * whole);
-  const int64_t v_size = aligned(v_floats(c, p.tiles)), thread = omp_get_thread_num();
+  // As even as can be, and as many private blocks for every thread. Four rows are multiplied at a time, and F(4x4, 3x3)
+  // has a row per tile: whole fours, unless there are so few that threads would wait for each other.
+  const int64_t whole = p.shared ? 1 : threads, parts = (count + p.tiles - 1) / p.tiles;
+  const int64_t number = std::min(count, (parts + whole - 1) / whole * whole);
+  const int64_t unit = c.up == 1 && (c.algorithm == Algorithm::direct3 || count >= 8 * number) ? 4 : 1;
+  const int64_t v_size = aligned(v_floats(c, most(p))), thread = omp_get_thread_num();
   float *here = workspace + scratch + thread * scratch_size;
-  float *v = workspace + block + (p.shared ? 0 : thread * (v_size + aligned(m_floats(c, p.tiles))));
-  const auto block_of = [&](int64_t i) {
-    const int64_t begin = count / unit * i / number * unit;
-    return Block{first + begin, count / unit * (i + 1) / number * unit - begin, v, v + v_size};
+  float *v = workspace + block + (p.shared ? 0 : thread * (v_size + aligned(m_floats(c, most(p)))));
+  const auto begin = [&](int64_t i) {
+    return i == number ? count : (count * i / number + unit / 2) / unit * unit;
   };
+  const auto block_of = [&](int64_t i) { return Block{first + begin(i), begin(i + 1) - begin(i), v, v + v_size}; };
   if (!p.shared) {
-#pragma omp for schedule(dynamic)
-    for (int64_t i = 0; i < number; i++) {
+    return team.each(number, [&](int64_t i) {
       const Block b = block_of(i);
       kernels.input(job, b, 0, b.count, here);
       multiply(job, b, 0, units);
       kernels.output(job, b, 0, b.count, here);
-    }
-    return;
+    });
   }
   for (int64_t i = 0; i < number; i++) {
     const Block b = block_of(i);
@@ -203,7 +233,7 @@ void Synthesis::State::blocks(const ConvJob &job, const LayerPlan &p, int64_t fi
   }
 }
 
-void Synthesis::State::conv(int64_t layer, const ConvJob &job, float *workspace) const {
+void Synthesis::State::conv(int64_t layer, const ConvJob &job, float *workspace, Team &team) const {
   const StyledConv &c = *job.conv;
   const LayerPlan &p = plans[layer];
   const int64_t rows = job.side * batch, r = c.resolution, step = t_rows_of(c);
@@ -211,13 +241,14 @@ void Synthesis::State::conv(int64_t layer, const ConvJob &job, float *workspace)
   int64_t done = 0;
   for (int64_t row = 0; row < rows; row += p.band) {
     const int64_t end = std::min(rows, row + p.band);
-    blocks(job, p, row * job.side, (end - row) * job.side, workspace);
+    blocks(job, p, row * job.side, (end - row) * job.side, workspace, team);
     if (c.up == 1) continue;
     // Output row i of sample n reads rows i - 1 to i + 2 of t, of which the last sample's are below `end` so far.
     const int64_t last = (end - 1) / job.side, local = (end - last * job.side) * step;
     const int64_t ready = last * r + std::clamp<int64_t>(local >= r + 1 ? r : local - 2, 0, r);
-#pragma omp for schedule(dynamic)
-    for (int64_t i = done; i < ready; i += 4) kernels.filter(job, i, std::min(i + 4, ready), here);
+    team.each((ready - done + 3) / 4, [&](int64_t i) {
+      kernels.filter(job, done + i * 4, std::min(done + i * 4 + 4, ready), here);
+    });
     done = ready;
   }
 }
@@ -263,6 +294,7 @@ int64_t Synthesis::workspace() const { return state_->size; }
 void Synthesis::run(const SynthesisCall &call) const {
   const State &s = *state_;
   const int64_t count = static_cast<int64_t>(s.convs.size());
+  Team team(s.threads);
 #pragma omp parallel num_threads(s.threads)
   {
     const bool timed = call.seconds && omp_get_thread_num() == 0;
@@ -283,7 +315,7 @@ void Synthesis::run(const SynthesisCall &call) const {
         s.skip(*job.conv, below, job.rgb, here);
         below = job.rgb;
       }
-      s.conv(l, job, call.workspace);
+      s.conv(l, job, call.workspace, team);
       lap(1 + l);
     }
   }

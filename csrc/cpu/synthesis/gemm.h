@@ -5,8 +5,9 @@
 namespace cagc {
 namespace {
 
-// Vectors in a panel. Five by four rows fill 25 of 32 registers, at 102-114 GFLOP/s of the 113 that a Zen 4 core was
-// measured to peak at; 2 vectors by 12 rows reach 82-110.
+// Vectors in a panel. Five by four rows fill 25 of 32 registers, at 109-116 GFLOP/s of the 116 that a Zen 4 core was
+// measured to peak at (40 to 160 columns); 2 vectors of 16 and one of 8 for
+// 40 columns give 98-106, for their loads cross cache lines.
 constexpr int kPanel = kRegisters >= 32 ? 5 : kRegisters >= 16 ? 3 : 2;
 constexpr int rows_of(int vectors) {
   const int rows = (kRegisters - 1 - vectors) / vectors;

@@ -17,13 +17,16 @@ CAGC_INLINE Place place(const ConvJob &job, int64_t tile) {
 struct Patch {
   const float *data;
   int64_t row, column;  // strides
+  const float *ahead;   // in x: the last four columns of the next tile, to be prefetched
+  int64_t pitch;        // of x
 };
 
-Patch patch(const ConvJob &job, int64_t n, int64_t y, int64_t x, int64_t size, float *scratch) {
-  const int64_t c = job.conv->in, s = job.size;
-  const int64_t row = pitch(s, c);
-  const float *image = job.x + n * s * row;
-  if (y >= 0 && x >= 0 && y + size <= s && x + size <= s) return {image + y * row + x * c, row, c};
+Patch patch(const ConvJob &job, const Place &at, const Place &next, int64_t step, int64_t size, float *scratch) {
+  const int64_t c = job.conv->in, s = job.size, y = at.y * step - 1, x = at.x * step - 1;
+  const int64_t row = pitch(s, c), below = next.y > 0 ? next.y * step - 1 : 0;
+  const float *image = job.x + at.n * s * row;
+  const float *ahead = job.x + (next.n * s + below) * row + (next.x * step + size - 5) * c;
+  if (y >= 0 && x >= 0 && y + size <= s && x + size <= s) return {image + y * row + x * c, row, c, ahead, row};
   for (int64_t i = 0; i < size; i++)
     for (int64_t j = 0; j < size; j++) {
       float *to = scratch + (i * size + j) * c;
@@ -31,13 +34,22 @@ Patch patch(const ConvJob &job, int64_t n, int64_t y, int64_t x, int64_t size, f
       const float *from = image + (y + i) * row + (x + j) * c;
       for (int64_t k = 0; k < c; k++) to[k] = inside ? from[k] : 0.f;
     }
-  return {scratch, size * c, c};
+  return {scratch, size * c, c, ahead, row};
+}
+
+// A tile's time is enough to bring the next one's pixels from the L3 cache.
+template <int Size> CAGC_INLINE void prefetch(const Patch &p, int64_t c) {
+  CAGC_UNROLL
+  for (int i = 0; i < Size; i++)
+    CAGC_UNROLL
+    for (int j = 0; j < 4; j++) __builtin_prefetch(p.ahead + i * p.pitch + j * p.column + c);
 }
 
 // v: of the block; `tile` within it.
 template <int W> void tile43(const Patch &p, int64_t in, const Block &block, int64_t tile) {
   const int64_t step = block.count * in + kPointPad;
   for (int64_t c = 0; c < in; c += W) {
+    prefetch<6>(p, c);
     vec<W> rows[6][6];
     CAGC_UNROLL
     for (int j = 0; j < 6; j++) {
@@ -69,6 +81,7 @@ template <int W> void tile42(const Patch &p, int64_t in, const Block &block, int
     return block.v + (before42(a, b) * n + (tile * mult42(a) + ja) * mult42(b) + jb) * in + (a * 6 + b) * kPointPad;
   };
   for (int64_t c = 0; c < in; c += W) {
+    prefetch<5>(p, c);
     vec<W> rows[5][5];
     CAGC_UNROLL
     for (int j = 0; j < 5; j++) {
@@ -127,10 +140,8 @@ void input(const ConvJob &job, const Block &block, int64_t begin, int64_t end, f
   with_lanes(conv.in, [&](auto lanes) {
     constexpr int W = decltype(lanes)::value;
     for (int64_t tile = begin; tile < end; tile++) {
-      const Place at = place(job, block.first + tile);
-      const auto pixels = [&](int64_t step, int64_t size) {
-        return patch(job, at.n, at.y * step - 1, at.x * step - 1, size, scratch);
-      };
+      const Place at = place(job, block.first + tile), next = place(job, block.first + tile + 1);
+      const auto pixels = [&](int64_t step, int64_t size) { return patch(job, at, next, step, size, scratch); };
       switch (conv.algorithm) {
         case Algorithm::direct3: tile3<W>(pixels(1, 3), conv.in, block, tile); break;
         case Algorithm::winograd43: tile43<W>(pixels(4, 6), conv.in, block, tile); break;

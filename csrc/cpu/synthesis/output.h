@@ -65,6 +65,10 @@ template <int W> void tile43(const ConvJob &job, const Block &block, int64_t til
       CAGC_UNROLL
       for (int i = 0; i < 4; i++) rows[i][j] = o[i];
     }
+    if (y) {  // the next tile's
+      CAGC_UNROLL
+      for (int i = 0; i < 16; i++) __builtin_prefetch(y + i / 4 * row + (4 + i % 4) * out + c);
+    }
     const vec<W> demod = load<W>(e.demod + c), bias = load<W>(e.bias + c);
     const vec<W> next = y ? load<W>(e.next + c) : vec<W>{}, clamp = broadcast<W>(job.clamp);
     CAGC_UNROLL

@@ -17,7 +17,8 @@ template <int W> using vec = typename Vector<W>::type;
 
 template <int W> CAGC_INLINE vec<W> load(const float *p) { return *reinterpret_cast<const vec<W> *>(p); }
 template <int W> CAGC_INLINE void store(float *p, vec<W> v) { *reinterpret_cast<vec<W> *>(p) = v; }
-template <int W> CAGC_INLINE vec<W> broadcast(float s) { return vec<W>{} + s; }
+// Less zero, not plus: that would be an addition, for -0 + 0 is not -0, and then no load that fills the lanes.
+template <int W> CAGC_INLINE vec<W> broadcast(float s) { return s - vec<W>{}; }
 
 template <class V> CAGC_INLINE V bounded(V u, V clamp) {
   u = u < clamp ? u : clamp;
