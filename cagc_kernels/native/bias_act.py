@@ -55,6 +55,11 @@ def slope(g, x, b, y, dim, act, alpha, gain, clamp) -> torch.Tensor:
     return _run(SLOPE, g, x, b, y, g, None, dim, act, alpha, gain, clamp)
 
 
+def has_sums() -> bool:
+    """Whether the compiled module has :func:`slope_and_sums`; one built from earlier sources has not."""
+    return hasattr(_C, "bias_act_slope_cpu")
+
+
 def slope_and_sums(g, x, b, y, dim, act, alpha, gain, clamp) -> tuple[torch.Tensor, torch.Tensor]:
     """:func:`slope` and its sum over all axes but ``dim``, in one pass; tensors on the CPU, with elements."""
     g = dense(g)

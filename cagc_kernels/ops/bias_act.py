@@ -153,7 +153,9 @@ def _save_value(ctx, inputs, output) -> None:
 def _backward_value(ctx, g):
     *options, backend = ctx.options
     if ctx.needs_input_grad[1] and backend == "native" and _is_last(g, ctx.saved_tensors):
-        return *kernels("bias_act", backend).slope_and_sums(g, *ctx.saved_tensors, *options), *[None] * 6
+        native = kernels("bias_act", backend)
+        if native.has_sums():
+            return *native.slope_and_sums(g, *ctx.saved_tensors, *options), *[None] * 6
     dx = _slope(g, *ctx.saved_tensors, *ctx.options)
     db = _bias_gradient(dx, ctx.options[0]) if ctx.needs_input_grad[1] else None
     return dx, db, *[None] * 6
