@@ -189,7 +189,7 @@ class Distill:
     device: str = "auto"
     """auto, cpu, cuda or cuda:N."""
     recipe: str | None = None
-    """Where the settings below come from that are left out: quick, paper, everything, stylekd, dcp or svs."""
+    """Gives what is left out below: quick, paper, everything, stylekd, dcp, svs or sngan."""
     resume: bool = False
     """Go on with an interrupted run in --out, with the options it was started with."""
     config: tyro.conf.OmitArgPrefixes[DistillConfig] = field(default_factory=DistillConfig)

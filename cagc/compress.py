@@ -46,8 +46,7 @@ class CompressConfig:
     """Settings of a compression; what is None is the recipe's."""
 
     recipe: str = "quick"
-    """Where the settings below come from that are left out: quick (minutes), paper, everything, stylekd, dcp
-    or svs (days on GPUs)."""
+    """Gives what is left out below: quick (minutes), or (days on GPUs) paper, everything, stylekd, dcp, svs, sngan."""
     teacher: Path | None = None
     """Checkpoint with a generator; the embedded 64 px face teacher if left out."""
     data: Path | None = None
