@@ -33,15 +33,20 @@ def with_conv_clamp(network: Network, conv_clamp: float | None) -> Network:
     return copy.train(network.training)
 
 
+def autocasting(device_type: str) -> bool:
+    """Whether ``torch.autocast`` is on for a type of device; it knows no "meta"."""
+    return device_type != "meta" and torch.is_autocast_enabled(device_type)
+
+
 def wide(x: torch.Tensor) -> torch.Tensor:
     """``x`` in float32 where ``torch.autocast`` made it half precision."""
-    return x.float() if torch.is_autocast_enabled(x.device.type) and x.dtype != torch.float64 else x
+    return x.float() if autocasting(x.device.type) and x.dtype != torch.float64 else x
 
 
 def bounded(styles: torch.Tensor) -> torch.Tensor:
     """``styles`` [N, I] of a demodulated layer; in float16 scaled to 1, which demodulation takes out again."""
     kind = styles.device.type
-    dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else styles.dtype
+    dtype = torch.get_autocast_dtype(kind) if autocasting(kind) else styles.dtype
     if dtype != torch.float16:
         return styles
     return styles / styles.detach().abs().amax(dim=1, keepdim=True).clamp_min(torch.finfo(styles.dtype).tiny)
@@ -66,7 +71,7 @@ class FullyConnected(nn.Module):
         self.bias_gain = lr_multiplier
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        if torch.is_autocast_enabled(x.device.type):
+        if autocasting(x.device.type):
             # Of little cost and much effect: latents, styles and logits stay in float32.
             with torch.autocast(x.device.type, enabled=False):
                 return self._forward(x.to(self.weight.dtype))

@@ -128,3 +128,10 @@ def test_groups_cover_every_axis_that_runs_over_channels():
 def test_bad_input_names_the_argument(call, message):
     with pytest.raises(ValueError, match=message):
         call(small())
+
+
+def test_shapes_on_the_meta_device():
+    generator, discriminator = Generator(GeneratorConfig.uniform(8)), Discriminator(DiscriminatorConfig.uniform(8))
+    images = generator.to("meta")(torch.empty(2, 512, device="meta"))
+    assert images.is_meta and images.shape == (2, 3, 8, 8)
+    assert discriminator.to("meta")(images).shape == (2, 1)
