@@ -22,7 +22,9 @@ class Incomparable(ValueError):
 
 
 def _device(rows: Iterable[Row], what: str) -> dict[str, object]:
-    devices = {tuple(sorted((k, str(v)) for k, v in row["device"].items())) for row in rows}
+    # A case that sets its own number of threads names it.
+    named = [row["device"] | {"threads": None} if "threads" in row["case"] else row["device"] for row in rows]
+    devices = {tuple(sorted((k, str(v)) for k, v in device.items())) for device in named}
     if len(devices) != 1:
         raise Incomparable(f"{what}: got rows of {len(devices)} devices, expected one")
     return dict(devices.pop())

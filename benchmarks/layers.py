@@ -59,16 +59,23 @@ def table(rows: list[dict], measured: dict[str, float]) -> str:
     return "\n".join(lines)
 
 
-def as_rows(rows: list[dict], case: dict, executor: str, device: str) -> list[Row]:
+def shape(config: GeneratorConfig, batch: int, name: str) -> tuple[int, ...]:
+    """Of what layer ``name`` gives; the mapping network and the styles give vectors."""
+    block, _, part = name.partition(".")
+    if not part:
+        return (batch, config.style_dim if name == "mapping" else sum(config.channels.values()))
+    return (batch, 3 if part == "to_rgb" else config.channels[name], *2 * (int(block[1:]),))
+
+
+def as_rows(rows: list[dict], case: dict, config: GeneratorConfig, executor: str, device: str) -> list[Row]:
     """Rows for a results file, one a layer; the time is a least, not a median."""
     made = []
     for row in rows:
         times = {executor: [row["ms"] / 1e3]}
         figures = {"kernel": row["kernel"], "multiplications": multiplications(row)}
         named = case | {"layer": row["name"]}
-        made.append(
-            make_row("layers", executor, named, times, device, bytes=row["bytes"], macs=row["macs"], figures=figures)
-        )
+        work = {"shape": shape(config, case["batch"], row["name"]), "bytes": row["bytes"], "macs": row["macs"]}
+        made.append(make_row("layers", executor, named, times, device, **work, figures=figures))
     return made
 
 
@@ -100,7 +107,7 @@ def main(arguments: list[str] | None = None) -> int:
     print(table(rows, measured))
     if options.results is not None:
         case = {"resolution": options.resolution, "widths": options.widths, "batch": options.batch}
-        append(options.results / "layers.jsonl", as_rows(rows, case, executor, device))
+        append(options.results / "layers.jsonl", as_rows(rows, case, config, executor, device))
     return 0
 
 

@@ -118,7 +118,8 @@ def roofline(rows: Sequence[Row]) -> Any:
             y = [2 * _done(row) / row["ms"]["median"] / 1e6 for row in group]
             axes.plot(x, y, "os^"[number], markersize=5, alpha=0.8, label=f"layers, widths {width}")
     for marker, (kind, group) in zip("+x1|", sorted(_op_kinds(rows).items()), strict=False):
-        group = [row for row in group if row["macs"]]
+        if not (group := [row for row in group if row["macs"]]):
+            continue
         x = [2 * row["macs"] / row["bytes"] for row in group]
         y = [2 * row["macs"] / row["ms"]["median"] / 1e6 for row in group]
         axes.plot(x, y, marker, markersize=6, alpha=0.8, label=f"{kind}, every layer")

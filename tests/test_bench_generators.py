@@ -134,6 +134,12 @@ def test_layers_are_held_against_their_roofs(small):
     assert "| 80% | arithmetic | 20.00 | 50% | 20.00 |" in lines[2] and "| 50.00 | 100% | | 30.00 | 60% |" in lines[4]
 
 
+def test_rows_of_layers_hold_their_shapes(small):
+    rows = [{"name": n, "kernel": "k", "macs": 1, "bytes": 1, "ms": 1.0} for n in ("mapping", "b8.conv0", "b8.to_rgb")]
+    made = layers.as_rows(rows, {"batch": 2}, small.config, "runtime", "cpu")
+    assert [row["shape"] for row in made] == [[2, 16], [2, 16, 8, 8], [2, 3, 8, 8]]
+
+
 def run_script(*arguments: str) -> subprocess.CompletedProcess[str]:
     command = [str(ROOT / "benchmarks" / "gpu_runs.sh"), *arguments]
     environment = {"PATH": "/usr/bin:/bin", "PYTHON": sys.executable, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}

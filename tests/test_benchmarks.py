@@ -100,6 +100,14 @@ def test_a_changed_device_is_refused(files, capsys):
     assert compare.main([files("a"), str(files("x", a_row())) + ".absent"]) == 2
 
 
+def test_cases_may_set_their_threads(files):
+    one = copy.deepcopy(a_row())
+    one["case"]["threads"] = one["device"]["threads"] = 1
+    two = copy.deepcopy(a_row())
+    two["case"]["threads"] = two["device"]["threads"] = 2
+    assert compare.main([files("a", one, two), files("b", one, two)]) == 0
+
+
 def test_a_slower_machine_is_named(files, capsys):
     slow = a_row(20.0)
     slow["roofs"] = {name: value / 2 for name, value in slow["roofs"].items()}
