@@ -24,14 +24,14 @@ import torch
 
 from cagc import assets, content
 from cagc.checkpoints import generator_hash, load_generator
-from cagc.distill.data import ImageDataset
+from cagc.distill.cifar import open_images
 from cagc.distill.losses import FeatureDistance, perceptual_loss
 from cagc.errors import CagcError
 from cagc.files import atomic_write
 from cagc.metrics import features as feature_registry
 from cagc.metrics.fidelity import evaluate_pair
 from cagc.metrics.frechet import FeatureStatistics, dataset_statistics
-from cagc.metrics.latency import measure_generators
+from cagc.metrics.latency import LatencyResult, measure_generators, speedup
 from cagc.metrics.macs import total_macs, total_parameters
 from cagc.metrics.ppl import perceptual_path_length
 from cagc.metrics.precision_recall import Manifold, precision_recall
@@ -118,7 +118,7 @@ class Bench:
         path = assets.faces64() / "images.zip" if data is None and teacher is None else data
         self.real = None
         if path is not None:
-            images = ImageDataset(path, self.teacher.config.resolution)
+            images = open_images(path, self.teacher.config.resolution)
             self.real = dataset_statistics(images, features=self.extractor)
         found = self.features(self.teacher, REFERENCE_SEEDS)
         self.reference = self.statistics(found)
@@ -192,17 +192,25 @@ def run_bench(runs: list[Run], teacher: Path | None, data: Path | None, settings
         print(f"{key}: Fréchet distance to the teacher {figures['frechet_to_teacher']:.1f}", flush=True)
 
 
-def time_rows(runs: list[Run], teacher: Path | None, out: Path, repeats: int) -> None:
-    """Add milliseconds at batch 1 to the rows of ``out``: one student of each label, interleaved with the teacher."""
+def time_rows(runs: list[Run], teacher: Path | None, out: Path, repeats: int, batches: tuple[int, ...] = (1,)) -> None:
+    """Add milliseconds at each batch to the rows of ``out``: one student of each label, interleaved with the teacher.
+
+    "latency" holds those of the first batch, "latency_by_batch" all of them, with the speed-up over the teacher.
+    """
     document = json.loads(out.read_text())
     firsts = {run.label: run for run in reversed(runs)}
     generators = {TEACHER: load_teacher(teacher)[0].eval()}
     generators |= {label: load_generator(run.checkpoint).eval() for label, run in firsts.items()}
-    measured = measure_generators(generators, repeats=repeats)
+    measured = {batch: measure_generators(generators, batch, repeats) for batch in batches}
     for row in document["rows"].values():
-        row["latency"] = measured[row["label"]].to_dict() if row["label"] in measured else None
+        found = {str(b): _latency(times, row["label"]) for b, times in measured.items() if row["label"] in times}
+        row["latency"], row["latency_by_batch"] = found.get(str(batches[0])), found
     document["timed_on"] = machine("cpu")
     write(out, document)
+
+
+def _latency(times: dict[str, LatencyResult], label: str) -> dict[str, Any]:
+    return times[label].to_dict() | {"speedup": speedup(times[TEACHER], times[label]).median}
 
 
 def provenance(bench: Bench) -> dict[str, Any]:
@@ -256,6 +264,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--out", type=Path)
     parser.add_argument("--timing", action="store_true")
     parser.add_argument("--repeats", type=int, default=30)
+    parser.add_argument("--batches", type=int, nargs="+", default=[1], help="images in a timed call")
     for setting in fields(Settings):
         parser.add_argument(f"--{setting.name}", type=type(setting.default), default=setting.default)
     given = parser.parse_args(arguments)
@@ -263,7 +272,7 @@ def main(arguments: list[str] | None = None) -> None:
     settings = Settings(**{setting.name: getattr(given, setting.name) for setting in fields(Settings)})
     out = given.out or Path(__file__).parent / "results" / device_folder("cpu") / "compression.json"
     if given.timing:
-        time_rows(runs, given.teacher, out, given.repeats)
+        time_rows(runs, given.teacher, out, given.repeats, tuple(given.batches))
     else:
         run_bench(runs, given.teacher, given.data, settings, out)
 

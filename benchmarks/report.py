@@ -15,7 +15,7 @@ from typing import Any
 
 from cagc.files import atomic_write
 
-from . import headline, pages, tables, tables_compression, tables_editing
+from . import headline, pages, tables, tables_compression, tables_editing, tables_sngan
 from .results import Row, read
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -107,17 +107,17 @@ def documents() -> dict[Path, str]:
     readme = between((ROOT / "README.md").read_text(), *PERFORMANCE, performance())
     runs = [json.loads(path.read_text()) for path in sorted(RESULTS.glob("*/compress.json"))]
     readme = between(readme, *headline.MARKERS, headline.text(list(devices().values()), runs))
-    page = DOCS.parent / "editing.md"
-    editing = page.read_text()
-    for markers, table in tables_editing.tables(RESULTS).items():
-        editing = between(editing, *markers, table)
     long = {}
+    for name, made in (("editing", tables_editing.tables(RESULTS)), ("sngan", tables_sngan.tables(RESULTS))):
+        page = DOCS.parent / f"{name}.md"
+        long[page] = page.read_text()
+        for markers, table in made.items():
+            long[page] = between(long[page], *markers, table)
     for name, rows in devices().items():
         long |= pages.long(DOCS.parent / "performance" / name, rows)
     return long | {
         ROOT / "README.md": tables_compression.rendered(rendered(readme), RESULTS),
         DOCS: between(DOCS.read_text(), *DETAILS, details()),
-        page: editing,
     }
 
 

@@ -30,7 +30,7 @@ def compression_table(document: dict[str, Any]) -> str:
         groups.setdefault(row["label"], []).append(row)
     lines = [f"| | {' | '.join(_COLUMNS + _PAIRED)} |", "|---" * (len(_COLUMNS) + len(_PAIRED) + 1) + "|"]
     lines += [_line(label, rows) for label, rows in groups.items()]
-    return "\n".join([*lines, "", _footnote(document)])
+    return "\n".join([*lines, "", footnote(document)])
 
 
 def _line(label: str, rows: list[dict[str, Any]]) -> str:
@@ -63,7 +63,8 @@ def _mean(rows: list[dict[str, Any]], key: str, digits: int, unit: str = "") -> 
     return f"{mean:.{digits}f}{around}{unit}"
 
 
-def _footnote(document: dict[str, Any]) -> str:
+def footnote(document: dict[str, Any]) -> str:
+    """How the figures were measured, and where."""
     settings, where = document["settings"], document["provenance"]
     machine = ", ".join(f"{key} {value}" for key, value in where["machine"].items() if value is not None)
     error = max(draws_error(row) for row in document["rows"].values())

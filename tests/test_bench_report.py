@@ -6,7 +6,7 @@ from importlib.util import find_spec
 
 import pytest
 
-from benchmarks import harness, pages, plots, report, results, tables, tables_editing
+from benchmarks import harness, pages, plots, report, results, tables, tables_editing, tables_sngan
 from cagc.files import atomic_write
 
 
@@ -94,6 +94,7 @@ def project(tmp_path, monkeypatch):
         "README.md": (*report.headline.MARKERS, *report.PERFORMANCE, report.BEGIN, report.END),
         "docs/performance.md": report.DETAILS,
         "docs/editing.md": (*tables_editing.PROJECTION, *tables_editing.SMOOTHNESS),
+        "docs/sngan.md": (*tables_sngan.STUDENTS, *tables_sngan.PUBLISHED),
     }
     for name, lines in markers.items():
         (tmp_path / name).write_text("\n".join(["# Title", *lines, "the end\n"]))

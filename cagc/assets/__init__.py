@@ -16,3 +16,8 @@ def faces64() -> Path:
 def checkpoint(path: str | Path) -> Path:
     """The file behind a name of ``CHECKPOINTS``; any other path as it is."""
     return faces64() / CHECKPOINTS[str(path)] if str(path) in CHECKPOINTS else Path(path)
+
+
+def sngan32() -> Path:
+    """Folder of a small SN-GAN with its discriminator, trained on faces at 32 px, with PROVENANCE.md."""
+    return Path(__file__).parent / "sngan32"

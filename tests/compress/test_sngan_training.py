@@ -12,6 +12,7 @@ import pytest
 import torch
 
 import cagc
+from cagc import assets, content
 from cagc.checkpoints import load_checkpoint
 from cagc.distill import DistillConfig, ImageDataset, distill
 from cagc.distill.losses import discriminator_loss, generator_loss
@@ -88,3 +89,11 @@ def test_tool_trains_from_scratch(small_images, tmp_path):
     assert loaded.g_ema.config.z_dim == 5 and loaded.d.config.width == 6
     rows = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
     assert [row["step"] for row in rows] == [1, 2, 3, 4] and all("rgb" not in row for row in rows)
+
+
+def test_embedded_teacher_draws_faces():
+    teacher = load_checkpoint(assets.sngan32() / "teacher.safetensors")
+    with torch.no_grad():
+        images = teacher.g_ema.eval()(torch.randn(16, 128, generator=torch.Generator().manual_seed(0)))
+    assert images.shape == (16, 3, 32, 32) and teacher.d.config.resolution == 32
+    assert 0.4 < content.load("faces")(images).mean() < 0.9 and images.std(0).mean() > 0.2

@@ -1,0 +1,62 @@
+"""Tables of docs/sngan.md, from ``benchmarks/results/*/sngan.json`` and ``sngan.jsonl``."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from . import pages
+from .bench_compression import TEACHER
+from .results import Row, read
+from .tables import grid
+from .tables_compression import footnote
+
+STUDENTS = "<!-- students:begin -->", "<!-- students:end -->"
+PUBLISHED = "<!-- published:begin -->", "<!-- published:end -->"
+
+
+def students(document: dict[str, Any]) -> str:
+    """One line a generator: size, time at each batch with the realised share of the MAC cut, and quality."""
+    full = document["rows"][f"{TEACHER} None"]
+    batches = sorted(full["latency_by_batch"], key=int)
+    header = ["", "MACs", "parameters", "MACs cut"]
+    header += [f"ms, batch {batch} (faster, realised share)" for batch in batches]
+    header += ["Fréchet distance to the data", "to the teacher", "precision", "recall", "content L1", "content PSNR"]
+    lines = []
+    for row in document["rows"].values():
+        cut = full["macs"] / row["macs"]
+        cells = [row["label"], f"{row['macs'] / 1e9:.4f} G", f"{row['parameters'] / 1e6:.3f} M", f"{cut:.2f}×"]
+        for batch in batches:
+            found = row["latency_by_batch"][batch]
+            cells.append(f"{found['median_ms']:.2f} ({found['speedup']:.2f}×, {found['speedup'] / cut:.2f})")
+        cells += [f"{row['frechet_to_data']:.1f}", f"{row['frechet_to_teacher']:.1f}"]
+        cells += [f"{row['precision']:.3f}", f"{row['recall']:.3f}"]
+        paired = row["content_l1"] is not None
+        cells += [f"{row['content_l1']:.4f}", f"{row['content_psnr']:.2f} dB"] if paired else ["–", "–"]
+        lines.append(cells)
+    timing = f"Milliseconds: the runtime, {document['timed_on']['threads']} threads, in turn. "
+    return f"{grid(header, lines)}\n\n{timing}{footnote(document)}"
+
+
+def published(rows: Sequence[Row]) -> str:
+    """One line a width and way of running, at the published size."""
+    header = ("batch", "widths", "GMACs an image", "run by", "ms", "MACs cut", "faster", "realised share")
+    lines = []
+    for row in rows:
+        case, figures = row["case"], row["figures"]
+        lines.append((
+            str(case["batch"]), case["widths"], f"{row['macs'] / case['batch'] / 1e9:.3f}", row["implementation"],
+            f"{row['ms']['median']:.2f} ({row['ms']['p10']:.2f}–{row['ms']['p90']:.2f})",
+            f"{figures['MACs cut']:.2f}×", f"{figures['speed-up']:.2f}×", f"{figures['realised share']:.2f}",
+        ))  # fmt: skip
+    command = sorted({row["command"] for row in rows})[0]
+    return f"{grid(header, lines)}\n\n`{command}`; {pages.machine(rows)}, {pages.versions(rows)}."
+
+
+def tables(results: Path) -> dict[tuple[str, str], str]:
+    """Markers → what stands between them."""
+    documents = [students(json.loads(path.read_text())) for path in sorted(results.glob("*/sngan.json"))]
+    rows = [published(list(read(path).latest().values())) for path in sorted(results.glob("*/sngan.jsonl"))]
+    return {STUDENTS: "\n\n".join(documents), PUBLISHED: "\n\n".join(rows)}
