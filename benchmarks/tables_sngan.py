@@ -57,6 +57,7 @@ def published(rows: Sequence[Row]) -> str:
 
 def tables(results: Path) -> dict[tuple[str, str], str]:
     """Markers → what stands between them."""
-    documents = [students(json.loads(path.read_text())) for path in sorted(results.glob("*/sngan.json"))]
-    rows = [published(list(read(path).latest().values())) for path in sorted(results.glob("*/sngan.jsonl"))]
-    return {STUDENTS: "\n\n".join(documents), PUBLISHED: "\n\n".join(rows)}
+    folders = sorted(path for path in results.glob("*") if path.name != "local")
+    documents = [json.loads((f / "sngan.json").read_text()) for f in folders if (f / "sngan.json").exists()]
+    rows = [list(read(f / "sngan.jsonl").latest().values()) for f in folders if (f / "sngan.jsonl").exists()]
+    return {STUDENTS: "\n\n".join(map(students, documents)), PUBLISHED: "\n\n".join(map(published, rows))}
