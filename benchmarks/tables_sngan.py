@@ -36,7 +36,7 @@ def students(document: dict[str, Any]) -> str:
         paired = row["content_l1"] is not None
         cells += [f"{row['content_l1']:.4f}", f"{row['content_psnr']:.2f} dB"] if paired else ["–", "–"]
         lines.append(cells)
-    timing = f"Milliseconds: the runtime, {document['timed_on']['threads']} threads, in turn. "
+    timing = f"Milliseconds: the runtime, {document['timed_on']['threads']} threads, all rows in turn. "
     return f"{grid(header, lines)}\n\n{timing}{footnote(document)}"
 
 
