@@ -10,7 +10,8 @@ from .tables import grid, of
 
 MARKERS = "<!-- headline:begin -->", "<!-- headline:end -->"
 CASE = {"resolution": 256, "batch": 1}
-NAMES = {"full": "full generator", "0.3": "student, 0.3 of every layer"}
+# By 8 is what plans round to by default.
+NAMES = {"full": "full generator", "0.3 by 8": "student, 0.3 of every layer"}
 RUN_BY = {"authors": "the authors' code", "runtime": "`cagc.runtime.compile`"}
 
 
@@ -30,9 +31,10 @@ def table(rows: Sequence[Row]) -> str:
             ratio = row["ratios"].get("authors, full")
             machine = row["device"]
             faster = f"{ratio['median']:.1f}×" if ratio else "1×"
-            lines.append((f"{name}, {by}", f"{row['macs'] / 1e9:.2f} G", f"{row['ms']['median']:.1f}", faster))
+            spread = "{median:.0f} ({p10:.0f}–{p90:.0f})".format(**row["ms"])
+            lines.append((f"{name}, {by}", f"{row['macs'] / 1e9:.2f} G", spread, faster))
     where = f"{CASE['resolution']} px, batch {CASE['batch']}, {machine['cpu']}, {machine['threads']} cores"
-    return grid((where, "MACs", "ms an image", "faster"), lines)
+    return grid((where, "MACs", "ms an image (10th–90th percentile)", "faster"), lines)
 
 
 def sentence(document: dict[str, Any]) -> str:
