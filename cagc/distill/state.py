@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import shutil
@@ -101,9 +102,11 @@ class RunFolder:
 
     def save(self, step: int, state: dict[str, Any]) -> Path:
         """Write the checkpoint of ``step`` and drop all but the last two."""
-        path = self._checkpoints / f"step-{step:09d}.pt"
+        path, buffer = self._checkpoints / f"step-{step:09d}.pt", io.BytesIO()
+        # Written straight to a file, a full disk would be an internal error of torch's and not an OSError.
+        torch.save(state, buffer)
         with atomic_write(path) as temporary:
-            torch.save(state, temporary)
+            temporary.write_bytes(buffer.getbuffer())
         for old in self.checkpoints()[:-_KEPT_CHECKPOINTS]:
             old.unlink(missing_ok=True)
         return path

@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import time
+import zipfile
 from dataclasses import replace
 from pathlib import Path
 
@@ -177,12 +178,11 @@ def losses_of(records: list[dict]) -> list[dict]:
 
 def break_file(path: Path, how: str) -> None:
     content = bytearray(path.read_bytes())
-    if how == "truncated":
-        content = content[: len(content) // 2]
-    elif how == "empty":
-        content = bytearray()
+    if how in ("truncated", "empty"):
+        content = content[: len(content) // 2] if how == "truncated" else bytearray()
     else:
-        content[len(content) // 2] ^= 1
+        largest = max(zipfile.ZipFile(path).infolist(), key=lambda entry: entry.file_size)  # elsewhere is padding
+        content[largest.header_offset + 128 + largest.file_size // 2] ^= 1
     path.write_bytes(bytes(content))
 
 
