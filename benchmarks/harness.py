@@ -130,7 +130,7 @@ def milliseconds(times: list[float]) -> tuple[float, float, float]:
 
 
 @cache
-def roofs(device: str, dtype: torch.dtype = torch.float32) -> dict[str, float]:
+def roofs(device: str, dtype: torch.dtype) -> dict[str, float]:
     """What this machine reaches now: "copy_gbs", bytes read and written by a copy of 256 MB, and "matrix_gflops".
 
     Measured once in a process; the matrix product is 2048³ on the CPU and 8192³ on a GPU, TF32 as PyTorch is set.

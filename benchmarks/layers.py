@@ -12,6 +12,8 @@ import argparse
 import sys
 from pathlib import Path
 
+import torch
+
 from cagc.metrics.layer_latency import EXECUTORS, check_executor, profile_layers
 from cagc.models import GeneratorConfig
 
@@ -102,7 +104,7 @@ def main(arguments: list[str] | None = None) -> int:
         rows = profile_layers(generator, options.batch, executor, options.repeats)
     except ValueError as error:
         parser.error(str(error))
-    measured = roofs(device)
+    measured = roofs(device, torch.float32)
     print(f"{options.resolution} px, widths {options.widths}, batch {options.batch}, {executor}, {device}: {measured}")
     print(table(rows, measured))
     if options.results is not None:

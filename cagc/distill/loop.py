@@ -254,8 +254,7 @@ class _Run:
                     self._evaluate(step)
             if stop and not last:
                 raise Interrupted(
-                    f"stopped at step {step} of {config.steps}; "
-                    f"go on with `cagc distill --resume --out {self.folder.path}`",
+                    f"stopped at step {step} of {config.steps}; go on with `--resume --out {self.folder.path}`",
                     received[0] if received else signal.SIGTERM,
                 )
 

@@ -5,7 +5,6 @@ The backward pass runs the reference's formula on the saved inputs and different
 
 from __future__ import annotations
 
-
 import torch
 
 from .. import layout
