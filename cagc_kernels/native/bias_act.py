@@ -15,7 +15,7 @@ ACTS = {name: code for code, name in enumerate(ACTIVATIONS)}
 VALUE, SLOPE, CURVATURE = 0, 1, 2
 
 # Elements that one partial sum covers; the same for any number of threads.
-_CHUNK = 32768
+_CHUNK = 16384
 
 
 def _pointer(t: torch.Tensor | None) -> int:

@@ -5,6 +5,7 @@
 #pragma GCC diagnostic ignored "-Wmaybe-uninitialized"
 #include "bias_act_loops.h"
 #include "pack.h"
+#include <algorithm>
 
 #ifndef CAGC_BIAS_ACT_LOOPS
 #define CAGC_BIAS_ACT_LOOPS bias_act_loops_generic
@@ -15,6 +16,9 @@ namespace cagc {
 extern const BiasActLoops CAGC_BIAS_ACT_LOOPS;
 
 namespace {
+
+// Vectors that are summed before the sum joins the total: rounding grows with the length of a chain of additions.
+constexpr int64_t kSummed = 16;
 
 template <class T, Act ACT, Pass PASS>
 CAGC_HD Pack<acc_t<T>> element(const T *u, const T *g, const T *h, const acc_t<T> *b,
@@ -35,12 +39,17 @@ template <class T, Act ACT, Pass PASS> void loop(const BiasAct &p, const BiasAct
   A *sums = PASS == Pass::slope ? static_cast<A *>(r.sums) : nullptr;
   Pack<A> total(0);
   int64_t i = 0;
+  while (i + lanes <= r.n) {
+    const int64_t end = std::min(r.n / lanes * lanes, i + kSummed * lanes);
+    Pack<A> block(0);
 #pragma GCC unroll 4
-  for (; i + lanes <= r.n; i += lanes) {
-    const Pack<A> y = element<T, ACT, PASS>(u + i, g + i, h + i, b + i * r.step, scalars);
-    store(out + i, y);
-    if (sums && r.step) store(sums + i, load(sums + i) + y);
-    else if (sums) total = total + y;
+    for (; i < end; i += lanes) {
+      const Pack<A> y = element<T, ACT, PASS>(u + i, g + i, h + i, b + i * r.step, scalars);
+      store(out + i, y);
+      if (sums && r.step) store(sums + i, load(sums + i) + y);
+      else if (sums) block = block + y;
+    }
+    total = total + block;
   }
   if (i < r.n) {
     T last[3][lanes] = {}, result[lanes];

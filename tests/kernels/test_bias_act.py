@@ -240,3 +240,21 @@ def test_last_gradients(target, shape, last, dtype):
     finally:
         torch.set_num_threads(before)
     assert torch.equal(got[1], again[1])
+
+
+@pytest.mark.parametrize("memory_format", (torch.contiguous_format, torch.channels_last), ids=str)
+def test_bias_gradient_of_large_planes(target, memory_format):
+    """Rounding must not grow with the plane beyond what PyTorch's own sum of it shows."""
+    backend, device = target
+    if backend == "triton" and device == "cpu":
+        pytest.skip("a million elements take the interpreter minutes")
+    x = torch.randn(1, 16, 256, 256, device=device).contiguous(memory_format=memory_format)
+    b = torch.zeros(16, device=device, requires_grad=True)
+    g = torch.randn_like(x)
+    (got,) = torch.autograd.grad(bias_act(x, b, backend=backend), b, g)
+    want = g.double().sum((0, 2, 3))
+
+    def error(total):
+        return (total.double() - want).square().mean().sqrt()
+
+    assert error(got) <= 3 * error(g.sum((0, 2, 3)))
