@@ -38,6 +38,8 @@ NOTES = {
     "modulated_conv2d": "native is PyTorch's convolution between kernels of ours, one for all that follows it (several"
     " for smooth activations, up-sampling but by 2 with 4 x 4 taps, noise per channel); triton's backward pass is the"
     " reference's formula",
+    "sparse_channel_conv2d": "up-sampling is two kernels, upfirdn2d being the second; the backward pass is PyTorch's"
+    " convolution over the gathered block",
 }
 
 DTYPES = ("float32", "float64", "float16", "bfloat16")
@@ -123,8 +125,8 @@ def select(op: str, backend: str | None, first: str | None, device: str, dtype: 
     return next(name for name in tried if refusal(name, op, device, dtype) is None)
 
 
-def explain(op: str, device: str = "cpu", dtype: object = "float32") -> str:
-    """One line per backend: taken, or skipped and why.
+def explain(op: str, device: str = "cpu", dtype: object = "float32", **call: object) -> str:
+    """One line per backend: taken, or skipped and why; and whether one call is a single kernel.
 
     >>> print(explain("bias_act", device="cpu"))    # doctest: +SKIP
     bias_act on cpu, float32:
@@ -133,7 +135,13 @@ def explain(op: str, device: str = "cpu", dtype: object = "float32") -> str:
       reference  skipped: native comes first
       the reference computes gain <= 0, or lrelu with alpha < 0: the slope could not be read off the output
 
-    ``dtype`` is a ``torch.dtype`` or its name. Raises ValueError for an unknown op or dtype.
+    ``dtype`` is a ``torch.dtype`` or its name. ``call`` is one call of modulated_conv2d or styled_conv2d: x and
+    weight, on "meta" too, and what it gives of noise, up, down, padding, resample_filter and act. A last line then
+    says whether all that surrounds the convolution is one kernel, or why it is composed of several.
+
+    Raises:
+        ValueError: an unknown op or dtype.
+        TypeError: ``call`` for another op, or with a name that is no argument of it.
     """
     if op not in OPS:
         raise ValueError(f"op: got {op!r}, expected one of {', '.join(OPS)}")
@@ -147,4 +155,9 @@ def explain(op: str, device: str = "cpu", dtype: object = "float32") -> str:
         lines.append(f"  {name:<10} " + ("taken" if name == taken else f"skipped: {reason}"))
     if op in NOTES and taken != "reference":
         lines.append(f"  {NOTES[op]}")
+    if call:
+        if op != "modulated_conv2d":
+            raise TypeError(f"call: got {', '.join(call)}, which only modulated_conv2d explains, not {op}")
+        because = import_module("cagc_kernels.ops.modulated_conv2d").composed_because(taken, **call)
+        lines.append("  this call: " + (f"composed: {because}" if because else "fused"))
     return "\n".join(lines)

@@ -5,9 +5,10 @@
 
 What runs it is told by :meth:`CompiledGenerator.explain`:
 
-- CPU, float32: the compiled synthesis program (:mod:`cagc_kernels.native.synthesis`), one call per image.
+- CPU: the compiled synthesis program (:mod:`cagc_kernels.native.synthesis`), one call per image. It computes in
+  float32; float16 and bfloat16 are then what latents and images are rounded to.
 - CUDA: a CUDA graph per batch size over the eager generator.
-- Anything else (float64, bfloat16, another architecture, no compiled module): a frozen copy, run eagerly; that of an
+- Anything else (float64, another architecture, no compiled module): a frozen copy, run eagerly; that of an
   SN-GAN has its batch normalisation folded into its convolutions.
 """
 
@@ -29,7 +30,7 @@ from ..elastic import ElasticGenerator
 from ..models import AnyGenerator, Generator
 from ..models.stylegan2 import SynthesisNetwork
 from .graph import Graphed
-from .program import WHY, profile_rows, program, shell
+from .program import WHY, eager_kernels, profile_rows, program, shell
 
 Noise = str | Sequence[Tensor]
 DTYPES = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
@@ -55,7 +56,7 @@ def compile(
 
     Raises:
         TypeError: ``generator`` is not one, or ``dtype`` is not as above.
-        ValueError: ``batch`` is below 1, or ``device`` is not there.
+        ValueError: ``generator`` has weights on "meta", ``batch`` is below 1, or ``device`` is not there.
     """
     if not isinstance(generator, nn.Module) or not hasattr(generator, "synthesis"):
         raise TypeError(f"generator: got {type(generator).__name__}, expected a generator of cagc.models")
@@ -63,12 +64,24 @@ def compile(
         raise ValueError(f"batch: got {batch!r}, expected an integer of at least 1")
     if dtype not in DTYPES:
         raise TypeError(f"dtype: got {dtype!r}, expected one of {', '.join(map(str, DTYPES))}")
-    device = torch.device(device)
-    if device.type == "cuda" and not torch.cuda.is_available():
-        raise ValueError(f"device: got {device}, but no CUDA device is available")
+    device = _device(device)
+    if any(tensor.is_meta for tensor in (*generator.parameters(), *generator.buffers())):
+        raise ValueError("generator: has weights on the meta device, expected them in memory")
     if isinstance(generator, ElasticGenerator):
         generator = generator.pruned()  # a copy of the weights either way, and then only of the plan's
     return CompiledGenerator(generator, batch, dtype, device)
+
+
+def _device(device: torch.device | str) -> torch.device:
+    try:
+        found = torch.device(device)
+    except (TypeError, RuntimeError):
+        raise ValueError(f"device: got {device!r}, expected 'cpu' or 'cuda'") from None
+    if found.type not in ("cpu", "cuda"):
+        raise ValueError(f"device: got {device}, expected 'cpu' or 'cuda'")
+    if found.type == "cuda" and (found.index or 0) >= torch.cuda.device_count():
+        raise ValueError(f"device: got {device}, but there are {torch.cuda.device_count()} CUDA devices")
+    return found
 
 
 class CompiledGenerator:
@@ -106,11 +119,10 @@ class CompiledGenerator:
         Raises:
             TypeError, ValueError: another dtype or device than compiled for, or as the generator does.
         """
-        for name, tensor in (("z", z), ("z_mix", z_mix)):
-            if tensor is not None:
-                self._check(name, tensor)
+        z = self._given("z", z)
+        z_mix = None if z_mix is None else self._given("z_mix", z_mix)
         with self._lock:
-            return self._frozen.ws(z, z_mix, mixing_index, truncation)
+            return self._frozen.ws(z, z_mix, mixing_index, truncation).to(self.dtype)
 
     @torch.inference_mode()
     def synthesis(self, ws: Tensor, noise: Noise = "const") -> Tensor:
@@ -119,11 +131,11 @@ class CompiledGenerator:
         Raises:
             TypeError, ValueError: another dtype or device than compiled for, or as the generator does.
         """
-        self._check("ws", ws)
-        for i, tensor in enumerate(() if isinstance(noise, str) else noise):
-            self._check(f"noise[{i}]", tensor)
+        ws = self._given("ws", ws)
+        if not isinstance(noise, str):
+            noise = [self._given(f"noise[{i}]", tensor) for i, tensor in enumerate(noise)]
         with self._lock:
-            return self._frozen.synthesis(ws, noise=noise)
+            return self._frozen.synthesis(ws, noise=noise).to(self.dtype)
 
     def __call__(self, z: Tensor, truncation: float = 1.0, noise: Noise = "const") -> Tensor:
         """Image [N, 3, R, R] from ``z`` [N, style_dim], as the generator's up to rounding.
@@ -135,11 +147,15 @@ class CompiledGenerator:
         """
         return self.synthesis(self.ws(z, truncation=truncation), noise)
 
-    def _check(self, name: str, tensor: Tensor) -> None:
+    def _given(self, name: str, tensor: Tensor) -> Tensor:
+        """``tensor`` in the dtype that is computed in."""
+        if not isinstance(tensor, Tensor):
+            raise TypeError(f"{name}: got {type(tensor).__name__}, expected a tensor of {self.dtype}")
         if tensor.dtype != self.dtype:
             raise TypeError(f"{name}: got {tensor.dtype}, but the generator was compiled for {self.dtype}")
         if tensor.device.type != self.device.type or self.device.index not in (None, tensor.device.index):
             raise ValueError(f"{name}: is on {tensor.device}, but the generator was compiled for {self.device}")
+        return tensor if self._program is None else tensor.float()
 
     @property
     def memory(self) -> int:
@@ -155,7 +171,12 @@ class CompiledGenerator:
         if self._program is None:
             layer, layout = ("folded layer", "NHWC") if self._folded else ("eager layer", "NCHW")
             kernel = f"CUDA graph of the {layer}" if self.device.type == "cuda" else layer
-            return [{"layer": name, "kernel": kernel, "layout": layout, "why": str(self.reason)} for name in names]
+            parts = eager_kernels(self._frozen, self.batch, self.dtype, self.device)
+            return [
+                {"layer": name, "kernel": " ".join([kernel, *parts.get(name, ())]), "layout": layout,
+                 "why": str(self.reason)}
+                for name in names
+            ]  # fmt: skip
         return [
             {
                 "layer": name,
@@ -181,7 +202,7 @@ class CompiledGenerator:
         mapping, seconds = [], []
         for _ in range(repeats):
             start = time.perf_counter()
-            ws = self.ws(z)
+            ws = self.ws(z).float()
             mapping.append(time.perf_counter() - start)
             seconds.append(torch.zeros(self.config.num_ws, dtype=torch.float64))
             with self._lock:
@@ -193,8 +214,8 @@ def _refusal(generator: AnyGenerator, dtype: torch.dtype, device: torch.device) 
     """Why the compiled CPU program cannot run this; None if it can."""
     if device.type != "cpu":
         return f"the compiled program runs on the CPU, not on {device.type}"
-    if dtype != torch.float32:
-        return f"the compiled program computes in float32, not {str(dtype).removeprefix('torch.')}"
+    if dtype == torch.float64:
+        return "the compiled program computes in float32, not float64"
     if type(generator) is not Generator or type(generator.synthesis) is not SynthesisNetwork:
         return "the compiled program runs StyleGAN2 alone"
     if len(generator.config.resample_filter) != 4:

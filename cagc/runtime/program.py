@@ -9,7 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from cagc_kernels import backend
 from cagc_kernels.native.synthesis import ConvWeights, Program, ToRGBWeights
+from cagc_kernels.ops.modulated_conv2d import composed_because
 
 from ..metrics.macs import count_macs
 from ..models import Generator, GeneratorConfig
@@ -112,6 +114,23 @@ class ProgramSynthesis(nn.Module):
         elif noise == "random":
             noises = [torch.empty(len(ws), 1, *shape).normal_() for shape in self.noise_shapes()]
         return self.compiled.images(ws, noises, seconds)
+
+
+def eager_kernels(
+    generator: nn.Module, batch: int, dtype: torch.dtype, device: torch.device
+) -> dict[str, tuple[str, str]]:
+    """By the name of each styled convolution of ``generator``: "by BACKEND", and whether it is fused or why not."""
+    backend_name = backend.select("modulated_conv2d", None, backend.preferred(), device.type, dtype)
+    found = {}
+    for name, layer in generator.named_modules():
+        if isinstance(layer, SynthesisLayer):
+            x = torch.empty(batch, layer.weight.shape[1], *2 * [layer.resolution // layer.up], device="meta")
+            because = composed_because(
+                backend_name, x, layer.weight, up=layer.up, resample_filter=layer.resample_filter, act="lrelu"
+            )
+            how = f"(composed: {because})" if because else "(fused)"
+            found[".".join(name.split(".")[-2:])] = f"by {backend_name}", how
+    return found
 
 
 def profile_rows(

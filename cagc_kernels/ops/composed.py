@@ -41,6 +41,23 @@ def composed(x, weight, styles, noise, demodulate, modulate, conv, finish, backe
     return _finish(y, d, noise, *finish, backend)
 
 
+def unfused_because(weight: torch.Tensor, noise: torch.Tensor | None, conv: tuple, act: str) -> str | None:
+    """Why :func:`composed` takes more than PyTorch's convolution and one kernel; None if it does not.
+
+    ``conv`` as there.
+    """
+    f, up, down, padding, _ = conv
+    if down != 1 or up not in (1, 2):
+        return f"up={up}, down={down}"
+    if up == 2 and (f is None or f.shape[0] != 4 or f.shape[-1] != 4):
+        return "a filter that is not of 4 taps"
+    if up == 2 and _margins(weight, padding) is None:
+        return f"padding {padding} crops the transposed convolution of a {weight.shape[2]} x {weight.shape[3]} kernel"
+    if noise is not None and noise.ndim == 4 and noise.shape[1] != 1:
+        return "noise per channel"
+    return None if act in FUSED_ACTS else f"{act} is not fused"
+
+
 def arrange(x: torch.Tensor) -> torch.Tensor:
     """``x`` in the memory format in which PyTorch convolves it fastest; on the GPU that is the caller's choice."""
     if x.device.type != "cpu":
@@ -66,17 +83,24 @@ def _transposed(x, weight, f, up, down, padding, flip_weight):
     """
     if f is None or f.shape[-1] != 4 or f.shape[0] != 4 or down != 1:
         return None
-    kh, kw = weight.shape[2:]
-    x0, x1, y0, y1 = parse_padding(padding)
-    before_x, after_x, before_y, after_y = x0 + 3 - kw, x1 + 3 - kw, y0 + 3 - kh, y1 + 3 - kh
-    if min(before_x, after_x, before_y, after_y) < 0:
+    margins = _margins(weight, padding)
+    if margins is None:
         return None
+    before_x, after_x, before_y, after_y = margins
     transposed = weight.transpose(0, 1)
     y = F.conv_transpose2d(x, transposed.flip(2, 3) if flip_weight else transposed, stride=2)
     size = y.shape[2] + before_y + after_y - 3, y.shape[3] + before_x + after_x - 3
     wide = torch.float64 if x.dtype == torch.float64 else torch.float32
     f = (f if f.ndim == 2 else f.outer(f)).to(wide) * up**2
     return y, f.flip(0, 1), (before_x, before_y), size
+
+
+def _margins(weight, padding) -> tuple[int, int, int, int] | None:
+    """Zeros before and after each row and column of a transposed convolution; None where it would be cropped."""
+    kh, kw = weight.shape[2:]
+    x0, x1, y0, y1 = parse_padding(padding)
+    margins = x0 + 3 - kw, x1 + 3 - kw, y0 + 3 - kh, y1 + 3 - kh
+    return None if min(margins) < 0 else margins
 
 
 def _finish(y, d, noise, b, s, act, alpha, gain, clamp, backend, f=None, padding=(0, 0), size=None) -> torch.Tensor:

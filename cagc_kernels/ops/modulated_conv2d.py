@@ -11,8 +11,8 @@ from ..reference import modulated_conv2d as reference
 from ..reference.bias_act import ACTIVATIONS
 from ..reference.upfirdn2d import parse_padding
 from . import checks
-from .composed import composed
-from .dispatch import choose, outside_autocast
+from .composed import composed, unfused_because
+from .dispatch import choose, kernels, outside_autocast
 from .single_kernel import single_kernel
 from .upfirdn2d import check_filter
 
@@ -173,6 +173,30 @@ def styled_conv2d(
     if profiling.active:
         return profiling.ranged(f"styled_conv2d up={up} {act}", _styled_conv2d, x, *arguments)
     return _styled_conv2d(x, *arguments)
+
+
+def composed_because(
+    backend: str,
+    x: torch.Tensor,
+    weight: torch.Tensor,
+    noise: torch.Tensor | None = None,
+    up: int = 1,
+    down: int = 1,
+    padding: int | Sequence[int] | None = None,
+    resample_filter: torch.Tensor | None = None,
+    act: str = "linear",
+) -> str | None:
+    """Why ``backend`` composes a call of :func:`modulated_conv2d` or :func:`styled_conv2d`; None if it is fused.
+
+    Only the shapes of tensors are looked at. ``padding`` None is that of styled_conv2d.
+    """
+    padding = weight.shape[-1] // 2 if padding is None else padding
+    if backend == "reference":
+        return "plain PyTorch"
+    if backend == "triton":
+        module = kernels("modulated_conv2d", backend)
+        return module.composed_because(x, weight, noise, up, down, padding, resample_filter)
+    return unfused_because(weight, noise, (resample_filter, up, down, padding, up == 1), act)
 
 
 @outside_autocast

@@ -53,7 +53,7 @@ def setup_filter(
     except (TypeError, RuntimeError):
         raise ValueError(f"device: got {device!r}, expected a device of PyTorch") from None
     try:
-        taps = torch.as_tensor(1 if f is None else f, dtype=torch.float32)
+        taps = reference.as_taps(f)
     except (TypeError, ValueError, RuntimeError) as error:
         raise TypeError(f"f: got {type(f).__name__}, expected a number, [k] or [kh, kw] of real numbers") from error
     if taps.ndim > 2 or taps.numel() == 0:

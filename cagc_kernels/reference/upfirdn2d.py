@@ -24,6 +24,12 @@ def parse_padding(padding: int | Sequence[int]) -> tuple[int, int, int, int]:
     return x0, x1, y0, y1
 
 
+def as_taps(f: torch.Tensor | Sequence | float | None) -> torch.Tensor:
+    """float32; numbers on the CPU, whatever the default device: on "meta" they would be lost."""
+    device = None if isinstance(f, torch.Tensor) else "cpu"
+    return torch.as_tensor(1 if f is None else f, dtype=torch.float32, device=device)
+
+
 def setup_filter(
     f: torch.Tensor | Sequence | float | None,
     device: torch.device | str = "cpu",
@@ -33,7 +39,7 @@ def setup_filter(
     separable: bool | None = None,
 ) -> torch.Tensor:
     """Filter taps as the float32 tensor that :func:`upfirdn2d` takes; see :func:`cagc_kernels.setup_filter`."""
-    f = torch.as_tensor(1 if f is None else f, dtype=torch.float32)
+    f = as_taps(f)
     if f.ndim == 0:
         f = f[None]
     if separable is None:

@@ -135,3 +135,13 @@ def test_shapes_on_the_meta_device():
     images = generator.to("meta")(torch.empty(2, 512, device="meta"))
     assert images.is_meta and images.shape == (2, 3, 8, 8)
     assert discriminator.to("meta")(images).shape == (2, 1)
+
+
+def test_built_on_the_meta_device_and_filled_from_a_state():
+    g, z = small(), torch.randn(2, 12)
+    with torch.device("meta"):
+        empty = Generator(g.config)
+        Discriminator(DiscriminatorConfig.uniform(8, channel_base=16))
+    assert all(p.is_meta for p in empty.parameters())
+    empty.load_state_dict(g.state_dict(), assign=True)
+    assert torch.equal(empty(z, noise="const"), g(z, noise="const"))

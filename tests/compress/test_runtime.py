@@ -77,12 +77,26 @@ def test_weights_are_frozen_when_compiled(generator):
     assert torch.equal(compiled(z), before)
 
 
-@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
-def test_other_dtypes_run_eagerly_and_say_why(generator, dtype):
-    compiled = runtime.compile(generator, dtype=dtype)
-    z = torch.randn(2, 16, dtype=dtype)
-    assert torch.equal(compiled(z), generator.to(dtype)(z, noise="const"))
+def test_float64_runs_eagerly_and_says_why(generator):
+    compiled = runtime.compile(generator, dtype=torch.float64)
+    z = torch.randn(2, 16, dtype=torch.float64)
+    assert torch.equal(compiled(z), generator.double()(z, noise="const"))
     assert "float32" in compiled.reason and all(row["why"] == compiled.reason for row in compiled.explain())
+    assert native.REASON or {row["kernel"] for row in compiled.explain()} == {"eager layer by native (fused)"}
+    with use_backend("reference"):
+        assert compiled.explain()[0]["kernel"] == "eager layer by reference (composed: plain PyTorch)"
+
+
+@needs_native
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_half_precision_is_rounded_float32(generator, dtype):
+    compiled, single = runtime.compile(generator, dtype=dtype), runtime.compile(generator)
+    z, noise = torch.randn(2, 16, dtype=dtype), [n.to(dtype) for n in generator.make_noise(2, seed=1)]
+    ws = compiled.ws(z, truncation=0.5)
+    assert compiled.reason is None and torch.equal(ws, single.ws(z.float(), truncation=0.5).to(dtype))
+    expected = single.synthesis(ws.float(), noise=[n.float() for n in noise])
+    assert torch.equal(compiled.synthesis(ws, noise), expected.to(dtype))
+    assert compiled.profile(z, repeats=1)
 
 
 def test_other_architectures_run_eagerly():
@@ -132,6 +146,8 @@ def test_bad_calls(generator):
         compiled(z.double())
     with pytest.raises(ValueError, match="z: is on meta"):
         compiled(z.to("meta"))
+    with pytest.raises(TypeError, match="z: got list"):
+        compiled([0.0])
     with pytest.raises(ValueError, match=r"z: got shape \[2, 15\]"):
         compiled(z[:, 1:])
     with pytest.raises(ValueError, match=r"ws: got shape \[2, 4, 16\]"):
@@ -154,8 +170,13 @@ def test_bad_arguments(generator):
     with pytest.raises(TypeError, match="dtype: got torch.int32"):
         runtime.compile(generator, dtype=torch.int32)
     if not torch.cuda.is_available():
-        with pytest.raises(ValueError, match="device: got cuda"):
+        with pytest.raises(ValueError, match="device: got cuda, but there are 0"):
             runtime.compile(generator, device="cuda")
+    for device in ("gpu", "meta", None):
+        with pytest.raises(ValueError, match=f"device: got .?{device}"):
+            runtime.compile(generator, device=device)
+    with pytest.raises(ValueError, match="generator: .* meta"):
+        runtime.compile(generator.to("meta"))
 
 
 class Recorder:

@@ -77,6 +77,31 @@ def test_explain_tells_what_the_reference_computes():
     assert "native is PyTorch's convolution between kernels of ours" in explain("modulated_conv2d")
 
 
+@native
+@pytest.mark.parametrize(
+    "call,expected",
+    (
+        ({"up": 2, "resample_filter": torch.ones(4, 4)}, "fused"),
+        ({"up": 2, "resample_filter": torch.ones(4)}, "fused"),
+        ({"up": 2, "resample_filter": torch.ones(3, 3)}, "composed: a filter that is not of 4 taps"),
+        ({"up": 2, "resample_filter": torch.ones(4, 4), "padding": -1}, "composed: padding -1 crops"),
+        ({"down": 2, "resample_filter": torch.ones(4, 4)}, "composed: up=1, down=2"),
+        ({"noise": torch.ones(1, 7, 8, 8)}, "composed: noise per channel"),
+        ({"act": "swish"}, "composed: swish is not fused"),
+    ),
+)
+def test_explain_tells_why_a_call_is_composed(call, expected):
+    x, weight = torch.empty(1, 5, 8, 8, device="meta"), torch.empty(7, 5, 3, 3, device="meta")
+    assert f"this call: {expected}" in explain("modulated_conv2d", x=x, weight=weight, **call)
+
+
+def test_explain_takes_calls_of_modulated_conv2d_alone():
+    with pytest.raises(TypeError, match="call: got up, .* not bias_act"):
+        explain("bias_act", up=2)
+    with pytest.raises(TypeError, match="'gain'"):
+        explain("modulated_conv2d", x=torch.ones(1, 1, 4, 4), weight=torch.ones(1, 1, 3, 3), gain=2)
+
+
 def test_explain_knows_its_ops():
     with pytest.raises(ValueError, match="'conv'.*bias_act, upfirdn2d, modulated_conv2d"):
         explain("conv")
