@@ -9,7 +9,9 @@ build, which they start on import, is left out. Code that does not import is nam
 from __future__ import annotations
 
 import importlib
+import pickle
 import sys
+import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -20,6 +22,7 @@ from types import ModuleType
 import torch
 import torch.utils.cpp_extension
 
+from cagc.checkpoints import load_generator
 from cagc.models import Generator
 from cagc.rosinality import generator_from_rosinality, generator_to_rosinality
 
@@ -58,12 +61,16 @@ def _rosinality(module: ModuleType, ours: Generator) -> Callable[[torch.Tensor],
 def _load_rosinality(theirs: torch.nn.Module, ours: Generator) -> Callable[[torch.Tensor], torch.Tensor]:
     """Our weights in their network; what our reader makes of it afterwards must be ours again."""
     theirs.load_state_dict(generator_to_rosinality(ours))
-    back = generator_from_rosinality(theirs.state_dict()).state_dict()
-    for name, tensor in ours.state_dict().items():
-        if name != "w_avg" and not torch.equal(back[name], tensor.cpu()):
-            raise Unavailable(f"its checkpoint reads back with another {name}")
+    _check_read_back(ours, generator_from_rosinality(theirs.state_dict()), "w_avg")
     theirs = theirs.to(ours.w_avg.device).eval().requires_grad_(False)
     return lambda z: theirs([z], randomize_noise=False)
+
+
+def _check_read_back(ours: Generator, back: Generator, absent: str = "") -> None:
+    state = back.state_dict()
+    for name, tensor in ours.state_dict().items():
+        if name != absent and not torch.equal(state[name], tensor.cpu()):
+            raise Unavailable(f"its checkpoint reads back with another {name}")
 
 
 def _nvlabs(nested: bool, module: ModuleType, ours: Generator) -> Callable[[torch.Tensor], torch.Tensor]:
@@ -87,6 +94,10 @@ def _nvlabs(nested: bool, module: ModuleType, ours: Generator) -> Callable[[torc
     for name, tensor in ours.state_dict().items():
         state[name.replace("to_rgb", "torgb").replace("w_avg", "mapping.w_avg")] = tensor
     theirs.load_state_dict(state)
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder, "snapshot.pkl")
+        path.write_bytes(pickle.dumps({"G_ema": theirs}))
+        _check_read_back(ours, load_generator(path))
     theirs = theirs.to(ours.w_avg.device).eval().requires_grad_(False)
     return lambda z: theirs(z, None, noise_mode="const")
 

@@ -1,7 +1,8 @@
-"""Checkpoints: native safetensors with the configuration inside, and rosinality's ``.pt`` layout, also the authors'.
+"""Checkpoints: native safetensors with the configuration inside, rosinality's ``.pt`` layout, also the authors', and
+NVlabs' ``.pkl``.
 
-Nothing read here can execute code: safetensors holds only numbers, and ``.pt`` files are opened with
-``weights_only=True``.
+Nothing read here can execute code: safetensors holds only numbers, ``.pt`` files are opened with ``weights_only=True``,
+and of a ``.pkl`` only tensors and containers are built.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from typing import Any
 import torch
 from safetensors.torch import save_file
 
-from . import assets, rosinality
+from . import assets, nvlabs, rosinality
 from .documents import read_tensors
 from .errors import CagcError
 from .files import atomic_write
@@ -44,7 +45,7 @@ class Checkpoint:
 
 
 def load_checkpoint(path: str | Path, device: torch.device | str = "cpu") -> Checkpoint:
-    """Read a native ``.safetensors`` or a rosinality-layout ``.pt`` file, in float32.
+    """Read a native ``.safetensors``, a rosinality-layout ``.pt`` or an NVlabs ``.pkl`` file, in float32.
 
     ``path`` may be the name of an embedded generator, "faces64" or "faces64-student".
 
@@ -55,7 +56,7 @@ def load_checkpoint(path: str | Path, device: torch.device | str = "cpu") -> Che
     path = assets.checkpoint(path)
     if not path.is_file():
         raise CagcError(f"checkpoint {path}: no such file")
-    checkpoint = _read_native(path) if path.suffix == ".safetensors" else _read_torch(path)
+    checkpoint = {".safetensors": _read_native, ".pkl": _read_nvlabs}.get(path.suffix, _read_torch)(path)
     for network in (checkpoint.g_ema, checkpoint.g, checkpoint.d):
         if network is not None:
             network.to(device).eval().requires_grad_(False)
@@ -175,6 +176,19 @@ def _read_native(path: Path) -> Checkpoint:
             setattr(checkpoint, name, network)
     except (KeyError, TypeError, ValueError, RuntimeError) as error:
         raise CagcError(f"checkpoint {path}: configuration and weights disagree ({_one_line(error)})") from None
+    return checkpoint
+
+
+def _read_nvlabs(path: Path) -> Checkpoint:
+    document = nvlabs.read_pickle(path)
+    checkpoint = Checkpoint(metadata={})
+    for name, key in (("g_ema", "G_ema"), ("g", "G")):
+        if document.get(key) is not None:
+            setattr(checkpoint, name, nvlabs.generator_from_nvlabs(document[key], f"checkpoint {path} [{key}]"))
+    if document.get("D") is not None:
+        checkpoint.d = nvlabs.discriminator_from_nvlabs(document["D"], f"checkpoint {path} [D]")
+    if checkpoint.g_ema is None and checkpoint.g is None and checkpoint.d is None:
+        raise CagcError(f"checkpoint {path}: got keys {sorted(map(str, document))[:5]}, expected 'G_ema', 'G' or 'D'")
     return checkpoint
 
 

@@ -6,7 +6,6 @@ never from the order of keys.
 
 from __future__ import annotations
 
-import re
 from typing import Any
 
 import torch
@@ -14,9 +13,9 @@ import torch
 from .errors import CagcError
 from .models import Discriminator, DiscriminatorConfig, Generator, GeneratorConfig
 from .models.stylegan2 import block_resolutions, layer_names
+from .state_dicts import State, count, filter_taps, load, need
 
-State = dict[str, torch.Tensor]
-
+LAYOUT = "rosinality's StyleGAN2 layout"
 _AFFINE = {"affine.weight": "modulation.weight", "affine.bias": "modulation.bias"}
 
 
@@ -66,69 +65,31 @@ def _state(document: Any, source: str) -> State:
     return {key.removeprefix("module."): tensor for key, tensor in document.items()}
 
 
-def _count(state: State, pattern: str) -> int:
-    found = {int(match[1]) for key in state if (match := re.fullmatch(pattern, key))}
-    return max(found) + 1 if found else 0
-
-
-def _need(state: State, key: str, source: str) -> torch.Tensor:
-    if key not in state:
-        raise CagcError(f"{source}: tensor {key!r} is missing; expected rosinality's StyleGAN2 layout")
-    return state[key]
-
-
-def _filter_taps(state: State, pattern: str) -> tuple[float, ...]:
-    """Normalised 1-D taps of the first stored blur kernel; the published [1, 3, 3, 1] where none is stored."""
-    kernel = next((t.double() for key, t in sorted(state.items()) if re.fullmatch(pattern, key)), None)
-    if kernel is None:
-        return (1.0, 3.0, 3.0, 1.0)
-    taps = kernel.sum(dim=0) / kernel.sum()
-    published = torch.tensor([1, 3, 3, 1], dtype=torch.float64) / 8
-    if taps.shape == published.shape and torch.allclose(taps, published, atol=1e-6):
-        return (1.0, 3.0, 3.0, 1.0)
-    return tuple(taps.tolist())
-
-
 def generator_config(state: State, source: str) -> GeneratorConfig:
     """Configuration of a generator from the shapes of its state dict.
 
     Raises:
         CagcError: a tensor that every such generator has is missing or has another rank.
     """
-    convs = _count(state, r"convs\.(\d+)\.conv\.weight")
+    convs = count(state, r"convs\.(\d+)\.conv\.weight")
     if convs % 2:
         raise CagcError(f"{source}: got {convs} convolutions after the first, expected two per resolution")
     resolution = 4 * 2 ** (convs // 2)
-    constant = _need(state, "input.input", source)
+    constant = need(state, "input.input", source, LAYOUT)
     widths = [constant.shape[1]]
     for key in ["conv1.conv.weight"] + [f"convs.{i}.conv.weight" for i in range(convs)]:
-        weight = _need(state, key, source)
+        weight = need(state, key, source, LAYOUT)
         if weight.ndim != 5:
             raise CagcError(f"{source}: {key} has shape {list(weight.shape)}, expected [1, out, in, 3, 3]")
         widths.append(weight.shape[1])
-    affine = _need(state, "conv1.conv.modulation.weight", source)
+    affine = need(state, "conv1.conv.modulation.weight", source, LAYOUT)
     return GeneratorConfig(
         resolution=resolution,
         channels=dict(zip(layer_names(resolution), widths)),
         style_dim=affine.shape[1],
-        mapping_layers=_count(state, r"style\.(\d+)\.weight") - 1,
-        resample_filter=_filter_taps(state, r"to_rgbs\.\d+\.upsample\.kernel"),
+        mapping_layers=count(state, r"style\.(\d+)\.weight") - 1,
+        resample_filter=filter_taps(state, r"to_rgbs\.\d+\.upsample\.kernel"),
     )
-
-
-def _load(network: torch.nn.Module, state: State, names: dict[str, str], source: str, optional: str = "") -> None:
-    target = network.state_dict()
-    loaded = {}
-    for ours, theirs in names.items():
-        if optional and optional in ours and theirs not in state:
-            continue
-        tensor = _need(state, theirs, source)
-        if tensor.numel() != target[ours].numel() or [n for n in tensor.shape if n != 1] != [
-            n for n in target[ours].shape if n != 1
-        ]:
-            raise CagcError(f"{source}: {theirs} has shape {list(tensor.shape)}, expected {list(target[ours].shape)}")
-        loaded[ours] = tensor.reshape(target[ours].shape).float()
-    network.load_state_dict({**target, **loaded})
 
 
 def generator_from_rosinality(document: Any, source: str = "state dict") -> Generator:
@@ -139,7 +100,7 @@ def generator_from_rosinality(document: Any, source: str = "state dict") -> Gene
     """
     state = _state(document, source)
     generator = Generator(generator_config(state, source))
-    _load(generator, state, _generator_names(generator.config), source, optional="noise_const")
+    load(generator, state, _generator_names(generator.config), source, LAYOUT, optional="noise_const")
     return generator
 
 
@@ -150,22 +111,28 @@ def discriminator_from_rosinality(document: Any, source: str = "state dict") -> 
         CagcError: names the tensor that is missing or has another shape.
     """
     state = _state(document, source)
-    blocks = _count(state, r"convs\.(\d+)\.conv1\.0\.weight") - 1
+    blocks = count(state, r"convs\.(\d+)\.conv1\.0\.weight") - 1
     resolution = 4 * 2 ** max(blocks, 0)
-    widths = [_need(state, "convs.0.0.weight", source).shape[0]]
-    widths += [_need(state, f"convs.{i}.conv2.1.weight", source).shape[0] for i in range(1, blocks + 1)]
+    widths = [need(state, "convs.0.0.weight", source, LAYOUT).shape[0]]
+    widths += [need(state, f"convs.{i}.conv2.1.weight", source, LAYOUT).shape[0] for i in range(1, blocks + 1)]
     channels = dict(zip(reversed(block_resolutions(resolution)), widths))
-    taps = _filter_taps(state, r"convs\.\d+\.skip\.0\.kernel")
+    taps = filter_taps(state, r"convs\.\d+\.skip\.0\.kernel")
     discriminator = Discriminator(DiscriminatorConfig(resolution, channels, resample_filter=taps))
-    _load(discriminator, state, _discriminator_names(discriminator.config), source)
+    load(discriminator, state, _discriminator_names(discriminator.config), source, LAYOUT)
     return discriminator
 
 
 def generator_to_rosinality(generator: Generator) -> State:
-    """State dict that rosinality's and the authors' ``Generator`` load with ``strict=True``."""
+    """State dict that rosinality's and the authors' ``Generator`` load with ``strict=True``.
+
+    It has no place for ``conv_clamp``, which is left out, and theirs has one ``lr_multiplier``, which the mapping's
+    weights are adapted to.
+    """
     ours, state = generator.state_dict(), {}
     for name, theirs in _generator_names(generator.config).items():
         tensor = ours[name].detach().cpu().clone()
+        if name.startswith("mapping."):
+            tensor *= generator.config.lr_multiplier / GeneratorConfig.lr_multiplier
         if theirs.startswith("noises.") or theirs.endswith("conv.weight") or theirs == "input.input":
             tensor = tensor.reshape(
                 [1] * ((4 if theirs.startswith("noises.") else tensor.ndim + 1) - tensor.ndim) + list(tensor.shape)

@@ -53,6 +53,16 @@ def test_native_round_trip(tmp_path, networks):
     assert [p.name for p in tmp_path.iterdir()] == ["all.safetensors"]
 
 
+def test_rosinality_layout_of_another_lr_multiplier(tmp_path):
+    config = GeneratorConfig.uniform(8, 64, 8, style_dim=8, mapping_layers=2, lr_multiplier=0.02)
+    generator = Generator(config)
+    for i in range(2):
+        getattr(generator.mapping, f"fc{i}").bias.data.normal_()
+    torch.save({"g_ema": to_rosinality(Checkpoint(g_ema=generator))["g_ema"]}, tmp_path / "g.pt")
+    z = torch.randn(4, 8)
+    torch.testing.assert_close(load_generator(tmp_path / "g.pt")(z, noise="const"), generator(z, noise="const"))
+
+
 def test_half_precision_on_disk_is_single_in_memory(tmp_path, networks):
     path = tmp_path / "half.safetensors"
     save_checkpoint(path, networks, dtype=torch.float16)
