@@ -182,6 +182,8 @@ class Distill:
     """Checkpoint with its discriminator; the embedded face generator if left out."""
     data: Path | None = None
     """Folder or zip of real images; the embedded faces if --teacher is left out too."""
+    convert_images: bool = False
+    """Centre-crop images of --data that are not square and turn other modes into RGB, instead of refusing them."""
     content: str = "faces"
     """What counts as content; see cagc score."""
     classes: tuple[str, ...] = ()
@@ -201,7 +203,9 @@ class Distill:
         else:
             if self.student is None:
                 raise CagcError("distill: expected --student, a pruned checkpoint")
-            inputs = Inputs(self.teacher, self.data, self.content, self.classes, self.device)
+            inputs = Inputs(
+                self.teacher, self.data, self.content, self.classes, self.device, self.convert_images
+            )  # fmt: skip
             path = distill_run(self.student, inputs, self.config, self.out, self.plan)
         if distributed.is_main():
             print(path)
@@ -217,6 +221,8 @@ class Evaluate:
     """Checkpoint; the embedded face generator if left out."""
     data: Path | None = None
     """Real images for the metrics of sets; the embedded faces if --teacher is left out too."""
+    convert_images: bool = False
+    """Centre-crop images of --data that are not square and turn other modes into RGB, instead of refusing them."""
     content: str = "faces"
     """What counts as content; see cagc score."""
     classes: tuple[str, ...] = ()
@@ -241,7 +247,9 @@ class Evaluate:
 
     def run(self) -> None:
         """Print the table, and write it where asked."""
-        loaded = Inputs(self.teacher, self.data, self.content, self.classes, self.device).load(need_data=False)
+        loaded = Inputs(
+            self.teacher, self.data, self.content, self.classes, self.device, self.convert_images
+        ).load(need_data=False)  # fmt: skip
         student = load_generator(self.student, loaded.device)
         with phase("Evaluating") as track:
             variants = evaluate(

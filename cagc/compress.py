@@ -51,6 +51,8 @@ class CompressConfig:
     """Checkpoint with a generator; the embedded 64 px face teacher if left out."""
     data: Path | None = None
     """Folder or zip of real images, for the Fréchet distance; the embedded faces if --teacher is left out too."""
+    convert_images: bool = False
+    """Centre-crop images of --data that are not square and turn other modes into RGB, instead of refusing them."""
     content: str | None = None
     """What counts as content: faces, everything, BiSeNet weights, or a folder or zip of masks named by seed."""
     classes: tuple[str, ...] = ()
@@ -94,7 +96,9 @@ class CompressConfig:
 
     def inputs(self) -> Inputs:
         """What the run reads."""
-        return Inputs(self.teacher, self.data, self.content, tuple(self.classes), self.device)
+        return Inputs(
+            self.teacher, self.data, self.content, tuple(self.classes), self.device, self.convert_images
+        )  # fmt: skip
 
     def resolve(self) -> CompressConfig:
         """With the recipe's settings for those that were left out.

@@ -50,6 +50,7 @@ class Inputs:
         content: spec for :func:`cagc.content.load`.
         classes: content classes, for parsers that have them.
         device: see :func:`open_device`.
+        convert_images: crop and convert images of ``data`` that are not square or not RGB, instead of refusing them.
     """
 
     teacher: Path | None = None
@@ -57,6 +58,7 @@ class Inputs:
     content: str = "faces"
     classes: tuple[str, ...] = ()
     device: str = "auto"
+    convert_images: bool = False
 
     def load(self, need_data: bool = True) -> LoadedInputs:
         """Open everything.
@@ -73,7 +75,8 @@ class Inputs:
         if path is None and need_data:
             raise CagcError("data: got none, expected a folder or zip of real images to go with the teacher")
         parser = content.load(self.content, self.classes or None, device)
-        data = None if path is None else open_images(path, teacher.config.resolution)
+        resolution = teacher.config.resolution
+        data = None if path is None else open_images(path, resolution, self.convert_images)
         return LoadedInputs(device, teacher, discriminator, data, parser)
 
     def to_dict(self) -> dict[str, Any]:

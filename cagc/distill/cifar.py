@@ -129,8 +129,10 @@ class CifarDataset(Sequence[Tensor]):
         return f"{self.path.name}: {len(self):,} images of CIFAR-10"
 
 
-def open_images(path: str | Path, resolution: int) -> ImageDataset | CifarDataset:
+def open_images(path: str | Path, resolution: int, convert: bool = False) -> ImageDataset | CifarDataset:
     """Training images at ``resolution``: CIFAR-10's archives or their folder, or any folder or zip of images.
+
+    With ``convert`` images that are not square or not RGB are cropped and converted, as by :class:`ImageDataset`.
 
     Raises:
         CagcError: as :class:`CifarDataset` and :class:`ImageDataset`, or CIFAR-10 at another size than 32.
@@ -139,7 +141,7 @@ def open_images(path: str | Path, resolution: int) -> ImageDataset | CifarDatase
     packed = path.is_file() and path.name.endswith((".tar", ".tar.gz", ".tgz"))
     unpacked = path.is_dir() and any(_BATCH.fullmatch(file.name) for file in path.rglob("data_batch_*"))
     if not (packed or unpacked):
-        return ImageDataset(path, resolution)
+        return ImageDataset(path, resolution, convert=convert)
     if resolution != _SIDE:
         raise CagcError(f"data: CIFAR-10 has images of {_SIDE} px, the generator {resolution} px")
     return CifarDataset(path)

@@ -108,41 +108,64 @@ def _square(image: Image.Image, resolution: int) -> np.ndarray:
     return np.asarray(resized).transpose(2, 0, 1).copy()
 
 
-def read_image(path: str | os.PathLike[str], resolution: int) -> tuple[Tensor, str]:
-    """One image file as [3, resolution, resolution] float32 in [-1, 1], and what was done to make it so, "" if nothing.
-
-    Raises:
-        CagcError: the file does not exist or cannot be decoded.
-    """
-    try:
-        with _open(Path(path).read_bytes()) as image:
-            rgb = to_rgb(image)
-            pixels, (width, height), mode = _square(rgb, resolution), rgb.size, image.mode
-    except FileNotFoundError:
-        raise CagcError(f"image {path}: no such file") from None
-    except Exception as error:  # a decoder may raise anything at all on a broken file
-        raise CagcError(f"image {path}: {_reason(error)}") from None
+def _decode(data: bytes, resolution: int, convert: bool) -> tuple[np.ndarray, str]:
+    """uint8 [3, resolution, resolution], and what was done to make it so, "" if nothing."""
+    with _open(data) as image:
+        _check_form(image, convert)
+        rgb, mode = to_rgb(image), image.mode
+        (width, height), pixels = rgb.size, _square(rgb, resolution)
     steps = {
         f"{mode} turned into RGB": mode != "RGB",
         "centre-cropped": width != height,
         f"resized to {resolution} px": min(width, height) != resolution,
     }
     done = ", ".join(step for step, taken in steps.items() if taken)
-    return torch.from_numpy(pixels).float().div_(127.5).sub_(1), done and f"{width} x {height} px, {done}"
+    return pixels, done and f"{width} x {height} px, {done}"
+
+
+class _WrongForm(ValueError):
+    """An image that is not square or not RGB, and no leave to convert it."""
+
+
+def _check_form(image: Image.Image, convert: bool) -> None:
+    if convert or (image.mode == "RGB" and image.width == image.height and not image.has_transparency_data):
+        return
+    alpha = " with transparency" if image.mode == "RGB" and image.has_transparency_data else ""
+    raise _WrongForm(
+        f"{image.width} x {image.height} px, {image.mode}{alpha}; expected a square RGB image "
+        "(--convert-images crops and converts)"
+    )
+
+
+def read_image(path: str | os.PathLike[str], resolution: int, convert: bool = False) -> tuple[Tensor, str]:
+    """One image file as [3, resolution, resolution] float32 in [-1, 1], and what was done to make it so, "" if nothing.
+
+    Raises:
+        CagcError: the file does not exist or cannot be decoded, or is not square or not RGB and ``convert`` is false.
+    """
+    try:
+        pixels, done = _decode(Path(path).read_bytes(), resolution, convert)
+    except FileNotFoundError:
+        raise CagcError(f"image {path}: no such file") from None
+    except Exception as error:  # a decoder may raise anything at all on a broken file
+        raise CagcError(f"image {path}: {_reason(error)}") from None
+    return torch.from_numpy(pixels).float().div_(127.5).sub_(1), done
 
 
 class ImageDataset(Sequence[Tensor]):
     """The images of a folder (recursive) or zip as tensors [3, resolution, resolution] float32 in [-1, 1], RGB.
 
-    Images are centre-cropped to a square and resized (Lanczos, antialiased), in the order of their names. Hidden files,
-    `__MACOSX` and files without an image suffix are no images. A file that cannot be decoded is left out, kept with its
+    Images must be square and RGB, unless `convert`: then they are centre-cropped, and other modes turned into RGB as by
+    `to_rgb`. They are resized (Lanczos, antialiased), in the order of their names. Hidden files, `__MACOSX` and files
+    without an image suffix are no images. A file that cannot be decoded is left out, kept with its
     reason in `skipped`, and named in one warning. A set of up to `cache_bytes` decoded is read at once and kept
     as uint8; a larger one has its headers checked now and is decoded on demand, where a file that turns out broken is
     named the same way and replaced by the next good one.
 
-    Attributes: names (of the usable images), skipped (name → reason), resolution.
-    Raises CagcError when the path does not exist, holds no image, or holds only broken ones; ValueError for a
-    resolution below 1. `progress(done, total)` is called as files are read.
+    Attributes: names (of the usable images), skipped (name → reason), changed (name → what was done to an image that
+    was decoded, where anything was), resolution.
+    Raises CagcError when the path does not exist, holds no image, holds only broken ones, or one that is not square or
+    not RGB without `convert`; ValueError for a resolution below 1. `progress(done, total)` is called as files are read.
     """
 
     def __init__(
@@ -151,10 +174,11 @@ class ImageDataset(Sequence[Tensor]):
         resolution: int,
         cache_bytes: int = 512 << 20,
         progress: Progress | None = None,
+        convert: bool = False,
     ):
         if resolution < 1:
             raise ValueError(f"resolution must be at least 1, got {resolution}")
-        self.path, self.resolution = Path(path), int(resolution)
+        self.path, self.resolution, self.convert = Path(path), int(resolution), convert
         if not self.path.exists():
             raise CagcError(f"data: {self.path} does not exist; expected a folder or a zip of images")
         self._files = _Folder(self.path) if self.path.is_dir() else _Zip(self.path)
@@ -162,6 +186,7 @@ class ImageDataset(Sequence[Tensor]):
             raise CagcError(f"data: {self.path} holds no image ({', '.join(sorted(SUFFIXES))})")
         cached = len(self._files.names) * 3 * self.resolution**2 <= cache_bytes
         self.skipped: dict[str, str] = {}
+        self.changed: dict[str, str] = {}
         kept = self._read_all(self._decode if cached else self._check_header, progress)
         self.names = list(kept)
         self._cache = torch.from_numpy(np.stack(list(kept.values()))) if cached and kept else None
@@ -173,6 +198,9 @@ class ImageDataset(Sequence[Tensor]):
             # Large photographs are welcome; Pillow still refuses those of twice its limit.
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)
             for done, (name, value) in enumerate(zip(names, pool.map(lambda n: _attempt(read, n), names)), 1):
+                if isinstance(value, _WrongForm):
+                    pool.shutdown(cancel_futures=True)
+                    raise CagcError(f"data: {name} in {self.path}: {value}")
                 if isinstance(value, Exception):
                     self.skipped[name] = _reason(value)
                 else:
@@ -182,12 +210,14 @@ class ImageDataset(Sequence[Tensor]):
         return kept
 
     def _check_header(self, name: str) -> None:
-        with _open(self._files.read(name)):
-            return None
+        with _open(self._files.read(name)) as image:
+            _check_form(image, self.convert)
 
     def _decode(self, name: str) -> np.ndarray:
-        with _open(self._files.read(name)) as image:
-            return _square(to_rgb(image), self.resolution)
+        pixels, done = _decode(self._files.read(name), self.resolution, self.convert)
+        if done:
+            self.changed[name] = done
+        return pixels
 
     def _complain(self) -> None:
         if not self.skipped:

@@ -106,6 +106,8 @@ class Project:
     """What counts: everything, or a content parser as in cagc score."""
     count: int = 8
     """Images at most, of a folder or zip."""
+    convert_images: bool = False
+    """Centre-crop images that are not square and turn other modes into RGB, instead of refusing them."""
     out: Path = Path("projection")
     """Folder for the pictures, latents, loss curves and metrics.json."""
     overwrite: bool = False
@@ -116,7 +118,7 @@ class Project:
         claim(self.out, self.overwrite, ("metrics.json",))
         generators = self.pair.load()
         teacher = generators["Teacher"]
-        names, targets = read_targets(self.images, teacher.config.resolution, self.count)
+        names, targets = read_targets(self.images, teacher.config.resolution, self.count, self.convert_images)
         targets = targets.to(teacher.w_avg)
         mask = content.load(self.content, device=teacher.w_avg.device)(targets)
         perceptual = self.config.load_perceptual(teacher.w_avg.device)
@@ -156,24 +158,26 @@ class Project:
         }
 
 
-def read_targets(paths: Sequence[Path], resolution: int, count: int) -> tuple[list[str], Tensor]:
+def read_targets(paths: Sequence[Path], resolution: int, count: int, convert: bool = False) -> tuple[list[str], Tensor]:
     """Names and images [N, 3, resolution, resolution] in [-1, 1]; says what is done to an image of another form.
 
     Raises:
-        CagcError: no image, or one that cannot be read.
+        CagcError: no image, or one that cannot be read, or is not square or not RGB and ``convert`` is false.
     """
     if not paths:
         raise CagcError("images: got none, expected image files, or a folder or zip of them")
     if len(paths) == 1 and (paths[0].is_dir() or paths[0].suffix == ".zip"):
-        data = ImageDataset(paths[0], resolution)
-        return data.names[:count], data.batch(range(min(count, len(data))))
-    images = []
-    for path in paths:
-        image, done = read_image(path, resolution)
+        data = ImageDataset(paths[0], resolution, convert=convert)
+        names, images = data.names[:count], data.batch(range(min(count, len(data))))
+        changed = [data.changed.get(name, "") for name in names]
+    else:
+        names = [path.name for path in paths]
+        found, changed = zip(*(read_image(path, resolution, convert) for path in paths))
+        images = torch.stack(found)
+    for name, done in zip(names, changed):
         if done:
-            console.print(f"  {path.name}: {done}")
-        images.append(image)
-    return [path.name for path in paths], torch.stack(images)
+            console.print(f"  {name}: {done}")
+    return names, images
 
 
 @dataclass

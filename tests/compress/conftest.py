@@ -37,11 +37,11 @@ def generator() -> Generator:
 
 @pytest.fixture(scope="session")
 def small_images(tmp_path_factory) -> Path:
-    """Folder of 24 images of several sizes and modes."""
+    """Folder of 24 images of several sizes."""
     folder = tmp_path_factory.mktemp("images")
     rng = torch.Generator().manual_seed(6)
     for i in range(24):
-        size = (16 + i % 3 * 5, 18, 3)
+        size = (16 + i % 3 * 5, 16 + i % 3 * 5, 3)
         image = Image.fromarray(torch.randint(0, 256, size, generator=rng, dtype=torch.uint8).numpy())
-        (image.convert("L") if i % 4 == 0 else image).save(folder / f"{i:02d}.png")
+        image.save(folder / f"{i:02d}.png")
     return folder

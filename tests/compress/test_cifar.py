@@ -67,7 +67,9 @@ def test_anything_else_is_a_folder_or_zip_of_images(tmp_path):
     from PIL import Image
 
     Image.new("RGB", (40, 32)).save(tmp_path / "0.png")
-    assert isinstance(open_images(tmp_path, 32), ImageDataset)
+    with pytest.raises(CagcError, match="40 x 32 px, RGB; expected a square RGB image"):
+        open_images(tmp_path, 32)
+    assert isinstance(open_images(tmp_path, 32, convert=True), ImageDataset)
 
 
 class Malicious:

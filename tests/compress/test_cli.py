@@ -68,6 +68,7 @@ def test_compress_refuses_a_folder_in_use(compressed, small_teacher, small_image
         (("--data", "absent"), "does not exist"),
         (("--data", "EMPTY"), "holds no image"),
         (("--data", "BROKEN"), "broken"),
+        (("--data", "WIDE"), "x.png in WIDE: 24 x 18 px, LA; expected a square RGB image (--convert-images crops"),
         (("--content", "absent"), "absent"),
         (("--classes", "nose"), "has none"),
         (("--macs", "1e-9"), "reach"),
@@ -87,7 +88,10 @@ def test_compress_refuses_bad_input_before_it_writes(options, message, tmp_path,
     (tmp_path / "empty").mkdir()
     (tmp_path / "broken").mkdir()
     (tmp_path / "broken" / "x.png").write_bytes(b"no image")
-    options = [{"EMPTY": tmp_path / "empty", "BROKEN": tmp_path / "broken"}.get(o, o) for o in options]
+    (tmp_path / "wide").mkdir()
+    Image.new("LA", (24, 18)).save(tmp_path / "wide" / "x.png")
+    folders = {name.upper(): tmp_path / name for name in ("empty", "broken", "wide")}
+    options, message = [folders.get(o, o) for o in options], message.replace("WIDE", str(folders["WIDE"]))
     defaults = {"--teacher": small_teacher, "--data": small_images, "--content": "everything", "--samples": "4"}
     given = [x for name, value in defaults.items() if name not in options for x in (name, value)]
     out = tmp_path / "out"
@@ -283,3 +287,18 @@ def test_help_explains_every_option(capsys, monkeypatch):
         page = text(command)
         assert "``" not in page and ":func:" not in page, command
         assert not re.findall(r"(?m)^[ │]+(--.*?)(?: {2,}|[ │]*\n[ │]+)\((?:default|required)", page), command
+
+
+def test_images_are_converted_only_where_told_to(tmp_path, small_teacher, capsys):
+    folder, out = tmp_path / "images", tmp_path / "run"
+    folder.mkdir()
+    for i in range(4):
+        Image.new("L", (24, 18), 60 * i).save(folder / f"{i}.png")
+    common = ("--student", small_teacher, "--teacher", small_teacher, "--data", folder, "--content", "everything")
+    training = ("--steps", 1, "--batch-size", 4, "--perceptual-weight", 0, "--sample-every", 0, "--no-tensorboard")
+    measured = ("--metrics", "frechet", "--features", "efficientnet-lite0@32", "--samples", 4)
+    assert "0.png" in refused(capsys, "evaluate", *common, *measured)
+    run("evaluate", *common, *measured, "--convert-images")
+    assert "0.png" in refused(capsys, "distill", *common, *training, "--out", out) and not out.exists()
+    run("distill", *common, *training, "--out", out, "--convert-images")
+    run("distill", "--resume", "--out", out)

@@ -1,6 +1,7 @@
 """Image sets: every kind of file a folder can hold, and an order that can be replayed."""
 
 import io
+import re
 import warnings
 import zipfile
 
@@ -9,7 +10,7 @@ import pytest
 import torch
 from PIL import Image
 
-from cagc.distill.data import ImageDataset, ImageStream
+from cagc.distill.data import ImageDataset, ImageStream, read_image
 from cagc.errors import CagcError
 
 
@@ -43,7 +44,9 @@ def test_crop_is_central_and_square(tmp_path, width, height):
     pixels = gradient(width, height)
     Image.fromarray(pixels).save(tmp_path / "a.png")
     left, top = (width - 24) // 2, (height - 24) // 2
-    np.testing.assert_array_equal(uint8(ImageDataset(tmp_path, 24)[0]), pixels[top : top + 24, left : left + 24])
+    data = ImageDataset(tmp_path, 24, convert=True)
+    np.testing.assert_array_equal(uint8(data[0]), pixels[top : top + 24, left : left + 24])
+    assert data.changed == {"a.png": f"{width} x {height} px, centre-cropped"}
 
 
 def test_reduction_is_antialiased(tmp_path):
@@ -77,9 +80,38 @@ def save_modes(folder):
     return base
 
 
+FORMS = {
+    "wide": (Image.new("RGB", (24, 18)), "24 x 18 px, RGB"),
+    "grey": (Image.new("L", (18, 18)), "18 x 18 px, L"),
+    "alpha": (Image.new("RGBA", (18, 18)), "18 x 18 px, RGBA"),
+    "palette": (Image.new("P", (18, 18)), "18 x 18 px, P"),
+    "cmyk": (Image.new("CMYK", (20, 18)), "20 x 18 px, CMYK"),
+}
+
+
+@pytest.mark.parametrize("cache_bytes", [1 << 30, 0], ids=["cached", "on demand"])
+@pytest.mark.parametrize("form", FORMS)
+def test_an_image_that_is_not_square_rgb_is_refused(tmp_path, form, cache_bytes):
+    write_set(tmp_path, 3)
+    image, shown = FORMS[form]
+    image.save(tmp_path / "001.tif")
+    expected = f"data: 001.tif in {tmp_path}: {shown}; expected a square RGB image (--convert-images"
+    with pytest.raises(CagcError, match=re.escape(expected)):
+        ImageDataset(tmp_path, 16, cache_bytes=cache_bytes)
+    with pytest.raises(CagcError, match=re.escape(f"001.tif: {shown}; expected a square RGB image")):
+        read_image(tmp_path / "001.tif", 16)
+    assert len(ImageDataset(tmp_path, 16, cache_bytes=cache_bytes, convert=True)) == 4
+
+
+def test_rgb_with_a_transparent_colour_is_refused(tmp_path):
+    Image.new("RGB", (18, 18)).save(tmp_path / "a.png", transparency=(0, 0, 0))
+    with pytest.raises(CagcError, match="18 x 18 px, RGB with transparency"):
+        ImageDataset(tmp_path, 16)
+
+
 def test_every_mode_becomes_rgb(tmp_path):
     base = save_modes(tmp_path)
-    data = ImageDataset(tmp_path, 16)
+    data = ImageDataset(tmp_path, 16, convert=True)
     assert not data.skipped
     images = {name: uint8(data[i]) for i, name in enumerate(data.names)}
     for name in ("rgb.bmp", "cmyk.tif", "palette.png", "exif.png"):

@@ -50,10 +50,26 @@ def test_project_writes_both_side_by_side(pair, small_images, tmp_path, capsys):
 
 
 def test_project_says_what_it_resizes(pair, small_images, tmp_path, capsys):
-    run("project", small_images / "01.png", small_images / "04.png", *pair[:2], *PIXELS, "--out", tmp_path / "p")
-    said = " ".join(capsys.readouterr().err.split())
-    assert "01.png: 18 x 21 px, centre-cropped, resized to 16 px" in said
-    assert "04.png: 18 x 21 px, L turned into RGB, centre-cropped, resized to 16 px" in said
+    options = (*pair[:2], *PIXELS, "--steps", 1)
+    run("project", small_images / "01.png", small_images / "03.png", *options, "--out", tmp_path / "a")
+    run("project", small_images, *options, "--count", 2, "--out", tmp_path / "b")
+    said = capsys.readouterr().err
+    assert said.count("01.png: 21 x 21 px, resized to 16 px") == 2
+    assert "03.png" not in said and "00.png" not in said  # 16 px as they are
+
+
+def test_project_converts_an_image_only_where_told_to(pair, tmp_path, capsys):
+    photo = tmp_path / "wide.png"
+    Image.new("L", (30, 20)).save(photo)
+    options = ("project", photo, *pair[:2], *PIXELS, "--steps", 1, "--out", tmp_path / "p")
+    line = refused(capsys, *options)
+    assert (
+        line == f"error: image {photo}: 30 x 20 px, L; expected a square RGB image (--convert-images crops and "
+        "converts)"
+    )
+    assert not (tmp_path / "p").exists()
+    run(*options, "--convert-images")
+    assert "wide.png: 30 x 20 px, L turned into RGB, centre-cropped, resized to 16 px" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -63,7 +79,8 @@ def test_project_names_an_image_that_it_cannot_use(kind, message, small_images, 
     files = {"none": [], "torn": [tmp_path / "torn.png"], "float": [small_images / "01.png", tmp_path / "f.tif"]}[kind]
     (tmp_path / "torn.png").write_bytes((small_images / "01.png").read_bytes()[:100])
     Image.new("F", (20, 20)).save(tmp_path / "f.tif")
-    assert message in refused(capsys, "project", *files, "--teacher", small_teacher, "--out", tmp_path / "p")
+    options = ("--convert-images", "--teacher", small_teacher, "--out", tmp_path / "p")
+    assert message in refused(capsys, "project", *files, *options)
     assert not (tmp_path / "p").exists()
 
 

@@ -33,6 +33,7 @@ class Options:
 
     Attributes:
         data: CIFAR-10 archive or its folder, or a folder or zip of images.
+        convert_images: crop and convert images that are not square or not RGB, instead of refusing them.
         out: folder of the run.
         width: of every layer of the generator.
         discriminator_width: of every layer of the discriminator.
@@ -46,6 +47,7 @@ class Options:
 
     data: Path
     out: Path
+    convert_images: bool = False
     width: int = 256
     discriminator_width: int = 128
     z_dim: int = 128
@@ -58,7 +60,7 @@ class Options:
 
 def train(options: Options) -> None:
     """Run the training."""
-    data = open_images(options.data, options.resolution)
+    data = open_images(options.data, options.resolution, options.convert_images)
     torch.manual_seed(options.config.seed)
     generator = SNGANGenerator(SNGANConfig.uniform(options.resolution, options.width, z_dim=options.z_dim))
     judge = SNGANDiscriminator(SNGANDiscriminatorConfig(options.resolution, options.discriminator_width))
