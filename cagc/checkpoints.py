@@ -8,6 +8,7 @@ and of a ``.pkl`` only tensors and containers are built.
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 import pickle
 import zipfile
@@ -16,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import save
 
 from . import assets, nvlabs, rosinality
 from .documents import read_tensors
@@ -111,7 +112,8 @@ def save_checkpoint(path: str | Path, checkpoint: Checkpoint, dtype: torch.dtype
                 tensors[f"{name}.{key}"] = tensor.detach().to("cpu", dtype).contiguous()
     header = {"format": FORMAT, "configs": json.dumps(configs), "metadata": json.dumps(checkpoint.metadata or {})}
     with atomic_write(path) as temporary:
-        save_file(tensors, temporary, header)
+        # Written by either library itself, a full disk would be an error of its own and not an OSError.
+        temporary.write_bytes(save(tensors, header))
 
 
 def save_generator(generator: AnyGenerator, path: str | Path, metadata: dict[str, Any] | None = None) -> None:
@@ -132,8 +134,10 @@ def convert(source: str | Path, target: str | Path) -> None:
     if target.suffix == ".safetensors":
         save_checkpoint(target, checkpoint)
         return
+    buffer = io.BytesIO()
+    torch.save(to_rosinality(checkpoint), buffer)
     with atomic_write(target) as temporary:
-        torch.save(to_rosinality(checkpoint), temporary)
+        temporary.write_bytes(buffer.getbuffer())
 
 
 def to_rosinality(checkpoint: Checkpoint) -> dict[str, Any]:

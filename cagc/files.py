@@ -20,6 +20,7 @@ def atomic_write(path: str | Path) -> Iterator[Path]:
 
     Raises:
         CagcError: the folder of ``path`` does not exist.
+        OSError: what writing raised, with ``path`` in its message.
     """
     path = Path(path)
     if not path.parent.is_dir():
@@ -35,6 +36,10 @@ def atomic_write(path: str | Path) -> Iterator[Path]:
         with temporary.open("rb") as file:
             os.fsync(file.fileno())
         os.replace(temporary, path)
+    except OSError as error:
+        if error.errno is not None and error.filename is None:  # a full disk does not say where
+            error.filename = str(path)
+        raise
     finally:
         with suppress(FileNotFoundError):
             temporary.unlink()

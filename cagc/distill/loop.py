@@ -211,15 +211,21 @@ class _Run:
             self._announce()
         reporter = Reporter(progress if main else False, steps, start, self.config.batch_size)
         try:
-            with reporter, _interruption() as received:
+            with self._keeping(), reporter, _interruption() as received:
                 self._steps(reporter, received)
+        finally:
+            if self.board is not None:
+                self.board.close()
+
+    @contextmanager
+    def _keeping(self) -> Iterator[None]:
+        """Add to an error that ends the run which checkpoint it can be taken up from."""
+        try:
+            yield
         except (NonFiniteLoss, OSError) as error:
             reason = error if isinstance(error, NonFiniteLoss) else f"cannot write: {error}"
             kind = NonFiniteLoss if isinstance(error, NonFiniteLoss) else CagcError
             raise kind(f"{reason}; the checkpoint of step {self.saved} is kept in {self.folder.path}") from None
-        finally:
-            if self.board is not None:
-                self.board.close()
 
     def _announce(self) -> None:
         """Tell how much memory a step takes, and warn where the GPU has less."""
@@ -312,7 +318,8 @@ class _Run:
                 save_checkpoint(self.folder.discriminator, Checkpoint(d=self.trainer.d, metadata=metadata))
             save_generator(average, self.folder.student, metadata)
 
-        self._write(write)
+        with self._keeping():
+            self._write(write)
         return average
 
 

@@ -8,6 +8,7 @@ import time
 import zipfile
 from dataclasses import replace
 from pathlib import Path
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -16,15 +17,8 @@ from PIL import Image
 
 from cagc.checkpoints import load_checkpoint, load_generator, save_generator
 from cagc.distill import (
-    DistillConfig,
-    ImageDataset,
-    Interrupted,
-    LiveTeacher,
-    NonFiniteLoss,
-    RecordedTeacher,
-    RunFolder,
-    distill,
-)
+    DistillConfig, ImageDataset, Interrupted, LiveTeacher, NonFiniteLoss, RecordedTeacher, RunFolder, distill,
+)  # fmt: skip
 from cagc.errors import CagcError
 from cagc.metrics.fidelity import evaluate_pair
 from cagc.models import Generator, GeneratorConfig
@@ -313,6 +307,11 @@ def test_full_disk_keeps_the_last_checkpoint(networks, data, whole, tmp_path, mo
         run(networks, data, out)
     monkeypatch.undo()
     assert sorted(p.name for p in (out / "checkpoints").iterdir()) == ["step-000000000.pt", "step-000000002.pt"]
+    monkeypatch.setattr("cagc.checkpoints.save", Mock(side_effect=OSError(28, "No space left on device")))
+    with pytest.raises(CagcError, match="device: '.*safetensors'; the checkpoint of step 7 is kept in"):
+        run(networks, data, out, resume=True)
+    assert not (out / "student.safetensors").exists()
+    monkeypatch.undo()
     assert_same(run(networks, data, out, resume=True), whole[1])
 
 
