@@ -235,6 +235,7 @@ PYBIND11_MODULE(_C, m) {
 #ifdef CAGC_CUDA_ARCHS
   m.attr("cuda_archs") = CAGC_CUDA_ARCHS;
   m.def("bias_act_cuda", bind<Pointer>(bias_act_params, on_cuda(cagc::bias_act_cuda)));
+  m.def("bias_act_slope_cuda", bind<Pointer>(bias_act_slope_params, on_cuda(cagc::bias_act_cuda)));
   m.def("sparse_channel_conv2d_cuda",
         bind<Pointer>(sparse_channel_conv2d_params, on_cuda(cagc::sparse_channel_conv2d_cuda)));
   m.def("modulated_conv2d_cuda", bind<Pointer>(epilogue_params, on_cuda(cagc::modulated_conv2d_cuda)));

@@ -15,7 +15,7 @@ ACTS = {name: code for code, name in enumerate(ACTIVATIONS)}
 VALUE, SLOPE, CURVATURE = 0, 1, 2
 
 # Elements that one partial sum covers; the same for any number of threads.
-_CHUNK = 16384
+_CHUNK = {"cpu": 16384, "cuda": 8192}
 
 
 def _pointer(t: torch.Tensor | None) -> int:
@@ -55,27 +55,28 @@ def slope(g, x, b, y, dim, act, alpha, gain, clamp) -> torch.Tensor:
     return _run(SLOPE, g, x, b, y, g, None, dim, act, alpha, gain, clamp)
 
 
-def has_sums() -> bool:
-    """Whether the compiled module has :func:`slope_and_sums`; one built from earlier sources has not."""
-    return hasattr(_C, "bias_act_slope_cpu")
-
-
 def slope_and_sums(g, x, b, y, dim, act, alpha, gain, clamp) -> tuple[torch.Tensor, torch.Tensor]:
-    """:func:`slope` and its sum over all axes but ``dim``, in one pass; tensors on the CPU, with elements."""
+    """:func:`slope` and its sum over all axes but ``dim``, in one pass; of tensors that have elements."""
     g = dense(g)
     x, y = dense_like(x, g), dense_like(y, g)
     out = layout.allocate(g)
     step, channels = (g.stride(dim), g.shape[dim]) if g.shape[dim] > 1 else (g.numel(), 1)
     wide = torch.float64 if g.dtype == torch.float64 else torch.float32
-    across = channels > 1 and step == 1
-    chunk = max(1, _CHUNK // channels) * channels if across else _CHUNK
+    across, chunk = channels > 1 and step == 1, _CHUNK[g.device.type]
+    if across:
+        chunk = max(32, chunk // channels) * channels
     pieces = -(-(g.numel() if across else step) // chunk)
     shape = (pieces, channels) if across else (g.numel() // (step * channels), channels, pieces)
-    sums = torch.empty(shape, dtype=wide)
-    _C.bias_act_slope_cpu(
+    sums = g.new_empty(shape, dtype=wide)
+    arguments = (
         *map(_pointer, (x, None if b is None else b.contiguous(), y, g, out)), g.numel(), step, channels,
-        alpha, gain, clamp, ACTS[act], DTYPES[g.dtype], sums.data_ptr(), chunk, torch.get_num_threads(),
+        alpha, gain, clamp, ACTS[act], DTYPES[g.dtype], sums.data_ptr(), chunk,
     )  # fmt: skip
+    if g.is_cuda:
+        with torch.cuda.device(g.device):
+            _C.bias_act_slope_cuda(*arguments, torch.cuda.current_stream().cuda_stream)
+    else:
+        _C.bias_act_slope_cpu(*arguments, torch.get_num_threads())
     return out, sums.sum([i for i in range(sums.ndim) if i != 1]).to(g.dtype)
 
 

@@ -134,9 +134,9 @@ def _bias_gradient(dx: torch.Tensor, dim: int) -> torch.Tensor:
 
 
 def _is_last(g, saved) -> bool:
-    """Whether nothing differentiates this gradient further, and it is of plain tensors in the host's memory."""
+    """Whether nothing differentiates this gradient further, and it is of plain tensors."""
     plain = not torch.is_grad_enabled() and is_plain([g, *(t for t in saved if t is not None)])
-    return plain and g.is_cpu and g.ndim > 1 and g.numel() > 0
+    return plain and g.ndim > 1 and g.numel() > 0
 
 
 def _save_value(ctx, inputs, output) -> None:
@@ -152,10 +152,8 @@ def _save_value(ctx, inputs, output) -> None:
 
 def _backward_value(ctx, g):
     *options, backend = ctx.options
-    if ctx.needs_input_grad[1] and backend == "native" and _is_last(g, ctx.saved_tensors):
-        native = kernels("bias_act", backend)
-        if native.has_sums():
-            return *native.slope_and_sums(g, *ctx.saved_tensors, *options), *[None] * 6
+    if ctx.needs_input_grad[1] and _is_last(g, ctx.saved_tensors):
+        return *kernels("bias_act", backend).slope_and_sums(g, *ctx.saved_tensors, *options), *[None] * 6
     dx = _slope(g, *ctx.saved_tensors, *ctx.options)
     db = _bias_gradient(dx, ctx.options[0]) if ctx.needs_input_grad[1] else None
     return dx, db, *[None] * 6

@@ -74,7 +74,7 @@ def check_filter(name: str, f: torch.Tensor | None, x: torch.Tensor) -> tuple[in
         raise ValueError(f"{name}: got shape {list(f.shape)}, expected [k] or [kh, kw] with at least one tap")
     if f.device != x.device:
         raise ValueError(f"{name}: is on {f.device}, expected {x.device} as x")
-    return f.shape[-1], f.shape[0]
+    return int(f.shape[-1]), int(f.shape[0])  # torch.jit.trace makes tensors of sizes
 
 
 def _check(x, f, up, down, padding, flip_filter, gain) -> tuple[int, int]:

@@ -101,6 +101,25 @@ def _curvature(u, ACT: tl.constexpr):
 
 
 @triton.jit
+def _derivative(
+    u, g, CURVED: tl.constexpr, ACT: tl.constexpr, ALPHA: tl.constexpr, GAIN: tl.constexpr, CLAMP: tl.constexpr,
+    FROM_OUTPUT: tl.constexpr,
+):  # fmt: skip
+    """``g`` times the slope at ``u``, or the curvature; ``u`` is x + b, or with FROM_OUTPUT the saved output."""
+    d = g * GAIN
+    if CURVED:
+        d = d * _curvature(u, ACT)
+    else:
+        d = d * _slope(u, ACT, ALPHA)
+    if CLAMP >= 0:
+        v = u
+        if not FROM_OUTPUT:
+            v = GAIN * _value(u, ACT, ALPHA)
+        d = tl.where((v > -CLAMP) & (v < CLAMP), d, 0.0)
+    return d
+
+
+@triton.jit
 def bias_act_kernel(
     x, b, g, h, out, numel, step, channels,
     PASS: tl.constexpr, ACT: tl.constexpr, ALPHA: tl.constexpr, GAIN: tl.constexpr, CLAMP: tl.constexpr,
@@ -112,24 +131,55 @@ def bias_act_kernel(
     u = tl.load(x + i, mask=inside, other=0.0).to(ACC)
     if HAS_BIAS:
         u += tl.load(b + (i // step) % channels, mask=inside, other=0.0).to(ACC)
-    v = u
-    if not FROM_OUTPUT:
-        v = GAIN * _value(u, ACT, ALPHA)
     if PASS == VALUE:
+        v = GAIN * _value(u, ACT, ALPHA)
         # Comparisons, not minimum and maximum: a NaN stays a NaN.
         if CLAMP >= 0:
             v = tl.where(v > CLAMP, CLAMP, v)
             v = tl.where(v < -CLAMP, -CLAMP, v)
     else:
-        d = tl.load(g + i, mask=inside, other=0.0).to(ACC) * GAIN
-        if PASS == SLOPE:
-            d = d * _slope(u, ACT, ALPHA)
-        else:
-            d = d * _curvature(u, ACT) * tl.load(h + i, mask=inside, other=0.0).to(ACC)
-        if CLAMP >= 0:
-            d = tl.where((v > -CLAMP) & (v < CLAMP), d, 0.0)
-        v = d
+        d = tl.load(g + i, mask=inside, other=0.0).to(ACC)
+        if PASS == CURVATURE:
+            d = d * tl.load(h + i, mask=inside, other=0.0).to(ACC)
+        v = _derivative(u, d, PASS == CURVATURE, ACT, ALPHA, GAIN, CLAMP, FROM_OUTPUT)
     tl.store(out + i, v.to(out.dtype.element_ty), mask=inside)
+
+
+@triton.jit
+def bias_act_sums_kernel(
+    x, b, g, out, sums, rows, columns, channels,
+    ACROSS: tl.constexpr, ACT: tl.constexpr, ALPHA: tl.constexpr, GAIN: tl.constexpr, CLAMP: tl.constexpr,
+    HAS_BIAS: tl.constexpr, FROM_OUTPUT: tl.constexpr, ACC: tl.constexpr,
+    R: tl.constexpr, C: tl.constexpr, STEPS: tl.constexpr,
+):  # fmt: skip
+    """Slope of [rows, columns] in memory order, and sums of STEPS blocks [R, C] of it that one program walks.
+
+    ACROSS: a column is a channel, the walk goes down, sums are [programs, columns]; otherwise a row is of one channel,
+    the walk goes along it, sums are [rows, programs].
+    """
+    DOWN: tl.constexpr = R * STEPS if ACROSS else R
+    ALONG: tl.constexpr = C if ACROSS else C * STEPS
+    beside = tl.cdiv(columns, ALONG)
+    piece = tl.program_id(0) // beside, tl.program_id(0) % beside
+    total = tl.zeros([R, C], ACC)
+    for step in range(STEPS):
+        r = piece[0] * DOWN + (step * R if ACROSS else 0) + tl.arange(0, R)[:, None]
+        c = piece[1] * ALONG + (0 if ACROSS else step * C) + tl.arange(0, C)[None, :]
+        inside = (r < rows) & (c < columns)
+        i = r.to(tl.int64) * columns + c
+        u = tl.load(x + i, mask=inside, other=0.0).to(ACC)
+        if HAS_BIAS:
+            u += tl.load(b + (c if ACROSS else r % channels), mask=inside, other=0.0).to(ACC)
+        d = tl.load(g + i, mask=inside, other=0.0).to(ACC)
+        d = _derivative(u, d, False, ACT, ALPHA, GAIN, CLAMP, FROM_OUTPUT)
+        tl.store(out + i, d.to(out.dtype.element_ty), mask=inside)
+        total += tl.where(inside, d, 0.0)
+    if ACROSS:
+        c = piece[1] * C + tl.arange(0, C)
+        tl.store(sums + piece[0].to(tl.int64) * columns + c, tl.sum(total, 0), mask=c < columns)
+    else:
+        r = piece[0] * R + tl.arange(0, R)
+        tl.store(sums + r.to(tl.int64) * beside + piece[1], tl.sum(total, 1), mask=r < rows)
 
 
 def _block(dtype: object) -> int:
@@ -168,6 +218,38 @@ def slope(g, x, b, y, dim, act, alpha, gain, clamp) -> torch.Tensor:
     return _run(SLOPE, g, source, b, g, None, x is None, dim, act, alpha, gain, clamp)
 
 
+def _walk(across: bool, rows: int, columns: int, block: int) -> tuple[int, int, int]:
+    """R, C and STEPS of :func:`bias_act_sums_kernel`."""
+    c = min(128 if across else block, triton.next_power_of_2(columns))
+    r = block // c
+    steps = triton.cdiv(rows, r) if across else triton.cdiv(columns, c)
+    return r, c, min(8, triton.next_power_of_2(steps))
+
+
+def slope_and_sums(g, x, b, y, dim, act, alpha, gain, clamp) -> tuple[torch.Tensor, torch.Tensor]:
+    """:func:`slope` and its sum over all axes but ``dim``, in one pass; of tensors that have elements."""
+    g = dense(g)
+    source = dense_like(x if y is None else y, g)
+    out, channels = layout.allocate(g), g.shape[dim]
+    across = channels > 1 and g.stride(dim) == 1
+    columns = channels if across else g.stride(dim) if channels > 1 else g.numel()
+    rows = g.numel() // columns
+    r, c, steps = _walk(across, rows, columns, _block(g.dtype))
+    down = triton.cdiv(rows, r * (steps if across else 1))
+    along = triton.cdiv(columns, c * (1 if across else steps))
+    wide = g.dtype == torch.float64
+    shape = (down, channels) if across else (rows // channels, channels, along)
+    sums = g.new_empty(shape, dtype=torch.float64 if wide else torch.float32)
+    # Pointers that a variant does not read still need a tensor.
+    pointers = g if source is None else source, g if b is None else b.contiguous()
+    with torch.cuda.device_of(g):
+        bias_act_sums_kernel[(down * along,)](
+            *pointers, g, out, sums, rows, columns, channels, across, act, alpha, gain, clamp, b is not None,
+            x is None, tl.float64 if wide else tl.float32, r, c, steps,
+        )  # fmt: skip
+    return out, sums.sum([i for i in range(sums.ndim) if i != 1]).to(g.dtype)
+
+
 def curvature(h, g, x, b, dim, act, alpha, gain, clamp) -> torch.Tensor:
     """Gradient in x of ``sum(h * slope(g, x))``."""
     x = dense(x)
@@ -190,3 +272,19 @@ def variants() -> Iterator[tuple[triton.JITFunction, str, dict[str, str], dict[s
                     "ACC": tl.float64 if code == "fp64" else tl.float32, "BLOCK": _block(code),
                 }  # fmt: skip
                 yield bias_act_kernel, f"bias_act {name} {act} {code}", types, constants
+        yield from _sums_variants(code, smooth)
+
+
+def _sums_variants(code: str, smooth: list[str]) -> Iterator[tuple]:
+    types = dict.fromkeys(("x", "b", "g", "out"), f"*{code}") | dict.fromkeys(("rows", "columns", "channels"), "i32")
+    wide = code == "fp64"
+    types["sums"] = "*fp64" if wide else "*fp32"
+    for across, act in ((False, "lrelu"), (True, "lrelu"), (False, "swish"), (True, "swish")):
+        r, c, steps = _walk(across, 65536, 128 if across else 65536, _block(code))
+        constants = {
+            "ACROSS": across, "ACT": act, "ALPHA": 0.2, "GAIN": 2**0.5, "CLAMP": 256.0, "HAS_BIAS": act in smooth,
+            "FROM_OUTPUT": act not in smooth, "ACC": tl.float64 if wide else tl.float32,
+            "R": r, "C": c, "STEPS": steps,
+        }  # fmt: skip
+        name = "across" if across else "along"
+        yield bias_act_sums_kernel, f"bias_act sums {name} {act} {code}", types, constants

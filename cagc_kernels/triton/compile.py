@@ -31,7 +31,7 @@ def source(kernel, types: dict[str, str], constants: dict[str, object]) -> ASTSo
     signature = {name: types.get(name, "constexpr") for name in kernel.arg_names}
     constants = {name: constants[name] for name in kernel.arg_names if name in constants}
     attributes = {(i,): ALIGNED for i, name in enumerate(kernel.arg_names) if types.get(name, "").startswith("*")}
-    attributes |= {(i,): ALIGNED for i, name in enumerate(kernel.arg_names) if name == "numel"}
+    attributes |= {(i,): ALIGNED for i, name in enumerate(kernel.arg_names) if name in ("numel", "columns")}
     return ASTSource(fn=kernel, signature=signature, constexprs=constants, attrs=attributes)
 
 

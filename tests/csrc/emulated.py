@@ -19,6 +19,7 @@ POINTER, INT64, DOUBLE, INT = ctypes.c_uint64, ctypes.c_int64, ctypes.c_double, 
 # The arguments of each op in csrc/module.cpp, without the last one (threads or a stream).
 SIGNATURES = {
     "bias_act": [POINTER] * 6 + [INT64] * 3 + [DOUBLE] * 3 + [INT] * 3,
+    "bias_act_slope": [POINTER] * 5 + [INT64] * 3 + [DOUBLE] * 3 + [INT] * 2 + [POINTER, INT64],
     "sparse_channel_conv2d": [POINTER] * 7 + [INT64] * 22 + [INT] * 5,
     "modulated_conv2d": [POINTER] * 10 + [INT64] * 10 + [INT] + [DOUBLE] * 3 + [INT] * 2,
     "upfirdn2d": [POINTER] * 3 + [INT64] * 18 + [INT] * 2 + [DOUBLE, INT],

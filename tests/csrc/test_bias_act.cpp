@@ -64,6 +64,37 @@ template <class T> void test(DType dtype, const Shape &s, Act act, Pass pass, bo
     CHECK(std::isnan(double(acc_t<T>(t.out[s.offset + i]))), "written behind the end");
 }
 
+// Sums over pieces of `chunk` elements, in both arrangements, added up for each channel.
+template <class T> void test_sums(DType dtype, const Shape &s, Act act, int64_t chunk, double tolerance) {
+  Tensors<T> t(s.numel + s.offset + 8);
+  BiasAct p{};
+  (piecewise_linear(act) ? p.y : p.x) = t.x.data() + s.offset;
+  p.b = piecewise_linear(act) ? nullptr : t.b.data();
+  p.g = t.g.data() + s.offset, p.out = t.out.data() + s.offset;
+  p.numel = s.numel, p.step = s.step, p.channels = s.channels;
+  p.alpha = 0.2, p.gain = 1.3, p.clamp = 1.5;
+  p.act = act, p.pass = Pass::slope, p.dtype = dtype;
+  const bool across = s.step == 1 && s.channels > 1;
+  p.chunk = across ? chunk / s.channels * s.channels + s.channels : chunk;
+  const int64_t run = across ? s.numel : s.step, pieces = (run + p.chunk - 1) / p.chunk;
+  std::vector<acc_t<T>> sums(s.numel / run * pieces * (across ? s.channels : 1) + 1, acc_t<T>(NAN));
+  p.sums = sums.data();
+  const char *error = bias_act_cuda(p, nullptr);
+  CHECK(!error, "%s", error);
+  std::vector<double> got(s.channels), want(s.channels);
+  for (size_t i = 0; i + 1 < sums.size(); i++) got[across ? i % s.channels : i / pieces % s.channels] += sums[i];
+  CHECK(std::isnan(double(sums.back())), "a sum behind the end");
+  for (int64_t i = 0; i < s.numel; i++) {
+    const double e = expected<T>(p, i), out = double(acc_t<T>(t.out[s.offset + i]));
+    want[i / s.step % s.channels] += e;
+    CHECK(std::abs(out - e) <= tolerance * (1 + std::abs(e)), "element %ld: %g, expected %g", long(i), out, e);
+    if (failures > 20) return;
+  }
+  for (int64_t c = 0; c < s.channels; c++)
+    CHECK(std::abs(got[c] - want[c]) <= 1e-5 * (1 + s.numel / s.channels), "channel %ld: %g, expected %g", long(c),
+          got[c], want[c]);
+}
+
 }  // namespace
 
 int main() {
@@ -79,6 +110,12 @@ int main() {
             test<half_t>(DType::float16, s, act, pass, bias, 1e-3);
             test<bfloat_t>(DType::bfloat16, s, act, pass, bias, 8e-3);
           }
+    for (const Shape &s : kShapes)
+      for (Act act : {Act::linear, Act::lrelu, Act::swish})
+        for (int64_t chunk : {16, 100, 8192}) {
+          test_sums<float>(DType::float32, s, act, chunk, 1e-6);
+          test_sums<half_t>(DType::float16, s, act, chunk, 1e-3);
+        }
   }
   return report("bias_act");
 }

@@ -5,7 +5,16 @@ from __future__ import annotations
 import pytest
 import torch
 
-from cagc_kernels import bias_act, setup_filter, styled_conv2d, upfirdn2d, use_backend
+from cagc_kernels import (
+    bias_act,
+    downsample2d,
+    filter2d,
+    setup_filter,
+    styled_conv2d,
+    upfirdn2d,
+    upsample2d,
+    use_backend,
+)
 
 
 def layer(x, weight, styles, bias, f):
@@ -79,3 +88,12 @@ def test_meta_and_fake_tensors():
         assert bias_act(x, act="lrelu").stride() == x.stride()
         y = upfirdn2d(x, None, 2)
         assert y.shape == (2, 3, 8, 8) and y.is_contiguous(memory_format=torch.channels_last)
+
+
+@pytest.mark.filterwarnings("ignore::torch.jit.TracerWarning", "ignore::DeprecationWarning")
+@pytest.mark.parametrize("function", (filter2d, upsample2d, downsample2d), ids=lambda function: function.__name__)
+def test_trace(function):
+    f = setup_filter([1, 3, 3, 1])
+    traced = torch.jit.trace(lambda x: function(x, f), (torch.randn(1, 3, 8, 8),))
+    x = torch.randn(2, 3, 10, 6)
+    torch.testing.assert_close(traced(x), function(x, f))

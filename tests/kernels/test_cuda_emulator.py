@@ -19,7 +19,7 @@ from ..peers import test_rosinality_ops
 from ..peers.test_bias_act import TOLERANCE, check_case
 from ..peers.vectors import cases
 from . import test_epilogue
-from .test_bias_act import gradients, oracle, tensors
+from .test_bias_act import gradients, oracle, tensors, test_last_gradients
 from .tolerances import TOLERANCES, assert_close
 
 SEEDS = (0, 1, 2)
@@ -84,6 +84,18 @@ def test_bias_act_layouts_and_widths(layout, width):
     for seed in SEEDS:
         with emulated("bias_act", seed, multiprocessors=1):
             assert_close(bias_act(x, b, act="lrelu", backend="native"), oracle(x, b, act="lrelu"), x.dtype)
+
+
+@pytest.mark.parametrize("dtype", TOLERANCES, ids=str)
+@pytest.mark.parametrize(
+    "shape,last,seed",
+    [((2, 8, 4, 4), False, 1), ((2, 37, 7, 5), False, 2), ((1, 1, 190, 191), False, 3), ((9, 24), False, 0)]
+    + [((2, 8, 4, 4), True, 1), ((2, 37, 33, 35), True, 2), ((1, 160, 9, 8), True, 3)],
+)
+def test_bias_gradient_in_one_pass(shape, last, seed, dtype, monkeypatch):
+    with emulated("bias_act", seed) as module:
+        test_last_gradients(("native", "cpu"), dtype, shape, last, monkeypatch)
+    assert module.launches == 4
 
 
 def test_more_elements_than_the_grid_has_threads():

@@ -34,7 +34,7 @@ struct BiasAct {
   Act act;
   Pass pass;
   DType dtype;
-  // Sums of `out` in the accumulate type, on the CPU with Pass::slope, or null. A run of one channel falls into pieces
+  // Sums of `out` in the accumulate type, with Pass::slope, or null. A run of one channel falls into pieces
   // of at most `chunk` elements, [numel / step, pieces]; where step is 1, so does the whole, `chunk` is a multiple of
   // the channels, and each piece has a sum for each of them, [pieces, channels].
   void *sums = nullptr;
