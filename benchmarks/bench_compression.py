@@ -40,7 +40,8 @@ from cagc.models import Generator
 from cagc.runs import load_teacher
 from cagc.seeds import z_batch
 
-from .results import commit, device_folder, machine, versions
+from .harness import pin_threads
+from .results import Row, append, commit, device_folder, machine, make_row, versions
 
 TEACHER = "teacher, other latents"
 EMBEDDED = "embedded student"
@@ -195,7 +196,8 @@ def run_bench(runs: list[Run], teacher: Path | None, data: Path | None, settings
 def time_rows(runs: list[Run], teacher: Path | None, out: Path, repeats: int, batches: tuple[int, ...] = (1,)) -> None:
     """Add milliseconds at each batch to the rows of ``out``: one student of each label, interleaved with the teacher.
 
-    "latency" holds those of the first batch, "latency_by_batch" all of them, with the speed-up over the teacher.
+    "latency" holds those of the first batch, "latency_by_batch" all of them, with the speed-up over the teacher. Rows
+    as every benchmark writes them go to the file of ``out``'s name that ends in .jsonl.
     """
     document = json.loads(out.read_text())
     firsts = {run.label: run for run in reversed(runs)}
@@ -206,7 +208,19 @@ def time_rows(runs: list[Run], teacher: Path | None, out: Path, repeats: int, ba
         found = {str(b): _latency(times, row["label"]) for b, times in measured.items() if row["label"] in times}
         row["latency"], row["latency_by_batch"] = found.get(str(batches[0])), found
     document["timed_on"] = machine("cpu")
+    append(out.with_suffix(".jsonl"), [row for b, times in measured.items() for row in _rows(generators, b, times)])
     write(out, document)
+
+
+def _rows(generators: dict[str, Generator], batch: int, measured: dict[str, LatencyResult]) -> list[Row]:
+    """A row for each generator of one measurement."""
+    times = {label: [ms / 1e3 for ms in result.times_ms] for label, result in measured.items()}
+    rows = []
+    for label, generator in generators.items():
+        case, side = {"generator": label, "batch": batch}, generator.config.resolution
+        about = {"of": label, "shape": (batch, 3, side, side), "macs": batch * total_macs(generator)}
+        rows.append(make_row("compression", "runtime", case, times, "cpu", **about))
+    return rows
 
 
 def _latency(times: dict[str, LatencyResult], label: str) -> dict[str, Any]:
@@ -264,6 +278,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--out", type=Path)
     parser.add_argument("--timing", action="store_true")
     parser.add_argument("--repeats", type=int, default=30)
+    parser.add_argument("--threads", type=int, help="of the timed calls (default: all usable cores)")
     parser.add_argument("--batches", type=int, nargs="+", default=[1], help="images in a timed call")
     for setting in fields(Settings):
         parser.add_argument(f"--{setting.name}", type=type(setting.default), default=setting.default)
@@ -272,6 +287,7 @@ def main(arguments: list[str] | None = None) -> None:
     settings = Settings(**{setting.name: getattr(given, setting.name) for setting in fields(Settings)})
     out = given.out or Path(__file__).parent / "results" / device_folder("cpu") / "compression.json"
     if given.timing:
+        pin_threads(given.threads)
         time_rows(runs, given.teacher, out, given.repeats, tuple(given.batches))
     else:
         run_bench(runs, given.teacher, given.data, settings, out)

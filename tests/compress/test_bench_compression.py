@@ -5,9 +5,10 @@ import shutil
 from pathlib import Path
 
 import pytest
+import torch
 from PIL import Image
 
-from benchmarks import bench_compression, student_grid, tables_compression
+from benchmarks import bench_compression, results, student_grid, tables_compression
 from benchmarks.bench_compression import TEACHER, Run
 from cagc.budget import plan_channels
 from cagc.checkpoints import load_generator, save_generator
@@ -36,7 +37,7 @@ def bench(*words) -> None:
     bench_compression.main([str(word) for word in words])
 
 
-def test_rows_say_how_far_a_student_is_from_its_teacher(runs, small_teacher, tmp_path, capsys):
+def test_rows_say_how_far_a_student_is_from_its_teacher(runs, small_teacher, tmp_path, capsys, monkeypatch):
     out = tmp_path / "results" / "device" / "compression.json"
     common = ("--teacher", small_teacher, "--out", out)
     bench(runs[0], f"named={runs[1] / 'student.safetensors'}", *common, *SMALL)
@@ -54,7 +55,11 @@ def test_rows_say_how_far_a_student_is_from_its_teacher(runs, small_teacher, tmp
     assert capsys.readouterr().out == "" and out.read_bytes() == before
     with pytest.raises(CagcError, match="has settings"):
         bench(runs[0], *common, *SMALL, "--pairs", 3)
-    bench(runs[0], *common, "--timing", "--repeats", 2)
+    monkeypatch.setattr(results, "roofs", lambda device, dtype: {"copy_gbs": 1.0, "matrix_gflops": 1.0})
+    bench(runs[0], *common, "--timing", "--repeats", 2, "--threads", torch.get_num_threads())
+    timed = results.read(out.with_suffix(".jsonl")).rows
+    assert [row["case"] for row in timed] == [{"generator": name, "batch": 1} for name in (TEACHER, "l1-out")]
+    assert timed[1]["ms"]["rounds"] == 2 and timed[1]["ratios"].keys() == {TEACHER} and timed[1]["macs"] > 0
     document = json.loads(out.read_text())
     assert document["rows"]["l1-out 0"]["latency"]["median_ms"] > 0
     document["rows"]["l1-out 1"] = document["rows"]["l1-out 0"] | {"seed": 1, "content_l1": 0.5}
