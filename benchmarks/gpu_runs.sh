@@ -68,7 +68,7 @@ fi
 part tests "$python" -m pytest -q -m gpu tests
 [ -n "$dry" ] || part tests sanitize
 part ops bench benchmarks/bench_ops.py benchmarks/bench_peers.py benchmarks/bench_sparse.py
-part generators bench benchmarks/bench_generators.py
+part generators bench benchmarks/bench_generators.py ${dry:+--only runtime}
 for widths in full "0.3 by 8"; do
   part generators "$python" -m benchmarks.layers --widths "$widths" ${dry:+--resolution 64 --repeats 1} --results "$out/$device"
 done
