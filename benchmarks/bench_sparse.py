@@ -23,13 +23,12 @@ import torch
 import torch.nn.functional as F
 
 from cagc import plan_channels, prune, score_channels
-from cagc.metrics.macs import total_macs
 from cagc.models import GeneratorConfig
 from cagc_kernels import explain, sparse_channel_conv2d
 from cagc_kernels.backend import refusal
 from cagc_kernels.native import sparse_channel_conv2d as native
 
-from .generators import random_generator, widths
+from .generators import random_generator, widths, work
 from .harness import Call, default_device, keep_memory, milliseconds, paired, pin_threads, ratio
 from .results import make_row
 
@@ -132,8 +131,9 @@ def test_layer(benchmark, session, layer):
 def test_view(benchmark, session):
     side = 64 if session.quick else 256
     times = paired(elastic(KEPT, side), session.rounds(10), device=DEVICE)
-    macs, shape = total_macs(GeneratorConfig(side, widths(side, KEPT))), (1, 3, side, side)
-    row = make_row("sparse", "view", {"generator": side, "kept": KEPT}, times, DEVICE, shape=shape, macs=macs)
+    macs, moved = work(random_generator(GeneratorConfig(side, widths(side, KEPT)), DEVICE))
+    about = {"shape": (1, 3, side, side), "bytes": moved, "macs": macs}
+    row = make_row("sparse", "view", {"generator": side, "kept": KEPT}, times, DEVICE, **about)
     session.publish(benchmark, row, times["view"])
 
 
