@@ -169,7 +169,7 @@ def _interpolation(
 def edit_figure(
     generators: Mapping[str, nn.Module], seeds: Sequence[int], strengths: Sequence[float] = STRENGTHS
 ) -> Figure:
-    """The same edit on every generator: steps along the first principal direction of the first one's w."""
+    """The same edit on every generator: steps along the first one's first principal direction."""
     directions = find_directions(next(iter(generators.values())), count=1)
     rows = [
         _row(label, images, f"{label}: seed {seed} moved by {strengths[0]} to {strengths[-1]} standard deviations")
@@ -177,7 +177,7 @@ def edit_figure(
         for label, images in edited_images(generators, directions, seed, 0, strengths).items()
     ]
     caption = (
-        "Steps along the first principal direction of w, found on the teacher and applied to both: "
+        f"Steps along the first principal direction of {directions.source}, found on the teacher and applied to both: "
         f"{', '.join(f'{s:+g}' for s in strengths)} standard deviations."
     )
     return Figure("edit", "The same edit", caption, tuple(rows))

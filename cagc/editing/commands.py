@@ -200,6 +200,8 @@ class Mix:
         """Write the grids."""
         generators = self.pair.load()
         num_ws = generators["Teacher"].config.num_ws
+        if num_ws == 1:
+            raise CagcError("mix: got a generator with one w for all layers, expected one whose layers have their own")
         layers = parse_layers(self.layers or f"{num_ws // 2}-{num_ws - 1}", num_ws)
         names = [f"{label.lower()}.png" for label in generators]
         claim(self.out, self.overwrite, names)
@@ -282,7 +284,8 @@ class Edit:
     directions: Path | None = None
     """File of an earlier run; if left out, directions are found and written to --out."""
     layer: str | None = None
-    """Find directions in the activations of this layer, such as b16.conv1, instead of in w."""
+    """Find directions in the activations of this layer, such as b16.conv1, instead of in w; an SN-GAN's are found in
+    b4 if left out."""
     index: int = 0
     """Direction, the most important first."""
     strengths: tuple[float, ...] = (-3.0, -1.5, 0.0, 1.5, 3.0)

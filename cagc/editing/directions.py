@@ -119,7 +119,8 @@ def find_directions(
         generator: any.
         count: of directions.
         samples: latents drawn; activations are drawn of at most 1,000 of them.
-        layer: name of a layer in ``generator.config.channels``; None: of w itself.
+        layer: name of a layer in ``generator.config.channels``; None: of w itself, or, without a mapping network, the
+            first one: there w is z, whose spread is the same along every direction.
         seed: of the latents.
         batch: images at a time, for activations.
         progress: called with the samples done and those in all, for activations.
@@ -130,6 +131,8 @@ def find_directions(
     names = list(generator.config.channels)
     if layer is not None and layer not in names:
         raise CagcError(f"layer: got {layer!r}, expected one of {', '.join(names)}")
+    if layer is None and isinstance(generator.mapping, torch.nn.Identity):
+        layer = names[0]
     samples = samples if layer is None else min(samples, 1000)
     if not 1 <= count <= min(samples - 1, generator.config.style_dim):
         raise CagcError(f"count: got {count}, expected 1 to {min(samples - 1, generator.config.style_dim)}")
@@ -143,10 +146,12 @@ def find_directions(
         vectors, spread = vectors[:, order].T, values[order].clamp_min(0).sqrt()
     else:
         activations = _activations(generator, w.to(generator.w_avg), layer, batch, progress)
-        u, s, _ = torch.linalg.svd(activations - activations.mean(dim=0), full_matrices=False)
+        activations -= activations.mean(dim=0)
+        # Samples are few and activations many: u of the singular value decomposition from the smaller product.
+        values, u = torch.linalg.eigh(activations @ activations.T)
         # Least squares from the principal coordinates (orthonormal columns of u) back to w: how w must move for a
         # standard deviation along each.
-        steps = u[:, :count].T @ centred / (samples - 1) ** 0.5
+        steps = u[:, values.argsort(descending=True)[:count]].T @ centred / (samples - 1) ** 0.5
         spread = steps.norm(dim=1)
         vectors = steps / spread[:, None].clamp_min(1e-12)
     # An eigenvector's sign is arbitrary; fixed, so that a file can be made again.

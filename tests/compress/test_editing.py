@@ -241,6 +241,11 @@ def test_sngan_has_the_same_tools():
     torch.manual_seed(0)
     g = SNGANGenerator(SNGANConfig.uniform(8, 6, z_dim=5)).eval().requires_grad_(False)
     found = find_directions(g, count=2, samples=50)
+    # z has no principal directions: they are those of the first layer, singular vectors of its weight.
+    assert found.source == "b4"
+    weight = g.synthesis.fc.weight.flatten(0, 2)
+    moved = (weight @ find_directions(g, count=2, samples=4000).vectors.T).norm(dim=0)
+    torch.testing.assert_close(moved, torch.linalg.svdvals(weight)[:2], rtol=0.02, atol=0)
     assert edited_images({"g": g}, found, 0, 0, (0.0, 1.0))["g"].shape == (2, 3, 8, 8)
     targets = g(torch.randn(1, 5))
     assert project(g, targets, pixels_only(10)).losses[-1] < project(g, targets, pixels_only(1)).losses[-1]

@@ -10,6 +10,7 @@ import torch
 from PIL import Image
 
 import cagc
+from cagc import assets
 from cagc.checkpoints import load_generator, save_generator
 from cagc.editing import mixing
 from cagc.editing.directions import Directions
@@ -146,3 +147,15 @@ def test_edit_saves_directions_and_takes_them_up(pair, small_teacher, tmp_path, 
     assert "mapping network" in line
     line = refused(capsys, "mix", "--teacher", small_teacher, "--student", tmp_path / "other.safetensors")
     assert "mapping network is not the teacher's" in line
+
+
+def test_sngan_is_edited_and_projected_and_has_no_layers_to_mix(tmp_path, capsys):
+    teacher = ("--teacher", assets.sngan32() / "teacher.safetensors")
+    run("edit", *teacher, "--seeds", 0, "--strengths", -2, 2, "--out", tmp_path / "e")
+    assert Directions.load(tmp_path / "e" / "directions.safetensors").source == "b4"
+    run("morph", *teacher, "--steps", 2, "--out", tmp_path / "m.gif")
+    Image.new("RGB", (40, 40), "orange").save(tmp_path / "orange.png")
+    run("project", tmp_path / "orange.png", *teacher, *PIXELS, "--out", tmp_path / "p")
+    losses = Projection.load(tmp_path / "p" / "teacher.safetensors").losses
+    assert losses[-1] < losses[0]
+    assert "one w for all layers" in refused(capsys, "mix", *teacher, "--out", tmp_path / "x")
