@@ -8,7 +8,7 @@ namespace cagc {
 
 extern const BiasActLoops bias_act_loops_generic;
 #if defined(CAGC_X86_LEVELS)
-extern const BiasActLoops bias_act_loops_v3, bias_act_loops_v4;
+extern const BiasActLoops bias_act_loops_v3, bias_act_loops_v4, bias_act_loops_bf16;
 #endif
 
 namespace {
@@ -18,8 +18,10 @@ constexpr int64_t kGrain = 32768;
 // Elements of a tiled bias: long enough for a vector loop to pay, short enough for L1 beside the data.
 constexpr int64_t kTile = 2048;
 
-const BiasActLoops &loops() {
+const BiasActLoops &loops(DType dtype) {
 #if defined(CAGC_X86_LEVELS)
+  const bool rounds = __builtin_cpu_supports("avx512bf16") && __builtin_cpu_supports("x86-64-v4");
+  if (dtype == DType::bfloat16 && rounds) return bias_act_loops_bf16;
   if (__builtin_cpu_supports("x86-64-v4")) return bias_act_loops_v4;
   if (__builtin_cpu_supports("x86-64-v3")) return bias_act_loops_v3;
 #endif
@@ -38,13 +40,14 @@ template <class T> class Walk {
 
  public:
   Walk(const BiasAct &params, int64_t n)
-      : p(params), loop(loops().find(p.dtype, p.act, p.pass)), across(p.channels > 1 && p.step == 1) {
+      : p(params), loop(loops(p.dtype).find(p.dtype, p.act, p.pass)), across(p.channels > 1 && p.step == 1) {
     const int64_t tiles = across ? std::max<int64_t>(1, std::min(n, kTile) / p.channels) : 1;
     run = across ? tiles * p.channels : p.channels > 1 ? p.step : p.numel;
     b.resize((across ? run : 0) + kMostLanes);
     sums.resize(p.sums ? b.size() : 0);
-    if (across && p.b)
-      for (int64_t i = 0; i < run; i++) b[i] = static_cast<A>(static_cast<const T *>(p.b)[i % p.channels]);
+    if (!across || !p.b) return;
+    for (int64_t i = 0; i < p.channels; i++) b[i] = static_cast<A>(static_cast<const T *>(p.b)[i]);
+    for (int64_t i = p.channels; i < run; i += p.channels) std::copy_n(b.begin(), p.channels, b.begin() + i);
   }
 
   // Elements [begin, end), cut at the borders of runs.
@@ -69,7 +72,8 @@ template <class T> class Walk {
     go(begin, end);
     const int64_t channels = across ? p.channels : 1, n = across ? run : kMostLanes;
     std::fill_n(total, channels, A(0));
-    for (int64_t i = 0; i < n; i++) total[i % channels] += sums[i];
+    for (int64_t i = 0; i < n; i += channels)
+      for (int64_t c = 0; c < channels; c++) total[c] += sums[i + c];
   }
 };
 

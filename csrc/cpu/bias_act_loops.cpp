@@ -75,7 +75,11 @@ template <class T, Act ACT, Pass PASS> void loop(const BiasAct &p, const BiasAct
    CAGC_PASSES(T, Act::tanh),     CAGC_PASSES(T, Act::sigmoid), CAGC_PASSES(T, Act::elu),                           \
    CAGC_PASSES(T, Act::selu),     CAGC_PASSES(T, Act::softplus), CAGC_PASSES(T, Act::swish)}
 
+#if defined(CAGC_ONLY_BFLOAT16)
+const BiasActLoops CAGC_BIAS_ACT_LOOPS = {{{}, {}, {}, CAGC_ACTS(bfloat_t)}};
+#else
 const BiasActLoops CAGC_BIAS_ACT_LOOPS = {
     {CAGC_ACTS(float), CAGC_ACTS(double), CAGC_ACTS(half_t), CAGC_ACTS(bfloat_t)}};
+#endif
 
 }  // namespace cagc

@@ -138,3 +138,11 @@ def test_bias_act_under_autocast(dtype):
         assert torch.equal(bias_act(x, b), bias_act(x, b.to(dtype)))
     with pytest.raises(TypeError, match="b: got dtype torch.float32"):
         bias_act(x, b)
+
+
+@pytest.mark.parametrize("dtype", (torch.float16, torch.bfloat16), ids=str)
+def test_every_value_rounds_as_in_pytorch(dtype):
+    """Subnormal numbers, infinities and NaN among them; a gain below 1 leaves bits to round."""
+    x = torch.arange(-(2**15), 2**15, dtype=torch.int16).view(dtype)
+    got = bias_act(x, gain=0.37, backend="native")
+    torch.testing.assert_close(got, (x.float() * 0.37).to(dtype), rtol=0, atol=0, equal_nan=True)
