@@ -105,12 +105,14 @@ def summary(rows: Sequence[Row], batches: Sequence[int] | None = None) -> str:
 
 
 def cold(rows: Sequence[Row]) -> str:
-    """What an image costs when the caches were flushed before it."""
+    """What an image costs when the caches were flushed before it, beside the warm row of the same run."""
     found = [row for row in of(rows, "generators") if row["macs"]]
     warm = {_generator_key(row): row for row in found if row["cache"] == "warm"}
     lines = []
     for row in sorted((row for row in found if row["cache"] == "cold"), key=_generator_key):
         case, beside = row["case"], warm.get(_generator_key(row))
+        if beside and (beside["command"], beside["commit"]) != (row["command"], row["commit"]):
+            beside = None
         slower = beside and row["ms"]["median"] / beside["ms"]["median"]
         lines.append((
             str(case["resolution"]), case["widths"], row["implementation"], _ms(beside) if beside else "–", _ms(row),

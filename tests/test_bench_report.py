@@ -6,7 +6,7 @@ from importlib.util import find_spec
 
 import pytest
 
-from benchmarks import harness, pages, plots, report, results, tables, tables_editing, tables_sngan
+from benchmarks import harness, headline, pages, plots, report, results, tables, tables_editing, tables_sngan
 from cagc.files import atomic_write
 
 
@@ -64,6 +64,16 @@ def test_the_summary_compares_with_the_authors():
     assert tables.summary(generator_rows(), batches=(4,)) == ""
 
 
+def test_the_headline_is_of_warm_caches():
+    names = {"full": "full", "0.3": "0.3 by 8"}
+    rows = [
+        row | {"case": row["case"] | {"widths": names[row["case"]["widths"]]}, "allocator": "kept"}
+        for row in generator_rows() + generator_rows(1.1, "cold")
+    ]
+    assert headline.table(rows[len(rows) // 2 :]) == ""
+    assert headline.table(rows) == headline.table(rows[: len(rows) // 2]) and "| 800 (" in headline.table(rows)
+
+
 def test_every_table_is_written_and_ordered():
     rows = generator_rows() + other_rows()
     for title, _, make, *_ in pages.SUMMARY:
@@ -73,6 +83,8 @@ def test_every_table_is_written_and_ordered():
     ways = [line.split(" | ")[4] for line in tables.generators(rows).splitlines()[2:]]
     assert ways == ["authors", "grouped", "runtime"] * 2
     assert "runtime, 0.3: 2.00" in tables.mobile(rows) and "| 1.10× | 0.91 |" in tables.cold(rows)
+    another = [row | {"commit": "another"} if row["cache"] == "warm" else row for row in rows]
+    assert "| – | 0.91 |" in tables.cold(another)  # warm and cold images are compared within a run only
     assert pages.runs(rows + rows).count("pytest") == len({row["benchmark"] for row in rows})
 
 
