@@ -101,6 +101,14 @@ def _curvature(u, ACT: tl.constexpr):
 
 
 @triton.jit
+def clamped(v, CLAMP: tl.constexpr):
+    # A comparison would round a constant to float32. And comparisons, not minimum and maximum: a NaN stays a NaN.
+    limit = tl.full(v.shape, CLAMP, v.dtype)
+    v = tl.where(v > limit, limit, v)
+    return tl.where(v < -limit, -limit, v)
+
+
+@triton.jit
 def _derivative(
     u, g, CURVED: tl.constexpr, ACT: tl.constexpr, ALPHA: tl.constexpr, GAIN: tl.constexpr, CLAMP: tl.constexpr,
     FROM_OUTPUT: tl.constexpr,
@@ -115,7 +123,8 @@ def _derivative(
         v = u
         if not FROM_OUTPUT:
             v = GAIN * _value(u, ACT, ALPHA)
-        d = tl.where((v > -CLAMP) & (v < CLAMP), d, 0.0)
+        limit = tl.full(v.shape, CLAMP, v.dtype)
+        d = tl.where((v > -limit) & (v < limit), d, 0.0)
     return d
 
 
@@ -133,10 +142,8 @@ def bias_act_kernel(
         u += tl.load(b + (i // step) % channels, mask=inside, other=0.0).to(ACC)
     if PASS == VALUE:
         v = GAIN * _value(u, ACT, ALPHA)
-        # Comparisons, not minimum and maximum: a NaN stays a NaN.
         if CLAMP >= 0:
-            v = tl.where(v > CLAMP, CLAMP, v)
-            v = tl.where(v < -CLAMP, -CLAMP, v)
+            v = clamped(v, CLAMP)
     else:
         d = tl.load(g + i, mask=inside, other=0.0).to(ACC)
         if PASS == CURVATURE:

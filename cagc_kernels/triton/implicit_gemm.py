@@ -20,7 +20,7 @@ import os
 import triton
 import triton.language as tl
 
-from .bias_act import _value
+from .bias_act import _value, clamped
 
 PLAIN, POLYPHASE, TRANSPOSED = (tl.constexpr(mode) for mode in range(3))
 
@@ -169,9 +169,7 @@ def finish(
         acc += tl.load(bias + o, mask=col_ok, other=0.0).to(acc.dtype)[None, :]
     acc = GAIN * _value(acc, ACT, ALPHA)
     if CLAMP >= 0:
-        # Comparisons, not minimum and maximum: a NaN stays a NaN.
-        acc = tl.where(acc > CLAMP, CLAMP, acc)
-        acc = tl.where(acc < -CLAMP, -CLAMP, acc)
+        acc = clamped(acc, CLAMP)
     if following is not None:
         acc *= tl.load(following + image * CO + o, mask=col_ok, other=0.0).to(acc.dtype)[None, :]
     if SCATTER:

@@ -12,6 +12,7 @@ import triton
 import triton.language as tl
 
 from .. import layout
+from .bias_act import clamped
 from .implicit_gemm import INTERPRET
 from .launch import pixels, precision, strides
 from .packing import accumulator, tl_dtype
@@ -62,8 +63,7 @@ def to_rgb_kernel(
     if bias is not None:
         acc += tl.load(bias + c, mask=col_ok, other=0.0).to(ACC)[None, :]
     if CLAMP >= 0:
-        acc = tl.where(acc > CLAMP, CLAMP, acc)
-        acc = tl.where(acc < -CLAMP, -CLAMP, acc)
+        acc = clamped(acc, CLAMP)
     inside = row_ok[:, None] & col_ok[None, :]
     if skip is not None:
         acc += _upsampled(skip + image * skip_n, f, r // w, r % w, h, w, skip_h, skip_w, c * skip_c, inside, ACC)
