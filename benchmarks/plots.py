@@ -175,11 +175,12 @@ def quality(*documents: dict[str, Any]) -> Any:
     measures = {"frechet_to_teacher": "Fréchet distance to the teacher", "content_l1": "content L1 to the teacher"}
     if not groups:
         return None
-    figure, (left, right) = _axes(9.6, 4.4, 2)
+    figure, (left, right) = _axes(9.6, 5.2, 2)
     for axes, (measure, name) in zip((left, right), measures.items(), strict=True):
         for number, (label, group) in enumerate(sorted(groups.items())):
             group = sorted((row for row in group if row.get(measure) is not None), key=lambda row: row["macs"])
-            style = "o-" if any(", 1/" in row["label"] for row in group) else "o"
+            style = "os^D"[number // 10 % 4]  # there are ten colours
+            style += "-" if any(", 1/" in row["label"] for row in group) else ""
             values = [row[measure] for row in group]
             axes.plot([r["macs"] / 1e9 for r in group], values, style, color=f"C{number}", label=label)
         axes.set(xscale="log", xlabel="GMACs an image", ylabel=name)
@@ -187,7 +188,7 @@ def quality(*documents: dict[str, Any]) -> Any:
         axes.xaxis.set_minor_formatter(NullFormatter())
         axes.set_xticks([0.02, 0.05, 0.1, 0.2, 0.5])
     figure.suptitle("Quality against MACs")
-    left.legend(fontsize=8)
+    figure.legend(*left.get_legend_handles_labels(), loc="outside lower center", ncols=4, fontsize=8)
     return figure
 
 
