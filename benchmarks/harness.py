@@ -1,7 +1,7 @@
 """The one way in which everything here is timed.
 
-Candidates are called in turn, round after round, so that all of them see the same machine, and are compared pair by
-pair (:func:`cagc.metrics.latency.measure_latency`): ``time.perf_counter`` on the CPU, CUDA events on a GPU. Caches are
+Candidates take turns, in another order every round, so that all of them see the same machine, and are compared round by
+round (:func:`cagc.metrics.latency.measure_latency`): ``time.perf_counter`` on the CPU, CUDA events on a GPU. Caches are
 warm unless they are flushed before each call. The roofs that a time is held against are measured in the same run.
 """
 

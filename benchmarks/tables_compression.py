@@ -42,25 +42,26 @@ def _line(label: str, rows: list[dict[str, Any]]) -> str:
         f"{first['macs'] / 1e9:.3f} G",
         f"{first['parameters'] / 1e6:.2f} M",
         "–" if latency is None else f"{latency:.1f}",
-        _mean(rows, "frechet_to_teacher", 1),
-        _mean(rows, "frechet_to_data", 1),
-        _mean(rows, "precision", 3),
-        _mean(rows, "recall", 3),
-        _mean(rows, "content_l1", 4),
-        _mean(rows, "content_psnr", 2, " dB"),
-        _mean(rows, "content_perceptual", 4),
-        _mean(rows, "path_length", 1),
+        mean(rows, "frechet_to_teacher", 1),
+        mean(rows, "frechet_to_data", 1),
+        mean(rows, "precision", 3),
+        mean(rows, "recall", 3),
+        mean(rows, "content_l1", 4),
+        mean(rows, "content_psnr", 2, " dB"),
+        mean(rows, "content_perceptual", 4),
+        mean(rows, "path_length", 1),
     ]
     return f"| {' | '.join(cells)} |"
 
 
-def _mean(rows: list[dict[str, Any]], key: str, digits: int, unit: str = "") -> str:
+def mean(rows: list[dict[str, Any]], key: str, digits: int, unit: str = "") -> str:
+    """Mean of a figure over the rows that have it, ± its standard deviation where there are two or more."""
     values = [row[key] for row in rows if row.get(key) is not None]
     if not values:
         return "–"
-    mean, deviation = spread(values)
+    average, deviation = spread(values)
     around = "" if deviation is None else f" ± {deviation:.{digits}f}"
-    return f"{mean:.{digits}f}{around}{unit}"
+    return f"{average:.{digits}f}{around}{unit}"
 
 
 def footnote(document: dict[str, Any]) -> str:

@@ -11,32 +11,37 @@ from . import pages
 from .bench_compression import TEACHER
 from .results import Row, read
 from .tables import grid
-from .tables_compression import footnote
+from .tables_compression import footnote, mean
 
 STUDENTS = "<!-- students:begin -->", "<!-- students:end -->"
 PUBLISHED = "<!-- published:begin -->", "<!-- published:end -->"
+_FIGURES = (
+    ("frechet_to_data", 1), ("frechet_to_teacher", 1), ("precision", 3), ("recall", 3), ("content_l1", 4),
+)  # fmt: skip
 
 
 def students(document: dict[str, Any]) -> str:
-    """One line a generator: size, time at each batch with the realised share of the MAC cut, and quality."""
+    """One line a label: size, time at each batch with the realised share of the MAC cut, and quality over its seeds."""
     full = document["rows"][f"{TEACHER} None"]
     batches = sorted(full["latency_by_batch"], key=int)
-    header = ["", "MACs", "parameters", "MACs cut"]
+    header = ["", "seeds", "MACs", "parameters", "MACs cut"]
     header += [f"ms, batch {batch} (faster, realised share)" for batch in batches]
     header += ["Fréchet distance to the data", "to the teacher", "precision", "recall", "content L1", "content PSNR"]
-    lines = []
+    groups: dict[str, list[dict[str, Any]]] = {}
     for row in document["rows"].values():
-        cut = full["macs"] / row["macs"]
-        cells = [row["label"], f"{row['macs'] / 1e9:.4f} G", f"{row['parameters'] / 1e6:.3f} M", f"{cut:.2f}×"]
+        groups.setdefault(row["label"], []).append(row)
+    lines = []
+    for label, rows in groups.items():
+        first = rows[0]
+        cut = full["macs"] / first["macs"]
+        cells = [label, "–" if label == TEACHER else str(len(rows))]
+        cells += [f"{first['macs'] / 1e9:.4f} G", f"{first['parameters'] / 1e6:.3f} M", f"{cut:.2f}×"]
         for batch in batches:
-            found = row["latency_by_batch"][batch]
+            found = first["latency_by_batch"][batch]
             cells.append(f"{found['median_ms']:.2f} ({found['speedup']:.2f}×, {found['speedup'] / cut:.2f})")
-        cells += [f"{row['frechet_to_data']:.1f}", f"{row['frechet_to_teacher']:.1f}"]
-        cells += [f"{row['precision']:.3f}", f"{row['recall']:.3f}"]
-        paired = row["content_l1"] is not None
-        cells += [f"{row['content_l1']:.4f}", f"{row['content_psnr']:.2f} dB"] if paired else ["–", "–"]
-        lines.append(cells)
-    timing = f"Milliseconds: the runtime, {document['timed_on']['threads']} threads, all rows in turn. "
+        cells += [mean(rows, key, digits) for key, digits in _FIGURES]
+        lines.append([*cells, mean(rows, "content_psnr", 2, " dB")])
+    timing = f"Milliseconds: the runtime, {document['timed_on']['threads']} threads, all rows by turns. "
     return f"{grid(header, lines)}\n\n{timing}{footnote(document)}"
 
 

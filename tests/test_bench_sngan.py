@@ -13,17 +13,21 @@ def row(label: str, macs: int, ms: float, content_l1: float | None) -> dict:
     times = {batch: {"median_ms": scale * ms, "speedup": 10.0 / ms} for batch, scale in (("64", 50), ("1", 1))}
     figures = dict.fromkeys(("frechet_to_data", "frechet_to_teacher", "precision", "recall", "content_psnr"), 0.5)
     figures |= {"label": label, "macs": macs, "parameters": 10**5, "content_l1": content_l1, "latency_by_batch": times}
+    if content_l1 is None:
+        figures["content_psnr"] = None
     return figures | {"frechet_to_teacher_of_draws": [1.0, 2.0]}
 
 
 def test_students_show_what_the_cut_is_worth():
     rows = {f"{TEACHER} None": row(TEACHER, 10**8, 10.0, None), "aware 0": row("aware", 10**7, 2.0, 0.25)}
+    rows["aware 1"] = row("aware", 10**7, 2.0, 0.35)
     where = {"machine": machine("cpu"), "versions": versions(), "content": "faces", "perceptual": "f"}
     document = {"settings": SETTINGS, "rows": rows, "provenance": where, "timed_on": machine("cpu")}
     lines = tables_sngan.students(document).splitlines()
     assert lines[0].index("batch 1 ") < lines[0].index("batch 64 ")
     assert "| 1.00× | 10.00 (1.00×, 1.00) | 500.00 (1.00×, 1.00) |" in lines[2] and lines[2].endswith("| – | – |")
-    assert "| 10.00× | 2.00 (5.00×, 0.50) |" in lines[3] and "0.2500 | 0.50 dB |" in lines[3]
+    assert "| 10.00× | 2.00 (5.00×, 0.50) |" in lines[3] and "0.3000 ± 0.0707 | 0.50 ± 0.00 dB |" in lines[3]
+    assert lines[3].startswith("| aware | 2 |")
 
 
 def test_published_size():

@@ -1,7 +1,8 @@
 """Wall-clock comparisons on a machine that is never quite idle.
 
-Candidates run in turn (A B A B …) and are compared pair by pair, so that a slow minute touches all of them alike;
-single figures move by tens of percent on a shared machine, ratios of neighbours do not.
+Candidates take turns, in another order every round, and are compared round by round, so that a slow minute and what a
+call leaves in caches touch all of them alike; single figures move by tens of percent on a shared machine, ratios within
+a round do not.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import gc
 import os
 import platform
+import random
 import time
 from collections.abc import Callable, Mapping
 from contextlib import contextmanager
@@ -132,11 +134,14 @@ def measure_latency(
     progress: Progress | None = None,
     prepare: Callable[[], Any] | None = None,
 ) -> dict[str, LatencyResult]:
-    """Time each function in turn, `repeats` rounds and at least `min_seconds` in all, after `warmup` untimed rounds.
+    """Time the functions by turns, `repeats` rounds and at least `min_seconds` in all, after `warmup` untimed rounds.
 
     The clock is `time.perf_counter` on the CPU and CUDA events on a GPU. progress(done, repeats) is called after each
     of the first `repeats` rounds, prepare() before each timed call, untimed. Raises ValueError for an empty mapping or
     numbers out of range, before anything runs.
+
+    The order within a round is drawn anew, by one seed: small calls after a large one find cold caches, which would
+    otherwise be the lot of the same function in every round.
     """
     if not functions:
         raise ValueError("functions must hold at least one callable, got none")
@@ -149,13 +154,13 @@ def measure_latency(
     for _ in range(warmup):
         for function in functions.values():
             function()
-    start, rounds = time.perf_counter(), 0
+    start, rounds, order = time.perf_counter(), 0, random.Random(0)
     with _no_garbage_collection():
         while rounds < repeats or time.perf_counter() - start < min_seconds:
-            for name, function in functions.items():
+            for name in order.sample(list(functions), len(functions)):
                 if prepare is not None:
                     prepare()
-                times[name].append(clock(function))
+                times[name].append(clock(functions[name]))
             rounds += 1
             if progress is not None and rounds <= repeats:
                 progress(rounds, repeats)
