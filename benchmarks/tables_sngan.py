@@ -64,5 +64,6 @@ def tables(results: Path) -> dict[tuple[str, str], str]:
     """Markers → what stands between them."""
     folders = sorted(path for path in results.glob("*") if path.name != "local")
     documents = [json.loads((f / "sngan.json").read_text()) for f in folders if (f / "sngan.json").exists()]
-    rows = [list(read(f / "sngan.jsonl").latest().values()) for f in folders if (f / "sngan.jsonl").exists()]
+    found = [read(f / "sngan.jsonl").latest().values() for f in folders if (f / "sngan.jsonl").exists()]
+    rows = [[row for row in latest if row["benchmark"] == "sngan"] for latest in found]  # the students' stand beside
     return {STUDENTS: "\n\n".join(map(students, documents)), PUBLISHED: "\n\n".join(map(published, rows))}
