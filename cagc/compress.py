@@ -311,7 +311,7 @@ def _report(
         figures=figures,
         curves=training_curves(config.out / "distill" / "metrics.jsonl", panels),
         provenance={
-            "Command": " ".join(["cagc", *sys.argv[1:]]) if Path(sys.argv[0]).stem == "cagc" else "cagc.compress",
+            "Command": _command(),
             "Seed": str(config.seed),
             "Plan": plan.digest(),
             "Teacher": plan.teacher,
@@ -322,6 +322,12 @@ def _report(
         features=config.features,
         notes=_notes(config, loaded),
     )
+
+
+def _command() -> str:
+    program = Path(sys.argv[0])
+    typed = program.stem == "cagc" or program.match("cagc/__main__.py")
+    return " ".join(["cagc", *sys.argv[1:]]) if typed else "cagc.compress"
 
 
 def _notes(config: CompressConfig, loaded: LoadedInputs) -> list[str]:
