@@ -18,7 +18,7 @@ constexpr int64_t kGrain = 32768;
 // Elements of a tiled bias: long enough for a vector loop to pay, short enough for L1 beside the data.
 constexpr int64_t kTile = 2048;
 
-const BiasActLoops &loops(DType dtype) {
+const BiasActLoops &loops([[maybe_unused]] DType dtype) {
 #if defined(CAGC_X86_LEVELS)
   const bool rounds = __builtin_cpu_supports("avx512bf16") && __builtin_cpu_supports("x86-64-v4");
   if (dtype == DType::bfloat16 && rounds) return bias_act_loops_bf16;
