@@ -67,7 +67,10 @@ class LatencyTable:
         object.__setattr__(self, "_layer", lru_cache(maxsize=None)(self._interpolate))
 
     def cost(self, widths: Widths) -> float:
-        """Milliseconds of ``batch`` images at ``widths`` (layer → width), interpolated between what was measured."""
+        """Milliseconds of ``batch`` images at ``widths`` (layer → width), interpolated between what was measured.
+
+        A layer narrower than any that was measured counts as the narrowest.
+        """
         names, total = list(self.full), self.fixed
         for below, name in zip(names, names[1:], strict=False):
             total += self._layer(name, below, widths[below], widths[name])
@@ -112,8 +115,9 @@ def _rgb(name: str) -> str:
 
 
 def _place(grid: list[int], width: int) -> tuple[int, float]:
-    """Index of the interval of ``grid`` that ``width`` is in, and how far; beyond its ends by extrapolation."""
-    index = min(max(bisect_right(grid, width) - 1, 0), len(grid) - 2)
+    """Index of the interval of ``grid`` that ``width`` is in, and how far; beyond an end of it, that end."""
+    width = min(max(width, grid[0]), grid[-1])
+    index = min(bisect_right(grid, width) - 1, len(grid) - 2)
     return index, (width - grid[index]) / (grid[index + 1] - grid[index])
 
 

@@ -101,6 +101,13 @@ def test_costs_are_interpolated(generator, flat_32):
     assert flat_32.cost(full | {"b8.conv0": 40}) - flat_32.cost(full) == pytest.approx(-24 * 128 / 1000)
 
 
+def test_below_what_was_measured_nothing_gets_cheaper(generator):
+    """A steep end of a table, continued in a straight line, would end below zero."""
+    table = made_table(generator, lambda name, i, o: 0.01 if min(i, o) == 8 else 5.0)
+    costs = [table.cost(dict.fromkeys(table.full, width)) for width in (1, 4, 8, 9, 32)]
+    assert 0 < costs[0] == costs[1] == costs[2] < costs[3] < costs[4]
+
+
 @pytest.mark.parametrize("allocation", ["global", "uniform"])
 def test_the_budget_is_met_and_used(generator, scores, flat_32, allocation):
     plan = plan_channels(generator, scores, latency_ms=10.0, latency=flat_32, allocation=allocation)
