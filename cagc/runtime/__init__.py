@@ -7,9 +7,10 @@ What runs it is told by :meth:`CompiledGenerator.explain`:
 
 - CPU: the compiled synthesis program (:mod:`cagc_kernels.native.synthesis`), one call per image. It computes in
   float32; float16 and bfloat16 are then what latents and images are rounded to.
-- CUDA: a CUDA graph per batch size over the eager generator.
-- Anything else (float64, another architecture, no compiled module): a frozen copy, run eagerly; that of an
-  SN-GAN has its batch normalisation folded into its convolutions.
+- CUDA: the Triton program (:mod:`cagc_kernels.triton.synthesis`), a CUDA graph per batch size over its launches; it
+  computes in the dtype that it was compiled for, sums and styles in float32.
+- Anything else (float64, another architecture, no compiled module or no Triton): a frozen copy, run eagerly, on CUDA
+  under a graph too; that of an SN-GAN has its batch normalisation folded into its convolutions.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ import copy
 import threading
 import time
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -30,7 +31,10 @@ from ..elastic import ElasticGenerator
 from ..models import AnyGenerator, Generator
 from ..models.stylegan2 import SynthesisNetwork
 from .graph import Graphed
-from .program import WHY, eager_kernels, profile_rows, program, shell
+from .program import described, eager_kernels, profile_rows, program, shell, triton_program
+
+if TYPE_CHECKING:
+    from cagc_kernels.triton.synthesis import Program as TritonProgram
 
 Noise = str | Sequence[Tensor]
 DTYPES = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
@@ -89,15 +93,14 @@ class CompiledGenerator:
 
     Attributes:
         config, batch, dtype, device: what it was compiled from and for.
-        reason: why the compiled CPU program does not run it; None if it does.
+        reason: why no program of this package runs it; None if one does.
     """
 
     @torch.no_grad()
     def __init__(self, generator: AnyGenerator, batch: int, dtype: torch.dtype, device: torch.device) -> None:
         self.config, self.batch, self.dtype, self.device = generator.config, batch, dtype, device
-        self.reason = _refusal(generator, dtype, device)
         self._lock = threading.Lock()
-        self._program: Program | None = None if self.reason else program(generator, batch)
+        self._program, self.reason = _program(generator, batch, dtype, device)
         if self._program is not None:
             self._frozen = shell(generator, self._program)
         else:
@@ -106,9 +109,9 @@ class CompiledGenerator:
             if self._folded:
                 self._frozen.synthesis = self._frozen.synthesis.folded()
             self._frozen.to(device, dtype)
-            if device.type == "cuda":
-                self._frozen.mapping = Graphed(self._frozen.mapping)
-                self._frozen.synthesis = Graphed(self._frozen.synthesis)
+        if device.type == "cuda":
+            self._frozen.mapping = Graphed(self._frozen.mapping)
+            self._frozen.synthesis = Graphed(self._frozen.synthesis)
 
     @torch.inference_mode()
     def ws(
@@ -155,15 +158,15 @@ class CompiledGenerator:
             raise TypeError(f"{name}: got {tensor.dtype}, but the generator was compiled for {self.dtype}")
         if tensor.device.type != self.device.type or self.device.index not in (None, tensor.device.index):
             raise ValueError(f"{name}: is on {tensor.device}, but the generator was compiled for {self.device}")
-        return tensor if self._program is None else tensor.float()
+        return tensor if self._program is None else tensor.to(self._program.dtype)
 
     @property
     def memory(self) -> int:
         """Bytes held: weights, packed or copied, and the buffers of the calls so far."""
         tensors = list(self._frozen.state_dict().values())
         owned = sum(t.numel() * t.element_size() for t in tensors if t.device.type != "meta")
-        extra = [self._program] if self._program else [self._frozen.mapping, self._frozen.synthesis]
-        return owned + sum(getattr(holder, "memory", 0) for holder in extra)
+        holders = self._program, self._frozen.mapping, self._frozen.synthesis
+        return owned + sum(getattr(holder, "memory", 0) for holder in holders)
 
     def explain(self) -> list[dict[str, str]]:
         """A row for each convolution, in order: layer, kernel, layout and why."""
@@ -178,13 +181,10 @@ class CompiledGenerator:
                 for name in names
             ]  # fmt: skip
         return [
-            {
-                "layer": name,
-                "kernel": f"{algorithm} ({self._program.instructions})",
-                "layout": f"NHWC, {inputs} -> {outputs} channels",
-                "why": WHY[algorithm],
-            }
-            for name, algorithm, (inputs, outputs) in zip(names, self._program.algorithms, self._program.widths)
+            {"layer": name, "kernel": kernel, "layout": f"NHWC, {inputs} -> {outputs} channels", "why": why}
+            for name, (kernel, why), (inputs, outputs) in zip(
+                names, described(self._program, self.batch), self._program.widths
+            )
         ]
 
     def profile(self, z: Tensor, noise: Noise = "const", repeats: int = 5) -> list[dict[str, Any]]:
@@ -197,8 +197,9 @@ class CompiledGenerator:
         Raises:
             ValueError: the compiled CPU program does not run this generator.
         """
-        if self._program is None:
-            raise ValueError(f"profile: times the compiled CPU program, which is not used here: {self.reason}")
+        if not isinstance(self._program, Program):
+            reason = self.reason or "the Triton program runs"
+            raise ValueError(f"profile: times the compiled CPU program, which is not used here: {reason}")
         mapping, seconds = [], []
         for _ in range(repeats):
             start = time.perf_counter()
@@ -210,17 +211,27 @@ class CompiledGenerator:
         return profile_rows(self.config, self._program, len(z), min(mapping), torch.stack(seconds).amin(dim=0).tolist())
 
 
-def _refusal(generator: AnyGenerator, dtype: torch.dtype, device: torch.device) -> str | None:
-    """Why the compiled CPU program cannot run this; None if it can."""
-    if device.type != "cpu":
-        return f"the compiled program runs on the CPU, not on {device.type}"
+def _program(
+    generator: AnyGenerator, batch: int, dtype: torch.dtype, device: torch.device
+) -> tuple[Program | TritonProgram | None, str | None]:
+    """The program for this generator, or None and why there is none."""
+    name = "triton" if device.type == "cuda" or backend.preferred() == "triton" else "native"
+    if reason := _refusal(generator, dtype, device, name):
+        return None, reason
+    return program(generator, batch) if name == "native" else triton_program(generator, batch, dtype, device), None
+
+
+def _refusal(generator: AnyGenerator, dtype: torch.dtype, device: torch.device, name: str) -> str | None:
+    """Why the program of a backend cannot run this; None if it can."""
     if dtype == torch.float64:
         return "the compiled program computes in float32, not float64"
     if type(generator) is not Generator or type(generator.synthesis) is not SynthesisNetwork:
         return "the compiled program runs StyleGAN2 alone"
     if len(generator.config.resample_filter) != 4:
         return f"the compiled program filters with 4 taps, not {len(generator.config.resample_filter)}"
-    if reason := backend.unavailable("native"):
+    if generator.config.mapping_layers < 1:
+        return "the compiled program needs a mapping network"
+    if reason := backend.refusal(name, "modulated_conv2d", device.type):
         return reason
     preferred = backend.preferred()
-    return None if preferred in (None, "native") else f"the {preferred} backend is preferred"
+    return None if preferred in (None, name) else f"the {preferred} backend is preferred"

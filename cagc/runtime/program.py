@@ -1,21 +1,26 @@
-"""A StyleGAN2 generator as the compiled CPU program."""
+"""A StyleGAN2 generator as a program of frozen weights: compiled for the CPU, or of Triton launches."""
 
 from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
-from typing import Any
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
 from cagc_kernels import backend
-from cagc_kernels.native.synthesis import ConvWeights, Program, ToRGBWeights
+from cagc_kernels.frozen import ConvWeights, ToRGBWeights
+from cagc_kernels.native.synthesis import Program
 from cagc_kernels.ops.modulated_conv2d import composed_because
 
 from ..metrics.macs import count_macs
 from ..models import Generator, GeneratorConfig
 from ..models.stylegan2 import SynthesisLayer, SynthesisNetwork, ToRGB
+
+if TYPE_CHECKING:
+    from cagc_kernels.triton.synthesis import Program as TritonProgram
 
 WHY = {
     "direct3": "few pixels: transformed weights would cost more to read than they save",
@@ -26,21 +31,29 @@ WHY = {
 
 
 def program(generator: Generator, batch: int = 1, instructions: str | None = None) -> Program:
-    """The packed program of a StyleGAN2 generator; ``instructions`` as in :class:`Program`."""
-    with torch.no_grad():
-        cpu = copy.deepcopy(generator).to("cpu", torch.float64)
-        taps = torch.tensor(generator.config.resample_filter, dtype=torch.float64)
-        mapping = [getattr(cpu.mapping, f"fc{i}") for i in range(cpu.mapping.depth)]
-        return Program(
-            _convs(cpu.synthesis),
-            [(layer.weight * layer.weight_gain, layer.bias * layer.bias_gain) for layer in mapping],
-            cpu.synthesis.b4.const,
-            (taps / taps.sum()).tolist(),
-            generator.config.style_dim,
-            generator.config.conv_clamp,
-            batch,
-            instructions,
-        )
+    """The packed CPU program of a StyleGAN2 generator; ``instructions`` as in :class:`Program`."""
+    return Program(*_weights(generator), batch, instructions)
+
+
+def triton_program(generator: Generator, batch: int, dtype: torch.dtype, device: torch.device) -> TritonProgram:
+    """The program of a StyleGAN2 generator in Triton launches; see :class:`cagc_kernels.triton.synthesis.Program`."""
+    return import_module("cagc_kernels.triton.synthesis").Program(*_weights(generator), batch, dtype, device)
+
+
+@torch.no_grad()
+def _weights(generator: Generator) -> tuple:
+    """What both programs begin with."""
+    cpu = copy.deepcopy(generator).to("cpu", torch.float64)
+    taps = torch.tensor(generator.config.resample_filter, dtype=torch.float64)
+    mapping = [getattr(cpu.mapping, f"fc{i}") for i in range(cpu.mapping.depth)]
+    return (
+        _convs(cpu.synthesis),
+        [(layer.weight * layer.weight_gain, layer.bias * layer.bias_gain) for layer in mapping],
+        cpu.synthesis.b4.const,
+        (taps / taps.sum()).tolist(),
+        generator.config.style_dim,
+        generator.config.conv_clamp,
+    )
 
 
 def _convs(synthesis: SynthesisNetwork) -> list[ConvWeights]:
@@ -69,21 +82,22 @@ def _affine(layer: SynthesisLayer | ToRGB) -> tuple[Tensor, Tensor]:
     return affine.weight * affine.weight_gain, affine.bias * affine.bias_gain
 
 
-def shell(generator: Generator, compiled: Program) -> Generator:
+def shell(generator: Generator, compiled: Program | TritonProgram) -> Generator:
     """A generator without weights whose two networks are the compiled program; it keeps the checks and truncation."""
     result = Generator.__new__(Generator)
     nn.Module.__init__(result)
     result.config = generator.config
     result.mapping = ProgramMapping(compiled)
-    result.synthesis = ProgramSynthesis(generator.synthesis, compiled)
-    result.register_buffer("w_avg", generator.w_avg.to("cpu", torch.float32, copy=True))
+    synthesis = ProgramSynthesis if isinstance(compiled, Program) else TritonSynthesis
+    result.synthesis = synthesis(generator.synthesis, compiled)
+    result.register_buffer("w_avg", generator.w_avg.to(compiled.device, compiled.dtype, copy=True))
     return result.eval()
 
 
 class ProgramMapping(nn.Module):
     """The mapping network: z [N, style_dim] → w [N, style_dim]."""
 
-    def __init__(self, compiled: Program) -> None:
+    def __init__(self, compiled: Program | TritonProgram) -> None:
         super().__init__()
         self.compiled = compiled
 
@@ -98,11 +112,12 @@ class ProgramSynthesis(nn.Module):
     _check_ws = SynthesisNetwork._check_ws
     _check_noise = SynthesisNetwork._check_noise
 
-    def __init__(self, synthesis: SynthesisNetwork, compiled: Program) -> None:
+    def __init__(self, synthesis: SynthesisNetwork, compiled: Program | TritonProgram) -> None:
         super().__init__()
         self.config, self.resolutions, self.compiled = synthesis.config, synthesis.resolutions, compiled
         layers = [module for module in synthesis.modules() if isinstance(module, SynthesisLayer)]
-        self.constants = [layer.noise_const.to("cpu", torch.float32, copy=True)[None, None] for layer in layers]
+        maps = [layer.noise_const.to(compiled.device, compiled.dtype, copy=True) for layer in layers]
+        self.constants = [noise[None, None] for noise in maps]
 
     def forward(self, ws: Tensor, noise: str | Sequence[Tensor] = "random", seconds: Tensor | None = None) -> Tensor:
         self._check_ws(ws)
@@ -112,8 +127,30 @@ class ProgramSynthesis(nn.Module):
         elif noise == "none":
             noises = [None] * len(noises)
         elif noise == "random":
-            noises = [torch.empty(len(ws), 1, *shape).normal_() for shape in self.noise_shapes()]
-        return self.compiled.images(ws, noises, seconds)
+            noises = self.draw(len(ws))
+        return self.compiled.images(ws, noises) if seconds is None else self.compiled.images(ws, noises, seconds)
+
+    def draw(self, batch: int) -> list[Tensor]:
+        """Standard normal noise for each convolution, as the generator draws it."""
+        return [torch.empty(batch, 1, *shape).normal_() for shape in self.noise_shapes()]
+
+
+class TritonSynthesis(ProgramSynthesis):
+    """:class:`ProgramSynthesis` whose random noise is one launch."""
+
+    def draw(self, batch: int) -> list[Tensor]:
+        shapes = self.noise_shapes()
+        flat = self.constants[0].new_empty(batch * sum(h * w for h, w in shapes)).normal_()
+        parts = flat.split([batch * h * w for h, w in shapes])
+        return [part.view(batch, 1, *shape) for part, shape in zip(parts, shapes, strict=True)]
+
+
+def described(compiled: Program | TritonProgram, batch: int) -> list[tuple[str, str]]:
+    """Kernel of every convolution and why it is that one."""
+    if isinstance(compiled, Program):
+        return [(f"{name} ({compiled.instructions})", WHY[name]) for name in compiled.algorithms]
+    graph = "in a CUDA graph" if compiled.device.type == "cuda" else "interpreted"
+    return [(f"{kernel} by triton, {graph}", why) for kernel, why in compiled.describe(batch)]
 
 
 def eager_kernels(

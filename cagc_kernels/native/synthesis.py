@@ -7,10 +7,10 @@ up-sampling layers apply it to the parities of the transposed convolution, of tw
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import torch
 
+from ..frozen import ConvWeights
 from . import _C
 
 LANES = 8
@@ -24,35 +24,6 @@ _F43 = torch.tensor(
 _F42 = torch.tensor(
     [[0, 0, 3], [-3, 0, -3], [1, 0, -1], [2, 0, 1], [6, 0, 0], [0, 6, 0]], dtype=torch.float64
 ) / 6  # fmt: skip
-
-
-@dataclass(frozen=True)
-class ToRGBWeights:
-    """weight [3, O] with its gain; affine [O, style_dim], affine_bias [O]; bias [3]; w: which of the ws it takes."""
-
-    weight: torch.Tensor
-    affine: torch.Tensor
-    affine_bias: torch.Tensor
-    bias: torch.Tensor
-    w: int
-
-
-@dataclass(frozen=True)
-class ConvWeights:
-    """One styled 3x3 convolution: weight [O, I, 3, 3] with its gain; affine [I, style_dim], affine_bias [I]; bias [O].
-
-    resolution: of the output; w: which of the ws it takes.
-    """
-
-    weight: torch.Tensor
-    affine: torch.Tensor
-    affine_bias: torch.Tensor
-    bias: torch.Tensor
-    noise_strength: float
-    resolution: int
-    up: int
-    w: int
-    to_rgb: ToRGBWeights | None = None
 
 
 def padded(channels: int) -> int:
@@ -98,6 +69,8 @@ def points(algorithm: str, size: int) -> int:
 class Program:
     """Packed weights of a generator; :meth:`images` runs all of it in one call per batch.
 
+    dtype, device: what it computes in, and where.
+
     Args:
         convs: in the order of execution; the last has a ``to_rgb``.
         mapping: (weight [F, F], bias [F]) of each layer, gains included.
@@ -111,6 +84,8 @@ class Program:
     Raises:
         ValueError: the compiled module has no such instruction set here.
     """
+
+    dtype, device = torch.float32, torch.device("cpu")
 
     def __init__(
         self,

@@ -1,7 +1,7 @@
 """The generator's layer as one implicit GEMM over NHWC pixels: the kernel alone. :mod:`.modulated_conv2d` launches it.
 
     y[n, p, q, o] = following[n, o] · act(scale[n, o] · Σ_{tap, i} x[n, tap(p, q), i] · styles[n, i] · w[o, tap, i]
-                                          + noise[n, p, q] + bias[o])
+                                          + strength · noise[n, p, q] + bias[o])
 
 Rows of the product are pixels of one image, columns are output channels, and no zero between pixels is multiplied:
 
@@ -151,7 +151,7 @@ def _noise(noise, p, q, a, b, row_ok, noise_h, noise_w, MUL: tl.constexpr, PER_C
 @triton.jit
 def finish(
     acc, y, scale, noise, bias, following, out_index, image, p, q, a, b, o, row_ok, col_ok,
-    ow, y_pixels, noise_n, noise_h, noise_w,
+    ow, y_pixels, strength, noise_n, noise_h, noise_w,
     MUL: tl.constexpr, PER_COLUMN: tl.constexpr, SCATTER: tl.constexpr, CO: tl.constexpr, YN: tl.constexpr,
     YP: tl.constexpr, YC: tl.constexpr, ACT: tl.constexpr, ALPHA: tl.constexpr, GAIN: tl.constexpr, CLAMP: tl.constexpr,
 ):  # fmt: skip
@@ -164,7 +164,7 @@ def finish(
         acc *= tl.load(scale + image * CO + o, mask=col_ok, other=0.0)[None, :]
     if noise is not None:
         at = noise + image * noise_n
-        acc += _noise(at, p, q, a, b, row_ok, noise_h, noise_w, MUL, PER_COLUMN, acc.dtype)
+        acc += strength * _noise(at, p, q, a, b, row_ok, noise_h, noise_w, MUL, PER_COLUMN, acc.dtype)
     if bias is not None:
         acc += tl.load(bias + o, mask=col_ok, other=0.0).to(acc.dtype)[None, :]
     acc = GAIN * _value(acc, ACT, ALPHA)
@@ -182,7 +182,7 @@ def finish(
 @triton.jit
 def _store(
     acc, y, scale, noise, bias, following, out_index, image, p, q, a, b, pn, o, row_ok, ow, y_pixels,
-    noise_n, noise_h, noise_w,
+    strength, noise_n, noise_h, noise_w,
     MODE: tl.constexpr, COLUMNS: tl.constexpr, WIDTH: tl.constexpr, SCATTER: tl.constexpr, CO: tl.constexpr,
     YN: tl.constexpr, YP: tl.constexpr, YC: tl.constexpr, ACT: tl.constexpr, ALPHA: tl.constexpr, GAIN: tl.constexpr,
     CLAMP: tl.constexpr,
@@ -194,8 +194,8 @@ def _store(
         a, b = phase // 2, phase % 2
     finish(
         acc, y, scale, noise, bias, following, out_index, image, p, q, a, b, o % CO if MODE == POLYPHASE else o,
-        row_ok, o < COLUMNS, ow, y_pixels, noise_n, noise_h, noise_w, 1 if MODE == PLAIN else 2, PER_COLUMN, SCATTER,
-        CO, YN, YP, YC, ACT, ALPHA, GAIN, CLAMP,
+        row_ok, o < COLUMNS, ow, y_pixels, strength, noise_n, noise_h, noise_w, 1 if MODE == PLAIN else 2, PER_COLUMN,
+        SCATTER, CO, YN, YP, YC, ACT, ALPHA, GAIN, CLAMP,
     )  # fmt: skip
 
 
@@ -232,7 +232,7 @@ def _products(
 @triton.jit(do_not_specialize=("n", "h", "w", "oh", "ow", "x_pixels", "y_pixels", "noise_n", "noise_h", "noise_w"))
 def styled_conv2d_kernel(
     x, weight, y, styles, scale, noise, bias, following, in_index, out_index, partial, counters,
-    n, h, w, oh, ow, x_pixels, y_pixels, noise_n, noise_h, noise_w,
+    n, h, w, oh, ow, x_pixels, y_pixels, strength, noise_n, noise_h, noise_w,
     CI: tl.constexpr, CO: tl.constexpr, XP: tl.constexpr, YN: tl.constexpr, YP: tl.constexpr, YC: tl.constexpr,
     WF: tl.constexpr, WO: tl.constexpr, WT: tl.constexpr, WI: tl.constexpr, K: tl.constexpr, PY: tl.constexpr,
     PX: tl.constexpr, MODE: tl.constexpr, ACT: tl.constexpr, ALPHA: tl.constexpr, GAIN: tl.constexpr,
@@ -271,10 +271,10 @@ def styled_conv2d_kernel(
         row_ok = row_ok & (2 * p + a < oh) & (2 * q + b < ow)
     _store(
         acc, y, scale, noise, bias, following, out_index, image, p, q, a, b, pn, o, row_ok, ow, y_pixels,
-        noise_n, noise_h, noise_w, MODE, COLUMNS, WIDTH, SCATTER, CO, YN, YP, YC, ACT, ALPHA, GAIN, CLAMP,
+        strength, noise_n, noise_h, noise_w, MODE, COLUMNS, WIDTH, SCATTER, CO, YN, YP, YC, ACT, ALPHA, GAIN, CLAMP,
     )  # fmt: skip
     if BN2 > 0:
         _store(
             acc2, y, scale, noise, bias, following, out_index, image, p, q, a, b, pn, o2, row_ok, ow, y_pixels,
-            noise_n, noise_h, noise_w, MODE, COLUMNS, WIDTH, SCATTER, CO, YN, YP, YC, ACT, ALPHA, GAIN, CLAMP,
+            strength, noise_n, noise_h, noise_w, MODE, COLUMNS, WIDTH, SCATTER, CO, YN, YP, YC, ACT, ALPHA, GAIN, CLAMP,
         )  # fmt: skip

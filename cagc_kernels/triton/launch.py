@@ -17,7 +17,7 @@ from .packing import PackedWeight, accumulator, tl_dtype
 
 
 class Epilogue(NamedTuple):
-    """What follows the sums: + noise + bias, activation, gain, clamp (none below 0), times ``following``."""
+    """What follows the sums: + strength · noise + bias, activation, gain, clamp (none below 0), times ``following``."""
 
     noise: torch.Tensor | None = None
     bias: torch.Tensor | None = None
@@ -26,6 +26,7 @@ class Epilogue(NamedTuple):
     alpha: float = 0.0
     gain: float = 1.0
     clamp: float = -1.0
+    strength: float = 1.0
 
     @property
     def constants(self) -> dict[str, object]:
@@ -152,7 +153,8 @@ def gemm(
     with torch.cuda.device_of(x):
         styled_conv2d_kernel[tiles, phases, config.split](
             source, packed.weight, y, styles, scale, noise, epilogue.bias, epilogue.following, in_index, out_index,
-            partial, arrivals, n, h, w, oh, ow, x_pixels, oh * ow, *noise_strides,
+            partial, arrivals, n, h, w, oh, ow, x_pixels, oh * ow,
+            epilogue.strength, *noise_strides,
             XP=xp, YN=y.shape[1], YP=yp, YC=yc, BLOCKS=blocks, SCATTER=scatter, **epilogue.constants,
             **constants(config, x.dtype, packed, padding), num_warps=config.warps, num_stages=config.stages,
         )  # fmt: skip
@@ -173,7 +175,8 @@ def fir_act(t: torch.Tensor, taps: torch.Tensor, y: torch.Tensor, epilogue: Epil
     grid = triton.cdiv(ow, bq) * triton.cdiv(co, bc), triton.cdiv(oh, ROWS.value), n
     with torch.cuda.device_of(t):
         fir_act_kernel[grid](
-            t, taps, y, noise, epilogue.bias, epilogue.following, *t.shape[2:], oh, ow, oh * ow, *noise_strides,
+            t, taps, y, noise, epilogue.bias, epilogue.following, *t.shape[2:], oh, ow, oh * ow,
+            epilogue.strength, *noise_strides,
             CO=co, YN=co, YP=yp, YC=yc, **epilogue.constants, ACC=tl_dtype(accumulator(t.dtype)), BQ=bq, BC=bc,
         )  # fmt: skip
 
@@ -187,17 +190,26 @@ def layer(
     s, scale = factors(styles, packed.energy, packed.peaks, packed.channels[1], normalise)
     s = s if modulate else None
     n, _, h, w = x.shape
-    co = packed.channels[1]
+    co, t = packed.channels[1], None
     if packed.mode == PLAIN:
-        y = layout.allocate_images(x, h + 2 * padding[0] - packed.k + 1, w + 2 * padding[1] - packed.k + 1, channels=co)
-        gemm(x, packed, y, s, scale, epilogue, config, padding)
-        return y
-    y = layout.allocate_images(x, 2 * h, 2 * w, channels=co)
-    if packed.mode == POLYPHASE:
-        gemm(x, packed, y, s, scale, epilogue, config, padding)
-        return y
-    t = torch.empty((n, co, 2 * h + 1, 2 * w + 1), dtype=x.dtype, device=x.device, memory_format=torch.channels_last)
-    # Demodulated before it is rounded, so that half precision stays in range.
-    gemm(x, packed, t, s, scale, Epilogue(), config, (0, 0))
-    fir_act(t, packed.taps, y, epilogue)
+        h, w = h + 2 * padding[0] - packed.k + 1, w + 2 * padding[1] - packed.k + 1
+    else:
+        h, w = 2 * h, 2 * w
+    if packed.mode == TRANSPOSED:
+        t = torch.empty((n, co, h + 1, w + 1), dtype=x.dtype, device=x.device, memory_format=torch.channels_last)
+    y = layout.allocate_images(x, h, w, channels=co)
+    convolve(x, packed, y, t, s, scale, epilogue, config, padding)
     return y
+
+
+def convolve(
+    x: torch.Tensor, packed: PackedWeight, y: torch.Tensor, t: torch.Tensor | None, styles: torch.Tensor | None,
+    scale: torch.Tensor | None, epilogue: Epilogue, config: Config, padding: tuple[int, int],
+) -> None:  # fmt: skip
+    """Fill ``y`` by the one or two launches of a variant; TRANSPOSED writes what it filters to ``t`` in NHWC memory."""
+    if packed.mode != TRANSPOSED:
+        gemm(x, packed, y, styles, scale, epilogue, config, padding)
+        return
+    # Demodulated before it is rounded, so that half precision stays in range.
+    gemm(x, packed, t, styles, scale, Epilogue(), config, (0, 0))
+    fir_act(t, packed.taps, y, epilogue)

@@ -100,7 +100,7 @@ def composed(x, weight, styles, epilogue, up, down, padding, f, demodulate, flip
     if epilogue.noise is not None:
         y = (y + epilogue.noise).to(x.dtype)
     if epilogue.act != "linear" or epilogue.bias is not None:
-        _, bias, following, *activation = epilogue
+        _, bias, following, *activation, _ = epilogue
         y = elementwise.value(y, bias, 1, *activation)
     return y if epilogue.following is None else (y * epilogue.following[:, :, None, None]).to(x.dtype)
 

@@ -111,17 +111,23 @@ def to_rgb(
     y = layout.allocate_images(x, h, w, channels=co)
     if y.numel() == 0:
         return y
+    launch_to_rgb(x, weight.reshape(co, ci).contiguous(), styles.contiguous(), bias, skip, resample_filter, y,
+                  -1.0 if clamp is None else clamp)  # fmt: skip
+    return y
+
+
+def launch_to_rgb(x, weight, styles, bias, skip, resample_filter, y, clamp: float) -> None:
+    """Fill the dense ``y`` [N, O, H, W]; ``weight`` [O, I], ``clamp`` < 0 is none, all else as :func:`to_rgb` says."""
+    (_, ci, h, w), co = x.shape, len(weight)
     source, xp, x_pixels = pixels(x)
     yp, yc = strides(y)
     with torch.cuda.device_of(x):
-        to_rgb_kernel[triton.cdiv(h * w, ROWS), n](
-            source, weight.reshape(co, ci).contiguous(), styles.contiguous(), bias, skip,
-            None if skip is None else resample_filter.contiguous(), y,
+        to_rgb_kernel[triton.cdiv(h * w, ROWS), len(x)](
+            source, weight, styles, bias, skip, None if skip is None else resample_filter.contiguous(), y,
             h, w, x_pixels, *((0, 0, 0, 0) if skip is None else skip.stride()),
-            CI=ci, CO=co, XP=xp, YP=yp, YC=yc, CLAMP=-1.0 if clamp is None else clamp,
+            CI=ci, CO=co, XP=xp, YP=yp, YC=yc, CLAMP=clamp,
             PRECISION=precision(x.dtype), ACC=tl_dtype(accumulator(x.dtype)), BM=ROWS, BK=block(ci), num_warps=WARPS,
         )  # fmt: skip
-    return y
 
 
 def block(channels: int) -> int:

@@ -8,7 +8,7 @@ import torch
 import triton
 import triton.language as tl
 
-from . import demodulation, fir, launch, to_rgb
+from . import demodulation, fir, launch, styles, to_rgb
 from .configs import PLAIN, POLYPHASE, TRANSPOSED, Config, Problem, default
 from .implicit_gemm import styled_conv2d_kernel
 from .layers import problems
@@ -23,6 +23,8 @@ EPILOGUE = launch.Epilogue(act="lrelu", alpha=0.2, gain=2**0.5, clamp=256.0)
 def _pointers(code: str, wide: str, names: str) -> dict[str, str]:
     """Types of the pointers of a kernel: data in ``code``, factors and sums in ``wide``."""
     special = {"scale": wide, "energy": wide, "peaks": wide, "normalised": wide, "partial": wide, "taps": wide}
+    # A frozen generator's vectors are in float32 whatever its activations are.
+    special |= dict.fromkeys(("styles", "bias", "following"), wide)
     special |= {"f": "fp32", "counters": "i32", "in_index": "i64", "out_index": "i64"}
     return {name: f"*{special.get(name, code)}" for name in names.split()}
 
@@ -42,7 +44,7 @@ def convolution(p: Problem, config: Config, blocks: bool | None = None, act: str
         " in_index out_index" if blocks is not None else "" if config.mode == TRANSPOSED else " noise bias following"
     )
     scalars = "n h w oh ow x_pixels y_pixels noise_n noise_h noise_w".split()
-    types = _pointers(code, wide, names) | dict.fromkeys(scalars, "i32")
+    types = _pointers(code, wide, names) | dict.fromkeys(scalars, "i32") | {"strength": "fp32"}
     taps, full = p.k * p.k, (512 if blocks is not None else p.ci)
     packed = PackedWeight(None, (p.co * taps * full, taps * full, full, 1), (p.ci, p.co), p.k, config.mode, None, None)
     dtype = torch.float32 if p.dtype == "tf32" else getattr(torch, p.dtype)
@@ -84,6 +86,7 @@ def layers(arch: int) -> Iterator[tuple[Problem, Config]]:
 def _fir(code: str, co: int) -> Variant:
     wide = "fp64" if code == "fp64" else "fp32"
     types = _pointers(code, wide, "t y noise bias following") | {"f": f"*{wide}"}
+    types["strength"] = "fp32"
     types |= dict.fromkeys("ht wt oh ow y_pixels noise_n noise_h noise_w".split(), "i32")
     bq, bc = launch.fir_block(co)
     constants = {"CO": co, "YN": co, "YP": co, "YC": 1, "ACC": _type(wide), "BQ": bq, "BC": bc, **EPILOGUE.constants}
@@ -113,6 +116,21 @@ def _factors(code: str) -> Iterator[Variant]:
     yield kernel, f"demodulation {code}", types, _whole(kernel, types, constants)
 
 
+def _vectors(code: str) -> Iterator[Variant]:
+    """The mapping network's layers, all affine layers, and all demodulation factors of a frozen generator."""
+    kernel, names = styles.fully_connected_kernel, "x weight bias y"
+    for name, more in (("mapping", ""), ("affine", " table")):
+        types = _pointers(code, "fp32", names + more) | dict.fromkeys(("n", "x_n", "x_w"), "i32")
+        types |= {"table": "*i32", "y": "*fp32"} if more else {"x": "*fp32", "y": "*fp32"}
+        constants = {
+            "CI": 512, "CO": 512, "NORMALISE": not more, "LRELU": not more, "BO": styles.OUTPUTS, "BI": styles.INPUTS,
+        }  # fmt: skip
+        yield kernel, f"{name} {code}", types, _whole(kernel, types, constants)
+    kernel, more = styles.demodulations_kernel, " peaks normalised" if code == "fp16" else ""
+    types = _pointers("fp32", "fp32", "styles energy scale" + more) | {"table": "*i32", "n": "i32"}
+    yield kernel, f"demodulations {code}", types, _whole(kernel, types, {"BO": styles.ALIGN, "BI": 64})
+
+
 def _type(code: str) -> tl.dtype:
     return tl.float64 if code == "fp64" else tl.float32
 
@@ -130,3 +148,5 @@ def variants(arch: int = 90) -> Iterator[Variant]:
         yield _rgb(code, 40)
         yield from _factors(code)
     yield _fir("bf16", 40)
+    for code in ("fp16", "bf16", "fp32"):
+        yield from _vectors(code)

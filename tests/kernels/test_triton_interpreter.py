@@ -33,7 +33,8 @@ TESTS = {
     "peers/test_bias_act.py": ("triton and float64",),
     "peers/test_rosinality_ops.py": ("float64 and not Modulated and not Styled and not ToRGB",),
     "peers/test_upfirdn2d.py": ("triton and float32",),
-    "kernels/test_triton_modulated_conv2d.py": ("test_",),
+    # One process for what takes all tests of its files.
+    "kernels/test_triton_modulated_conv2d.py kernels/test_triton_synthesis.py "
     "kernels/test_triton_sparse_channel_conv2d.py": ("test_",),
     "peers/test_modulated_conv2d.py": ("triton and float32",),
 }
@@ -41,11 +42,12 @@ TESTS = {
 
 @pytest.mark.skipif(find_spec("triton") is None, reason="triton is not installed")
 @pytest.mark.skipif(os.environ.get("TRITON_INTERPRET") == "1", reason="this is the process of the interpreter")
-@pytest.mark.parametrize("file", TESTS)
+@pytest.mark.parametrize("file", TESTS, ids=lambda file: file.split()[0])
 def test_kernels_in_the_interpreter(file):
     if "conv2d" in file and version("triton") < "3.7" and version("numpy") >= "2.4":
         pytest.skip("Triton 3.6 interprets loops whose length it does not know only with NumPy < 2.4")
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", str(HERE.parent / file)]
+    files = [str(HERE.parent / name) for name in file.split()]
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *files]
     run = subprocess.run(
         # The interpreter truncates float32 to bfloat16 where the GPU rounds.
         [*command, "-k", f"({' or '.join(f'({t})' for t in TESTS[file])}) and not bfloat16"],

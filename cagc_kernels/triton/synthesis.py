@@ -1,0 +1,323 @@
+"""The synthesis network of StyleGAN2 with frozen weights as a fixed list of Triton launches over NHWC memory.
+
+For an image: one launch for each layer of the mapping network, one for all affine layers, one for all demodulation
+factors, one for each convolution (two where it is transposed and then filtered), one for each toRGB with the image
+below it. Weights are packed and energies summed once; activations go to buffers that belong to the program.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import partial
+from typing import NamedTuple
+
+import torch
+import triton
+
+from ..frozen import ConvWeights, ToRGBWeights
+from . import styles as vectors
+from .configs import PLAIN, POLYPHASE, TRANSPOSED, Config, Problem, choose, default, winners
+from .launch import Epilogue, convolve, device_name, kind
+from .packing import PackedWeight, pack
+from .styles import ALIGN, demodulations_kernel, fully_connected_kernel
+from .to_rgb import launch_to_rgb
+from .tune import milliseconds
+
+NAMES = {PLAIN: "plain", POLYPHASE: "polyphase", TRANSPOSED: "transposed, filtered"}
+
+
+def aligned(channels: int) -> int:
+    """Elements that a layer takes among the vectors of all layers."""
+    return -(-channels // ALIGN) * ALIGN
+
+
+class _Segment(NamedTuple):
+    """Where a layer's vectors lie: see :mod:`.styles`."""
+
+    start: int
+    width: int
+
+    def of(self, flat: torch.Tensor, n: int) -> torch.Tensor:
+        """[N, width] of all layers' vectors of ``n`` images."""
+        return flat[self.start * n : self.start * n + n * self.width].view(n, self.width)
+
+
+class _RGB(NamedTuple):
+    weight: torch.Tensor
+    bias: torch.Tensor
+    styles: _Segment
+
+
+class _Layer(NamedTuple):
+    """A convolution with its toRGB; ``size`` is the resolution of its input."""
+
+    packed: PackedWeight
+    bias: torch.Tensor
+    strength: float
+    size: int
+    up: int
+    styles: _Segment
+    scale: _Segment
+    rgb: _RGB | None
+
+
+class Workspace(NamedTuple):
+    """Buffers of one batch size: w twice, vectors of all layers, activations in turn, before the filter, images."""
+
+    w: torch.Tensor
+    styles: torch.Tensor
+    normalised: torch.Tensor
+    scale: torch.Tensor
+    activations: tuple[torch.Tensor, torch.Tensor]
+    unfiltered: torch.Tensor
+    images: tuple[torch.Tensor, torch.Tensor]
+
+
+def _nhwc(flat: torch.Tensor, n: int, c: int, side: int) -> torch.Tensor:
+    """[N, C, side, side] in channels_last memory at the beginning of ``flat``."""
+    return flat[: n * side * side * c].view(n, side, side, c).permute(0, 3, 1, 2)
+
+
+class Program:
+    """A frozen generator on a GPU, or in Triton's interpreter.
+
+    Args:
+        convs, mapping, constant, fir, style_dim, clamp: as :class:`cagc_kernels.native.synthesis.Program` takes them.
+        batch: for which tiles and the kind of up-sampling are chosen; for others only tiles are.
+        dtype: of activations, weights and images: float32, float16 or bfloat16. Sums, styles and factors are float32.
+        device: where it runs.
+    """
+
+    @torch.no_grad()
+    def __init__(
+        self,
+        convs: Sequence[ConvWeights],
+        mapping: Sequence[tuple[torch.Tensor, torch.Tensor]],
+        constant: torch.Tensor,
+        fir: Sequence[float],
+        style_dim: int,
+        clamp: float | None = None,
+        batch: int = 1,
+        dtype: torch.dtype = torch.float32,
+        device: torch.device | str = "cuda",
+    ) -> None:
+        self.dtype, self.device, self.style_dim, self.batch = dtype, torch.device(device), style_dim, batch
+        self.clamp = -1.0 if clamp is None else float(clamp)
+        self.resolution = convs[-1].resolution
+        taps = torch.tensor(fir, dtype=torch.float32, device=device)
+        self._filter = torch.outer(taps, taps)
+        self._mapping = [(self._own(w * 2**0.5), self._own(b * 2**0.5, torch.float32)) for w, b in mapping]
+        self._constant = self._own(constant.permute(1, 2, 0)).permute(2, 0, 1)[None]
+        self._weight, self._bias, self._affines, places = self._affine(convs)
+        self._layers = self._convolutions(convs, places)
+        self._energy, self._peaks, self._factors = self._demodulation()
+        self._workspaces: dict[int, Workspace] = {}
+        self._configs: dict[int, list[Config]] = {}
+
+    def _own(self, tensor: torch.Tensor, dtype: torch.dtype | None = None) -> torch.Tensor:
+        """A contiguous copy on the device."""
+        return torch.empty(tensor.shape, dtype=dtype or self.dtype, device=self.device).copy_(tensor)
+
+    def _affine(self, convs: Sequence[ConvWeights]) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, list[_Segment]]:
+        """All affine layers as one matrix: weights, biases, table of :func:`.styles.fully_connected_kernel`, places."""
+        parts: list[ConvWeights | ToRGBWeights] = []
+        for conv in convs:
+            parts += [conv] if conv.to_rgb is None else [conv, conv.to_rgb]
+        rows = sum(aligned(len(part.affine)) for part in parts)
+        weight = torch.zeros(rows, self.style_dim, dtype=self.dtype, device=self.device)
+        bias = torch.zeros(rows, dtype=torch.float32, device=self.device)
+        table, places, start = [], [], 0
+        for part in parts:
+            width = len(part.affine)
+            weight[start : start + width].copy_(part.affine)
+            bias[start : start + width].copy_(part.affine_bias)
+            table += [(part.w, start, width)] * (aligned(width) // vectors.OUTPUTS)
+            places.append(_Segment(start, width))
+            start += aligned(width)
+        return weight, bias, torch.tensor(table, dtype=torch.int32, device=self.device), places
+
+    def _convolutions(self, convs: Sequence[ConvWeights], places: Sequence[_Segment]) -> list[_Layer]:
+        layers, place, start = [], iter(places), 0
+        for conv in convs:
+            weight = self._own(conv.weight, torch.float32)
+            out, inputs = weight.shape[:2]
+            segment = next(place)
+            problem = self._problem(self.batch, inputs, out, conv.resolution // conv.up, conv.up)
+            mode = self._choose(problem).mode
+            packed = pack(weight, self.dtype, mode, self._filter if conv.up == 2 else None, True, conv.up == 1)
+            rgb = None
+            if conv.to_rgb is not None:
+                bias = self._own(conv.to_rgb.bias, torch.float32)
+                rgb = _RGB(self._own(conv.to_rgb.weight, torch.float32), bias, next(place))
+            layers.append(
+                _Layer(
+                    packed,
+                    self._own(conv.bias, torch.float32),
+                    conv.noise_strength,
+                    conv.resolution // conv.up,
+                    conv.up,
+                    segment,
+                    _Segment(start, out),
+                    rgb,
+                )  # fmt: skip
+            )
+            start += aligned(out)
+        return layers
+
+    def _demodulation(self) -> tuple[torch.Tensor, torch.Tensor | None, torch.Tensor]:
+        """Energies of all layers, peaks of all filters in float16, table of :func:`.styles.demodulations_kernel`."""
+        table, first = [], 0
+        peaks = torch.zeros(sum(aligned(layer.scale.width) for layer in self._layers), device=self.device)
+        for layer in self._layers:
+            row = (*layer.styles, first, *layer.scale)
+            table += [row] * (aligned(layer.scale.width) // ALIGN)
+            first += layer.packed.energy.numel()
+            if layer.packed.peaks is not None:
+                peaks[layer.scale.start : layer.scale.start + layer.scale.width] = layer.packed.peaks
+        energy = torch.cat([layer.packed.energy.flatten() for layer in self._layers])
+        self._layers = [layer._replace(packed=layer.packed._replace(energy=None, peaks=None)) for layer in self._layers]
+        table = torch.tensor(table, dtype=torch.int32, device=self.device)
+        return energy, peaks if self.dtype == torch.float16 else None, table
+
+    def _problem(self, n: int, inputs: int, out: int, size: int, up: int, mode: int | None = None) -> Problem:
+        name, arch = kind(torch.empty(0, dtype=self.dtype, device=self.device))
+        modes = (PLAIN,) if up == 1 else (POLYPHASE, TRANSPOSED) if mode is None else (mode,)
+        return Problem(name, n, size, size, inputs, out, 3, modes, arch=arch)
+
+    def _choose(self, problem: Problem) -> Config:
+        return choose(problem, device_name(self.device), partial(milliseconds, problem))
+
+    def configs(self, n: int) -> list[Config]:
+        """Of every convolution for ``n`` images, in order."""
+        if n not in self._configs:
+            found = []
+            for layer in self._layers:
+                problem = self._problem(n, *layer.packed.channels, layer.size, layer.up, layer.packed.mode)
+                config = self._choose(problem)
+                found.append(config if config.mode == layer.packed.mode else default(problem))
+            self._configs[n] = found
+        return self._configs[n]
+
+    @property
+    def memory(self) -> int:
+        """Bytes of packed weights, energies and buffers."""
+        tensors = [self._filter, self._constant, self._weight, self._bias, self._affines, self._energy, self._factors]
+        tensors += [t for pair in self._mapping for t in pair] + [t for t in (self._peaks,) if t is not None]
+        for layer in self._layers:
+            found = layer.packed.weight, layer.packed.taps, layer.bias, *(layer.rgb or ())[:2]
+            tensors += [t for t in found if t is not None]
+        for workspace in self._workspaces.values():
+            tensors += [t for part in workspace for t in (part if isinstance(part, tuple) else (part,))]
+        return sum(t.numel() * t.element_size() for t in tensors)
+
+    def workspace(self, n: int) -> Workspace:
+        """The buffers of ``n`` images, made once."""
+        if n not in self._workspaces:
+            self._workspaces[n] = self._allocate(n)
+        return self._workspaces[n]
+
+    def _allocate(self, n: int) -> Workspace:
+        def floats(size: int) -> torch.Tensor:
+            return torch.empty(n * size, dtype=torch.float32, device=self.device)
+
+        def values(sizes: list[int]) -> torch.Tensor:
+            return torch.empty(n * max(sizes, default=0), dtype=self.dtype, device=self.device)
+
+        outputs = [layer.scale.width * (layer.size * layer.up) ** 2 for layer in self._layers]
+        between = [
+            layer.scale.width * (2 * layer.size + 1) ** 2 for layer in self._layers if layer.packed.mode == TRANSPOSED
+        ]
+        half, quarter = 3 * (self.resolution // 2) ** 2, 3 * (self.resolution // 4) ** 2
+        return Workspace(
+            floats(2 * self.style_dim).view(2, n, self.style_dim), floats(len(self._bias)),
+            floats(len(self._bias) if self._peaks is not None else 0), floats(ALIGN * len(self._factors)),
+            (values(outputs[::2]), values(outputs[1::2])), values(between), (values([half]), values([quarter])),
+        )  # fmt: skip
+
+    def map(self, z: torch.Tensor) -> torch.Tensor:
+        """w [N, style_dim] in the program's dtype, a new tensor, of ``z`` [N, style_dim]."""
+        n, z = len(z), z.contiguous()
+        w = torch.empty(n, self.style_dim, dtype=self.dtype, device=self.device)
+        if n == 0:
+            return w
+        work = self.workspace(n)
+        for i, (weight, bias) in enumerate(self._mapping):
+            out = w if i + 1 == len(self._mapping) else work.w[i % 2]
+            self._fully_connected(z, 0, weight, bias, None, out, n, normalise=i == 0, lrelu=True)
+            z = out
+        return w
+
+    def _fully_connected(self, x, x_w, weight, bias, table, y, n, normalise=False, lrelu=False) -> None:
+        rows, inputs = weight.shape
+        block = min(vectors.INPUTS, triton.next_power_of_2(inputs))
+        with torch.cuda.device_of(x):
+            fully_connected_kernel[triton.cdiv(rows, vectors.OUTPUTS), n](
+                x, weight, bias, table, y, n, x.stride(0), x_w, inputs, rows, normalise, lrelu, vectors.OUTPUTS, block
+            )
+
+    def _style(self, ws: torch.Tensor, work: Workspace) -> torch.Tensor:
+        """Fill styles and factors; the styles of convolutions, which float16 takes over their largest value."""
+        n = len(ws)
+        ws = ws if ws.stride(2) == 1 else ws.contiguous()
+        self._fully_connected(ws, ws.stride(1), self._weight, self._bias, self._affines, work.styles, n)
+        normalised = None if self._peaks is None else work.normalised
+        with torch.cuda.device_of(ws):
+            demodulations_kernel[len(self._factors), n](
+                work.styles, self._energy, self._peaks, self._factors, work.scale, normalised, n, ALIGN, 64
+            )
+        return work.styles if normalised is None else normalised
+
+    def images(self, ws: torch.Tensor, noise: Sequence[torch.Tensor | None]) -> torch.Tensor:
+        """[N, 3, R, R], a new tensor, from ``ws`` [N, L, style_dim].
+
+        Args:
+            noise: [1 or N, 1, r, r] or None, for each convolution, not scaled by its strength.
+        """
+        n, r = len(ws), self.resolution
+        image = torch.empty(n, 3, r, r, dtype=self.dtype, device=self.device)
+        if n == 0:
+            return image
+        work, configs = self.workspace(n), self.configs(n)
+        styles = self._style(ws, work)
+        x, skip, modulated = self._constant.expand(n, -1, -1, -1), None, False
+        for i, (layer, config, given) in enumerate(zip(self._layers, configs, noise, strict=True)):
+            # What only the next convolution reads takes that one's styles on the way to memory.
+            following = self._layers[i + 1].styles.of(styles, n) if layer.rgb is None else None
+            epilogue = Epilogue(
+                given, layer.bias, following, "lrelu", 0.2, 2**0.5, self.clamp, layer.strength
+            )  # fmt: skip
+            side, out = layer.size * layer.up, layer.scale.width
+            y, t = _nhwc(work.activations[i % 2], n, out, side), None
+            if config.mode == TRANSPOSED:
+                t = _nhwc(work.unfiltered, n, out, side + 1)
+            s = None if modulated else layer.styles.of(styles, n)
+            padding = (0, 0) if config.mode == TRANSPOSED else (1, 1)
+            convolve(x, layer.packed, y, t, s, layer.scale.of(work.scale, n), epilogue, config, padding)
+            x, modulated = y, following is not None
+            if layer.rgb is not None:
+                # The largest one below the image itself goes to the first buffer.
+                below = work.images[(r // side).bit_length() % 2]
+                target = image if side == r else below[: n * 3 * side**2].view(n, 3, side, side)
+                self._to_rgb(x, layer.rgb, skip, target, work)
+                skip = target
+        return image
+
+    def _to_rgb(self, x, rgb: _RGB, skip, image: torch.Tensor, work: Workspace) -> None:
+        styles = rgb.styles.of(work.styles, len(x))
+        launch_to_rgb(x, rgb.weight, styles, rgb.bias, skip, self._filter, image, self.clamp)
+
+    @property
+    def widths(self) -> list[tuple[int, int]]:
+        """Input and output channels of each convolution."""
+        return [layer.packed.channels for layer in self._layers]
+
+    def describe(self, n: int) -> list[tuple[str, str]]:
+        """Kernel and tile of every convolution for ``n`` images, in order, and why it is that one."""
+        tuned = winners(device_name(self.device) or "interpreter")
+        found = []
+        for layer, c in zip(self._layers, self.configs(n), strict=True):
+            split = f" in {c.split} parts" if c.split > 1 else ""
+            known = self._problem(n, *layer.packed.channels, layer.size, layer.up).key in tuned
+            why = "the fastest that was timed on this card" if known else "a rule, not timed on this card"
+            found.append((f"implicit GEMM, {NAMES[c.mode]}, {c.bm}x{c.bn + c.bn2}x{c.bk}{split}", why))
+        return found

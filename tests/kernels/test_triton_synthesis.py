@@ -1,0 +1,150 @@
+"""The Triton program of a frozen generator against the generator in float64, and how many kernels it launches.
+
+Small, because the interpreter takes milliseconds per block; tests/kernels/test_triton_interpreter.py runs it.
+"""
+
+from __future__ import annotations
+
+import os
+from importlib.util import find_spec
+
+import pytest
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from cagc import runtime
+from cagc.models import Generator, GeneratorConfig
+from cagc.models.stylegan2 import layer_names
+from cagc_kernels import use_backend
+
+from .tolerances import TOLERANCES
+
+INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
+if find_spec("triton") is None:
+    pytest.skip("triton is not installed", allow_module_level=True)
+if not INTERPRETED and not torch.cuda.is_available():
+    pytest.skip("needs TRITON_INTERPRET=1 or a GPU", allow_module_level=True)
+
+from cagc_kernels.triton import configs, styles, synthesis  # noqa: E402
+from cagc_kernels.triton.configs import POLYPHASE, TRANSPOSED, Problem  # noqa: E402
+
+pytestmark = [] if INTERPRETED else [pytest.mark.gpu]
+DEVICE = "cpu" if INTERPRETED else "cuda"
+WIDTHS = (5, 3, 7, 1, 9, 2)
+
+
+@pytest.fixture(autouse=True)
+def _few_blocks(monkeypatch):
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)
+    if INTERPRETED:
+        monkeypatch.setattr(styles, "OUTPUTS", 16)
+
+
+def make(resolution: int, **options) -> Generator:
+    channels = {name: WIDTHS[i % len(WIDTHS)] for i, name in enumerate(layer_names(resolution))}
+    generator = Generator(GeneratorConfig(resolution, channels, 8, 1, **options)).requires_grad_(False)
+    for name, parameter in generator.named_parameters():
+        if name.endswith(("bias", "noise_strength")):
+            parameter += 0.3 * torch.randn_like(parameter)
+    return generator
+
+
+def compiled(generator: Generator, batch: int, dtype: torch.dtype) -> runtime.CompiledGenerator:
+    with use_backend("triton"):
+        found = runtime.compile(generator, batch, dtype, DEVICE)
+    assert isinstance(found._program, synthesis.Program) and found.reason is None
+    for buffer in found._program.workspace(batch):
+        for part in buffer if isinstance(buffer, tuple) else (buffer,):
+            part.fill_(float("nan"))
+    return found
+
+
+def choose(monkeypatch, mode: int) -> None:
+    """Up-sampling in ``mode``, and the packed variant, which takes the fewest steps."""
+
+    def config(problem: Problem, device: str | None, time: object) -> configs.Config:
+        up = problem.modes != (configs.PLAIN,)
+        packed = not (up and mode == TRANSPOSED)
+        return configs.Config(mode if up else configs.PLAIN, 64, 64, 0, 128 if packed else 16, 4, 2, 1, packed)
+
+    monkeypatch.setattr(synthesis, "choose", config)
+
+
+def expect_close(image: torch.Tensor, want: torch.Tensor, dtype: torch.dtype) -> None:
+    assert image.dtype == dtype and image.shape == want.shape and image.is_contiguous()
+    error = (image.double().cpu() - want).abs().max() / want.abs().max()
+    assert error <= 2 * TOLERANCES[dtype].relative, error
+
+
+@pytest.mark.parametrize("batch,mode,dtype", (
+    (2, POLYPHASE, torch.float16), (1, TRANSPOSED, torch.float32), (1, TRANSPOSED, torch.bfloat16),
+), ids=str)  # fmt: skip
+def test_images_are_the_generators(monkeypatch, batch, mode, dtype):
+    """With styles that half precision must normalise."""
+    choose(monkeypatch, mode)
+    generator = make(8, conv_clamp=2.0)
+    for name, parameter in generator.synthesis.named_parameters():
+        if name.endswith("conv1.affine.bias"):
+            parameter.fill_(2000.0)
+    given = [noise.to(DEVICE, dtype) for noise in generator.make_noise(batch)]
+    z = torch.randn(batch, 8).to(DEVICE, dtype)
+    program = compiled(generator, batch, dtype)
+    image = program(z, truncation=0.7, noise=given)
+    oracle = generator.double()
+    # From the same w: what the mapping network rounds is not asked about here.
+    ws = program.ws(z, truncation=0.7)
+    want = oracle.synthesis(ws.double().cpu(), noise=[noise.double().cpu() for noise in given])
+    expect_close(image, want, dtype)
+    expect_close(ws[:, :1], oracle.ws(z.double().cpu(), truncation=0.7)[:, :1], dtype)
+
+
+class Launches(TorchDispatchMode):
+    """Triton kernels by name, not run, and PyTorch's operators that are more than a view or an allocation."""
+
+    def __init__(self, monkeypatch) -> None:
+        super().__init__()
+        self.triton: list[str] = []
+        self.torch: list[str] = []
+        executor = pytest.importorskip("triton.runtime.interpreter").GridExecutor
+        monkeypatch.setattr(executor, "__call__", lambda grid, *a, **k: self.triton.append(grid.fn.__name__))
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        if not function.is_view and "empty" not in function.name():
+            self.torch.append(function.name())
+        return function(*args, **(kwargs or {}))
+
+
+@pytest.mark.skipif(not INTERPRETED, reason="counts in the interpreter")
+@pytest.mark.parametrize("mode", (POLYPHASE, TRANSPOSED))
+def test_launches_of_an_image(monkeypatch, mode):
+    """One for each layer, two where an up-sampling layer is filtered, and nothing of PyTorch but random noise."""
+    choose(monkeypatch, mode)
+    counted = Launches(monkeypatch)
+    program, ws = compiled(make(32), 3, torch.float16)._frozen, torch.randn(3, 1, 8).half().expand(-1, 8, -1)
+    counted.triton.clear()
+    with counted:
+        program.mapping(ws[:, 0])
+        program.synthesis(ws, noise="const")
+        program.synthesis(ws, noise="random")
+    up = ["styled_conv2d_kernel", "fir_act_kernel"] if mode == TRANSPOSED else ["styled_conv2d_kernel"]
+    block = [*up, "styled_conv2d_kernel", "to_rgb_kernel"]
+    vectors = ["fully_connected_kernel", "demodulations_kernel"]
+    image = [*vectors, "styled_conv2d_kernel", "to_rgb_kernel", *block, *block, *block]
+    assert counted.triton == ["fully_connected_kernel", *image, *image]
+    assert counted.torch == ["aten::normal_"]
+
+
+@pytest.mark.skipif(not INTERPRETED, reason="counts in the interpreter")
+def test_buffers_are_reused_and_other_batches_get_their_own(monkeypatch):
+    Launches(monkeypatch)
+    program = compiled(make(16), 2, torch.float16)
+    held, ws = program.memory, torch.zeros(2, 6, 8).half()
+    first, second = program.synthesis(ws), program.synthesis(ws)
+    assert program.memory == held and first.data_ptr() != second.data_ptr()
+    assert program.synthesis(ws[:0]).shape == (0, 3, 16, 16) and program.memory == held
+    assert program.synthesis(ws[:1]).shape == (1, 3, 16, 16) and program.memory > held
+    rows = program.explain()
+    assert [row["layout"] for row in rows][:2] == ["NHWC, 5 -> 3 channels", "NHWC, 3 -> 7 channels"]
+    assert "plain" in rows[0]["kernel"] and "polyphase" in rows[1]["kernel"] and "not timed" in rows[0]["why"]
+    with pytest.raises(ValueError, match="the Triton program"):
+        program.profile(ws[:, 0])
