@@ -40,8 +40,9 @@ from cagc.models import Generator
 from cagc.runs import load_teacher
 from cagc.seeds import z_batch
 
+from .generators import work
 from .harness import pin_threads
-from .results import Row, append, commit, device_folder, machine, make_row, versions
+from .results import Row, append, command, commit, device_folder, machine, make_row, versions
 
 TEACHER = "teacher, other latents"
 EMBEDDED = "embedded student"
@@ -218,7 +219,8 @@ def _rows(generators: dict[str, Generator], batch: int, measured: dict[str, Late
     rows = []
     for label, generator in generators.items():
         case, side = {"generator": label, "batch": batch}, generator.config.resolution
-        about = {"of": label, "shape": (batch, 3, side, side), "macs": batch * total_macs(generator)}
+        macs, moved = work(generator, batch)
+        about = {"of": label, "shape": (batch, 3, side, side), "bytes": moved, "macs": macs}
         rows.append(make_row("compression", "runtime", case, times, "cpu", **about))
     return rows
 
@@ -235,6 +237,7 @@ def provenance(bench: Bench) -> dict[str, Any]:
         "machine": machine("cpu"),
         "versions": versions(),
         "commit": commit(),
+        "command": command(),
     }
 
 

@@ -175,7 +175,7 @@ def test_mobile_stylegan(benchmark, session):
     if session.quick:
         pytest.skip("--quick: 64 px only")
     try:
-        call, resolution = generators.mobile_stylegan()
+        call, resolution, (macs, moved) = generators.mobile_stylegan()
     except Unavailable as reason:
         pytest.skip(str(reason))
     calls, name = {"mobile-stylegan": call}, "runtime"
@@ -190,8 +190,8 @@ def test_mobile_stylegan(benchmark, session):
         times = paired(calls, session.rounds(10), warmup=1)
     case = {"resolution": resolution, "batch": 1, "widths": "its own"}
     figures = {"ms per image": 1e3 * median(times["mobile-stylegan"])}
-    shape = (1, 3, resolution, resolution)
-    row = make_row("generators", "mobile-stylegan", case, times, "cpu", shape=shape, figures=figures)
+    about = {"shape": (1, 3, resolution, resolution), "bytes": moved, "macs": macs}
+    row = make_row("generators", "mobile-stylegan", case, times, "cpu", **about, figures=figures)
     session.publish(benchmark, row, times["mobile-stylegan"])
 
 

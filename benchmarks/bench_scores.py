@@ -6,22 +6,30 @@ on a GPU on the published 256 px generator (random weights, so that everything i
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from statistics import median
 
 import pytest
 
 from cagc import content
-from cagc.metrics.macs import total_macs
 from cagc.models import GeneratorConfig
 from cagc.runs import load_teacher
 from cagc.scores import METRICS, score_channels
 
 from . import generators
+from .counting import counted
 from .harness import default_device, paired
 from .results import make_row
 
 CUDA = default_device() == "cuda"
 CASES = ("faces64", "256 px") if CUDA else ("faces64",)
+
+
+def work(score: Callable[[int], object], samples: int) -> tuple[int, int]:
+    """(MACs, bytes) of a score, counted on one and two batches of 10 samples: more cost as much each."""
+    one, two = (counted(partial(score, count)) for count in (10, 20))
+    return tuple(a + (b - a) * (samples - 10) // 10 for a, b in zip(one, two, strict=True))
 
 
 @pytest.mark.parametrize("metric", METRICS)
@@ -35,12 +43,12 @@ def test_score(benchmark, session, case, metric):
     else:
         generator = generators.random_generator(GeneratorConfig.uniform(256), session.device)
     parser = content.load("faces" if case == "faces64" else "everything", device=session.device)
-    score = lambda: score_channels(generator, metric, parser, samples)  # noqa: E731
+    score = lambda count=samples: score_channels(generator, metric, parser, count)  # noqa: E731
     times = paired({metric: score}, session.rounds(3 if CUDA else 1), warmup=int(CUDA), device=session.device)
     seconds = median(times[metric])
     named = {"generator": case, "samples": samples}
     figures = {"seconds": seconds, "samples/s": samples / seconds}
-    shape = (samples, 3, generator.config.resolution, generator.config.resolution)
-    macs = samples * total_macs(generator)  # of one forward pass of all samples
-    row = make_row("scores", metric, named, times, session.device, shape=shape, macs=macs, figures=figures)
+    macs, moved = work(score, samples)
+    about = {"shape": (samples, 3, *2 * (generator.config.resolution,)), "bytes": moved, "macs": macs}
+    row = make_row("scores", metric, named, times, session.device, **about, figures=figures)
     session.publish(benchmark, row, times[metric])

@@ -12,7 +12,6 @@ from statistics import median
 import pytest
 import torch
 
-from cagc.metrics.macs import total_macs
 from cagc.models import SNGANConfig, SNGANGenerator
 from cagc.seeds import z_batch
 
@@ -27,13 +26,13 @@ IMPLEMENTATIONS = ("native", "runtime", *(() if CUDA else RIVALS))
 
 
 @torch.inference_mode()
-def measure(session, batch: int) -> tuple[dict[str, list[float]], dict[str, int]]:
-    """Times by "implementation, widths", and the MACs of each width."""
-    calls, macs = {}, {}
+def measure(session, batch: int) -> tuple[dict[str, list[float]], dict[str, tuple[int, int]]]:
+    """Times by "implementation, widths", and the (MACs, bytes) of each width."""
+    calls, work = {}, {}
     for width, channels in WIDTHS.items():
         torch.manual_seed(0)
         generator = SNGANGenerator(SNGANConfig.uniform(width=channels)).eval().to(session.device)
-        macs[width] = batch * total_macs(generator)
+        work[width] = generators.work(generator, batch)
         z = z_batch(range(batch), generator.config.style_dim).to(session.device)
         for name in filter(session.wants, IMPLEMENTATIONS):
             try:
@@ -42,7 +41,7 @@ def measure(session, batch: int) -> tuple[dict[str, list[float]], dict[str, int]
             except Unavailable:
                 continue
             calls[f"{name}, {width}"] = lambda image=image, z=z: image(z)
-    return paired(calls, session.rounds(20 if batch == 1 else 4), warmup=1, device=session.device), macs
+    return paired(calls, session.rounds(20 if batch == 1 else 4), warmup=1, device=session.device), work
 
 
 @pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
@@ -51,14 +50,15 @@ def measure(session, batch: int) -> tuple[dict[str, list[float]], dict[str, int]
 def test_sngan(benchmark, session, batch, width, implementation):
     if session.quick and (batch > 1 or implementation in RIVALS):
         pytest.skip("--quick: one image, without compilers")
-    times, macs = session.once(("sngan", batch), lambda: measure(session, batch))
+    times, work = session.once(("sngan", batch), lambda: measure(session, batch))
     this, full = f"{implementation}, {width}", f"{implementation}, full"
     if this not in times:
         pytest.skip("not installed, or --only")
-    cut, faster = macs["full"] / macs[width], ratio(times, full, this)
+    (macs, moved), full_macs = work[width], work["full"][0]
+    cut, faster = full_macs / macs, ratio(times, full, this)
     figures = {"ms per image": 1e3 * median(times[this]) / batch, "MACs cut": cut, "speed-up": faster}
     row = make_row(
         "sngan", implementation, {"resolution": 32, "batch": batch, "widths": width}, times, session.device,
-        of=this, shape=(batch, 3, 32, 32), macs=macs[width], figures=figures | {"realised share": faster / cut},
+        of=this, shape=(batch, 3, 32, 32), bytes=moved, macs=macs, figures=figures | {"realised share": faster / cut},
     )  # fmt: skip
     session.publish(benchmark, row, times[this])

@@ -2,7 +2,8 @@
 
 ``pytest benchmarks/bench_training.py`` times the discriminator's update, its R1 update, the generator's update with the
 distance to the teacher's images, and the path length update, with the paper's settings, on an 11× student: of the
-embedded 64 px faces and of the published 256 px generator (random weights).
+embedded 64 px faces and of the published 256 px generator (random weights). MACs and bytes are those of all networks
+that a step runs, forward and backward (:mod:`benchmarks.counting`).
 """
 
 from __future__ import annotations
@@ -17,11 +18,11 @@ from cagc import content
 from cagc.distill.config import DistillConfig
 from cagc.distill.teachers import LiveTeacher
 from cagc.distill.trainer import Trainer
-from cagc.metrics.macs import total_macs
 from cagc.models import Discriminator, DiscriminatorConfig, Generator, GeneratorConfig
 from cagc.runs import load_teacher
 
 from . import generators
+from .counting import counted
 from .harness import default_device, paired
 from .results import make_row
 
@@ -63,9 +64,12 @@ def steps(case: str, batch: int, precision: str, device: str) -> tuple[dict[str,
     return calls, student
 
 
-def measure(session, case: str, batch: int, precision: str) -> tuple[dict[str, list[float]], Generator]:
+def measure(session, case: str, batch: int, precision: str):
+    """Times of each phase, its (MACs, bytes), and the student."""
     calls, student = steps(case, batch, precision, session.device)
-    return paired(calls, session.rounds(10 if case == "faces64" or CUDA else 3), 1, device=session.device), student
+    work = {phase: counted(call) for phase, call in calls.items()}
+    rounds = session.rounds(10 if case == "faces64" or CUDA else 3)
+    return paired(calls, rounds, warmup=1, device=session.device), work, student
 
 
 @pytest.mark.parametrize("phase", PHASES)
@@ -76,13 +80,11 @@ def test_step(benchmark, session, case, precision, phase):
         pytest.skip("--quick: the embedded faces only")
     batch = 4 if session.quick else CASES[case]
     key = ("training", case, precision)
-    times, student = session.once(key, lambda: measure(session, case, batch, precision))
+    times, work, student = session.once(key, lambda: measure(session, case, batch, precision))
     figures, resolution = {"images/s": batch / median(times[phase])}, student.config.resolution
     named = {"generator": case, "batch": batch}
     dtype = getattr(torch, precision)
-    # Of the student's forward pass: what a step does beside it depends on the phase.
-    shape, macs = (batch, 3, resolution, resolution), batch * total_macs(student)
-    row = make_row(
-        "training", phase, named, times, session.device, dtype=dtype, shape=shape, macs=macs, figures=figures
-    )
+    macs, moved = work[phase]
+    about = {"dtype": dtype, "shape": (batch, 3, resolution, resolution), "bytes": moved, "macs": macs}
+    row = make_row("training", phase, named, times, session.device, **about, figures=figures)
     session.publish(benchmark, row, times[phase])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import math
 import tempfile
 from collections.abc import Callable
 from contextlib import nullcontext
@@ -16,8 +17,8 @@ import torch
 from cagc.budget import removed_channels
 from cagc.errors import CagcError
 from cagc.export import export_onnx
-from cagc.metrics.layer_latency import layer_work
-from cagc.models import Generator, GeneratorConfig
+from cagc.metrics.work import layer_work
+from cagc.models import AnyGenerator, Generator, GeneratorConfig
 from cagc_kernels import use_backend
 
 from . import peers
@@ -50,7 +51,7 @@ def random_generator(config: GeneratorConfig, device: str, dtype: torch.dtype = 
     return generator.to(device, dtype)
 
 
-def work(generator: Generator, batch: int = 1) -> tuple[int, int]:
+def work(generator: AnyGenerator, batch: int = 1) -> tuple[int, int]:
     """(MACs, bytes) of ``batch`` images: activations read and written once, weights read once."""
     macs, moved = zip(*layer_work(generator, batch).values(), strict=True)
     return sum(macs), sum(moved)
@@ -153,8 +154,25 @@ def _openvino(generator: Generator, batch: int) -> Image:
     return lambda z: torch.from_numpy(model(z.numpy()))
 
 
-def mobile_stylegan() -> tuple[Callable[[], object], int]:
-    """(call, resolution) of MobileStyleGAN's networks in the ``random-face`` package under OpenVINO, batch 1.
+def openvino_work(path: Path) -> tuple[int, int]:
+    """(MACs, bytes) of a graph of static shapes: operands of its matrix products and convolutions read once, results
+    written once. Transposed convolutions are left out: MobileStyleGAN's are the wavelets' fixed filters.
+    """
+    macs = moved = 0
+    for op in importlib.import_module("openvino").Core().read_model(str(path)).get_ops():
+        kind = op.get_type_name()
+        if kind not in ("MatMul", "Convolution", "GroupConvolution"):
+            continue
+        x, weight, out = (tuple(port.shape) for port in (*op.input_values(), *op.outputs()))
+        summands = x[-1] if kind == "MatMul" else math.prod(weight[1 if kind == "Convolution" else 2 :])
+        macs += math.prod(out) * summands
+        moved += 4 * sum(map(math.prod, (x, weight, out)))
+    return macs, moved
+
+
+def mobile_stylegan() -> tuple[Callable[[], object], int, tuple[int, int]]:
+    """(call, resolution, (MACs, bytes)) of MobileStyleGAN's networks in the ``random-face`` package under OpenVINO,
+    batch 1.
 
     The package itself is not imported: it needs an OpenVINO of 2021 and OpenCV.
     """
@@ -162,9 +180,11 @@ def mobile_stylegan() -> tuple[Callable[[], object], int]:
     if spec is None:
         raise Unavailable("the random-face package is not installed (pip install --no-deps random-face)")
     folder = Path(spec.origin).parent / "data"
-    mapping, synthesis = (openvino_model(folder / f"{name}Network.xml") for name in ("Mapping", "Synthesis"))
+    paths = [folder / f"{name}Network.xml" for name in ("Mapping", "Synthesis")]
+    mapping, synthesis = map(openvino_model, paths)
+    macs, moved = map(sum, zip(*map(openvino_work, paths), strict=True))
     z = np.random.default_rng(0).standard_normal((1, 512)).astype(np.float32)
-    return lambda: synthesis(mapping(z)), synthesis(mapping(z)).shape[-1]
+    return lambda: synthesis(mapping(z)), synthesis(mapping(z)).shape[-1], (macs, moved)
 
 
 OURS: dict[str, Callable[[Generator, int], Image]] = {

@@ -1,7 +1,7 @@
 """Rows of benchmarks as JSON Lines: written one at a time, so that a run that breaks off keeps what it measured.
 
 A row holds what was timed ("benchmark", "implementation", "case", "dtype", "cache"), its work ("shape" of the result,
-"bytes" that must be moved, "macs"; null where nothing counts them), its time ("ms": median, 10th and 90th percentile,
+"bytes" of its operands and results, moved once each, and "macs"), its time ("ms": median, 10th and 90th percentile,
 rounds), "ratios" to other implementations of the same rounds, further "figures", and what it depends on ("roofs",
 "device", "versions", "allocator", "commit", "command").
 """
@@ -53,6 +53,11 @@ def commit() -> str | None:
     return f"{name}+" if changed else name
 
 
+def command() -> str:
+    """The command line of this process."""
+    return shlex.join(["python", *sys.orig_argv[1:]])
+
+
 @cache
 def versions() -> dict[str, str]:
     """Versions of what a time depends on; a package that is not installed is left out."""
@@ -90,9 +95,9 @@ def make_row(
     *,
     of: str | None = None,
     dtype: torch.dtype = torch.float32,
-    shape: Iterable[int] = (),
-    bytes: int | None = None,
-    macs: int | None = None,
+    shape: Iterable[int],
+    bytes: int,
+    macs: int,
     cache: str = "warm",
     figures: Mapping[str, Any] | None = None,
 ) -> Row:
@@ -118,7 +123,7 @@ def make_row(
         "allocator": allocator(),
         "versions": versions(),
         "commit": commit(),
-        "command": shlex.join(["python", *sys.orig_argv[1:]]),
+        "command": command(),
         "at": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
     }
 

@@ -63,7 +63,7 @@ def generators(rows: Sequence[Row], baseline: str = "grouped") -> str:
         "GMACs", f"faster than {baseline}, same widths", f"than {baseline}, full", "MACs cut", "faster than full",
         "realised share",
     )  # fmt: skip
-    found = [row for row in of(rows, "generators") if row["macs"] and row["cache"] == "warm"]
+    found = [row for row in of(rows, "generators") if row["case"]["widths"] in WIDTHS and row["cache"] == "warm"]
     lines = []
     for row in sorted(found, key=_generator_key):
         case, figures = row["case"], row["figures"]
@@ -86,7 +86,7 @@ def summary(rows: Sequence[Row], batches: Sequence[int] | None = None) -> str:
         "px, batch" if several else "px", "memory", "widths", "GMACs", "MACs cut", f"ms an image, {usual}", "runtime",
         "faster, same widths", f"than {usual}, full", "realised share",
     )  # fmt: skip
-    found = {_generator_key(row): row for row in of(rows, "generators") if row["macs"] and row["cache"] == "warm"}
+    found = {_generator_key(row): row for row in of(rows, "generators") if row["cache"] == "warm"}
     lines = []
     for row in sorted(found.values(), key=_generator_key):
         case, figures = row["case"], row["figures"]
@@ -106,7 +106,7 @@ def summary(rows: Sequence[Row], batches: Sequence[int] | None = None) -> str:
 
 def cold(rows: Sequence[Row]) -> str:
     """What an image costs when the caches were flushed before it, beside the warm row of the same run."""
-    found = [row for row in of(rows, "generators") if row["macs"]]
+    found = of(rows, "generators")
     warm = {_generator_key(row): row for row in found if row["cache"] == "warm"}
     lines = []
     for row in sorted((row for row in found if row["cache"] == "cold"), key=_generator_key):

@@ -10,6 +10,10 @@ from benchmarks import harness, headline, pages, plots, report, results, tables,
 from cagc.files import atomic_write
 
 
+def make_row(*arguments, **options) -> results.Row:
+    return results.make_row(*arguments, **{"shape": (1,), "bytes": 1, "macs": 1} | options)
+
+
 def generator_rows(factor: float = 1.0, cache: str = "warm") -> list[results.Row]:
     """Rows of one resolution: a peer's code, its grouped way, and ours, at two widths."""
     seconds = {"authors, full": 0.8, "grouped, full": 0.7, "runtime, full": 0.3}
@@ -22,7 +26,7 @@ def generator_rows(factor: float = 1.0, cache: str = "warm") -> list[results.Row
         macs = {"full": 44_000_000_000, "0.3": 4_000_000_000}[width]
         figures = {"images/s": 1.0, "peak MB": 12.3, "MACs cut": 44e9 / macs, "speed-up": 10.0, "realised share": 0.91}
         about = {"of": name, "macs": macs, "figures": figures, "cache": cache}
-        rows.append(results.make_row("generators", implementation, case, times, "cpu", **about))
+        rows.append(make_row("generators", implementation, case, times, "cpu", **about))
     return rows
 
 
@@ -31,29 +35,27 @@ def other_rows() -> list[results.Row]:
     one = {"runtime": [0.01, 0.012]}
     sizes = ((0.5, 10**9), (1.0, 4 * 10**9))
     rows = [
-        results.make_row("widths", "runtime", {"resolution": 64, "batch": 1, "keep": keep}, one, "cpu", macs=macs)
+        make_row("widths", "runtime", {"resolution": 64, "batch": 1, "keep": keep}, one, "cpu", macs=macs)
         for keep, macs in sizes
     ]
     layer = {"resolution": 256, "widths": "full", "batch": 1, "layer": "b4.conv1"}
-    rows.append(
-        results.make_row("layers", "runtime", layer, one, "cpu", macs=10**8, bytes=10**6, figures={"kernel": "k"})
-    )
+    rows.append(make_row("layers", "runtime", layer, one, "cpu", macs=10**8, bytes=10**6, figures={"kernel": "k"}))
     ops = {"native": [0.01, 0.01], "copy": [0.009, 0.009]}
-    rows.append(results.make_row("ops", "native", {"layer": "blur full 8x8"}, ops, "cpu", bytes=10**6, macs=10**6))
+    rows.append(make_row("ops", "native", {"layer": "blur full 8x8"}, ops, "cpu", bytes=10**6, macs=10**6))
     figures = {"full MACs": 11, "predicted ms": 2.0, "score kept": 0.5}
     case = {"generator": "faces64", "metric": "x"}
-    rows.append(results.make_row("plans", "runtime", case, one, "cpu", macs=1, figures=figures))
-    rows.append(results.make_row("training", "runtime", {"generator": "faces64", "batch": 16}, one, "cpu"))
+    rows.append(make_row("plans", "runtime", case, one, "cpu", macs=1, figures=figures))
+    rows.append(make_row("training", "runtime", {"generator": "faces64", "batch": 16}, one, "cpu"))
     case = {"generator": "faces64", "samples": 400}
-    rows.append(results.make_row("scores", "runtime", case, one, "cpu", figures={"seconds": 3.0}))
+    rows.append(make_row("scores", "runtime", case, one, "cpu", figures={"seconds": 3.0}))
     case = {"op": "up", "channels": 8, "side": 8, "peer": "authors"}
-    rows.append(results.make_row("peers", "runtime", case, one | {"authors": [0.02, 0.02]}, "cpu"))
-    rows.append(results.make_row("sparse", "native", {"layer": "8-8 4", "kept": 0.3}, ops, "cpu"))
+    rows.append(make_row("peers", "runtime", case, one | {"authors": [0.02, 0.02]}, "cpu"))
+    rows.append(make_row("sparse", "native", {"layer": "8-8 4", "kept": 0.3}, ops, "cpu"))
     case = {"resolution": 256, "batch": 1, "widths": "full", "beside": "other runtimes"}
-    rows.append(results.make_row("generators", "runtime", case, one, "cpu", macs=1, figures={"realised share": 1.0}))
+    rows.append(make_row("generators", "runtime", case, one, "cpu", macs=1, figures={"realised share": 1.0}))
     case = {"resolution": 1024, "batch": 1, "widths": "its own"}
     times = {"mobile-stylegan": [0.4, 0.4], "runtime, 0.3": [0.2, 0.2]}
-    return rows + generator_rows(1.1, "cold") + [results.make_row("generators", "mobile-stylegan", case, times, "cpu")]
+    return rows + generator_rows(1.1, "cold") + [make_row("generators", "mobile-stylegan", case, times, "cpu")]
 
 
 def test_the_summary_compares_with_the_authors():

@@ -34,6 +34,7 @@ def test_published_size():
     figures = {"MACs cut": 10.0, "speed-up": 5.0, "realised share": 0.5}
     case = {"resolution": 32, "batch": 64, "widths": "0.3"}
     times = {"runtime": [0.004] * 3}
-    made = make_row("sngan", "runtime", case, times, "cpu", macs=64 * 10**9, figures=figures)
+    about = {"shape": (64, 3, 32, 32), "bytes": 1, "macs": 64 * 10**9}
+    made = make_row("sngan", "runtime", case, times, "cpu", **about, figures=figures)
     table = tables_sngan.published([made])
     assert "| 64 | 0.3 | 1.000 | runtime | 4.00 (4.00–4.00) | 10.00× | 5.00× | 0.50 |" in table

@@ -46,7 +46,8 @@ def test_peak_memory_sees_what_a_call_holds():
 
 def a_row(median: float = 10.0, implementation: str = "runtime", width: str = "full") -> results.Row:
     times = {implementation: [median / 1e3 * f for f in (0.9, 1.0, 1.1)], "other": [0.02, 0.02, 0.02]}
-    return results.make_row("generators", implementation, {"widths": width}, times, "cpu", macs=7, figures={"x": 1})
+    about = {"shape": (1,), "bytes": 5, "macs": 7, "figures": {"x": 1}}
+    return results.make_row("generators", implementation, {"widths": width}, times, "cpu", **about)
 
 
 def test_a_row_tells_what_it_depends_on():

@@ -14,7 +14,7 @@ import torch
 from ..checks import choice
 from ..models.stylegan2 import Generator
 from ..seeds import z_batch
-from .macs import count_macs, count_parameters
+from .work import layer_work
 
 Row = dict[str, Any]
 EXECUTORS = ("runtime", "eager")
@@ -65,26 +65,6 @@ def _hooked(generator: Generator, marks: _Marks) -> Iterator[None]:
     finally:
         for handle in handles:
             handle.remove()
-
-
-def layer_work(generator: Generator, batch: int) -> dict[str, tuple[int, int]]:
-    """Layer → (MACs, bytes): activations read and written once, weights read once."""
-    config, size = generator.config, generator.w_avg.element_size()
-    macs, parameters, widths = count_macs(config), count_parameters(config), list(config.channels.items())
-    work = {"mapping": (batch * macs["mapping"], size * parameters["mapping"])}
-    for (_, below), (name, width) in zip(widths, widths[1:], strict=False):
-        block = name.split(".")[0]
-        side = int(block[1:])
-        read = below * (side // 2 if name.endswith("conv0") else side) ** 2
-        weights = parameters[name] + parameters[f"{name}.affine"]
-        count = macs[name] + macs[f"{name}.affine"]
-        work[name] = batch * count, size * (batch * (read + (width + 1) * side**2) + weights)
-        if name.endswith("conv1"):
-            rgb = f"{block}.to_rgb"
-            moved = (width + 3 + 3 * (side > 4) / 4) * side**2
-            weights = parameters[rgb] + parameters[f"{rgb}.affine"]
-            work[rgb] = batch * (macs[rgb] + macs[f"{rgb}.affine"]), int(size * (batch * moved + weights))
-    return work
 
 
 def _eager_rows(generator: Generator, batch: int, z: torch.Tensor, repeats: int) -> list[Row]:
