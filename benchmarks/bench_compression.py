@@ -3,7 +3,8 @@
 RUN is a folder of ``cagc compress``, LABEL=folder of it or of ``cagc distill``, or LABEL=checkpoint; without any, the
 embedded student. Runs that differ in their seed only share a label, and their
 spread is reported. Every student is compared with the teacher on latents that neither scoring nor training drew: with
-its distribution (Fréchet distance, precision, recall) and image by image (content L1, PSNR, perceptual distance).
+its distribution (Fréchet distance, precision, recall) and image by image (content L1, PSNR, perceptual distance; L1 on
+each class of the content by itself).
 The first row is the teacher against itself on other latents: what a perfect student would show.
 
 A row is written when it is done, and a row that is there already, for the same weights and settings, is not computed
@@ -115,6 +116,7 @@ class Bench:
         self.settings = settings
         self.teacher = load_teacher(teacher)[0].eval().requires_grad_(False)
         self.parser = content.load(settings.content)
+        self.classes = {name: content.load(settings.content, [name]) for name in getattr(self.parser, "classes", ())}
         self.extractor = feature_registry.load(settings.features)
         self.distance = FeatureDistance(feature_registry.load(settings.features.partition("@")[0]))
         path = assets.faces64() / "images.zip" if data is None and teacher is None else data
@@ -157,6 +159,9 @@ class Bench:
             # The PSNR of equal images is infinite, which JSON cannot say.
             pair = {name: compared[name] if math.isfinite(compared[name]) else None for name in pair}
             pair["content_perceptual"] = self.perceptual(generator)
+            for name, parser in self.classes.items():
+                shown = (generator, self.teacher, parser, settings.pairs, STUDENT_SEEDS)
+                pair[f"{name}_l1"] = evaluate_pair(*shown, noise="random")["content_l1"]
         return figures | pair
 
     @torch.inference_mode()

@@ -20,7 +20,7 @@ _COLUMNS = (
     "precision",
     "recall",
 )
-_PAIRED = ("content L1", "content PSNR", "content perceptual", "path length")
+_PAIRED = ("content L1", "face L1", "content PSNR", "content perceptual", "path length")
 
 
 def compression_table(document: dict[str, Any]) -> str:
@@ -47,6 +47,7 @@ def _line(label: str, rows: list[dict[str, Any]]) -> str:
         mean(rows, "precision", 3),
         mean(rows, "recall", 3),
         mean(rows, "content_l1", 4),
+        mean(rows, "face_l1", 4),
         mean(rows, "content_psnr", 2, " dB"),
         mean(rows, "content_perceptual", 4),
         mean(rows, "path_length", 1),

@@ -18,7 +18,7 @@ from . import __version__, distributed
 from .budget import ChannelPlan, plan_channels
 from .checkpoints import convert, load_generator, save_generator
 from .compress import CompressConfig, compress, print_table, resume_compress
-from .console import console, one_line_errors, phase
+from .console import console, one_line_errors, option_errors, phase
 from .distill import DistillConfig
 from .documents import write_json
 from .editing.commands import Edit, Mix, Morph, Project
@@ -393,6 +393,7 @@ def main(args: list[str] | None = None) -> None:
         return
     with one_line_errors(), warnings.catch_warnings():
         commands = _commands(_named_recipe(args))
-        command = tyro.cli(commands, prog="cagc", description=__doc__, args=args, config=_STYLE)
+        with option_errors():
+            command = tyro.cli(commands, prog="cagc", description=__doc__, args=args, config=_STYLE)
         warnings.showwarning = lambda message, *_: console.print(f"warning: {message}", soft_wrap=True)
         _run(command)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import io
 import os
+import re
 import signal
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stderr
 
 from rich import progress
 from rich.console import Console
@@ -56,6 +58,20 @@ def one_line_errors() -> Iterator[None]:
         if os.environ.get("CAGC_DEBUG"):
             raise
         fail(str(error))
+
+
+@contextmanager
+def option_errors() -> Iterator[None]:
+    """Drop tyro's name for the choice of a command, "__tyro-dummy-inner__.", from what it says of a group of options,
+    and keep the frame around it straight."""
+    printed = io.StringIO()
+    try:
+        with redirect_stderr(printed):
+            yield
+    finally:
+        wrapper = "__tyro-dummy-inner__."
+        framed = f"\\1{' ' * len(wrapper)}\\2"
+        sys.stderr.write(re.sub(f"{wrapper}(.*?)(│?)$", framed, printed.getvalue(), flags=re.MULTILINE))
 
 
 def fail(message: str) -> None:

@@ -16,7 +16,7 @@ from cagc.errors import CagcError
 from cagc.prune import prune
 from cagc.scores import score_channels
 
-SMALL = ("--samples", 12, "--draws", 2, "--pairs", 2, "--features", "efficientnet-lite0@32", "--content", "everything")
+SMALL = ("--samples", 12, "--draws", 2, "--pairs", 2, "--features", "efficientnet-lite0@32")
 
 
 @pytest.fixture(scope="module")
@@ -48,6 +48,7 @@ def test_rows_say_how_far_a_student_is_from_its_teacher(runs, small_teacher, tmp
     assert same["content_l1"] < 1e-6 and same["content_perceptual"] < 1e-6 and same["precision"] == teacher["precision"]
     assert half["frechet_to_teacher"] > teacher["frechet_to_teacher"] and half["content_l1"] > 0.01
     assert half["macs"] < teacher["macs"] and teacher["content_l1"] is None and half["frechet_to_data"] is None
+    assert same["face_l1"] < 1e-6 and half["person_l1"] > 0.01 and "face_l1" not in teacher
     assert half["path_length"] > 0 and len(half["frechet_to_teacher_of_draws"]) == 2
     before = out.read_bytes()
     capsys.readouterr()

@@ -271,6 +271,14 @@ def assert_same_weights(path, other) -> None:
         assert torch.equal(tensor, expected[name]), name
 
 
+def test_a_refused_setting_is_named_as_it_was_given(capsys):
+    with pytest.raises(SystemExit) as exit:
+        run("compress", "--distillation.steps", 0)
+    title, rule, *lines = capsys.readouterr().err.splitlines()
+    assert exit.value.code == 2 and "Error parsing distillation: steps: got 0" in "".join([rule, *lines])
+    assert len(title) == len(lines[0])
+
+
 def test_help_explains_every_option(capsys, monkeypatch):
     monkeypatch.setenv("COLUMNS", "400")
     monkeypatch.setattr(sys, "argv", ["cagc"])
