@@ -2,8 +2,9 @@
 
 :func:`default` is a rule read from compiled code (registers, loop instructions, bytes and operations of an H100): no
 card has timed it yet. ``python -m cagc_kernels.triton.tune`` times the :func:`candidates` on a card and writes the
-winners to ``configs/<device>.json`` beside this file, which :func:`choose` then prefers; ``CAGC_TRITON_AUTOTUNE=1``
-does the same for each new problem of the running process, without writing.
+winners to ``configs/<device>.json`` beside this file, or to the folder ``CAGC_TRITON_CONFIGS``, from where
+:func:`choose` takes them; ``CAGC_TRITON_AUTOTUNE=1`` does the same for each new problem of the running process, without
+writing.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ PLAIN, POLYPHASE, TRANSPOSED = range(3)
 # "tf32" is float32 whose products may be rounded.
 HALF = ("float16", "bfloat16")
 
-FOLDER = Path(__file__).with_name("configs")
+FOLDER = Path(os.environ.get("CAGC_TRITON_CONFIGS") or Path(__file__).with_name("configs"))
 
 # Of an H100: float16 operations and bytes per second, seconds per launch under a CUDA graph, multiprocessors.
 PEAK, BANDWIDTH, LAUNCH, PROCESSORS = 798e12, 3.0e12, 1.5e-6, 132
@@ -177,6 +178,12 @@ def winners(device: str) -> dict[str, Config]:
     return {key: Config(**entry["config"]) for key, entry in entries.items()}
 
 
+def winner(p: Problem, device: str | None) -> Config | None:
+    """The timed winner of a problem, for bfloat16 also that of float16: of the same bytes and operations."""
+    table = winners(device or "")
+    return table.get(p.key) or (table.get(p._replace(dtype="float16").key) if p.dtype == "bfloat16" else None)
+
+
 def choose(p: Problem, device: str | None, time: Callable[[Config], float]) -> Config:
     """The config for a problem on the GPU named ``device``; None is the interpreter, whose steps cost the same.
 
@@ -187,7 +194,7 @@ def choose(p: Problem, device: str | None, time: Callable[[Config], float]) -> C
     table = winners(device)
     if p.key not in table and os.environ.get("CAGC_TRITON_AUTOTUNE") == "1":
         table[p.key] = min(timed(p, time), key=lambda pair: pair[1])[0]
-    return table.get(p.key) or default(p)
+    return winner(p, device) or default(p)
 
 
 def timed(p: Problem, time: Callable[[Config], float]) -> Iterator[tuple[Config, float]]:

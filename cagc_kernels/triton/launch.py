@@ -14,6 +14,7 @@ from .demodulation import demodulation_kernel
 from .fir import ROWS, fir_act_kernel
 from .implicit_gemm import styled_conv2d_kernel
 from .packing import PackedWeight, accumulator, tl_dtype
+from .start import start
 
 
 class Epilogue(NamedTuple):
@@ -45,9 +46,10 @@ def factors(
     scale = torch.empty(n, outputs, dtype=acc, device=styles.device)
     normalised = torch.empty(n, inputs, dtype=acc, device=styles.device) if normalise else None
     with torch.cuda.device_of(styles):
-        demodulation_kernel[n, triton.cdiv(outputs, block)](
-            styles, energy, peaks, scale, normalised, inputs, outputs, tl_dtype(acc), block, 64
-        )
+        start(
+            demodulation_kernel, (n, triton.cdiv(outputs, block)),
+            styles, energy, peaks, scale, normalised, inputs, outputs, tl_dtype(acc), block, 64,
+        )  # fmt: skip
     return normalised if normalise else styles, scale
 
 
@@ -151,7 +153,8 @@ def gemm(
     noise, noise_strides = _broadcast(epilogue.noise, y)
     yp, yc = strides(y)
     with torch.cuda.device_of(x):
-        styled_conv2d_kernel[tiles, phases, config.split](
+        start(
+            styled_conv2d_kernel, (tiles, phases, config.split),
             source, packed.weight, y, styles, scale, noise, epilogue.bias, epilogue.following, in_index, out_index,
             partial, arrivals, n, h, w, oh, ow, x_pixels, oh * ow,
             epilogue.strength, *noise_strides,
@@ -174,8 +177,8 @@ def fir_act(t: torch.Tensor, taps: torch.Tensor, y: torch.Tensor, epilogue: Epil
     bq, bc = fir_block(co)
     grid = triton.cdiv(ow, bq) * triton.cdiv(co, bc), triton.cdiv(oh, ROWS.value), n
     with torch.cuda.device_of(t):
-        fir_act_kernel[grid](
-            t, taps, y, noise, epilogue.bias, epilogue.following, *t.shape[2:], oh, ow, oh * ow,
+        start(
+            fir_act_kernel, grid, t, taps, y, noise, epilogue.bias, epilogue.following, *t.shape[2:], oh, ow, oh * ow,
             epilogue.strength, *noise_strides,
             CO=co, YN=co, YP=yp, YC=yc, **epilogue.constants, ACC=tl_dtype(accumulator(t.dtype)), BQ=bq, BC=bc,
         )  # fmt: skip

@@ -11,6 +11,7 @@ from torch.utils.weak import WeakIdKeyDictionary
 
 from .configs import PLAIN, POLYPHASE
 from .demodulation import energy_kernel
+from .start import start
 
 
 class PackedWeight(NamedTuple):
@@ -47,7 +48,8 @@ def energies(
     weight = weight if _one_tap_stride(weight) else weight.contiguous()
     strides = weight.stride()
     with torch.cuda.device_of(weight):
-        energy_kernel[triton.cdiv(co, 4), triton.cdiv(ci, 64)](
+        start(
+            energy_kernel, (triton.cdiv(co, 4), triton.cdiv(ci, 64)),
             weight, energy, in_index, out_index, ci, co, strides[0], strides[3], strides[1],
             weight.shape[2] * weight.shape[3], tl_dtype(acc), 4, 64,
         )  # fmt: skip

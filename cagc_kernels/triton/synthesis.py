@@ -16,9 +16,10 @@ import triton
 
 from ..frozen import ConvWeights, ToRGBWeights
 from . import styles as vectors
-from .configs import PLAIN, POLYPHASE, TRANSPOSED, Config, Problem, choose, default, winners
+from .configs import PLAIN, POLYPHASE, TRANSPOSED, Config, Problem, choose, default, winner
 from .launch import Epilogue, convolve, device_name, kind
 from .packing import PackedWeight, pack
+from .start import compiling, start
 from .styles import ALIGN, demodulations_kernel, fully_connected_kernel
 from .to_rgb import launch_to_rgb
 from .tune import milliseconds
@@ -251,9 +252,10 @@ class Program:
         rows, inputs = weight.shape
         block = min(vectors.INPUTS, triton.next_power_of_2(inputs))
         with torch.cuda.device_of(x):
-            fully_connected_kernel[triton.cdiv(rows, vectors.OUTPUTS), n](
-                x, weight, bias, table, y, n, x.stride(0), x_w, inputs, rows, normalise, lrelu, vectors.OUTPUTS, block
-            )
+            start(
+                fully_connected_kernel, (triton.cdiv(rows, vectors.OUTPUTS), n),
+                x, weight, bias, table, y, n, x.stride(0), x_w, inputs, rows, normalise, lrelu, vectors.OUTPUTS, block,
+            )  # fmt: skip
 
     def _style(self, ws: torch.Tensor, work: Workspace) -> torch.Tensor:
         """Fill styles and factors; the styles of convolutions, which float16 takes over their largest value."""
@@ -262,9 +264,10 @@ class Program:
         self._fully_connected(ws, ws.stride(1), self._weight, self._bias, self._affines, work.styles, n)
         normalised = None if self._peaks is None else work.normalised
         with torch.cuda.device_of(ws):
-            demodulations_kernel[len(self._factors), n](
-                work.styles, self._energy, self._peaks, self._factors, work.scale, normalised, n, ALIGN, 64
-            )
+            start(
+                demodulations_kernel, (len(self._factors), n),
+                work.styles, self._energy, self._peaks, self._factors, work.scale, normalised, n, ALIGN, 64,
+            )  # fmt: skip
         return work.styles if normalised is None else normalised
 
     def images(self, ws: torch.Tensor, noise: Sequence[torch.Tensor | None]) -> torch.Tensor:
@@ -277,6 +280,15 @@ class Program:
         image = torch.empty(n, 3, r, r, dtype=self.dtype, device=self.device)
         if n == 0:
             return image
+        if n not in self._workspaces and self.device.type == "cuda":
+            self.configs(n)  # may time some
+            with compiling():
+                self._run(ws, noise, image)
+        self._run(ws, noise, image)
+        return image
+
+    def _run(self, ws: torch.Tensor, noise: Sequence[torch.Tensor | None], image: torch.Tensor) -> None:
+        n, r = len(ws), self.resolution
         work, configs = self.workspace(n), self.configs(n)
         styles = self._style(ws, work)
         x, skip, modulated = self._constant.expand(n, -1, -1, -1), None, False
@@ -300,7 +312,6 @@ class Program:
                 target = image if side == r else below[: n * 3 * side**2].view(n, 3, side, side)
                 self._to_rgb(x, layer.rgb, skip, target, work)
                 skip = target
-        return image
 
     def _to_rgb(self, x, rgb: _RGB, skip, image: torch.Tensor, work: Workspace) -> None:
         styles = rgb.styles.of(work.styles, len(x))
@@ -313,11 +324,11 @@ class Program:
 
     def describe(self, n: int) -> list[tuple[str, str]]:
         """Kernel and tile of every convolution for ``n`` images, in order, and why it is that one."""
-        tuned = winners(device_name(self.device) or "interpreter")
         found = []
         for layer, c in zip(self._layers, self.configs(n), strict=True):
             split = f" in {c.split} parts" if c.split > 1 else ""
-            known = self._problem(n, *layer.packed.channels, layer.size, layer.up).key in tuned
-            why = "the fastest that was timed on this card" if known else "a rule, not timed on this card"
+            problem = self._problem(n, *layer.packed.channels, layer.size, layer.up)
+            timed = winner(problem, device_name(self.device))
+            why = "the fastest that was timed on this card" if c == timed else "a rule, not timed on this card"
             found.append((f"implicit GEMM, {NAMES[c.mode]}, {c.bm}x{c.bn + c.bn2}x{c.bk}{split}", why))
         return found

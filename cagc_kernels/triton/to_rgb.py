@@ -16,6 +16,7 @@ from .bias_act import clamped
 from .implicit_gemm import INTERPRET
 from .launch import pixels, precision, strides
 from .packing import accumulator, tl_dtype
+from .start import start
 
 # Pixels and warps of a program: at most 80 registers in every dtype, so that many programs hide the memory.
 ROWS, WARPS = 64, 8
@@ -122,7 +123,8 @@ def launch_to_rgb(x, weight, styles, bias, skip, resample_filter, y, clamp: floa
     source, xp, x_pixels = pixels(x)
     yp, yc = strides(y)
     with torch.cuda.device_of(x):
-        to_rgb_kernel[triton.cdiv(h * w, ROWS), len(x)](
+        start(
+            to_rgb_kernel, (triton.cdiv(h * w, ROWS), len(x)),
             source, weight, styles, bias, skip, None if skip is None else resample_filter.contiguous(), y,
             h, w, x_pixels, *((0, 0, 0, 0) if skip is None else skip.stride()),
             CI=ci, CO=co, XP=xp, YP=yp, YC=yc, CLAMP=clamp,

@@ -1,7 +1,8 @@
 """Time the configs of real layers on this machine's GPU and keep the winners: ``python -m cagc_kernels.triton.tune``.
 
-Writes ``configs/<device>.json`` beside this file, or to ``--out``: for each class of problems the winner, its time, the
-time of the default and of how many candidates. Problems that the file has are skipped, so an interrupted run goes on.
+Writes ``<device>.json`` to the folder that the kernels read (:mod:`.configs`), or to ``--out``: for each class of
+problems the winner, its time, the time of the default and of how many candidates. Problems
+that the file has are skipped, so an interrupted run goes on.
 """
 
 from __future__ import annotations
@@ -19,40 +20,65 @@ import triton
 from . import configs, launch
 from .configs import Config, Problem
 from .layers import WIDTHS, problems
-from .packing import PackedWeight, pack
+from .packing import pack
+from .start import compiling
+
+# Problems that are compiled before the first of them is timed: a run that is cut off keeps what it timed.
+TOGETHER = 8
+
+
+def prepared(p: Problem, config: Config, device: str = "cuda") -> Callable[[], torch.Tensor]:
+    """The layer of a frozen generator as a call: packed weights, noise, bias, activation.
+
+    As there, an up-sampling layer modulates what it reads, and what it writes for the next one, which then does not.
+    """
+    dtype = torch.float32 if p.dtype == "tf32" else getattr(torch, p.dtype)
+    up = p.modes != (configs.PLAIN,)
+    scale = 2 if up else 1
+
+    def random(*shape: int, like: torch.dtype = torch.float32) -> torch.Tensor:
+        return torch.randn(shape, device=device, dtype=like)
+
+    x = random(p.n, p.ci, p.h, p.w, like=dtype).contiguous(memory_format=torch.channels_last)
+    taps = torch.tensor([1.0, 3.0, 3.0, 1.0], device=device) / 8
+    weight = random(p.co, p.ci, p.k, p.k) / (p.ci * p.k**2) ** 0.5
+    packed = pack(weight, dtype, config.mode, taps.outer(taps) if up else None, flip_weight=not up)
+    noise, following = random(1, 1, p.h * scale, p.w * scale, like=dtype), random(p.n, p.co) if up else None
+    epilogue = launch.Epilogue(noise, random(p.co), following, "lrelu", 0.2, 2**0.5, 256.0)
+    padding, styles = (p.k // 2, p.k // 2), random(p.n, p.ci)
+    return lambda: launch.layer(x, packed, styles, epilogue, config, padding, modulate=up)
 
 
 def milliseconds(p: Problem, config: Config) -> float:
-    """Median time of the layer on the GPU with packed weights, modulation, noise, bias and activation included."""
-    dtype = torch.float32 if p.dtype == "tf32" else getattr(torch, p.dtype)
-    plain = p.modes == (configs.PLAIN,)
-    scale = 1 if plain else 2
+    """Median time of the layer on the GPU."""
+    return launch.milliseconds(prepared(p, config))
 
-    def random(*shape: int) -> torch.Tensor:
-        return torch.randn(shape, device="cuda", dtype=dtype)
 
-    x = random(p.n, p.ci, p.h, p.w).contiguous(memory_format=torch.channels_last)
-    f = torch.tensor([1.0, 3.0, 3.0, 1.0], device="cuda").outer(torch.tensor([1.0, 3.0, 3.0, 1.0], device="cuda")) / 64
-    weight = random(p.co, p.ci, p.k, p.k) / (p.ci * p.k**2) ** 0.5
-    packed: PackedWeight = pack(weight, dtype, config.mode, None if plain else f, flip_weight=plain)
-    noise = random(1, 1, p.h * scale, p.w * scale)
-    epilogue = launch.Epilogue(noise, random(p.co), None, "lrelu", 0.2, 2**0.5, 256.0)
-    padding = (p.k // 2, p.k // 2)
-    styles = random(p.n, p.ci)
-    return launch.milliseconds(lambda: launch.layer(x, packed, styles, epilogue, config, padding))
+def compile_all(found: Iterable[Problem]) -> None:
+    """Compile the candidates of the problems side by side: one after the other they would take most of the time."""
+    seen = set()
+    with compiling():
+        for p in found:
+            for config in configs.candidates(p):
+                # The kernel knows neither images nor pixels.
+                kind = p._replace(n=1, h=4, w=4), config
+                if kind not in seen:
+                    seen.add(kind)
+                    prepared(*kind)()
 
 
 def tune(
-    found: Iterable[Problem], device: str, out: Path, time: Callable[[Problem, Config], float] = milliseconds
-) -> int:
+    found: Iterable[Problem], device: str, out: Path, time: Callable[[Problem, Config], float] = milliseconds,
+    prepare: Callable[[Iterable[Problem]], None] = compile_all,
+) -> int:  # fmt: skip
     """Add the winners of the problems that ``out`` lacks to it, after each one; how many were added."""
     document = json.loads(out.read_text()) if out.is_file() else {}
     winners = document.setdefault("winners", {})
     document |= {"device": device, "torch": torch.__version__, "triton": triton.__version__}
-    added = 0
-    for p in found:
-        if p.key in winners:
-            continue
+    missing = list({p.key: p for p in found if p.key not in winners}.values())
+    for i, p in enumerate(missing):
+        if i % TOGETHER == 0:
+            prepare(missing[i : i + TOGETHER])
         times = dict(configs.timed(p, lambda config, p=p: time(p, config)))
         config = min(times, key=times.get)
         base = configs.default(p)
@@ -61,9 +87,9 @@ def tune(
             "candidates": len(times),
         }  # fmt: skip
         _write(out, document)
-        added += 1
         print(f"{p.key}: {times[config]:.4f} ms, the default {times[base]:.4f} ms, {len(times)} candidates")
-    return added
+    configs.winners.cache_clear()
+    return len(missing)
 
 
 def _write(path: Path, document: dict) -> None:
@@ -80,7 +106,9 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--widths", nargs="+", choices=WIDTHS, default=["full", "r8"])
     parser.add_argument("--batches", type=int, nargs="+", default=[1, 32])
     parser.add_argument("--dtypes", nargs="+", choices=("float16", "bfloat16", "tf32"), default=["float16"])
-    parser.add_argument("--out", type=Path, help="default: configs/<device>.json beside the kernels")
+    parser.add_argument(
+        "--out", type=Path, help="default: <device>.json in CAGC_TRITON_CONFIGS, or in configs beside the kernels"
+    )
     options = parser.parse_args(arguments)
     if not torch.cuda.is_available():
         print("tune: expected a CUDA device, found none", file=sys.stderr)

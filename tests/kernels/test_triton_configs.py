@@ -12,7 +12,7 @@ if find_spec("triton") is None:
     pytest.skip("triton is not installed", allow_module_level=True)
 
 from cagc_kernels.triton import configs, tune  # noqa: E402
-from cagc_kernels.triton.configs import POLYPHASE, TRANSPOSED, Config, Problem  # noqa: E402
+from cagc_kernels.triton.configs import PLAIN, POLYPHASE, TRANSPOSED, Config, Problem  # noqa: E402
 from cagc_kernels.triton.layers import WIDTHS, problems  # noqa: E402
 
 UP = (POLYPHASE, TRANSPOSED)
@@ -63,12 +63,16 @@ def test_winners_are_written_read_and_chosen(tmp_path, monkeypatch):
             raise RuntimeError("out of shared memory")
         return 0.5 if config.stages == 2 else 1.0
 
-    assert tune.tune([p, p], "Some GPU 80GB", out, time) == 1 and tune.tune([p], "Some GPU 80GB", out, time) == 0
+    compiled = []
+    for expected in (1, 0):
+        assert tune.tune([p, p], "Some GPU 80GB", out, time, compiled.extend) == expected and compiled == [p]
     document = json.loads(out.read_text())
     assert document["device"] == "Some GPU 80GB" and document["winners"][p.key]["default_ms"] == 1.0
     chosen = configs.choose(p._replace(n=1, h=60), "Some GPU 80GB", None)
     assert chosen.stages == 2 and chosen != configs.default(p)
-    assert configs.choose(p._replace(ci=80), "Some GPU 80GB", None) == configs.default(p._replace(ci=80))
+    assert configs.choose(p._replace(dtype="bfloat16"), "Some GPU 80GB", None) == chosen
+    for other in (p._replace(ci=80), p._replace(dtype="tf32")):
+        assert configs.choose(other, "Some GPU 80GB", None) == configs.default(other)
     configs.winners.cache_clear()
 
 
@@ -87,6 +91,39 @@ def test_autotuning_in_the_process(tmp_path, monkeypatch):
     with pytest.raises(RuntimeError, match="the default config .* does not run"):
         configs.choose(p._replace(ci=80), "GPU", lambda config: 1 / 0)
     configs.winners.cache_clear()
+
+
+class Sm90:
+    """A driver that knows its architecture and cannot launch."""
+
+    def get_current_target(self):
+        from triton.backends.compiler import GPUTarget
+
+        return GPUTarget("cuda", 90, 32)
+
+    def get_current_device(self):
+        return "no device"
+
+    def get_current_stream(self, device):
+        return None
+
+
+def test_launches_compile_before_they_run(monkeypatch, tmp_path):
+    """As the JIT specialises them; a candidate that does not compile is left to be reported when it is timed."""
+    from triton.runtime import driver
+
+    from cagc_kernels.triton import implicit_gemm
+
+    monkeypatch.setattr(driver, "_active", Sm90())
+    monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
+    good = Config(PLAIN, 16, 16, 0, 16, 4, 1)
+    monkeypatch.setattr(configs, "candidates", lambda p: [good, good._replace(bm=24)])
+    prepared = tune.prepared
+    monkeypatch.setattr(tune, "prepared", lambda p, config: prepared(p, config, "cpu"))
+    p = Problem("float16", 8, 64, 64, 16, 16, 1)
+    tune.compile_all([p, p._replace(n=1)])
+    cache = implicit_gemm.styled_conv2d_kernel.device_caches.pop("no device")[0]
+    assert [type(kernel).__name__ for kernel in cache.values()].count("CompiledKernel") == 1
 
 
 def test_tuning_needs_a_gpu(monkeypatch, capsys):

@@ -25,8 +25,9 @@ if find_spec("triton") is None:
 if not INTERPRETED and not torch.cuda.is_available():
     pytest.skip("needs TRITON_INTERPRET=1 or a GPU", allow_module_level=True)
 
-from cagc_kernels.triton import configs, styles, synthesis  # noqa: E402
+from cagc_kernels.triton import configs, styles, synthesis, tune  # noqa: E402
 from cagc_kernels.triton.configs import POLYPHASE, TRANSPOSED, Problem  # noqa: E402
+from cagc_kernels.triton.layers import problems  # noqa: E402
 
 pytestmark = [] if INTERPRETED else [pytest.mark.gpu]
 DEVICE = "cpu" if INTERPRETED else "cuda"
@@ -148,3 +149,30 @@ def test_buffers_are_reused_and_other_batches_get_their_own(monkeypatch):
     assert "plain" in rows[0]["kernel"] and "polyphase" in rows[1]["kernel"] and "not timed" in rows[0]["why"]
     with pytest.raises(ValueError, match="the Triton program"):
         program.profile(ws[:, 0])
+
+
+@pytest.mark.skipif(not INTERPRETED, reason="a GPU has winners of its own")
+def test_what_was_tuned_is_what_runs(monkeypatch, tmp_path):
+    """Winners of the published layers, written as a card would have them, are the configs of the published widths."""
+    Launches(monkeypatch)
+    monkeypatch.setattr(configs, "FOLDER", tmp_path)
+    configs.winners.cache_clear()
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", True)
+    widths = {"b4": 160, "b8": 160, "b16": 160, "b32": 160, "b64": 160}
+    channels = {name: widths[name.split(".")[0]] for name in layer_names(64)}
+    generator = Generator(GeneratorConfig(64, channels, 8, 1)).requires_grad_(False)
+
+    def time(p: Problem, config: configs.Config) -> float:
+        return abs(config.mode - TRANSPOSED) + abs(config.stages - 2)
+
+    for dtype, code in ((torch.float32, "tf32"), (torch.bfloat16, "float16")):
+        found = list(problems(64, "r8", 4, code))
+        tune.tune(found, "Some GPU", tmp_path / "some-gpu.json", time, list)
+        monkeypatch.setattr(synthesis, "device_name", lambda device: "Some GPU")
+        program = compiled(generator, 4, dtype)
+        chosen = program._program.configs(4)
+        assert [(c.mode == TRANSPOSED, c.stages) for c in chosen] == [(len(p.modes) > 1, 2) for p in found]
+        assert {row["why"] for row in program.explain()} == {"the fastest that was timed on this card"}
+        # Another batch keeps the kind of up-sampling, whose weights are packed.
+        assert [c.mode for c in program._program.configs(1)] == [c.mode for c in chosen]
+    configs.winners.cache_clear()
