@@ -1,6 +1,8 @@
 // bias_act on the CPU: one pass over memory, split evenly over OpenMP threads, one vector loop per channel run.
 #include "bias_act_loops.h"
+#include "stream.h"
 #include <algorithm>
+#include <numeric>
 #include <omp.h>
 #include <vector>
 
@@ -17,6 +19,7 @@ namespace {
 constexpr int64_t kGrain = 32768;
 // Elements of a tiled bias: long enough for a vector loop to pay, short enough for L1 beside the data.
 constexpr int64_t kTile = 2048;
+constexpr int64_t kLine = 64;  // bytes; what is cut at lines is stored in whole ones
 
 const BiasActLoops &loops([[maybe_unused]] DType dtype) {
 #if defined(CAGC_X86_LEVELS)
@@ -34,14 +37,18 @@ template <class T> class Walk {
   using A = acc_t<T>;
   const BiasAct &p;
   const BiasActLoop loop;
-  const bool across;
+  const bool across, stream;
   int64_t run;
   std::vector<A> b, sums;
 
  public:
   Walk(const BiasAct &params, int64_t n)
-      : p(params), loop(loops(p.dtype).find(p.dtype, p.act, p.pass)), across(p.channels > 1 && p.step == 1) {
-    const int64_t tiles = across ? std::max<int64_t>(1, std::min(n, kTile) / p.channels) : 1;
+      : p(params), loop(loops(p.dtype).find(p.dtype, p.act, p.pass)), across(p.channels > 1 && p.step == 1),
+        stream(streams(p.numel * sizeof(T))) {
+    constexpr int64_t line = kLine / sizeof(T);
+    int64_t whole = line / std::gcd(line, p.channels);  // tiles that end with a line
+    if (whole * p.channels > 8 * kTile) whole = 1;
+    const int64_t tiles = std::max<int64_t>(1, std::min(n, kTile) / p.channels / whole) * whole;
     run = across ? tiles * p.channels : p.channels > 1 ? p.step : p.numel;
     b.resize((across ? run : 0) + kMostLanes);
     sums.resize(p.sums ? b.size() : 0);
@@ -60,9 +67,10 @@ template <class T> class Walk {
       if (!across && p.b) std::fill_n(b.begin(), kMostLanes, static_cast<A>(*at(p.b, i / run % p.channels)));
       const int64_t first = across ? offset : 0;
       loop(p, {at(u, i), at(p.g, i), at(p.h, i), b.data() + first, static_cast<T *>(p.out) + i,
-               p.sums ? sums.data() + first : nullptr, n, across});
+               p.sums ? sums.data() + first : nullptr, n, across, stream});
       i += n;
     }
+    if (stream) end_stream();
   }
 
   // Elements [begin, end), and the sum of what was written to them: into one value for each channel where the channel
@@ -87,7 +95,8 @@ template <class T> void pass(const BiasAct &p, int threads) {
 #pragma omp parallel num_threads(team)
   {
     const int64_t t = omp_get_thread_num(), n = omp_get_num_threads();
-    Walk<T>(p, p.numel / n).go(p.numel * t / n, p.numel * (t + 1) / n);
+    const auto cut = [&](int64_t i) { return i == n ? p.numel : p.numel * i / n / kLine * kLine; };
+    Walk<T>(p, p.numel / n).go(cut(t), cut(t + 1));
   }
 }
 

@@ -38,32 +38,39 @@ template <class T, Act ACT, Pass PASS> void loop(const BiasAct &p, const BiasAct
   T *out = static_cast<T *>(r.out);
   A *sums = PASS == Pass::slope ? static_cast<A *>(r.sums) : nullptr;
   Pack<A> total(0);
-  int64_t i = 0;
-  while (i + lanes <= r.n) {
-    const int64_t end = std::min(r.n / lanes * lanes, i + kSummed * lanes);
-    Pack<A> block(0);
-#pragma GCC unroll 4
-    for (; i < end; i += lanes) {
-      const Pack<A> y = element<T, ACT, PASS>(u + i, g + i, h + i, b + i * r.step, scalars);
-      store(out + i, y);
-      if (sums && r.step) store(sums + i, load(sums + i) + y);
-      else if (sums) block = block + y;
-    }
-    total = total + block;
-  }
-  if (i < r.n) {
-    T last[3][lanes] = {}, result[lanes];
+  const auto some = [&](int64_t i, int64_t n) {  // less than a vector
+    T in[3][lanes] = {}, result[lanes];
     const T *from[3] = {u, g, h};
-    for (int64_t k = 0; k < r.n - i; k++)
-      for (int j = 0; j <= static_cast<int>(PASS); j++) last[j][k] = from[j][i + k];
-    const Pack<A> y = element<T, ACT, PASS>(last[0], last[1], last[2], b + i * r.step, scalars);
+    for (int64_t k = 0; k < n; k++)
+      for (int j = 0; j <= static_cast<int>(PASS); j++) in[j][k] = from[j][i + k];
+    const Pack<A> y = element<T, ACT, PASS>(in[0], in[1], in[2], b + i * r.step, scalars);
     store(result, y);
-    for (int64_t k = 0; k < r.n - i; k++) {
+    for (int64_t k = 0; k < n; k++) {
       out[i + k] = result[k];
       if (sums && r.step) sums[i + k] += y.v[k];
       else if (sums) total.v[k] += y.v[k];
     }
-  }
+  };
+  int64_t i = 0;
+  // Where sums are wanted, their order must not depend on addresses.
+  if (r.stream && !sums) some(0, i = std::min(r.n, unaligned(out)));
+  const auto vectors = [&](auto put) {
+    while (i + lanes <= r.n) {
+      const int64_t end = i + std::min(r.n - i, kSummed * lanes) / lanes * lanes;
+      Pack<A> block(0);
+#pragma GCC unroll 4
+      for (; i < end; i += lanes) {
+        const Pack<A> y = element<T, ACT, PASS>(u + i, g + i, h + i, b + i * r.step, scalars);
+        put(out + i, y);
+        if (sums && r.step) store(sums + i, load(sums + i) + y);
+        else if (sums) block = block + y;
+      }
+      total = total + block;
+    }
+  };
+  if (r.stream && !unaligned(out + i)) vectors([](T *p, Pack<A> y) { stream(p, y); });
+  else vectors([](T *p, Pack<A> y) { store(p, y); });
+  if (i < r.n) some(i, r.n - i);
   if (sums && !r.step) store(sums, load(sums) + total);
 }
 

@@ -10,6 +10,7 @@ struct BiasActRun {
   const void *u, *g, *h, *b;
   void *out, *sums;
   int64_t n, step;
+  bool stream;  // past the caches where out is aligned for it
 };
 
 constexpr int kMostLanes = 16;

@@ -3,7 +3,7 @@
 #pragma once
 #include "cagc/common.h"
 #include <cmath>
-#if defined(__F16C__)
+#if defined(__AVX__)
 #include <immintrin.h>
 #endif
 
@@ -145,6 +145,29 @@ CAGC_HD void store(half_t *p, Floats u) {
   _mm_storeu_si128(reinterpret_cast<__m128i *>(p), _mm256_cvtps_ph(u.v, _MM_FROUND_TO_NEAREST_INT));
 #else
   for (int i = 0; i < Floats::lanes; i++) p[i] = static_cast<half_t>(u.v[i]);
+#endif
+}
+
+// How many elements lie between p and where stream() may write.
+template <class T> CAGC_HD int64_t unaligned(const T *p) {
+  constexpr int64_t lanes = Pack<acc_t<T>>::lanes;
+  return -static_cast<int64_t>(reinterpret_cast<uintptr_t>(p) / sizeof(T)) & (lanes - 1);
+}
+
+// store() past the caches where the instruction set can, to an address that unaligned() finds nothing to.
+template <class T, class A> CAGC_HD void stream(T *p, Pack<A> u) {
+#if defined(__AVX__)
+  alignas(kBytes) T values[Pack<A>::lanes];
+  store(values, u);
+#if defined(__AVX512F__)
+  if constexpr (sizeof(values) == 64)
+    return _mm512_stream_si512(reinterpret_cast<__m512i *>(p), *reinterpret_cast<__m512i *>(values));
+#endif
+  if constexpr (sizeof(values) == 32)
+    return _mm256_stream_si256(reinterpret_cast<__m256i *>(p), *reinterpret_cast<__m256i *>(values));
+  else return _mm_stream_si128(reinterpret_cast<__m128i *>(p), *reinterpret_cast<__m128i *>(values));
+#else
+  store(p, u);
 #endif
 }
 

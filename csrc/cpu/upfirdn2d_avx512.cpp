@@ -4,6 +4,7 @@
 // pixels of the output. Either way x and the output are streams of consecutive addresses, which is what the
 // prefetchers of the hardware follow. Masks stand for the padding and for the ends of rows.
 #include "upfirdn2d_avx512.h"
+#include "stream.h"
 
 #if defined(__x86_64__) && defined(__GNUC__)
 #include <algorithm>
@@ -65,6 +66,15 @@ CAGC_AVX512_INLINE void store(bfloat_t *p, Mask m, Vector v) {  // as bfloat_t(f
   _mm256_mask_storeu_epi16(p, m, _mm512_cvtepi32_epi16(bits));
 }
 
+// Past the caches, to where is_aligned().
+template <class T> CAGC_AVX512_INLINE void stream(T *p, Vector v) {
+  alignas(64) T values[kLanes];
+  store(values, kAll, v);
+  if constexpr (sizeof(T) == 4) _mm512_stream_si512(reinterpret_cast<__m512i *>(p), _mm512_load_si512(values));
+  else _mm256_stream_si256(reinterpret_cast<__m256i *>(p), _mm256_load_si256(reinterpret_cast<__m256i *>(values)));
+}
+template <class T> bool is_aligned(const T *p) { return reinterpret_cast<uintptr_t>(p) % (kLanes * sizeof(T)) == 0; }
+
 CAGC_AVX512_INLINE Vector sum2(const float *w, Vector a, Vector b) {
   return _mm512_fmadd_ps(_mm512_set1_ps(w[1]), b, _mm512_mul_ps(_mm512_set1_ps(w[0]), a));
 }
@@ -122,8 +132,10 @@ template <Shape SHAPE> CAGC_AVX512_INLINE Vector combine(const float *w, const f
 
 // n sums over rows of the ring.
 template <Shape SHAPE, class T>
-CAGC_AVX512_INLINE void combine_rows(const float *w, const float *const *h, T *out, int64_t n) {
+CAGC_AVX512_INLINE void combine_rows(const float *w, const float *const *h, T *out, int64_t n, bool past) {
   int64_t i = 0;
+  if (past && is_aligned(out))
+    for (; i + kLanes <= n; i += kLanes) stream(out + i, combine<SHAPE>(w, h, i));
   for (; i + kLanes <= n; i += kLanes) store(out + i, kAll, combine<SHAPE>(w, h, i));
   if (i < n) store(out + i, lanes(i, n), combine<SHAPE>(w, h, i));
 }
@@ -134,6 +146,7 @@ template <class T> struct Plane {
   T *out;
   int64_t stride, in_h, out_w, first_x, first_y, begin, end;
   const Mask *mask;  // of the vectors from pixel first_x on
+  bool past;         // the caches
   float w_x[4], w_y[4];
 };
 
@@ -150,8 +163,8 @@ CAGC_AVX512 __attribute__((noinline)) void walk_rows(const Plane<T> k, float *ri
     const float *h[4];
     for (int j = 0; j < 4; j++) h[j] = ring + ((oldest + j) & 3) * pitch;
     T *out = k.out + o * k.out_w;
-    combine_rows<SHAPE>(k.w_y, h, out, k.out_w);
-    if (SHAPE == Shape::up2 && o + 1 < k.end) combine_rows<SHAPE>(k.w_y + 2, h + 1, out + k.out_w, k.out_w);
+    combine_rows<SHAPE>(k.w_y, h, out, k.out_w, k.past);
+    if (SHAPE == Shape::up2 && o + 1 < k.end) combine_rows<SHAPE>(k.w_y + 2, h + 1, out + k.out_w, k.out_w, k.past);
   }
 }
 
@@ -163,6 +176,7 @@ template <Shape SHAPE, class T> struct Block {
   int64_t offset[kIn];  // of the rows of x. One that does not exist has no lanes, and the address of one that does:
   Mask in_row[kIn];     // a masked load from an unmapped page costs as much as a hundred others
   int64_t out_stride, rows, in_w, out_w, first, inner;
+  bool past;  // the caches
   float w_x[4], w_y[4];
 };
 
@@ -203,17 +217,21 @@ CAGC_AVX512 __attribute__((noinline)) void walk_pixels(const Block<SHAPE, T> k, 
     for (int r = 0; r < k.rows; r++) {
       const float *row[4] = {h[0] + r * pitch, h[1] + r * pitch, h[2] + r * pitch, h[3] + r * pitch};
       T *out = k.out + r * k.out_stride + o * k.inner;
-      combine_rows<SHAPE>(k.w_x, row, out, k.inner);
-      if (SHAPE == Shape::up2 && o + 1 < k.out_w) combine_rows<SHAPE>(k.w_x + 2, row + 1, out + k.inner, k.inner);
+      combine_rows<SHAPE>(k.w_x, row, out, k.inner, k.past);
+      if (SHAPE != Shape::up2 || o + 1 == k.out_w) continue;
+      combine_rows<SHAPE>(k.w_x + 2, row + 1, out + k.inner, k.inner, k.past);
     }
   }
 }
+
+template <class T> int64_t out_bytes(const Upfirdn2d &p) { return p.n * p.c * p.inner * p.out_h * p.out_w * sizeof(T); }
 
 // Blocks [begin, end) of rows of all samples, from the top of each.
 template <Shape SHAPE, class T> void samples(const Upfirdn2d &p, const Fir4 &f, int64_t begin, int64_t end) {
   Block<SHAPE, T> k{};
   const int64_t blocks = (p.out_h + k.kOut - 1) / k.kOut, pitch = round_up(p.inner, kLanes);
   k.out_stride = p.out_w * p.inner, k.in_w = p.in_w, k.out_w = p.out_w, k.first = f.first_x, k.inner = p.inner;
+  k.past = streams(out_bytes<T>(p));
   std::copy_n(f.x, 4, k.w_x);
   std::copy_n(f.y, 4, k.w_y);
   const Buffer ring(4 * k.kOut * pitch);
@@ -229,6 +247,7 @@ template <Shape SHAPE, class T> void samples(const Upfirdn2d &p, const Fir4 &f, 
     k.out = static_cast<T *>(p.out) + (sample * p.out_h + row) * k.out_stride;
     walk_pixels(k, ring.data(), pitch);
   }
+  if (k.past) end_stream();
 }
 
 // Blocks [begin, end) of rows of all planes, from the top of each.
@@ -236,6 +255,7 @@ template <Shape SHAPE, class T> void planes(const Upfirdn2d &p, const Fir4 &f, i
   Plane<T> k{};
   const int64_t blocks = (p.out_h + kRows<SHAPE> - 1) / kRows<SHAPE>, pitch = round_up(p.out_w, 2 * kLanes);
   k.stride = p.stride_h, k.in_h = p.in_h, k.out_w = p.out_w, k.first_x = f.first_x, k.first_y = f.first_y;
+  k.past = streams(out_bytes<T>(p));
   std::copy_n(f.x, 4, k.w_x);
   std::copy_n(f.y, 4, k.w_y);
   std::vector<Mask> mask(2 * pitch / kLanes + 1);
@@ -250,6 +270,7 @@ template <Shape SHAPE, class T> void planes(const Upfirdn2d &p, const Fir4 &f, i
     walk_rows<SHAPE>(k, ring.data(), pitch);
     begin = last;
   }
+  if (k.past) end_stream();
 }
 
 template <Shape SHAPE, class T> void threads_over(const Upfirdn2d &p, const Fir4 &f, int threads) {
