@@ -135,9 +135,9 @@ def gemm(
     x: torch.Tensor, packed: PackedWeight, y: torch.Tensor, styles: torch.Tensor | None, scale: torch.Tensor | None,
     epilogue: Epilogue, config: Config, padding: tuple[int, int],
     in_index: torch.Tensor | None = None, out_index: torch.Tensor | None = None, blocks: bool = False,
-    scatter: bool = False,
+    scatter: bool = False, arrivals: torch.Tensor | None = None,
 ) -> None:  # fmt: skip
-    """Fill ``y`` [N, O, H', W'] by one launch; ``padding`` is (rows, columns)."""
+    """Fill ``y`` [N, O, H', W'] by one launch; ``padding`` is (rows, columns), ``arrivals`` as of :func:`counters`."""
     source, xp, x_pixels = pixels(x)
     n, _, h, w = x.shape
     oh, ow = y.shape[2:]
@@ -145,11 +145,14 @@ def gemm(
     rows = {PLAIN: oh * ow, POLYPHASE: h * w, TRANSPOSED: (h + 1) * (w + 1)}[packed.mode]
     tiles = triton.cdiv(rows, config.bm) * n * triton.cdiv(columns, config.bn + config.bn2)
     phases = 4 if packed.mode == TRANSPOSED else 1
-    partial = arrivals = None
+    partial = None
     if config.split > 1:
         size = tiles * phases * config.split * config.bm * config.bn
         partial = torch.empty(size, dtype=accumulator(x.dtype), device=x.device)
-        arrivals = counters(tiles * phases, x.device)
+        if arrivals is None or arrivals.numel() < tiles * phases:
+            arrivals = counters(tiles * phases, x.device)
+    else:
+        arrivals = None
     noise, noise_strides = _broadcast(epilogue.noise, y)
     yp, yc = strides(y)
     with torch.cuda.device_of(x):
@@ -208,11 +211,12 @@ def layer(
 def convolve(
     x: torch.Tensor, packed: PackedWeight, y: torch.Tensor, t: torch.Tensor | None, styles: torch.Tensor | None,
     scale: torch.Tensor | None, epilogue: Epilogue, config: Config, padding: tuple[int, int],
+    arrivals: torch.Tensor | None = None,
 ) -> None:  # fmt: skip
     """Fill ``y`` by the one or two launches of a variant; TRANSPOSED writes what it filters to ``t`` in NHWC memory."""
     if packed.mode != TRANSPOSED:
-        gemm(x, packed, y, styles, scale, epilogue, config, padding)
+        gemm(x, packed, y, styles, scale, epilogue, config, padding, arrivals=arrivals)
         return
     # Demodulated before it is rounded, so that half precision stays in range.
-    gemm(x, packed, t, styles, scale, Epilogue(), config, (0, 0))
+    gemm(x, packed, t, styles, scale, Epilogue(), config, (0, 0), arrivals=arrivals)
     fir_act(t, packed.taps, y, epilogue)

@@ -24,6 +24,8 @@ from .styles import ALIGN, demodulations_kernel, fully_connected_kernel
 from .to_rgb import launch_to_rgb
 from .tune import milliseconds
 
+# More than the tiles of any reduction that is split: it would not be, if they filled a GPU.
+ARRIVALS = 4096
 NAMES = {PLAIN: "plain", POLYPHASE: "polyphase", TRANSPOSED: "transposed, filtered"}
 
 
@@ -63,7 +65,10 @@ class _Layer(NamedTuple):
 
 
 class Workspace(NamedTuple):
-    """Buffers of one batch size: w twice, vectors of all layers, activations in turn, before the filter, images."""
+    """Buffers of one batch size: w twice, vectors of all layers, activations in turn, before the filter, images.
+
+    arrivals: zeros, which split reductions leave behind.
+    """
 
     w: torch.Tensor
     styles: torch.Tensor
@@ -72,6 +77,7 @@ class Workspace(NamedTuple):
     activations: tuple[torch.Tensor, torch.Tensor]
     unfiltered: torch.Tensor
     images: tuple[torch.Tensor, torch.Tensor]
+    arrivals: torch.Tensor
 
 
 def _nhwc(flat: torch.Tensor, n: int, c: int, side: int) -> torch.Tensor:
@@ -233,6 +239,7 @@ class Program:
             floats(2 * self.style_dim).view(2, n, self.style_dim), floats(len(self._bias)),
             floats(len(self._bias) if self._peaks is not None else 0), floats(ALIGN * len(self._factors)),
             (values(outputs[::2]), values(outputs[1::2])), values(between), (values([half]), values([quarter])),
+            torch.zeros(ARRIVALS, dtype=torch.int32, device=self.device),
         )  # fmt: skip
 
     def map(self, z: torch.Tensor) -> torch.Tensor:
@@ -304,7 +311,7 @@ class Program:
                 t = _nhwc(work.unfiltered, n, out, side + 1)
             s = None if modulated else layer.styles.of(styles, n)
             padding = (0, 0) if config.mode == TRANSPOSED else (1, 1)
-            convolve(x, layer.packed, y, t, s, layer.scale.of(work.scale, n), epilogue, config, padding)
+            convolve(x, layer.packed, y, t, s, layer.scale.of(work.scale, n), epilogue, config, padding, work.arrivals)
             x, modulated = y, following is not None
             if layer.rgb is not None:
                 # The largest one below the image itself goes to the first buffer.

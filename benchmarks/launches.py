@@ -1,0 +1,140 @@
+"""Kernels that a GPU would launch for images, and the bytes they move, counted without one.
+
+``python -m benchmarks.launches`` walks through the frozen generator with kernels that do nothing, under Triton's
+interpreter: the compiled program (:func:`cagc.runtime.compile`), and the eager layers that it replaces, of which every
+operator of PyTorch and of ``cagc_kernels`` counts as one kernel. Bytes are those of each kernel's tensors, read or
+written once, without credit for the cache. Nothing of this was timed; :mod:`benchmarks.roof` says what bytes cost.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from importlib import import_module
+from typing import NamedTuple
+
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from cagc.models import Generator, GeneratorConfig
+from cagc_kernels import use_backend
+
+from . import generators
+
+
+class Counts(NamedTuple):
+    """Launches by the kernel's name, and bytes by it."""
+
+    launches: Counter[str]
+    moved: Counter[str]
+
+
+def _bytes(tensor: torch.Tensor) -> int:
+    """Of the elements in memory: what is expanded is read once."""
+    size = tensor.element_size()
+    for length, stride in zip(tensor.shape, tensor.stride(), strict=True):
+        size *= length if stride else min(length, 1)
+    return size
+
+
+class _Operators(TorchDispatchMode):
+    """Counts the operators that are more than a view or an allocation."""
+
+    def __init__(self, counts: Counts) -> None:
+        super().__init__()
+        self.counts = counts
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        out = function(*args, **(kwargs or {}))
+        name = function.name()
+        if not function.is_view and "empty" not in name:
+            tensors = [t for t in (*args, *(kwargs or {}).values(), out) if isinstance(t, torch.Tensor)]
+            self.counts.launches[name] += 1
+            self.counts.moved[name] += sum(map(_bytes, tensors))
+        return out
+
+
+@contextmanager
+def counted() -> Iterator[Counts]:
+    """Launch nothing of Triton inside, and count; everything of PyTorch runs. Needs TRITON_INTERPRET=1."""
+    counts = Counts(Counter(), Counter())
+    executor = import_module("triton.runtime.interpreter").GridExecutor
+    run = executor.__call__
+
+    def count(grid: object, *arguments: object, **options: object) -> None:
+        name = grid.fn.__name__
+        counts.launches[name] += 1
+        counts.moved[name] += sum(_bytes(t) for t in arguments if isinstance(t, torch.Tensor))
+
+    executor.__call__ = count
+    try:
+        with _Operators(counts):
+            yield counts
+    finally:
+        executor.__call__ = run
+
+
+@torch.inference_mode()
+def of_program(generator: Generator, batch: int, dtype: torch.dtype) -> Counts:
+    """Of the Triton program, with the tiles that a rule gives an H100 that nobody has timed."""
+    from cagc.runtime.program import TritonSynthesis, triton_program
+    from cagc_kernels.triton import configs, synthesis
+
+    choose, synthesis.choose = synthesis.choose, lambda problem, device, time: configs.default(problem)
+    try:
+        with counted():
+            program = triton_program(generator, batch, dtype, torch.device("cpu"))
+            network = TritonSynthesis(generator.synthesis, program)
+            z = torch.zeros(batch, generator.config.style_dim, dtype=dtype)
+            program.workspace(batch)
+        with counted() as counts:
+            w = program.map(z)
+            network(w[:, None].expand(-1, generator.config.num_ws, -1), noise="const")
+    finally:
+        synthesis.choose = choose
+    return counts
+
+
+@torch.inference_mode()
+def of_eager(generator: Generator, batch: int, dtype: torch.dtype) -> Counts:
+    """Of the generator's own layers with the kernels that CUDA takes where they were compiled."""
+    generator = generator.to(dtype)
+    z = torch.zeros(batch, generator.config.style_dim, dtype=dtype)
+    with use_backend("native"), counted() as counts:
+        generator(z, noise="const")
+    return counts
+
+
+WAYS: dict[str, Callable[[Generator, int, torch.dtype], Counts]] = {
+    "eager layers": of_eager,
+    "compiled program": of_program,
+}
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Print a row for each width and way."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--resolution", type=int, default=256)
+    parser.add_argument("--batch", type=int, default=1)
+    parser.add_argument("--dtype", choices=("float32", "float16", "bfloat16"), default="float16")
+    parser.add_argument("--kernels", action="store_true", help="a line for each kernel's name below each row")
+    options = parser.parse_args(arguments)
+    os.environ["TRITON_INTERPRET"] = "1"
+    print("| widths | way | launches | MB |\n|---|---|---|---|")
+    for name, width in generators.WIDTHS.items():
+        config = GeneratorConfig(options.resolution, generators.widths(options.resolution, *width))
+        for way, count in WAYS.items():
+            generator = generators.random_generator(config, "cpu")
+            launches, moved = count(generator, options.batch, getattr(torch, options.dtype))
+            print(f"| {name} | {way} | {launches.total()} | {moved.total() / 1e6:.1f} |")
+            for kernel, times in launches.most_common() if options.kernels else ():
+                print(f"|  | {kernel} | {times} | {moved[kernel] / 1e6:.1f} |")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
