@@ -93,7 +93,7 @@ class Score:
     content: str = "faces"
     """What counts as content: faces, everything, BiSeNet weights, or a folder or zip of masks named by seed."""
     classes: tuple[str, ...] = ()
-    """Class names that count as content, for parsers that have classes."""
+    """Class names that count as content, for parsers that have them; of faces: person and face, or face alone."""
     samples: int = 400
     """Images to draw."""
     batch_size: int = 10
@@ -187,7 +187,7 @@ class Distill:
     content: str = "faces"
     """What counts as content; see cagc score."""
     classes: tuple[str, ...] = ()
-    """Class names that count as content."""
+    """Class names that count as content; see cagc score."""
     device: str = "auto"
     """auto, cpu, cuda or cuda:N."""
     recipe: str | None = None
@@ -226,7 +226,7 @@ class Evaluate:
     content: str = "faces"
     """What counts as content; see cagc score."""
     classes: tuple[str, ...] = ()
-    """Class names that count as content."""
+    """Class names that count as content; see cagc score."""
     metrics: Annotated[tuple[str, ...], tyro.conf.arg(help=_METRICS)] = ()
     samples: int = 1000
     """Images behind the metrics of sets and separability."""

@@ -56,7 +56,7 @@ class CompressConfig:
     content: str | None = None
     """What counts as content: faces, everything, BiSeNet weights, or a folder or zip of masks named by seed."""
     classes: tuple[str, ...] = ()
-    """Class names that count as content, for parsers that have classes."""
+    """Class names that count as content, for parsers that have them; of faces: person and face, or face alone."""
     metric: str | None = None
     """Channel score, as in cagc score; the recipe's if left out."""
     samples: int | None = None
