@@ -141,8 +141,8 @@ def mobile(rows: Sequence[Row]) -> str:
     for row in of(rows, "generators"):
         if row["implementation"] == "mobile-stylegan":
             beside = ", ".join(f"{name}: {1 / found['median']:.2f}" for name, found in row["ratios"].items())
-            lines.append((str(row["case"]["resolution"]), _ms(row), beside))
-    return grid(("px", "MobileStyleGAN under OpenVINO, ms", "its milliseconds over those of"), lines)
+            lines.append((str(row["case"]["resolution"]), f"{row['macs'] / 1e9:.2f}", _ms(row), beside))
+    return grid(("px", "GMACs", "MobileStyleGAN under OpenVINO, ms", "its milliseconds over those of"), lines)
 
 
 def widths(rows: Sequence[Row]) -> str:
@@ -208,19 +208,25 @@ def roof_line(roofs: dict[str, float]) -> str:
 
 def training(rows: Sequence[Row]) -> str:
     lines = [
-        (row["case"]["generator"], str(row["case"]["batch"]), row["dtype"], row["implementation"], _ms(row))
+        (
+            row["case"]["generator"], str(row["case"]["batch"]), row["dtype"], row["implementation"],
+            f"{row['macs'] / 1e9:.1f}", _ms(row),
+        )
         for row in of(rows, "training")
-    ]
-    return grid(("student of", "batch", "precision", "phase", "ms a step"), lines)
+    ]  # fmt: skip
+    return grid(("student of", "batch", "precision", "phase", "GMACs", "ms a step"), lines)
 
 
 def scores(rows: Sequence[Row]) -> str:
     found = sorted(of(rows, "scores"), key=lambda r: (r["case"]["generator"], r["ms"]["median"]))
     lines = [
-        (r["implementation"], r["case"]["generator"], str(r["case"]["samples"]), f"{r['figures']['seconds']:.2f}")
+        (
+            r["implementation"], r["case"]["generator"], str(r["case"]["samples"]), f"{r['macs'] / 1e9:.1f}",
+            f"{r['figures']['seconds']:.2f}",
+        )
         for r in found
-    ]
-    return grid(("score", "generator", "samples", "seconds"), lines)
+    ]  # fmt: skip
+    return grid(("score", "generator", "samples", "GMACs", "seconds"), lines)
 
 
 def plans(rows: Sequence[Row]) -> str:

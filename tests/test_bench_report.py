@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from importlib.util import find_spec
 
 import pytest
@@ -160,6 +161,19 @@ def test_without_matplotlib_the_tables_are_written(project, monkeypatch, capsys)
     monkeypatch.setattr(report, "draw", absent)
     assert report.main([]) == 0 and report.main(["--check"]) == 0
     assert "no pictures: No module named 'matplotlib' (pip install 'cagc[bench]')" in capsys.readouterr().out
+
+
+def test_committed_rows_say_all_that_they_must():
+    files = [results.read(path) for path in results.RESULTS.glob("*/*.jsonl") if path.parent.name != "local"]
+    assert files and all(not loaded.skipped() and len(loaded.latest()) == len(loaded.rows) for loaded in files)
+    for row in (row for loaded in files for row in loaded.rows):
+        name = f"{row['benchmark']} {row['implementation']} {row['case']}"
+        for part in ("shape", "roofs", "versions", "commit", "command", "at"):
+            assert row[part], f"{name}: no {part}"
+        for part in ("bytes", "macs"):
+            assert type(row[part]) is int and (row[part] > 0 or row["implementation"] == "random"), f"{name}: no {part}"
+        assert "driver" in row["device"] and not row["commit"].endswith("+"), name
+        assert not any(word.startswith("/") for word in re.split("[ =']", row["command"])), f"{name}: {row['command']}"
 
 
 def test_a_page_without_markers_is_left_alone(project):
