@@ -163,6 +163,14 @@ def candidates(p: Problem) -> list[Config]:
     return list(found)
 
 
+def holds_all(config: Config, channels: int) -> bool:
+    """Whether toRGB takes the pixels of a convolution from registers: a tile holds all their channels.
+
+    Other widths than multiples of 8 load single values, and have no registers left for it.
+    """
+    return config.mode == PLAIN and config.split == 1 and config.bn + config.bn2 >= channels and channels % 8 == 0
+
+
 def slug(device: str) -> str:
     """A device's name as a file name: "NVIDIA H100 80GB HBM3" is "nvidia-h100-80gb-hbm3"."""
     return re.sub(r"[^a-z0-9]+", "-", device.lower()).strip("-")

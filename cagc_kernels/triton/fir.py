@@ -44,7 +44,7 @@ def fir_act_kernel(
         value = tl.load(f) * h0 + tl.load(f + 1) * h1 + tl.load(f + 2) * h2 + tl.load(f + 3) * h3
         row_ok = (q < ow) & (top + row + q * 0 < oh)
         finish(
-            value, y, None, noise, bias, following, None, image, top + row, q, 0, 0, c, row_ok, col_ok,
+            value, y, None, noise, bias, following, None, None, None, image, top + row, q, 0, 0, c, row_ok, col_ok,
             ow, y_pixels, strength, noise_n, noise_h, noise_w, 1, False, False, CO, YN, YP, YC, ACT, ALPHA, GAIN, CLAMP,
         )  # fmt: skip
         h0, h1, h2 = h1, h2, h3

@@ -149,13 +149,29 @@ def _noise(noise, p, q, a, b, row_ok, noise_h, noise_w, MUL: tl.constexpr, PER_C
 
 
 @triton.jit
+def _colours(acc, o, col_ok, weight, styles, CO: tl.constexpr):
+    """Sums over the channels of a tile for the colours of toRGB; 0 without ``weight``."""
+    red = tl.zeros((acc.shape[0],), acc.dtype)
+    green, blue = red, red
+    if weight is not None:
+        s = tl.load(styles + o, mask=col_ok, other=0.0)
+        # A loop: of three products at a time the registers of wide tiles would not be enough.
+        for c in range(3):
+            total = tl.sum(acc * (tl.load(weight + c * CO + o, mask=col_ok, other=0.0) * s)[None, :], 1)
+            red, green, blue = green, blue, total
+    return red, green, blue
+
+
+@triton.jit
 def finish(
-    acc, y, scale, noise, bias, following, out_index, image, p, q, a, b, o, row_ok, col_ok,
+    acc, y, scale, noise, bias, following, rgb_weight, rgb_styles, out_index, image, p, q, a, b, o, row_ok, col_ok,
     ow, y_pixels, strength, noise_n, noise_h, noise_w,
     MUL: tl.constexpr, PER_COLUMN: tl.constexpr, SCATTER: tl.constexpr, CO: tl.constexpr, YN: tl.constexpr,
     YP: tl.constexpr, YC: tl.constexpr, ACT: tl.constexpr, ALPHA: tl.constexpr, GAIN: tl.constexpr, CLAMP: tl.constexpr,
 ):  # fmt: skip
     """Demodulate, add noise and bias, activate, clamp, multiply by the next styles, store.
+
+    Returns the colours of the values before the next styles: they leave no second tile in registers.
 
     The output pixel is (MUL·p + a, MUL·q + b), with a and b per column for PER_COLUMN. The mask of the columns stays
     apart from their numbers: a choice among numbers hides that they are adjacent, and stores become 2 bytes wide.
@@ -170,18 +186,24 @@ def finish(
     acc = GAIN * _value(acc, ACT, ALPHA)
     if CLAMP >= 0:
         acc = clamped(acc, CLAMP)
+    if rgb_weight is not None:
+        rgb_styles += image * CO
+    red, green, blue = _colours(acc, o, col_ok, rgb_weight, rgb_styles, CO)
     if following is not None:
         acc *= tl.load(following + image * CO + o, mask=col_ok, other=0.0).to(acc.dtype)[None, :]
     if SCATTER:
         o = tl.load(out_index + o, mask=col_ok, other=0).to(tl.int32)
-    pixels = ((MUL * p) * ow + MUL * q) * YP
-    at = y + image * y_pixels * YN + pixels[:, None] + ((a * ow + b) * YP + o * YC)[None, :]
-    tl.store(at, acc.to(y.dtype.element_ty), mask=row_ok[:, None] & col_ok[None, :])
+    if y is not None:
+        pixels = ((MUL * p) * ow + MUL * q) * YP
+        at = y + image * y_pixels * YN + pixels[:, None] + ((a * ow + b) * YP + o * YC)[None, :]
+        tl.store(at, acc.to(y.dtype.element_ty), mask=row_ok[:, None] & col_ok[None, :])
+    return red, green, blue
 
 
 @triton.jit
 def _store(
-    acc, y, scale, noise, bias, following, out_index, image, p, q, a, b, pn, o, row_ok, ow, y_pixels,
+    acc, y, scale, noise, bias, following, rgb_weight, rgb_styles, out_index, image, p, q, a, b, pn, o, row_ok, ow,
+    y_pixels,
     strength, noise_n, noise_h, noise_w,
     MODE: tl.constexpr, COLUMNS: tl.constexpr, WIDTH: tl.constexpr, SCATTER: tl.constexpr, CO: tl.constexpr,
     YN: tl.constexpr, YP: tl.constexpr, YC: tl.constexpr, ACT: tl.constexpr, ALPHA: tl.constexpr, GAIN: tl.constexpr,
@@ -192,11 +214,41 @@ def _store(
     if MODE == POLYPHASE:
         phase = o // CO if PER_COLUMN else pn * WIDTH // CO
         a, b = phase // 2, phase % 2
-    finish(
-        acc, y, scale, noise, bias, following, out_index, image, p, q, a, b, o % CO if MODE == POLYPHASE else o,
-        row_ok, o < COLUMNS, ow, y_pixels, strength, noise_n, noise_h, noise_w, 1 if MODE == PLAIN else 2, PER_COLUMN,
+    return finish(
+        acc, y, scale, noise, bias, following, rgb_weight, rgb_styles, out_index, image, p, q, a, b,
+        o % CO if MODE == POLYPHASE else o, row_ok, o < COLUMNS, ow, y_pixels, strength, noise_n, noise_h, noise_w,
+        1 if MODE == PLAIN else 2, PER_COLUMN,
         SCATTER, CO, YN, YP, YC, ACT, ALPHA, GAIN, CLAMP,
     )  # fmt: skip
+
+
+@triton.jit
+def _twice(skip, f, p, q, h, w, row_ok):
+    """Values of a plane [h / 2, w / 2] at twice its size: of 16 taps, 4 fall on pixels."""
+    a, b = p % 2, q % 2
+    total = tl.zeros(p.shape, tl.float32)
+    for tap in tl.static_range(4):
+        i, j = tap // 2, tap % 2
+        y, x = p // 2 + a + i - 1, q // 2 + b + j - 1
+        ok = row_ok & (y >= 0) & (y < h // 2) & (x >= 0) & (x < w // 2)
+        # Taps are mirrored, and the gain is 4.
+        weight = 4.0 * tl.load(f + (3 - a - 2 * i) * 4 + 3 - b - 2 * j)
+        total += weight * tl.load(skip + y * (w // 2) + x, mask=ok, other=0.0).to(tl.float32)
+    return total
+
+
+@triton.jit
+def _paint(
+    total, c: tl.constexpr, bias, skip, taps, rgb, image, p, q, row_ok, h, w, CLAMP: tl.constexpr,
+):  # fmt: skip
+    """One colour of toRGB, + that of the image below at twice its size, to its plane."""
+    total += tl.load(bias + c)
+    if CLAMP >= 0:
+        total = clamped(total, CLAMP)
+    plane = image * 3 + c
+    if skip is not None:
+        total += _twice(skip + plane * (h // 2) * (w // 2), taps, p, q, h, w, row_ok)
+    tl.store(rgb + plane * h * w + p * w + q, total.to(rgb.dtype.element_ty), mask=row_ok)
 
 
 @triton.jit
@@ -232,6 +284,7 @@ def _products(
 @triton.jit(do_not_specialize=("n", "h", "w", "oh", "ow", "x_pixels", "y_pixels", "noise_n", "noise_h", "noise_w"))
 def styled_conv2d_kernel(
     x, weight, y, styles, scale, noise, bias, following, in_index, out_index, partial, counters,
+    rgb_weight, rgb_styles, rgb_bias, skip, taps, rgb,
     n, h, w, oh, ow, x_pixels, y_pixels, strength, noise_n, noise_h, noise_w,
     CI: tl.constexpr, CO: tl.constexpr, XP: tl.constexpr, YN: tl.constexpr, YP: tl.constexpr, YC: tl.constexpr,
     WF: tl.constexpr, WO: tl.constexpr, WT: tl.constexpr, WI: tl.constexpr, K: tl.constexpr, PY: tl.constexpr,
@@ -243,7 +296,7 @@ def styled_conv2d_kernel(
 
     Strides in elements: XP, YP of a pixel; YC of an output channel; WF, WO, WT, WI of the weight's phase, output, tap
     and input. From image to image are ``x_pixels`` · XP, ``y_pixels`` · YN and ``noise_n``: the constants say that rows
-    of channels are aligned.
+    of channels are aligned. With ``rgb`` a tile as wide as the layer also makes toRGB; without ``y`` only that.
     """
     WIDTH: tl.constexpr = BN + BN2
     COLUMNS: tl.constexpr = 4 * CO if MODE == POLYPHASE else CO
@@ -269,12 +322,19 @@ def styled_conv2d_kernel(
         acc, row_ok = _sum_parts(acc, partial, counters, row_ok, o < COLUMNS, SPLIT, BM, BN)
     if MODE == TRANSPOSED:
         row_ok = row_ok & (2 * p + a < oh) & (2 * q + b < ow)
-    _store(
-        acc, y, scale, noise, bias, following, out_index, image, p, q, a, b, pn, o, row_ok, ow, y_pixels,
-        strength, noise_n, noise_h, noise_w, MODE, COLUMNS, WIDTH, SCATTER, CO, YN, YP, YC, ACT, ALPHA, GAIN, CLAMP,
+    red, green, blue = _store(
+        acc, y, scale, noise, bias, following, rgb_weight, rgb_styles, out_index, image, p, q, a, b, pn, o, row_ok, ow,
+        y_pixels, strength, noise_n, noise_h, noise_w, MODE, COLUMNS, WIDTH, SCATTER, CO, YN, YP, YC, ACT, ALPHA, GAIN,
+        CLAMP,
     )  # fmt: skip
     if BN2 > 0:
-        _store(
-            acc2, y, scale, noise, bias, following, out_index, image, p, q, a, b, pn, o2, row_ok, ow, y_pixels,
-            strength, noise_n, noise_h, noise_w, MODE, COLUMNS, WIDTH, SCATTER, CO, YN, YP, YC, ACT, ALPHA, GAIN, CLAMP,
+        red2, green2, blue2 = _store(
+            acc2, y, scale, noise, bias, following, rgb_weight, rgb_styles, out_index, image, p, q, a, b, pn, o2,
+            row_ok, ow, y_pixels, strength, noise_n, noise_h, noise_w, MODE, COLUMNS, WIDTH, SCATTER, CO, YN, YP, YC,
+            ACT, ALPHA, GAIN, CLAMP,
         )  # fmt: skip
+        red, green, blue = red + red2, green + green2, blue + blue2
+    if rgb is not None:
+        _paint(red, 0, rgb_bias, skip, taps, rgb, image, p, q, row_ok, oh, ow, CLAMP)
+        _paint(green, 1, rgb_bias, skip, taps, rgb, image, p, q, row_ok, oh, ow, CLAMP)
+        _paint(blue, 2, rgb_bias, skip, taps, rgb, image, p, q, row_ok, oh, ow, CLAMP)

@@ -34,6 +34,22 @@ class Epilogue(NamedTuple):
         return {"ACT": self.act, "ALPHA": self.alpha, "GAIN": self.gain, "CLAMP": self.clamp}
 
 
+class Colours(NamedTuple):
+    """toRGB in the epilogue of the convolution before it: pointers as :func:`.to_rgb.launch_to_rgb` takes them.
+
+    weight [3, O], styles [N, O], bias [3] and taps [4, 4] in float32; skip [N, 3, H / 2, W / 2] and image [N, 3, H, W],
+    contiguous; ``keep``: whether the convolution's own output is written as well.
+    """
+
+    weight: torch.Tensor
+    styles: torch.Tensor
+    bias: torch.Tensor
+    skip: torch.Tensor | None
+    taps: torch.Tensor
+    image: torch.Tensor
+    keep: bool
+
+
 def factors(
     styles: torch.Tensor, energy: torch.Tensor | None, peaks: torch.Tensor | None, outputs: int, normalise: bool
 ) -> tuple[torch.Tensor, torch.Tensor | None]:
@@ -135,7 +151,7 @@ def gemm(
     x: torch.Tensor, packed: PackedWeight, y: torch.Tensor, styles: torch.Tensor | None, scale: torch.Tensor | None,
     epilogue: Epilogue, config: Config, padding: tuple[int, int],
     in_index: torch.Tensor | None = None, out_index: torch.Tensor | None = None, blocks: bool = False,
-    scatter: bool = False, arrivals: torch.Tensor | None = None,
+    scatter: bool = False, arrivals: torch.Tensor | None = None, colours: Colours | None = None,
 ) -> None:  # fmt: skip
     """Fill ``y`` [N, O, H', W'] by one launch; ``padding`` is (rows, columns), ``arrivals`` as of :func:`counters`."""
     source, xp, x_pixels = pixels(x)
@@ -158,8 +174,9 @@ def gemm(
     with torch.cuda.device_of(x):
         start(
             styled_conv2d_kernel, (tiles, phases, config.split),
-            source, packed.weight, y, styles, scale, noise, epilogue.bias, epilogue.following, in_index, out_index,
-            partial, arrivals, n, h, w, oh, ow, x_pixels, oh * ow,
+            source, packed.weight, y if colours is None or colours.keep else None, styles, scale,
+            noise, epilogue.bias, epilogue.following, in_index, out_index,
+            partial, arrivals, *((None,) * 6 if colours is None else colours[:6]), n, h, w, oh, ow, x_pixels, oh * ow,
             epilogue.strength, *noise_strides,
             XP=xp, YN=y.shape[1], YP=yp, YC=yc, BLOCKS=blocks, SCATTER=scatter, **epilogue.constants,
             **constants(config, x.dtype, packed, padding), num_warps=config.warps, num_stages=config.stages,
@@ -211,11 +228,11 @@ def layer(
 def convolve(
     x: torch.Tensor, packed: PackedWeight, y: torch.Tensor, t: torch.Tensor | None, styles: torch.Tensor | None,
     scale: torch.Tensor | None, epilogue: Epilogue, config: Config, padding: tuple[int, int],
-    arrivals: torch.Tensor | None = None,
+    arrivals: torch.Tensor | None = None, colours: Colours | None = None,
 ) -> None:  # fmt: skip
     """Fill ``y`` by the one or two launches of a variant; TRANSPOSED writes what it filters to ``t`` in NHWC memory."""
     if packed.mode != TRANSPOSED:
-        gemm(x, packed, y, styles, scale, epilogue, config, padding, arrivals=arrivals)
+        gemm(x, packed, y, styles, scale, epilogue, config, padding, arrivals=arrivals, colours=colours)
         return
     # Demodulated before it is rounded, so that half precision stays in range.
     gemm(x, packed, t, styles, scale, Epilogue(), config, (0, 0), arrivals=arrivals)

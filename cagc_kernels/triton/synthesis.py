@@ -1,8 +1,9 @@
 """The synthesis network of StyleGAN2 with frozen weights as a fixed list of Triton launches over NHWC memory.
 
 For an image: one launch for each layer of the mapping network, one for all affine layers, one for all demodulation
-factors, one for each convolution (two where it is transposed and then filtered), one for each toRGB with the image
-below it. Weights are packed and energies summed once; activations go to buffers that belong to the program.
+factors, one for each convolution (two where it is transposed and then filtered). toRGB with the image below it is part
+of the convolution before it where a tile holds all channels of its pixels, and one launch elsewhere. Weights are packed
+and energies summed once; activations go to buffers that belong to the program.
 """
 
 from __future__ import annotations
@@ -16,8 +17,8 @@ import triton
 
 from ..frozen import ConvWeights, ToRGBWeights
 from . import styles as vectors
-from .configs import PLAIN, POLYPHASE, TRANSPOSED, Config, Problem, choose, default, winner
-from .launch import Epilogue, convolve, device_name, kind
+from .configs import PLAIN, POLYPHASE, TRANSPOSED, Config, Problem, choose, default, holds_all, winner
+from .launch import Colours, Epilogue, convolve, device_name, kind
 from .packing import PackedWeight, pack
 from .start import compiling, start
 from .styles import ALIGN, demodulations_kernel, fully_connected_kernel
@@ -300,29 +301,34 @@ class Program:
         styles = self._style(ws, work)
         x, skip, modulated = self._constant.expand(n, -1, -1, -1), None, False
         for i, (layer, config, given) in enumerate(zip(self._layers, configs, noise, strict=True)):
+            side, out, last = layer.size * layer.up, layer.scale.width, i + 1 == len(self._layers)
+            colours = None
+            if layer.rgb is not None:
+                # The largest one below the image itself goes to the first buffer.
+                below = work.images[(r // side).bit_length() % 2]
+                target = image if last else below[: n * 3 * side**2].view(n, 3, side, side)
+                rgb_styles = layer.rgb.styles.of(work.styles, n)
+                colours = Colours(layer.rgb.weight, rgb_styles, layer.rgb.bias, skip, self._filter, target, not last)
+                skip = target
+            fused = colours is not None and holds_all(config, out)
             # What only the next convolution reads takes that one's styles on the way to memory.
-            following = self._layers[i + 1].styles.of(styles, n) if layer.rgb is None else None
+            alone = not last and (fused or colours is None)
+            following = self._layers[i + 1].styles.of(styles, n) if alone else None
             epilogue = Epilogue(
                 given, layer.bias, following, "lrelu", 0.2, 2**0.5, self.clamp, layer.strength
             )  # fmt: skip
-            side, out = layer.size * layer.up, layer.scale.width
             y, t = _nhwc(work.activations[i % 2], n, out, side), None
             if config.mode == TRANSPOSED:
                 t = _nhwc(work.unfiltered, n, out, side + 1)
             s = None if modulated else layer.styles.of(styles, n)
             padding = (0, 0) if config.mode == TRANSPOSED else (1, 1)
-            convolve(x, layer.packed, y, t, s, layer.scale.of(work.scale, n), epilogue, config, padding, work.arrivals)
+            scale = layer.scale.of(work.scale, n)
+            convolve(
+                x, layer.packed, y, t, s, scale, epilogue, config, padding, work.arrivals, colours if fused else None
+            )
+            if colours is not None and not fused:
+                launch_to_rgb(y, *colours[:6], self.clamp)
             x, modulated = y, following is not None
-            if layer.rgb is not None:
-                # The largest one below the image itself goes to the first buffer.
-                below = work.images[(r // side).bit_length() % 2]
-                target = image if side == r else below[: n * 3 * side**2].view(n, 3, side, side)
-                self._to_rgb(x, layer.rgb, skip, target, work)
-                skip = target
-
-    def _to_rgb(self, x, rgb: _RGB, skip, image: torch.Tensor, work: Workspace) -> None:
-        styles = rgb.styles.of(work.styles, len(x))
-        launch_to_rgb(x, rgb.weight, styles, rgb.bias, skip, self._filter, image, self.clamp)
 
     @property
     def widths(self) -> list[tuple[int, int]]:
@@ -337,5 +343,6 @@ class Program:
             problem = self._problem(n, *layer.packed.channels, layer.size, layer.up)
             timed = winner(problem, device_name(self.device))
             why = "the fastest that was timed on this card" if c == timed else "a rule, not timed on this card"
-            found.append((f"implicit GEMM, {NAMES[c.mode]}, {c.bm}x{c.bn + c.bn2}x{c.bk}{split}", why))
+            rgb = ", toRGB in it" if layer.rgb is not None and holds_all(c, layer.scale.width) else ""
+            found.append((f"implicit GEMM, {NAMES[c.mode]}, {c.bm}x{c.bn + c.bn2}x{c.bk}{split}{rgb}", why))
         return found

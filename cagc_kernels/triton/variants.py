@@ -9,7 +9,7 @@ import triton
 import triton.language as tl
 
 from . import demodulation, fir, launch, styles, to_rgb
-from .configs import PLAIN, POLYPHASE, TRANSPOSED, Config, Problem, default
+from .configs import PLAIN, POLYPHASE, TRANSPOSED, Config, Problem, default, holds_all
 from .implicit_gemm import styled_conv2d_kernel
 from .layers import problems
 from .packing import PackedWeight
@@ -24,7 +24,7 @@ def _pointers(code: str, wide: str, names: str) -> dict[str, str]:
     """Types of the pointers of a kernel: data in ``code``, factors and sums in ``wide``."""
     special = {"scale": wide, "energy": wide, "peaks": wide, "normalised": wide, "partial": wide, "taps": wide}
     # A frozen generator's vectors are in float32 whatever its activations are.
-    special |= dict.fromkeys(("styles", "bias", "following"), wide)
+    special |= dict.fromkeys(("styles", "bias", "following", "rgb_weight", "rgb_styles", "rgb_bias"), wide)
     special |= {"f": "fp32", "counters": "i32", "in_index": "i64", "out_index": "i64"}
     return {name: f"*{special.get(name, code)}" for name in names.split()}
 
@@ -37,12 +37,17 @@ def _whole(kernel: triton.JITFunction, types: dict[str, str], constants: dict[st
 
 
 def convolution(p: Problem, config: Config, blocks: bool | None = None, act: str = "lrelu") -> Variant:
-    """One variant of the implicit GEMM over channels_last memory; ``blocks`` of a gather, None without one."""
+    """One variant of the implicit GEMM over channels_last memory; ``blocks`` of a gather, None without one.
+
+    Where the tile allows it toRGB is part of it, as of the generator's convolutions without up-sampling.
+    """
     code, wide = CODES[p.dtype], "fp64" if p.dtype == "float64" else "fp32"
     names = "x weight y styles scale" + " partial counters" * (config.split > 1)
     names += (
         " in_index out_index" if blocks is not None else "" if config.mode == TRANSPOSED else " noise bias following"
     )
+    rgb = blocks is None and p.k == 3 and p.dtype != "float64" and holds_all(config, p.co)
+    names += " rgb_weight rgb_styles rgb_bias skip taps rgb" * rgb
     scalars = "n h w oh ow x_pixels y_pixels noise_n noise_h noise_w".split()
     types = _pointers(code, wide, names) | dict.fromkeys(scalars, "i32") | {"strength": "fp32"}
     taps, full = p.k * p.k, (512 if blocks is not None else p.ci)
@@ -57,7 +62,7 @@ def convolution(p: Problem, config: Config, blocks: bool | None = None, act: str
     }  # fmt: skip
     kind = ("plain", "polyphase", "transposed")[config.mode] + {None: "", True: " blocks", False: " gather"}[blocks]
     tile = f"{config.bm}x{config.bn}{f'+{config.bn2}' if config.bn2 else ''}x{config.bk}"
-    label = f"conv {kind} {p.dtype} {p.ci}>{p.co} {tile}/{config.split}{' packed' * config.packed}"
+    label = f"conv {kind} {p.dtype} {p.ci}>{p.co} {tile}/{config.split}{' packed' * config.packed}{' rgb' * rgb}"
     return styled_conv2d_kernel, label, types, _whole(styled_conv2d_kernel, types, constants)
 
 
