@@ -30,7 +30,7 @@ from cagc_kernels.native.synthesis import Program
 from ..elastic import ElasticGenerator
 from ..models import AnyGenerator, Generator
 from ..models.stylegan2 import SynthesisNetwork
-from .graph import Graphed
+from .graph import Graphed, graphed
 from .program import described, eager_kernels, profile_rows, program, shell, triton_program
 
 if TYPE_CHECKING:
@@ -109,9 +109,9 @@ class CompiledGenerator:
             if self._folded:
                 self._frozen.synthesis = self._frozen.synthesis.folded()
             self._frozen.to(device, dtype)
+        self._whole: Graphed | None = None
         if device.type == "cuda":
-            self._frozen.mapping = Graphed(self._frozen.mapping)
-            self._frozen.synthesis = Graphed(self._frozen.synthesis)
+            self._frozen, self._whole = graphed(self._frozen)
 
     @torch.inference_mode()
     def ws(
@@ -134,12 +134,11 @@ class CompiledGenerator:
         Raises:
             TypeError, ValueError: another dtype or device than compiled for, or as the generator does.
         """
-        ws = self._given("ws", ws)
-        if not isinstance(noise, str):
-            noise = [self._given(f"noise[{i}]", tensor) for i, tensor in enumerate(noise)]
+        ws, noise = self._given("ws", ws), self._given_noise(noise)
         with self._lock:
             return self._frozen.synthesis(ws, noise=noise).to(self.dtype)
 
+    @torch.inference_mode()
     def __call__(self, z: Tensor, truncation: float = 1.0, noise: Noise = "const") -> Tensor:
         """Image [N, 3, R, R] from ``z`` [N, style_dim], as the generator's up to rounding.
 
@@ -148,7 +147,14 @@ class CompiledGenerator:
         Raises:
             TypeError, ValueError: another dtype or device than compiled for, or as the generator does.
         """
-        return self.synthesis(self.ws(z, truncation=truncation), noise)
+        if self._whole is None or truncation != 1:
+            return self.synthesis(self.ws(z, truncation=truncation), noise)
+        z, noise = self._given("z", z), self._given_noise(noise)
+        with self._lock:
+            return self._whole(z, noise=noise).to(self.dtype)
+
+    def _given_noise(self, noise: Noise) -> Noise:
+        return noise if isinstance(noise, str) else [self._given(f"noise[{i}]", n) for i, n in enumerate(noise)]
 
     def _given(self, name: str, tensor: Tensor) -> Tensor:
         """``tensor`` in the dtype that is computed in."""
@@ -165,7 +171,7 @@ class CompiledGenerator:
         """Bytes held: weights, packed or copied, and the buffers of the calls so far."""
         tensors = list(self._frozen.state_dict().values())
         owned = sum(t.numel() * t.element_size() for t in tensors if t.device.type != "meta")
-        holders = self._program, self._frozen.mapping, self._frozen.synthesis
+        holders = self._program, self._frozen.mapping, self._frozen.synthesis, self._whole
         return owned + sum(getattr(holder, "memory", 0) for holder in holders)
 
     def explain(self) -> list[dict[str, str]]:

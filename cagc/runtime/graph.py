@@ -1,12 +1,15 @@
-"""CUDA graphs over the networks of a generator, one per batch size and kind of noise."""
+"""CUDA graphs over a generator and over its networks, one per batch size and kind of noise."""
 
 from __future__ import annotations
 
+import copy
 import warnings
 from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, nn
+
+from ..models import AnyGenerator
 
 WARM_UP = 3  # calls outside the graph: lazy initialisation, autotuning
 
@@ -74,3 +77,22 @@ class Graphed(nn.Module):
             warnings.warn(f"no CUDA graph for batch {len(inputs[0])}, it runs eagerly: {error}", stacklevel=2)
         torch.cuda.empty_cache()
         return None
+
+
+class Images(nn.Module):
+    """z [N, style_dim] → images, without truncation: both networks as one, for one graph."""
+
+    def __init__(self, generator: AnyGenerator) -> None:
+        super().__init__()
+        self.generator = generator
+
+    def forward(self, z: Tensor, noise: str | Sequence[Tensor]) -> Tensor:
+        return self.generator.synthesis(self.generator.ws(z), noise=noise)
+
+
+def graphed(generator: AnyGenerator) -> tuple[AnyGenerator, Graphed]:
+    """(``generator`` with each network under graphs of its own, :class:`Images` of it under graphs); weights shared."""
+    apart = copy.copy(generator)
+    networks = {name: Graphed(getattr(generator, name)) for name in ("mapping", "synthesis")}
+    apart._modules = generator._modules | networks
+    return apart, Graphed(Images(generator))

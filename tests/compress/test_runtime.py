@@ -214,6 +214,25 @@ def test_a_graph_for_each_batch_and_kind_of_noise(generator, monkeypatch):
     assert torch.equal(first, kept)
 
 
+def test_one_graph_for_an_image(generator, monkeypatch):
+    """And one for each network where w is asked for or truncated; all of the same weights."""
+    recorder = Recorder()
+    monkeypatch.setattr(graph, "capture", recorder.capture)
+    apart, whole = graph.graphed(generator)
+    z, given = torch.randn(2, 16), generator.make_noise(2)
+    for noise in ("const", given):
+        assert torch.equal(whole(z, noise=noise), generator(z, noise=noise))
+    assert recorder.captured == 2
+    images = apart.synthesis(apart.ws(z, truncation=0.5), noise=given)
+    assert torch.equal(images, generator(z, truncation=0.5, noise=given))
+    assert recorder.captured == 4 and apart.w_avg is generator.w_avg
+    with pytest.raises(ValueError, match=r"z: got shape \[2, 15\]"):
+        whole(z[:, 1:], noise="const")
+    assert generator(z[:0]).shape == whole(z[:0], noise="const").shape and not isinstance(
+        generator.mapping, graph.Graphed
+    )
+
+
 def test_out_of_memory_while_capturing_leaves_eager(generator, monkeypatch):
     def refuse(function, inputs):
         raise torch.cuda.OutOfMemoryError("no memory for the graph")
