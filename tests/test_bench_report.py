@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from importlib.util import find_spec
 
@@ -174,6 +175,13 @@ def test_committed_rows_say_all_that_they_must():
             assert type(row[part]) is int and (row[part] > 0 or row["implementation"] == "random"), f"{name}: no {part}"
         assert "driver" in row["device"] and not row["commit"].endswith("+"), name
         assert not any(word.startswith("/") for word in re.split("[ =']", row["command"])), f"{name}: {row['command']}"
+
+
+def test_committed_documents_were_measured_by_committed_code():
+    for path in results.RESULTS.glob("*/*.json"):
+        document = json.loads(path.read_text())
+        commit = document.get("commit") or document.get("provenance", {}).get("commit", "")
+        assert not commit.endswith("+"), path
 
 
 def test_a_page_without_markers_is_left_alone(project):
