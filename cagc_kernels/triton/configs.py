@@ -108,9 +108,10 @@ def _tile(p: Problem, variant: int, columns: int, count: Callable[[int, int], in
     # mma.sync, weights gathered one by one.
     most = 128 if p.gather or p.arch < 90 else 160 if variant == TRANSPOSED else 256
     bn, bn2 = _width(columns, [v for v in widths if sum(v) <= most])
+    phases = p.arch < 90 and variant == POLYPHASE and bn == 128
     sizes = [
-        (128, bn, bn2, 8 if bn == 256 or bn + bn2 == 80 else 4),
-        (64, bn, bn2, 8 if p.arch < 90 and (p.gather or p.ci % 8) else 4),
+        (128, bn, bn2, 8 if bn == 256 or bn + bn2 == 80 or phases else 4),
+        (64, bn, bn2, 8 if p.ci % 8 or p.arch < 90 and p.gather else 4),
     ]
     if bn == 256:
         sizes[1:] = [(128, 128, 0, 4), (64, 128, 0, 4), (64, 64, 0, 4)]
@@ -164,11 +165,8 @@ def candidates(p: Problem) -> list[Config]:
 
 
 def holds_all(config: Config, channels: int) -> bool:
-    """Whether toRGB takes the pixels of a convolution from registers: a tile holds all their channels.
-
-    Other widths than multiples of 8 load single values, and have no registers left for it.
-    """
-    return config.mode == PLAIN and config.split == 1 and config.bn + config.bn2 >= channels and channels % 8 == 0
+    """Whether toRGB takes the pixels of a convolution from registers: a tile holds all their channels."""
+    return config.mode == PLAIN and config.split == 1 and config.bn + config.bn2 >= channels
 
 
 def slug(device: str) -> str:
