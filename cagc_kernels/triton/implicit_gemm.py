@@ -134,20 +134,17 @@ def _sum_parts(acc, partial, counters, row_ok, col_ok, SPLIT: tl.constexpr, BM: 
 
 
 @triton.jit
-def _noise(
-    noise, strength, p, q, a, b, row_ok, noise_h, noise_w,
-    MUL: tl.constexpr, PER_COLUMN: tl.constexpr, ACC: tl.constexpr,
-):  # fmt: skip
+def _noise(noise, p, q, a, b, row_ok, noise_h, noise_w, MUL: tl.constexpr, PER_COLUMN: tl.constexpr, ACC: tl.constexpr):
     """Noise of each row, or of each row and column where a column belongs to a phase."""
     at = noise + p * (MUL * noise_h) + q * (MUL * noise_w)
     if PER_COLUMN:
         total = tl.zeros((p.shape[0], a.shape[0]), ACC)
         for phase in tl.static_range(4):
             # Four vectors and a choice, instead of a gather for every value.
-            v = strength * tl.load(at + phase // 2 * noise_h + phase % 2 * noise_w, mask=row_ok, other=0.0).to(ACC)
+            v = tl.load(at + phase // 2 * noise_h + phase % 2 * noise_w, mask=row_ok, other=0.0).to(ACC)
             total += tl.where((2 * a + b == phase)[None, :], v[:, None], 0.0)
     else:
-        total = (strength * tl.load(at + a * noise_h + b * noise_w, mask=row_ok, other=0.0).to(ACC))[:, None]
+        total = tl.load(at + a * noise_h + b * noise_w, mask=row_ok, other=0.0).to(ACC)[:, None]
     return total
 
 
@@ -183,7 +180,7 @@ def finish(
         acc *= tl.load(scale + image * CO + o, mask=col_ok, other=0.0)[None, :]
     if noise is not None:
         at = noise + image * noise_n
-        acc += _noise(at, strength, p, q, a, b, row_ok, noise_h, noise_w, MUL, PER_COLUMN, acc.dtype)
+        acc += strength * _noise(at, p, q, a, b, row_ok, noise_h, noise_w, MUL, PER_COLUMN, acc.dtype)
     if bias is not None:
         acc += tl.load(bias + o, mask=col_ok, other=0.0).to(acc.dtype)[None, :]
     acc = GAIN * _value(acc, ACT, ALPHA)
