@@ -8,6 +8,7 @@ gradient, ``cagc::bias_act_curvature``, further derivatives are those of the ref
 from __future__ import annotations
 
 import torch
+from torch.compiler import is_compiling
 
 from .. import profiling
 from ..layout import dense
@@ -15,9 +16,11 @@ from ..reference import bias_act as reference
 from ..reference.bias_act import ACTIVATIONS
 from . import checks
 from .dispatch import autocast_dtype, choose, is_plain, kernels
+from .recall import Recall
 from .registration import register
 
 _PIECEWISE_LINEAR = ("linear", "relu", "lrelu")
+_recall = Recall()
 
 
 def bias_act(
@@ -64,6 +67,9 @@ def bias_act(
 
 
 def _bias_act(x, b, dim, act, alpha, gain, clamp, backend) -> torch.Tensor:
+    key = None if is_compiling() else _recall.key(x, b, dim, act, alpha, gain, clamp, backend)
+    if launch := _recall.find(key):
+        return launch(x, b)
     if isinstance(b, torch.Tensor) and autocast_dtype(x) is not None:
         b = b.to(x.dtype)
     _check(x, b, dim, act, alpha, gain, clamp)
@@ -79,7 +85,10 @@ def _bias_act(x, b, dim, act, alpha, gain, clamp, backend) -> torch.Tensor:
             name, got = ("gain", gain) if gain <= 0 else ("alpha", alpha)
             raise ValueError(f"{name}: got {got}, which {chosen!r} does not compute; expected backend='reference'")
         return reference.bias_act(x, b, dim, act, alpha, gain, None if clamp < 0 else clamp)
-    return _value(x, b, dim % x.ndim if x.ndim else 0, act, alpha, gain, clamp, chosen)
+    dim = dim % x.ndim if x.ndim else 0
+    if key and chosen == "native":
+        _recall.remember(key, kernels("bias_act", chosen).launcher(x, b, dim, act, alpha, gain, clamp))
+    return _value(x, b, dim, act, alpha, gain, clamp, chosen)
 
 
 def fused_leaky_relu(

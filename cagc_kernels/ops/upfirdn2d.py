@@ -10,12 +10,16 @@ from collections.abc import Sequence
 from math import inf
 
 import torch
+from torch.compiler import is_compiling
 
 from .. import layout, profiling
 from ..reference import upfirdn2d as reference
 from . import checks
 from .dispatch import choose, kernels
+from .recall import Recall, elements
 from .registration import register
+
+_recall = Recall()
 
 
 def setup_filter(
@@ -138,6 +142,11 @@ def upfirdn2d(
 
 
 def _upfirdn2d(x, f, up, down, padding, flip_filter, gain, backend) -> torch.Tensor:
+    key = None
+    if not is_compiling():
+        key = _recall.key(x, f, elements(up), elements(down), elements(padding), flip_filter, gain, backend)
+        if launch := _recall.find(key):
+            return launch(x, f)
     _check_size(x, *_check(x, f, up, down, padding, flip_filter, gain), up, padding)
     chosen = choose("upfirdn2d", backend, x)
     if chosen != "reference" and f is not None and f.requires_grad and torch.is_grad_enabled():
@@ -147,7 +156,13 @@ def _upfirdn2d(x, f, up, down, padding, flip_filter, gain, backend) -> torch.Ten
     if chosen == "reference":
         return reference.upfirdn2d(x, f, up, down, padding, flip_filter, gain)
     factors = *reference.parse_factors(up), *reference.parse_factors(down)
-    return _call(x, f, *factors, *reference.parse_padding(padding), bool(flip_filter), float(gain), chosen)
+    options = *factors, *reference.parse_padding(padding), bool(flip_filter), float(gain)
+    if key and chosen == "native":
+        size = _output_size(x, f, *options[:8])
+        up_x, up_y, down_x, down_y, x0, _, y0, _, *rest = options
+        launcher = kernels("upfirdn2d", chosen).launcher
+        _recall.remember(key, launcher(x, f, (up_x, up_y), (down_x, down_y), (x0, y0), *rest, *size))
+    return _call(x, f, *options, chosen)
 
 
 def filter2d(
