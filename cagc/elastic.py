@@ -8,7 +8,7 @@ follows its plan's MACs, its memory is the full generator's, and switching betwe
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -131,6 +131,10 @@ class ElasticSynthesis(SynthesisNetwork):
     def resample_filter(self) -> torch.Tensor:
         return self.full.resample_filter
 
+    def _apply(self, fn: Callable[[torch.Tensor], torch.Tensor], recurse: bool = True) -> ElasticSynthesis:
+        self.full._apply(fn, recurse)  # its buffers too, which are none of this module's
+        return self
+
 
 class ElasticGenerator(Generator):
     """What :func:`at` returns: runs as a generator of the plan's widths, owns no weight.
@@ -152,6 +156,10 @@ class ElasticGenerator(Generator):
     @property
     def w_avg(self) -> torch.Tensor:
         return self.full.w_avg
+
+    def _apply(self, fn: Callable[[torch.Tensor], torch.Tensor], recurse: bool = True) -> ElasticGenerator:
+        self.full._apply(fn, recurse)
+        return self
 
     def pruned(self) -> Generator:
         """The student that :func:`cagc.prune` makes of the generator as it is now, with weights of its own."""

@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from functools import cache
 from importlib import import_module
 from importlib.util import find_spec
+from inspect import signature
 
 BACKENDS = ("reference", "native", "triton")
 OPS = ("bias_act", "upfirdn2d", "modulated_conv2d", "sparse_channel_conv2d")
@@ -125,7 +126,7 @@ def select(op: str, backend: str | None, first: str | None, device: str, dtype: 
     return next(name for name in tried if refusal(name, op, device, dtype) is None)
 
 
-def explain(op: str, device: str = "cpu", dtype: object = "float32", **call: object) -> str:
+def explain(op: str, device: object = "cpu", dtype: object = "float32", **call: object) -> str:
     """One line per backend: taken, or skipped and why; and whether one call is a single kernel.
 
     >>> print(explain("bias_act", device="cpu"))    # doctest: +SKIP
@@ -135,19 +136,24 @@ def explain(op: str, device: str = "cpu", dtype: object = "float32", **call: obj
       reference  skipped: native comes first
       the reference computes gain <= 0, or lrelu with alpha < 0: the slope could not be read off the output
 
-    ``dtype`` is a ``torch.dtype`` or its name. ``call`` is one call of modulated_conv2d or styled_conv2d: x and
-    weight, on "meta" too, and what it gives of noise, up, down, padding, resample_filter and act. A last line then
-    says whether all that surrounds the convolution is one kernel, or why it is composed of several.
+    ``device`` is a ``torch.device`` and ``dtype`` a ``torch.dtype``, or their names. ``call`` is one call of
+    modulated_conv2d or styled_conv2d: x and weight, on "meta" too, and what it gives of noise, up, down, padding,
+    resample_filter and act. A last line then says whether all that surrounds the convolution is one kernel, or why it
+    is composed of several.
 
     Raises:
-        ValueError: an unknown op or dtype.
-        TypeError: ``call`` for another op, or with a name that is no argument of it.
+        ValueError: an unknown op, device or dtype.
+        TypeError: ``call`` for another op, without x or weight, or with a name that is none of these.
     """
     if op not in OPS:
         raise ValueError(f"op: got {op!r}, expected one of {', '.join(OPS)}")
     dtype, first = str(dtype).removeprefix("torch."), preferred()
     if dtype not in DTYPES:
         raise ValueError(f"dtype: got {dtype}, expected one of {', '.join(DTYPES)}")
+    try:
+        device = import_module("torch").device(device).type
+    except (TypeError, RuntimeError):
+        raise ValueError(f"device: got {device!r}, expected a device of PyTorch") from None
     taken = select(op, None, first, device, dtype)
     lines = [f"{op} on {device}, {dtype}:" + (f" (preferred: {first})" if first else "")]
     for name in order(op, device):
@@ -156,8 +162,18 @@ def explain(op: str, device: str = "cpu", dtype: object = "float32", **call: obj
     if op in NOTES and taken != "reference":
         lines.append(f"  {NOTES[op]}")
     if call:
-        if op != "modulated_conv2d":
-            raise TypeError(f"call: got {', '.join(call)}, which only modulated_conv2d explains, not {op}")
-        because = import_module("cagc_kernels.ops.modulated_conv2d").composed_because(taken, **call)
+        because = _composed_because(op, taken, call)
         lines.append("  this call: " + (f"composed: {because}" if because else "fused"))
     return "\n".join(lines)
+
+
+def _composed_because(op: str, taken: str, call: dict[str, object]) -> str | None:
+    if op != "modulated_conv2d":
+        raise TypeError(f"call: got {', '.join(call)}, which only modulated_conv2d explains, not {op}")
+    because = import_module("cagc_kernels.ops.modulated_conv2d").composed_because
+    _, *known = signature(because).parameters
+    if unknown := [name for name in call if name not in known]:
+        raise TypeError(f"call: got {', '.join(unknown)}, expected some of {', '.join(known)}")
+    if any(getattr(call.get(name), "ndim", 0) != 4 for name in ("x", "weight")):
+        raise TypeError("call: expected tensors x and weight of 4 dimensions")
+    return because(taken, **call)

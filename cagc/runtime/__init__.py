@@ -89,7 +89,7 @@ def _device(device: torch.device | str) -> torch.device:
 
 
 class CompiledGenerator:
-    """A frozen generator; see :func:`compile`. Calls from several threads wait for each other.
+    """A frozen generator; see :func:`compile`. Calls from several threads wait for each other; it cannot be copied.
 
     Attributes:
         config, batch, dtype, device: what it was compiled from and for.
@@ -112,6 +112,9 @@ class CompiledGenerator:
         self._whole: Graphed | None = None
         if device.type == "cuda":
             self._frozen, self._whole = graphed(self._frozen)
+
+    def __reduce_ex__(self, protocol: object):
+        raise TypeError("a compiled generator cannot be copied or pickled: compile the generator again")
 
     @torch.inference_mode()
     def ws(

@@ -117,6 +117,9 @@ class Program:
         self._clamp = torch.finfo(torch.float32).max if clamp is None else float(clamp)
         self._compiled: tuple[tuple[int, int], object, torch.Tensor] | None = None
 
+    def __reduce_ex__(self, protocol: object):
+        raise TypeError("a program of frozen weights holds addresses of this process: it cannot be copied or pickled")
+
     @property
     def widths(self) -> list[tuple[int, int]]:
         """Input and output channels of each convolution, padded."""

@@ -39,7 +39,9 @@ class Recall:
         graph = torch.is_grad_enabled()
         beside = None
         if second is not None:
-            if not second.is_cpu or second.layout is not torch.strided or (graph and second.requires_grad):
+            if not second.is_cpu or second.layout is not torch.strided or second.is_nested:
+                return None
+            if graph and second.requires_grad:
                 return None
             beside = second.shape, second.stride(), second.dtype
         if graph and x.requires_grad:

@@ -68,6 +68,14 @@ def test_a_view_shares_every_weight(generator, scores, z):
     assert view(z.float(), noise="const", truncation=0.5).dtype == torch.float32
 
 
+@pytest.mark.parametrize("part", ("", "synthesis"))
+def test_moving_a_view_moves_all_of_the_generator(generator, scores, part):
+    g = copy.deepcopy(generator)
+    g.at(plan_channels(g, scores, keep=0.5)).get_submodule(part).to("meta")
+    moved = g.get_submodule(part)
+    assert {t.device.type for t in (*moved.parameters(), *moved.buffers())} == {"meta"}
+
+
 def test_gradients_are_the_students_at_kept_channels_and_zero_elsewhere(generator, scores, z):
     g = copy.deepcopy(generator)
     plan = plan_channels(g, scores, keep=0.5, round_to=1)

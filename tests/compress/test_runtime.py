@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import copy
+import pickle
+
 import pytest
 import torch
 
@@ -10,6 +13,7 @@ from cagc import runtime
 from cagc.assets import faces64
 from cagc.models import Generator, GeneratorConfig, SNGANConfig, SNGANGenerator
 from cagc.runtime import graph
+from cagc.runtime.program import program
 from cagc_kernels import backend, native, use_backend
 
 needs_native = pytest.mark.skipif(native.REASON is not None, reason=str(native.REASON))
@@ -67,6 +71,16 @@ def test_images_do_not_alias(generator):
     kept = first.clone()
     compiled(torch.randn(1, 16))
     assert torch.equal(first, kept)
+
+
+@needs_native
+@pytest.mark.parametrize("copied", (copy.copy, copy.deepcopy, pickle.dumps))
+def test_it_is_neither_copied_nor_pickled(generator, copied):
+    # Its weights are addresses of this process.
+    with pytest.raises(TypeError, match="compile the generator again"):
+        copied(runtime.compile(generator))
+    with pytest.raises(TypeError, match="cannot be copied"):
+        copied(program(generator))
 
 
 def test_weights_are_frozen_when_compiled(generator):

@@ -98,8 +98,19 @@ def test_explain_tells_why_a_call_is_composed(call, expected):
 def test_explain_takes_calls_of_modulated_conv2d_alone():
     with pytest.raises(TypeError, match="call: got up, .* not bias_act"):
         explain("bias_act", up=2)
-    with pytest.raises(TypeError, match="'gain'"):
+    with pytest.raises(TypeError, match="call: got gain, expected some of x, weight, noise, up"):
         explain("modulated_conv2d", x=torch.ones(1, 1, 4, 4), weight=torch.ones(1, 1, 3, 3), gain=2)
+    for call in ({"x": torch.ones(1, 1, 4, 4)}, {"x": 1, "weight": torch.ones(1, 1, 3, 3)}):
+        with pytest.raises(TypeError, match="call: expected tensors x and weight of 4 dimensions"):
+            explain("modulated_conv2d", **call)
+
+
+def test_explain_takes_a_device_as_pytorch_does():
+    text = explain("bias_act", "cpu")
+    assert explain("bias_act", torch.device("cpu")) == explain("bias_act", "cpu:0") == text
+    assert explain("bias_act", "cuda:1") == explain("bias_act", "cuda")
+    with pytest.raises(ValueError, match="device: got 'gpu', expected"):
+        explain("bias_act", "gpu")
 
 
 def test_explain_knows_its_ops():

@@ -57,6 +57,7 @@ def test_same_results(call, found):
         lambda: bias_act(X, B.double()),
         lambda: bias_act(X, B, act=["linear"]),
         lambda: bias_act(X.to_sparse()),
+        lambda: bias_act(X, torch.nested.nested_tensor([B, B])),
         lambda: upfirdn2d(X, F, padding=True),
         lambda: upfirdn2d(X, F, padding=[1, True]),
         lambda: upfirdn2d(X, F, padding=(1.0, 1)),
@@ -66,6 +67,7 @@ def test_same_results(call, found):
         lambda: upfirdn2d(X[0], F, padding=1),
     ),
 )
+@pytest.mark.filterwarnings("ignore:The PyTorch API of nested tensors")
 def test_checks_are_not_skipped(call):
     for _ in range(2):
         bias_act(X, B, gain=1), upfirdn2d(X, F, padding=1), upfirdn2d(X, F, padding=[1, 1])
