@@ -98,7 +98,7 @@ def save_checkpoint(path: str | Path, checkpoint: Checkpoint, dtype: torch.dtype
         dtype: floating point type on disk (default: as the tensors are). They are read back as float32.
 
     Raises:
-        CagcError: another suffix, or the folder does not exist.
+        CagcError: another suffix, no network, or the folder does not exist.
     """
     path = Path(path)
     if path.suffix != ".safetensors":
@@ -110,6 +110,8 @@ def save_checkpoint(path: str | Path, checkpoint: Checkpoint, dtype: torch.dtype
             configs[name] = network.config.to_dict()
             for key, tensor in network.state_dict().items():
                 tensors[f"{name}.{key}"] = tensor.detach().to("cpu", dtype).contiguous()
+    if not configs:
+        raise CagcError(f"checkpoint {path}: got no network to write, expected a generator or a discriminator")
     header = {"format": FORMAT, "configs": json.dumps(configs), "metadata": json.dumps(checkpoint.metadata or {})}
     with atomic_write(path) as temporary:
         # Written by either library itself, a full disk would be an error of its own and not an OSError.
@@ -200,7 +202,9 @@ def _read_torch(path: Path) -> Checkpoint:
     try:
         document = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
-        raise CagcError(f"checkpoint {path}: holds more than tensors, refused ({_one_line(error)})") from None
+        # Before this word PyTorch advises to load the file without the protection.
+        reason = _one_line(str(error).rpartition("WeightsUnpickler error:")[2])
+        raise CagcError(f"checkpoint {path}: no torch file, or holds more than tensors, refused ({reason})") from None
     except (RuntimeError, EOFError, OSError, zipfile.BadZipFile, ValueError, KeyError) as error:
         raise CagcError(f"checkpoint {path}: truncated or not a torch file ({_one_line(error)})") from None
     if not isinstance(document, dict):
@@ -226,5 +230,5 @@ def _read_torch(path: Path) -> Checkpoint:
     return checkpoint
 
 
-def _one_line(error: Exception) -> str:
+def _one_line(error: object) -> str:
     return " ".join(str(error).split())[:160]

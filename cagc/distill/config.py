@@ -159,9 +159,9 @@ class DistillConfig:
             "evaluation_samples",
             "samples",
         ):
-            self._require(name, isinstance(self._get(name), int) and self._get(name) >= 1, "an integer of at least 1")
+            self._require(name, _integer(self._get(name), 1), "an integer of at least 1")
         for name in ("whole_every", "gan_delay", "gan_ramp", "sample_every", "evaluate_every", "seed"):
-            self._require(name, isinstance(self._get(name), int) and self._get(name) >= 0, "an integer of at least 0")
+            self._require(name, _integer(self._get(name), 0), "an integer of at least 0")
         for name in ("learning_rate", "ema_half_life", "relation_strength"):
             self._require(name, _number(self._get(name)) and self._get(name) > 0, "a number above 0")
         losses = ("rgb_weight", "perceptual_weight", "feature_weight", "relation_weight", "gan_weight")
@@ -169,21 +169,17 @@ class DistillConfig:
             self._require(name, _number(self._get(name)) and self._get(name) >= 0, "a number of at least 0")
         for name in ("path_decay", "mixing_probability", "augment_target"):
             self._require(name, _number(self._get(name)) and 0 <= self._get(name) <= 1, "a number from 0 to 1")
-        self._require(
-            "micro_batch",
-            self.micro_batch is None or (isinstance(self.micro_batch, int) and self.micro_batch >= 1),
-            "an integer of at least 1, or None",
-        )
-        self._require(
-            "target_pool",
-            self.target_pool is None or (isinstance(self.target_pool, int) and self.target_pool >= self.batch_size),
-            f"an integer of at least batch_size, {self.batch_size}, or None",
-        )
-        self._require("betas", len(self.betas) == 2 and all(0 <= b < 1 for b in self.betas), "two numbers in [0, 1)")
-        self._require("ema_rampup", self.ema_rampup is None or 0 < self.ema_rampup, "a number above 0, or None")
-        self._require(
-            "perceptual_size", self.perceptual_size is None or self.perceptual_size >= 32, "at least 32, or None"
-        )
+        for name, least, said in (
+            ("micro_batch", 1, "1"),
+            ("target_pool", self.batch_size, f"batch_size, {self.batch_size}"),
+            ("perceptual_size", 32, "32"),
+        ):
+            fulfilled = self._get(name) is None or _integer(self._get(name), least)
+            self._require(name, fulfilled, f"an integer of at least {said}, or None")
+        betas = isinstance(self.betas, (tuple, list)) and len(self.betas) == 2
+        self._require("betas", betas and all(_number(b) and 0 <= b < 1 for b in self.betas), "two numbers in [0, 1)")
+        rampup = self.ema_rampup is None or (_number(self.ema_rampup) and self.ema_rampup > 0)
+        self._require("ema_rampup", rampup, "a number above 0, or None")
         self._require("sample_truncation", _number(self.sample_truncation), "a number")
         for name, choices in (
             ("lr_schedule", ("constant", "cosine")),
@@ -195,7 +191,7 @@ class DistillConfig:
             ("discriminator", ("teacher", "new")),
         ):
             self._require(name, self._get(name) in choices, f"one of {', '.join(choices)}")
-        self._require("frozen", not isinstance(self.frozen, str), "a sequence of patterns")
+        self._require("frozen", isinstance(self.frozen, (tuple, list)), "a sequence of patterns")
         self._require(
             "relation_resolutions",
             bool(self.relation_resolutions) and all(r in _BLOCKS for r in self.relation_resolutions),
@@ -260,5 +256,9 @@ class DistillConfig:
         return {name: value for name, value in self.to_dict().items() if name not in ignored}
 
 
+def _integer(value: Any, least: int) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= least
+
+
 def _number(value: Any) -> bool:
-    return isinstance(value, (int, float)) and math.isfinite(value)
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)

@@ -122,19 +122,18 @@ def compare_pair(
             raise CagcError(f"student and teacher differ in {key}: {ours} and {theirs}")
     if batch < 1:
         raise ValueError(f"batch must be at least 1, got {batch}")
-    device = next(teacher.parameters()).device
     parts: dict[str, list[Tensor]] = {}
     for start in range(0, len(seeds), batch):
         part = seeds[start : start + batch]
         target = draw(teacher, part, noise, truncation).clamp(-1, 1)
-        z = z_batch(part, teacher.config.style_dim).to(device)
+        z = z_batch(part, teacher.config.style_dim).to(teacher.w_avg)
         image = student(z, truncation=truncation, noise=noise_for(teacher, part, noise)).clamp(-1, 1)
         mask = parser(target, seeds=part)
         everything = torch.ones_like(mask)
         seen = mask.amax(dim=(1, 2, 3)) > 0
         for where, weight in (("content", mask), ("image", everything)):
             for name, measure in (_ALWAYS | dict(measures or {})).items():
-                value = measure(image, target, weight).to(device, torch.float64)
+                value = measure(image, target, weight).to(seen.device, torch.float64)
                 parts.setdefault(f"{where}_{name}", []).append(value.where(seen | (where == "image"), torch.nan).cpu())
         parts.setdefault("content_coverage", []).append(mask.double().mean(dim=(1, 2, 3)).cpu())
         if progress is not None:

@@ -174,8 +174,7 @@ def generator_statistics(
     progress(done, samples) is called after each batch. keep: the features of every image too. Runs on the generator's
     device.
     """
-    device = next(generator.parameters()).device
-    extractor = _extractor(features, device)
+    extractor = _extractor(features, generator.w_avg.device)
     stats = FeatureStatistics(extractor.name, kept=[] if keep else None)
     for seeds in seed_batches(samples, seed, batch):
         stats.update(extractor(draw(generator, seeds, noise, truncation).clamp(-1, 1)))

@@ -35,13 +35,11 @@ def noise_for(generator: nn.Module, seeds: Sequence[int], mode: str) -> str | li
         return [buffers[key][None, None] for key in keys if key in buffers]
     if mode == "none":
         return mode
-    device = next(generator.parameters()).device
     samples = [generator.make_noise(1, seed=derived_seed("noise", seed), device="cpu") for seed in seeds]
-    return [torch.cat(maps).to(device) for maps in zip(*samples)]
+    return [torch.cat(maps).to(generator.w_avg.device) for maps in zip(*samples)]
 
 
 def draw(generator: nn.Module, seeds: Sequence[int], noise: str = "random", truncation: float = 1.0) -> Tensor:
     """Images [N, 3, R, R] of `generator`, one a seed."""
-    device = next(generator.parameters()).device
-    z = z_batch(seeds, generator.config.style_dim).to(device)
+    z = z_batch(seeds, generator.config.style_dim).to(generator.w_avg)
     return generator(z, truncation=truncation, noise=noise_for(generator, seeds, noise))

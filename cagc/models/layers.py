@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import TypeVar
 
@@ -10,6 +11,8 @@ import torch
 from torch import nn
 
 from cagc_kernels import bias_act
+
+from ..checks import at_least_one
 
 Network = TypeVar("Network", bound=nn.Module)
 
@@ -19,6 +22,28 @@ def check_clamp(value: object) -> None:
     valid = value is None or (isinstance(value, (int, float)) and not isinstance(value, bool) and value > 0)
     if not valid:
         raise ValueError(f"conv_clamp: got {value!r}, expected a number above 0, or None")
+
+
+def ordered_channels(channels: Mapping[str, int], layers: Sequence[str]) -> dict[str, int]:
+    """``channels`` in the order of ``layers``.
+
+    Raises TypeError or ValueError unless they name these layers alone, each with an integer of at least 1.
+    """
+    if sorted(channels) != sorted(layers):
+        raise ValueError(f"channels: got layers {list(channels)}, expected {list(layers)}")
+    at_least_one(**{f"channels of {name}": channels[name] for name in layers})
+    return {name: channels[name] for name in layers}
+
+
+def check_latents(z: torch.Tensor, z_mix: torch.Tensor | None, width: int, truncation: object) -> None:
+    """Raise ValueError unless both are [N, ``width``] of one N, and ``truncation`` is a finite number."""
+    for name, latent in (("z", z), ("z_mix", z_mix)):
+        if latent is not None and (latent.ndim != 2 or latent.shape[1] != width):
+            raise ValueError(f"{name}: got shape {list(latent.shape)}, expected [N, {width}]")
+    if z_mix is not None and len(z_mix) != len(z):
+        raise ValueError(f"z_mix: got {len(z_mix)} latents, expected {len(z)} as z")
+    if not isinstance(truncation, (int, float)) or not math.isfinite(truncation):
+        raise ValueError(f"truncation: got {truncation!r}, expected a finite number")
 
 
 def with_conv_clamp(network: Network, conv_clamp: float | None) -> Network:

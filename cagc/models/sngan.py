@@ -18,6 +18,8 @@ from cagc_kernels import bias_act
 from cagc_kernels.profiling import layer_range
 
 from ..channels import ChannelAxis, ChannelGroup
+from ..checks import at_least_one
+from .layers import check_latents, ordered_channels
 from .sngan_folded import FoldedSynthesis
 from .stylegan2 import Noise, block_resolutions
 
@@ -44,14 +46,11 @@ class SNGANConfig:
     architecture: str = "sngan"
 
     def __post_init__(self) -> None:
-        expected = layer_names(self.resolution)
+        layers = layer_names(self.resolution)
         if self.resolution < 8:
             raise ValueError(f"resolution: got {self.resolution}, expected a power of two from 8 on")
-        if sorted(self.channels) != sorted(expected):
-            raise ValueError(f"channels: got layers {list(self.channels)}, expected {expected}")
-        if min(self.channels.values()) < 1:
-            raise ValueError(f"channels: got {self.channels}, expected widths of at least 1")
-        object.__setattr__(self, "channels", {name: int(self.channels[name]) for name in expected})
+        object.__setattr__(self, "channels", ordered_channels(self.channels, layers))
+        at_least_one(z_dim=self.z_dim)
 
     @classmethod
     def uniform(cls, resolution: int = 32, width: int = 256, **options: Any) -> SNGANConfig:
@@ -219,10 +218,9 @@ class SNGANGenerator(nn.Module):
         """``ws`` [N, 1, z_dim] of ``z`` [N, z_dim], times ``truncation``.
 
         Raises:
-            ValueError: the shape of ``z``, or ``z_mix`` is given: with one w there is nothing to mix.
+            ValueError: ``z`` or ``truncation`` is not as above, or ``z_mix`` is given: of one w nothing can be mixed.
         """
-        if z.ndim != 2 or z.shape[1] != self.config.z_dim:
-            raise ValueError(f"z: got shape {list(z.shape)}, expected [N, {self.config.z_dim}]")
+        check_latents(z, None, self.config.z_dim, truncation)
         if z_mix is not None or mixing_index is not None:
             raise ValueError("z_mix: got one, expected None: this model has a single w")
         return (z if truncation == 1 else z * truncation)[:, None]

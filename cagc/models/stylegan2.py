@@ -18,7 +18,8 @@ from cagc_kernels import bias_act, modulated_conv2d, setup_filter, styled_conv2d
 from cagc_kernels.profiling import layer_range
 
 from ..channels import ChannelAxis, ChannelGroup
-from .layers import FullyConnected, bounded, check_clamp, wide
+from ..checks import at_least_one
+from .layers import FullyConnected, bounded, check_clamp, check_latents, ordered_channels, wide
 
 Noise = str | Sequence[torch.Tensor]
 
@@ -66,13 +67,11 @@ class GeneratorConfig:
     conv_clamp: float | None = None
 
     def __post_init__(self) -> None:
-        expected = layer_names(self.resolution)
-        if sorted(self.channels) != sorted(expected):
-            raise ValueError(f"channels: got layers {list(self.channels)}, expected {expected}")
-        if min(self.channels.values()) < 1:
-            raise ValueError(f"channels: got {self.channels}, expected widths of at least 1")
+        object.__setattr__(self, "channels", ordered_channels(self.channels, layer_names(self.resolution)))
+        at_least_one(style_dim=self.style_dim)
+        if self.mapping_layers < 0:
+            raise ValueError(f"mapping_layers: got {self.mapping_layers}, expected at least 0")
         check_clamp(self.conv_clamp)
-        object.__setattr__(self, "channels", {name: int(self.channels[name]) for name in expected})
         object.__setattr__(self, "resample_filter", tuple(self.resample_filter))
 
     @classmethod
@@ -282,7 +281,7 @@ class SynthesisNetwork(nn.Module):
 
     def _check_noise(self, noise: Noise, batch: int) -> Sequence[str | torch.Tensor]:
         shapes = self.noise_shapes()
-        if isinstance(noise, str):
+        if noise is None or isinstance(noise, str):
             if noise not in ("random", "const", "none"):
                 raise ValueError(f"noise: got {noise!r}, expected 'random', 'const', 'none' or {len(shapes)} tensors")
             return [noise] * len(shapes)
@@ -333,16 +332,14 @@ class Generator(nn.Module):
 
         Args:
             z: standard normal latents.
-            z_mix: latents whose w replaces that of ``z`` from layer ``mixing_index`` on (style mixing).
+            z_mix: as many latents, whose w replaces that of ``z`` from layer ``mixing_index`` on (style mixing).
             mixing_index: in 1 … num_ws - 1; required with ``z_mix``.
             truncation: ψ in ``w_avg + ψ (w - w_avg)``.
 
         Raises:
-            ValueError: a shape or ``mixing_index`` is not as above.
+            ValueError: a shape, ``mixing_index`` or ``truncation`` is not as above.
         """
-        for name, latent in (("z", z), ("z_mix", z_mix)):
-            if latent is not None and (latent.ndim != 2 or latent.shape[1] != self.config.style_dim):
-                raise ValueError(f"{name}: got shape {list(latent.shape)}, expected [N, {self.config.style_dim}]")
+        check_latents(z, z_mix, self.config.style_dim, truncation)
         num_ws = self.config.num_ws
         ws = self._truncated_w(z, truncation)[:, None].expand(-1, num_ws, -1)
         if z_mix is None:

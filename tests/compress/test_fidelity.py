@@ -105,6 +105,8 @@ def test_a_generator_with_the_same_weights_is_perfect(noise):
     assert result["content_l1"] < 1e-6 and result["image_l1"] < 1e-6 and result["content_psnr"] > 100
     assert result["content_coverage"] == 0.5
     assert (result["samples"], result["empty_masks"]) == (5, 0)
+    exact = evaluate_pair(copy.double(), teacher.double(), left_half, samples=2, noise=noise)
+    assert exact["image_l1"] < 1e-14
 
 
 def test_result_does_not_depend_on_the_batch_and_the_parser_sees_the_teacher():

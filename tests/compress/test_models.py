@@ -1,10 +1,12 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 
 from cagc.metrics.macs import count_parameters, total_macs
-from cagc.models import Discriminator, DiscriminatorConfig, Generator, GeneratorConfig
+from cagc.models import Discriminator, DiscriminatorConfig, Generator, GeneratorConfig, SNGANConfig
 from cagc.models.stylegan2 import layer_names
 
 
@@ -115,18 +117,29 @@ def test_groups_cover_every_axis_that_runs_over_channels():
         (lambda g: g(torch.randn(2, 11)), r"z: got shape \[2, 11\], expected \[N, 12\]"),
         (lambda g: g(torch.randn(2, 12), torch.randn(2, 12)), "mixing_index: got None"),
         (lambda g: g(torch.randn(2, 12), torch.randn(2, 12), 6), "mixing_index: got 6, expected 1 to 5"),
+        (lambda g: g(torch.randn(2, 12), torch.randn(3, 12), 2), "z_mix: got 3 latents, expected 2 as z"),
+        (lambda g: g(torch.randn(2, 12), truncation=float("nan")), "truncation: got nan, expected a finite number"),
+        (lambda g: g(torch.randn(2, 12), truncation=None), "truncation: got None, expected a finite number"),
         (lambda g: g(torch.randn(2, 12), noise="loud"), "noise: got 'loud'"),
+        (lambda g: g(torch.randn(2, 12), noise=None), "noise: got None, expected 'random', 'const', 'none' or 5 ten"),
         (lambda g: g(torch.randn(2, 12), noise=[]), "noise: got 0 tensors, expected 5"),
         (lambda g: g(torch.randn(2, 12), noise=g.make_noise(3)), r"noise\[0\]: got shape \[3, 1, 4, 4\]"),
         (lambda g: g.synthesis(torch.randn(2, 12)), r"ws: got shape \[2, 12\], expected \[N, 6, 12\]"),
         (lambda g: GeneratorConfig(24, {}), "resolution: got 24"),
         (lambda g: GeneratorConfig(8, {"b4.const": 3}), "channels: got layers"),
+        (
+            lambda g: replace(g.config, channels=dict.fromkeys(g.config.channels, 2.5)),
+            "channels of b4.const: got 2.5, expected an int",
+        ),
+        (lambda g: replace(g.config, style_dim=0), "style_dim: got 0, expected at least 1"),
+        (lambda g: replace(g.config, mapping_layers=-1), "mapping_layers: got -1, expected at least 0"),
+        (lambda g: SNGANConfig.uniform(z_dim=0), "z_dim: got 0, expected at least 1"),
         (lambda g: Discriminator(DiscriminatorConfig.uniform(8))(torch.zeros(1, 3, 4, 4)), "images: got shape"),
         (lambda g: DiscriminatorConfig(8, {4: 3}), "channels: got resolutions"),
     ],
 )
 def test_bad_input_names_the_argument(call, message):
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises((TypeError, ValueError), match=message):
         call(small())
 
 

@@ -65,6 +65,11 @@ def trainer(config=CONFIG, parser=None, perceptual=None, teacher=None, student=N
         ("frozen", "mapping.*", "a sequence of patterns"),
         ("seed", -1, "an integer of at least 0"),
         ("ema_rampup", 0, "a number above 0, or None"),
+        ("ema_rampup", "slow", "a number above 0, or None"),
+        ("steps", True, "an integer of at least 1"),
+        ("betas", None, r"two numbers in \[0, 1\)"),
+        ("frozen", None, "a sequence of patterns"),
+        ("perceptual_size", "224", "an integer of at least 32, or None"),
     ],
 )
 def test_settings_out_of_range_are_named(setting, value, expected):
