@@ -25,6 +25,7 @@ from .editing.commands import Edit, Mix, Morph, Project
 from .errors import CagcError
 from .evaluation import evaluate
 from .export import export_onnx
+from .files import check_target
 from .generate import generate, parse_seeds
 from .prune import prune
 from .recipes import RECIPES, Recipe, recipe
@@ -113,7 +114,7 @@ class Score:
 
     def run(self) -> None:
         """Write the scores as JSON."""
-        _refuse_existing(self.out, self.overwrite)
+        check_target(self.out, self.overwrite)
         loaded = Inputs(self.teacher, None, self.content, self.classes, self.device).load(need_data=False)
         with phase(f"Scoring {self.samples} samples by {self.metric}") as track:
             scores = score_channels(
@@ -152,9 +153,11 @@ class Prune:
 
     def run(self) -> None:
         """Write the student and its plan."""
-        _refuse_existing(self.out, self.overwrite)
+        check_target(self.out, self.overwrite)
         if (self.scores is None) == (self.plan is None):
             raise CagcError("prune: expected one of --scores and --plan")
+        if self.plan is not None and (self.macs, self.keep, self.latency_ms) != (None, None, None):
+            raise CagcError("prune: got --plan and a budget, expected one of them: a plan says what is kept")
         teacher = load_teacher(self.teacher)[0]
         if self.plan is not None:
             plan = ChannelPlan.load(self.plan)
@@ -163,8 +166,9 @@ class Prune:
                 teacher, ChannelScores.load(self.scores), macs=self.macs, keep=self.keep, round_to=self.round_to,
                 latency_ms=self.latency_ms,
             )  # fmt: skip
-            plan.save(self.out.with_suffix(".plan.json"))
         save_generator(prune(teacher, plan, self.rescale), self.out)
+        if self.plan is None:
+            plan.save(self.out.with_suffix(".plan.json"))
         print(f"{self.out}: {plan.describe()}")
 
 
@@ -247,6 +251,8 @@ class Evaluate:
 
     def run(self) -> None:
         """Print the table, and write it where asked."""
+        if self.json is not None:
+            check_target(self.json)
         loaded = Inputs(
             self.teacher, self.data, self.content, self.classes, self.device, self.convert_images
         ).load(need_data=False)  # fmt: skip
@@ -254,7 +260,7 @@ class Evaluate:
         with phase("Evaluating") as track:
             variants = evaluate(
                 student, loaded.teacher, loaded.parser, loaded.data, samples=self.samples,
-                fidelity_samples=self.pairs, features=self.features, batch=self.batch, seed=self.seed, track=track,
+                pairs=self.pairs, features=self.features, batch=self.batch, seed=self.seed, track=track,
                 metrics=self.metrics, perceptual=self.perceptual,
             )  # fmt: skip
         if not distributed.is_main():
@@ -308,7 +314,7 @@ class Convert:
 
     def run(self) -> None:
         """Write ``target``."""
-        _refuse_existing(self.target, self.overwrite)
+        check_target(self.target, self.overwrite)
         convert(self.source, self.target)
         print(self.target)
 
@@ -332,14 +338,9 @@ class Export:
 
     def run(self) -> None:
         """Write the graph."""
-        _refuse_existing(self.out, self.overwrite)
+        check_target(self.out, self.overwrite)
         export_onnx(load_teacher(self.generator)[0], self.out, self.batch, self.truncation, self.noise)
         print(self.out)
-
-
-def _refuse_existing(path: Path, overwrite: bool) -> None:
-    if path.exists() and not overwrite:
-        raise CagcError(f"{path} exists; add --overwrite to replace it")
 
 
 def _named_recipe(args: list[str]) -> Recipe | None:

@@ -120,7 +120,7 @@ class CompressConfig:
         )
 
     @property
-    def fidelity_samples(self) -> int:
+    def pairs(self) -> int:
         """Images compared with the teacher's one by one."""
         return max(2, self.evaluation_samples // 5)
 
@@ -169,7 +169,7 @@ def compress(config: CompressConfig, resume: bool = False) -> Report:
     with phase("Evaluating") as track:
         variants = evaluate(
             student, loaded.teacher, loaded.parser, loaded.data, others, config.evaluation_samples,
-            config.fidelity_samples, config.features, seed=_HELD_OUT + config.seed, track=track,
+            config.pairs, config.features, seed=_HELD_OUT + config.seed, track=track,
             metrics=config.evaluation_metrics,
         )  # fmt: skip
     plan = plans[config.metric]
@@ -332,7 +332,7 @@ def _command() -> str:
 
 def _notes(config: CompressConfig, loaded: LoadedInputs) -> list[str]:
     notes = [
-        f"Content figures compare student and teacher on {config.fidelity_samples} latents that "
+        f"Content figures compare student and teacher on {config.pairs} latents that "
         "neither scoring nor distillation saw, with the same noise.",
         "Milliseconds are medians of interleaved calls, the ratio a median of paired ratios.",
     ]

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from . import content, distributed
 from .callbacks import Track
+from .checks import at_least_one
 from .distill.cifar import CifarDataset
 from .distill.data import ImageDataset
 from .distill.losses import PerceptualDistance, load_perceptual
@@ -105,7 +106,7 @@ def evaluate(
     data: ImageDataset | CifarDataset | None = None,
     others: Mapping[str, AnyGenerator] | None = None,
     samples: int = 1000,
-    fidelity_samples: int = 200,
+    pairs: int = 200,
     features: str = feature_registry.DEFAULT_FEATURES,
     batch: int = 1,
     repeats: int = 30,
@@ -125,7 +126,7 @@ def evaluate(
         data: real images for the metrics of sets.
         others: further generators, such as the student before distillation.
         samples: generated images, and real ones at most, behind the metrics of sets and separability.
-        fidelity_samples: images compared with the teacher's on the same latents and noise, pairs behind a path length.
+        pairs: images compared with the teacher's on the same latents and noise, pairs behind a path length.
         features: feature space of the metrics of sets, a name of ``cagc.metrics.features``.
         batch: images in one timed call.
         repeats: timed calls of each generator, compiled by :func:`cagc.runtime.compile` and interleaved, so that their
@@ -136,8 +137,10 @@ def evaluate(
         perceptual: distance of "perceptual" and path lengths, a name of :func:`cagc.distill.losses.load_perceptual`.
 
     Raises:
+        ValueError, TypeError: a number is below 1, or no integer.
         CagcError: sizes disagree, no sample has content, or as :meth:`Tools.load`.
     """
+    at_least_one(samples=samples, pairs=pairs, batch=batch, repeats=repeats)
     tools = distributed.together(
         lambda: Tools.load(metrics, data is not None, features, perceptual, teacher.w_avg.device)
     )
@@ -146,8 +149,8 @@ def evaluate(
     track = track or (lambda title: lambda done, total: None)
     figures: dict[str, Figures] = {name: {} for name in generators}
     parts = [
-        _fidelity(tools, generators, parser, fidelity_samples, seed, track),
-        _paths(tools, generators, fidelity_samples, seed, track),
+        _fidelity(tools, generators, parser, pairs, seed, track),
+        _paths(tools, generators, pairs, seed, track),
         _sets(tools, generators, data, samples, seed, track),
         _disentanglement(tools, generators, parser, samples, seed, track),
     ]
@@ -206,6 +209,8 @@ def _paths(tools: Tools, generators, samples: int, seed: int, track: Track) -> d
 def _sets(tools: Tools, generators, data, samples: int, seed: int, track: Track) -> dict[str, Figures]:
     if tools.extractor is None:
         return {}
+    if samples < 2:
+        raise CagcError(f"samples: got {samples}, expected at least 2 behind {', '.join(SETS)}")
     device, space = generators["Teacher"].w_avg.device, tools.extractor.name
     # A Fréchet distance needs sums alone, the others every sample.
     chosen = [metric for metric in tools.metrics if metric in _VECTORS]

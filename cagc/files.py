@@ -11,6 +11,15 @@ from pathlib import Path
 from .errors import CagcError
 
 
+def check_target(path: str | Path, overwrite: bool = True) -> None:
+    """Raise CagcError if the folder of ``path`` does not exist, or ``path`` does and is not to be replaced."""
+    path = Path(path)
+    if not path.parent.is_dir():
+        raise CagcError(f"cannot write {path}: the folder {path.parent} does not exist")
+    if path.exists() and not overwrite:
+        raise CagcError(f"{path} exists; add --overwrite to replace it")
+
+
 @contextmanager
 def atomic_write(path: str | Path) -> Iterator[Path]:
     """Yield a temporary path beside ``path`` to write to; on success it takes the name ``path``.
@@ -23,8 +32,7 @@ def atomic_write(path: str | Path) -> Iterator[Path]:
         OSError: what writing raised, with ``path`` in its message.
     """
     path = Path(path)
-    if not path.parent.is_dir():
-        raise CagcError(f"cannot write {path}: the folder {path.parent} does not exist")
+    check_target(path)
     handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.stem}-", suffix=path.suffix)
     os.close(handle)
     temporary = Path(name)

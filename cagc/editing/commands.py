@@ -9,15 +9,17 @@ from pathlib import Path
 
 import torch
 import tyro
+from PIL.Image import Image
 from torch import Tensor
 
 from .. import content
 from ..checkpoints import load_generator
+from ..checks import at_least_one
 from ..console import console, phase
 from ..distill.data import ImageDataset, read_image
 from ..documents import write_json
 from ..errors import CagcError
-from ..files import atomic_write
+from ..files import atomic_write, check_target
 from ..generate import parse_seeds
 from ..metrics.fidelity import content_psnr
 from ..metrics.sampling import noise_for
@@ -116,6 +118,7 @@ class Project:
     def run(self) -> None:
         """Write the folder; Ctrl-C writes the best so far."""
         claim(self.out, self.overwrite, ("metrics.json",))
+        at_least_one(count=self.count)
         generators = self.pair.load()
         teacher = generators["Teacher"]
         names, targets = read_targets(self.images, teacher.config.resolution, self.count, self.convert_images)
@@ -198,6 +201,7 @@ class Mix:
 
     def run(self) -> None:
         """Write the grids."""
+        seeds, styles = parse_seeds(self.seeds), parse_seeds(self.styles)
         generators = self.pair.load()
         num_ws = generators["Teacher"].config.num_ws
         if num_ws == 1:
@@ -208,20 +212,21 @@ class Mix:
         self.out.mkdir(parents=True, exist_ok=True)
         for name, generator in zip(names, generators.values()):
             with atomic_write(self.out / name) as temporary:
-                self._grid(generator, layers).save(temporary)
+                mixing_grid(generator, seeds, styles, layers).save(temporary)
             print(self.out / name)
 
-    @torch.inference_mode()
-    def _grid(self, generator: AnyGenerator, layers: list[int]):
-        sources, styles = parse_seeds(self.seeds), parse_seeds(self.styles)
-        ws, other = _draw_seeds(generator, sources), _draw_seeds(generator, styles)
-        noise = noise_for(generator, [0], "const")
-        heads = generator.synthesis(other, noise)
-        rows = [torch.full_like(heads[:1], 1.0), heads]
-        for row in ws:
-            own = row.expand(len(other), -1, -1)
-            rows += [generator.synthesis(row[None], noise), generator.synthesis(mix_styles(own, other, layers), noise)]
-        return image_grid(torch.cat(rows), columns=len(styles) + 1)
+
+@torch.inference_mode()
+def mixing_grid(generator: AnyGenerator, seeds: Sequence[int], styles: Sequence[int], layers: Sequence[int]) -> Image:
+    """Images of ``seeds`` in the first column, of ``styles`` in the first row, and each with each one's ``layers``."""
+    ws, other = _draw_seeds(generator, seeds), _draw_seeds(generator, styles)
+    noise = noise_for(generator, [0], "const")
+    heads = generator.synthesis(other, noise)
+    rows = [torch.full_like(heads[:1], 1.0), heads]
+    for row in ws:
+        own = row.expand(len(other), -1, -1)
+        rows += [generator.synthesis(row[None], noise), generator.synthesis(mix_styles(own, other, layers), noise)]
+    return image_grid(torch.cat(rows), columns=len(styles) + 1)
 
 
 @dataclass
@@ -247,8 +252,7 @@ class Morph:
         if len(ends) != 2:
             raise CagcError(f"ends: got {self.ends!r}, expected two numbers such as 0,1")
         check_animation(self.out)
-        if self.out.exists() and not self.overwrite:
-            raise CagcError(f"{self.out} exists; add --overwrite to replace it")
+        check_target(self.out, self.overwrite)
         strips = []
         for generator in self.pair.load().values():
             start, end, noise, end_noise = self._ends(generator, ends)
@@ -300,6 +304,9 @@ class Edit:
     def run(self) -> None:
         """Write the picture and the directions."""
         claim(self.out, self.overwrite, ("edit.png",))
+        seeds = parse_seeds(self.seeds)
+        if not self.strengths:
+            raise CagcError("strengths: got none, expected at least one")
         generators = self.pair.load()
         teacher = generators["Teacher"]
         layers = parse_layers(self.layers, teacher.config.num_ws)
@@ -311,7 +318,7 @@ class Edit:
         directions.check(teacher)
         rows = {
             f"{label} {seed}": images
-            for seed in parse_seeds(self.seeds)
+            for seed in seeds
             for label, images in edited_images(generators, directions, seed, self.index, self.strengths, layers).items()
         }
         self.out.mkdir(parents=True, exist_ok=True)

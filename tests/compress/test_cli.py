@@ -17,6 +17,7 @@ from cagc.budget import ChannelPlan
 from cagc.checkpoints import Checkpoint, load_checkpoint, load_generator, save_checkpoint
 from cagc.metrics.macs import total_macs
 from cagc.models import Generator, GeneratorConfig
+from cagc.scores import score_channels
 
 from .commands import refused, run
 
@@ -226,6 +227,28 @@ def test_networks_that_do_not_fit(tmp_path, small_teacher, small_images, capsys)
         tmp_path / "p.safetensors",
     )
     assert "scores" in line and not (tmp_path / "p.safetensors").exists()
+
+
+@pytest.mark.parametrize(
+    "options, message",
+    [
+        ("score --metric random --out {0}/none/s.json", "none does not exist"),
+        ("prune --scores {0}/s.json --keep 0.5 --out {0}/p.pt", "got suffix '.pt', expected '.safetensors'"),
+        ("prune --plan {0}/p.plan.json --macs 0.5 --out {0}/p.safetensors", "got --plan and a budget"),
+        ("export --out {0}/none/g.onnx", "none does not exist"),
+        ("evaluate --student {1} --json {0}/none/e.json", "none does not exist"),
+        ("evaluate --student {1} --pairs 0", "pairs: got 0, expected at least 1"),
+        ("evaluate --student {1} --metrics kid --samples 1 --data {2}", "samples: got 1, expected at least 2"),
+        ("generate --generator {1} --truncation nan --out {0}/images", "truncation: got nan, expected a finite number"),
+    ],
+)
+def test_refused_options_leave_nothing_behind(options, message, tmp_path, small_teacher, small_images, capsys):
+    scores = score_channels(load_generator(small_teacher), "random")
+    scores.save(tmp_path / "s.json")
+    words = [word.format(tmp_path, small_teacher, small_images) for word in options.split()]
+    teacher = () if words[0] in ("generate", "export") else ("--teacher", small_teacher)
+    assert message in refused(capsys, *words, *teacher)
+    assert [file.name for file in tmp_path.iterdir()] == ["s.json"]
 
 
 def stopped_compression(out, small_teacher, small_images, how: signal.Signals) -> tuple[int, str]:

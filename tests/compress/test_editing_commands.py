@@ -92,6 +92,21 @@ def test_project_without_its_features_leaves_nothing(pair, small_images, tmp_pat
     assert not (tmp_path / "p").exists()
 
 
+@pytest.mark.parametrize(
+    "options, message",
+    [
+        ("project {0} --count 0", "count: got 0, expected at least 1"),
+        ("mix --seeds a", "seeds: got 'a'"),
+        ("edit --seeds a", "seeds: got 'a'"),
+        ("edit --strengths", "strengths: got none"),
+    ],
+)
+def test_refused_options_leave_nothing_behind(options, message, pair, small_images, tmp_path, capsys):
+    words = options.format(small_images).split()
+    assert message in refused(capsys, *words, *pair, "--out", tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
 def test_interrupted_project_writes_its_best(pair, small_images, tmp_path, monkeypatch):
     from cagc.editing import commands
 

@@ -98,10 +98,8 @@ def test_perceptual_distance_of_a_sample_without_content_does_not_count(student,
         return torch.stack([torch.full((1, 16, 16), float(seed == 1)) for seed in seeds])
 
     g, teacher = load_generator(student), load_generator(small_teacher)
-    found = evaluation.evaluate(g, teacher, second_only, repeats=1, fidelity_samples=2, metrics=("perceptual",))
-    alone = evaluation.evaluate(
-        g, teacher, "everything", repeats=1, fidelity_samples=1, seed=1, metrics=("perceptual",)
-    )
+    found = evaluation.evaluate(g, teacher, second_only, repeats=1, pairs=2, metrics=("perceptual",))
+    alone = evaluation.evaluate(g, teacher, "everything", repeats=1, pairs=1, seed=1, metrics=("perceptual",))
     name = "content_perceptual[efficientnet-lite0]"
     assert found["Student"].further[name] == pytest.approx(alone["Student"].further[name], rel=1e-4)
 
@@ -134,7 +132,7 @@ def test_inception_and_lpips_where_they_are_installed(student, small_teacher, sm
         monkeypatch.setitem(sys.modules, module.__name__, module)
     found = evaluation.evaluate(
         load_generator(student), load_generator(small_teacher), "everything", ImageDataset(small_images, 16),
-        samples=8, fidelity_samples=2, repeats=1, features="inception", perceptual="lpips-vgg",
+        samples=8, pairs=2, repeats=1, features="inception", perceptual="lpips-vgg",
         metrics=("frechet", "kid", "psnr", "perceptual", "ppl-wend"),
     )["Student"]  # fmt: skip
     assert found.frechet > 0 and found.further["kernel_distance[inception]"] > 0
