@@ -17,6 +17,11 @@ def _poison(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(layout, "allocate_images", lambda *size, **more: images(*size, **more).fill_(float("nan")))
 
 
+@pytest.fixture(autouse=True)
+def _exact_float32(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)
+
+
 def _targets() -> list:
     """(backend, device) pairs of this process. Triton runs on the CPU in the interpreter, in a process of its own."""
     interpreter = os.environ.get("TRITON_INTERPRET") == "1"

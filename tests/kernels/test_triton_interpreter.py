@@ -57,5 +57,6 @@ def test_kernels_in_the_interpreter(file):
         text=True,
     )
     assert run.returncode == 0, run.stdout[-4000:] + run.stderr[-2000:]
-    ran = " passed" in run.stdout and "skipped" not in run.stdout
-    assert ran or "no peer vectors" in run.stdout, run.stdout[-2000:]
+    if "no peer vectors" in run.stdout:
+        pytest.skip("no peer vectors (set CAGC_PEER_VECTORS)")
+    assert " passed" in run.stdout and "skipped" not in run.stdout, run.stdout[-2000:]

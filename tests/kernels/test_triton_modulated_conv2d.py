@@ -5,9 +5,6 @@ Small, because the interpreter takes milliseconds per block; tests/kernels/test_
 
 from __future__ import annotations
 
-import os
-from importlib.util import find_spec
-
 import pytest
 import torch
 
@@ -15,24 +12,14 @@ from cagc_kernels import setup_filter
 from cagc_kernels.reference import modulated_conv2d as reference
 
 from .tolerances import assert_close
+from .triton_device import DEVICE, MARKS
 
-INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
-if find_spec("triton") is None:
-    pytest.skip("triton is not installed", allow_module_level=True)
-if not INTERPRETED and not torch.cuda.is_available():
-    pytest.skip("needs TRITON_INTERPRET=1 or a GPU", allow_module_level=True)
+# isort: split
+from cagc_kernels.triton import modulated_conv2d
+from cagc_kernels.triton.configs import PLAIN, POLYPHASE, TRANSPOSED, Config
 
-from cagc_kernels.triton import modulated_conv2d  # noqa: E402
-from cagc_kernels.triton.configs import PLAIN, POLYPHASE, TRANSPOSED, Config  # noqa: E402
-
-pytestmark = [] if INTERPRETED else [pytest.mark.gpu]
-DEVICE = "cpu" if INTERPRETED else "cuda"
+pytestmark = MARKS
 FILTER = setup_filter([1, 3, 3, 1])
-
-
-@pytest.fixture(autouse=True)
-def _exact_float32(monkeypatch):
-    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)
 
 
 def force(monkeypatch, config: Config) -> None:

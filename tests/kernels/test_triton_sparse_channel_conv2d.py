@@ -5,9 +5,6 @@ tests/kernels/test_triton_interpreter.py runs it.
 
 from __future__ import annotations
 
-import os
-from importlib.util import find_spec
-
 import pytest
 import torch
 
@@ -16,25 +13,15 @@ from cagc_kernels.reference import modulated_conv2d as reference
 from cagc_kernels.reference.upfirdn2d import upsample2d
 
 from .tolerances import assert_close
+from .triton_device import DEVICE, MARKS
 
-INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
-if find_spec("triton") is None:
-    pytest.skip("triton is not installed", allow_module_level=True)
-if not INTERPRETED and not torch.cuda.is_available():
-    pytest.skip("needs TRITON_INTERPRET=1 or a GPU", allow_module_level=True)
+# isort: split
+from cagc_kernels.triton import sparse_channel_conv2d as sparse
+from cagc_kernels.triton.to_rgb import to_rgb
 
-from cagc_kernels.triton import sparse_channel_conv2d as sparse  # noqa: E402
-from cagc_kernels.triton.to_rgb import to_rgb  # noqa: E402
-
-pytestmark = [] if INTERPRETED else [pytest.mark.gpu]
-DEVICE = "cpu" if INTERPRETED else "cuda"
+pytestmark = MARKS
 RANDOM = torch.tensor([0, 2, 3, 7, 11, 12, 22]), torch.tensor([1, 4, 5, 6, 18])
 BLOCKED = torch.cat([torch.arange(8, 16), torch.arange(16, 24)]), torch.arange(16, 24)
-
-
-@pytest.fixture(autouse=True)
-def _exact_float32(monkeypatch):
-    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)
 
 
 def definition(x, weight, in_channels, out_channels, styles, demodulate, padding, flip_weight, scatter, up):

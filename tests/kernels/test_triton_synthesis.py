@@ -5,9 +5,6 @@ Small, because the interpreter takes milliseconds per block; tests/kernels/test_
 
 from __future__ import annotations
 
-import os
-from importlib.util import find_spec
-
 import pytest
 import torch
 
@@ -18,25 +15,19 @@ from cagc.models.stylegan2 import layer_names
 from cagc_kernels import use_backend
 
 from .tolerances import TOLERANCES
+from .triton_device import DEVICE, INTERPRETED, MARKS
 
-INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
-if find_spec("triton") is None:
-    pytest.skip("triton is not installed", allow_module_level=True)
-if not INTERPRETED and not torch.cuda.is_available():
-    pytest.skip("needs TRITON_INTERPRET=1 or a GPU", allow_module_level=True)
+# isort: split
+from cagc_kernels.triton import configs, styles, synthesis, tune
+from cagc_kernels.triton.configs import PLAIN, POLYPHASE, TRANSPOSED, Problem
+from cagc_kernels.triton.layers import problems
 
-from cagc_kernels.triton import configs, styles, synthesis, tune  # noqa: E402
-from cagc_kernels.triton.configs import PLAIN, POLYPHASE, TRANSPOSED, Problem  # noqa: E402
-from cagc_kernels.triton.layers import problems  # noqa: E402
-
-pytestmark = [] if INTERPRETED else [pytest.mark.gpu]
-DEVICE = "cpu" if INTERPRETED else "cuda"
+pytestmark = MARKS
 WIDTHS = (5, 3, 7, 1, 9, 2)
 
 
 @pytest.fixture(autouse=True)
 def _few_blocks(monkeypatch):
-    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)
     if INTERPRETED:
         monkeypatch.setattr(styles, "OUTPUTS", 16)
 
