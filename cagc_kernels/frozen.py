@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -34,3 +35,20 @@ class ConvWeights:
     up: int
     w: int
     to_rgb: ToRGBWeights | None = None
+
+
+@dataclass(frozen=True)
+class GeneratorWeights:
+    """All of a StyleGAN2 generator.
+
+    convs: in the order of execution; the last has a ``to_rgb``. mapping: (weight [F, F], bias [F]) of each layer.
+    constant: [C, 4, 4]. fir: four taps of the up-sampling filter, of sum 1, in the order that the user gives them.
+    style_dim: F. clamp: bound of what every convolution and toRGB gives; None for none.
+    """
+
+    convs: Sequence[ConvWeights]
+    mapping: Sequence[tuple[torch.Tensor, torch.Tensor]]
+    constant: torch.Tensor
+    fir: Sequence[float]
+    style_dim: int
+    clamp: float | None

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from cagc_kernels import backend
-from cagc_kernels.frozen import ConvWeights, ToRGBWeights
+from cagc_kernels.frozen import ConvWeights, GeneratorWeights, ToRGBWeights
 from cagc_kernels.native.synthesis import Program
 from cagc_kernels.ops.modulated_conv2d import composed_because
 
@@ -32,21 +32,20 @@ WHY = {
 
 def program(generator: Generator, batch: int = 1, instructions: str | None = None) -> Program:
     """The packed CPU program of a StyleGAN2 generator; ``instructions`` as in :class:`Program`."""
-    return Program(*_weights(generator), batch, instructions)
+    return Program(_weights(generator), batch, instructions)
 
 
 def triton_program(generator: Generator, batch: int, dtype: torch.dtype, device: torch.device) -> TritonProgram:
     """The program of a StyleGAN2 generator in Triton launches; see :class:`cagc_kernels.triton.synthesis.Program`."""
-    return import_module("cagc_kernels.triton.synthesis").Program(*_weights(generator), batch, dtype, device)
+    return import_module("cagc_kernels.triton.synthesis").Program(_weights(generator), batch, dtype, device)
 
 
 @torch.no_grad()
-def _weights(generator: Generator) -> tuple:
-    """What both programs begin with."""
+def _weights(generator: Generator) -> GeneratorWeights:
     cpu = copy.deepcopy(generator).to("cpu", torch.float64)
     taps = torch.tensor(generator.config.resample_filter, dtype=torch.float64)
     mapping = [getattr(cpu.mapping, f"fc{i}") for i in range(cpu.mapping.depth)]
-    return (
+    return GeneratorWeights(
         _convs(cpu.synthesis),
         [(layer.weight * layer.weight_gain, layer.bias * layer.bias_gain) for layer in mapping],
         cpu.synthesis.b4.const,

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 import torch
 
-from ..frozen import ConvWeights
+from ..frozen import ConvWeights, GeneratorWeights
 from . import _C
 
 LANES = 8
@@ -72,12 +72,7 @@ class Program:
     dtype, device: what it computes in, and where.
 
     Args:
-        convs: in the order of execution; the last has a ``to_rgb``.
-        mapping: (weight [F, F], bias [F]) of each layer, gains included.
-        constant: [C, 4, 4].
-        fir: four taps of the up-sampling filter, of sum 1, in the order that the user gives them.
-        style_dim: F.
-        clamp: bound of what every convolution and toRGB gives; None for none.
+        weights: of the generator.
         batch: for which the algorithms are chosen; others run too.
         instructions: one of :func:`instruction_sets`; None takes the best.
 
@@ -87,22 +82,13 @@ class Program:
 
     dtype, device = torch.float32, torch.device("cpu")
 
-    def __init__(
-        self,
-        convs: Sequence[ConvWeights],
-        mapping: Sequence[tuple[torch.Tensor, torch.Tensor]],
-        constant: torch.Tensor,
-        fir: Sequence[float],
-        style_dim: int,
-        clamp: float | None = None,
-        batch: int = 1,
-        instructions: str | None = None,
-    ) -> None:
+    def __init__(self, weights: GeneratorWeights, batch: int = 1, instructions: str | None = None) -> None:
         available = instruction_sets()
         self.instructions = available[0] if instructions is None else instructions
         if self.instructions not in available:
             raise ValueError(f"instructions: got {instructions!r}, expected one of {', '.join(available)}")
-        self.style_dim, self.features, self.batch = style_dim, padded(style_dim), batch
+        convs, constant = weights.convs, weights.constant
+        self.style_dim, self.features, self.batch = weights.style_dim, padded(weights.style_dim), batch
         self.resolution = convs[-1].resolution
         self._owned: list[torch.Tensor] = []
         self.algorithms = [algorithm(conv, batch) for conv in convs]
@@ -110,11 +96,11 @@ class Program:
         self._strengths = [conv.noise_strength * 2**0.5 for conv in convs]
         self._mapping = [
             (self._pack([w.t() * 2**0.5], self.features), self._own(_pad(b * 2**0.5, self.features)))
-            for w, b in mapping
+            for w, b in weights.mapping
         ]
         self._constant = self._own(_pad(constant.permute(1, 2, 0).reshape(16, -1), 16, padded(constant.shape[0])))
-        self._fir = [2 * float(tap) for tap in reversed(fir)]
-        self._clamp = torch.finfo(torch.float32).max if clamp is None else float(clamp)
+        self._fir = [2 * float(tap) for tap in reversed(weights.fir)]
+        self._clamp = torch.finfo(torch.float32).max if weights.clamp is None else float(weights.clamp)
         self._compiled: tuple[tuple[int, int], object, torch.Tensor] | None = None
 
     def __reduce_ex__(self, protocol: object):

@@ -15,7 +15,7 @@ from typing import NamedTuple
 import torch
 import triton
 
-from ..frozen import ConvWeights, ToRGBWeights
+from ..frozen import ConvWeights, GeneratorWeights, ToRGBWeights
 from . import styles as vectors
 from .configs import PLAIN, POLYPHASE, TRANSPOSED, Config, Problem, choose, default, holds_all, winner
 from .launch import Colours, Epilogue, convolve, device_name, kind
@@ -90,7 +90,7 @@ class Program:
     """A frozen generator on a GPU, or in Triton's interpreter.
 
     Args:
-        convs, mapping, constant, fir, style_dim, clamp: as :class:`cagc_kernels.native.synthesis.Program` takes them.
+        weights: of the generator.
         batch: for which tiles and the kind of up-sampling are chosen; for others only tiles are.
         dtype: of activations, weights and images: float32, float16 or bfloat16. Sums, styles and factors are float32.
         device: where it runs.
@@ -99,25 +99,20 @@ class Program:
     @torch.no_grad()
     def __init__(
         self,
-        convs: Sequence[ConvWeights],
-        mapping: Sequence[tuple[torch.Tensor, torch.Tensor]],
-        constant: torch.Tensor,
-        fir: Sequence[float],
-        style_dim: int,
-        clamp: float | None = None,
+        weights: GeneratorWeights,
         batch: int = 1,
         dtype: torch.dtype = torch.float32,
         device: torch.device | str = "cuda",
     ) -> None:
-        self.dtype, self.device, self.style_dim, self.batch = dtype, torch.device(device), style_dim, batch
-        self.clamp = -1.0 if clamp is None else float(clamp)
-        self.resolution = convs[-1].resolution
-        taps = torch.tensor(fir, dtype=torch.float32, device=device)
+        self.dtype, self.device, self.style_dim, self.batch = dtype, torch.device(device), weights.style_dim, batch
+        self.clamp = -1.0 if weights.clamp is None else float(weights.clamp)
+        self.resolution = weights.convs[-1].resolution
+        taps = torch.tensor(weights.fir, dtype=torch.float32, device=device)
         self._filter = torch.outer(taps, taps)
-        self._mapping = [(self._own(w * 2**0.5), self._own(b * 2**0.5, torch.float32)) for w, b in mapping]
-        self._constant = self._own(constant.permute(1, 2, 0)).permute(2, 0, 1)[None]
-        self._weight, self._bias, self._affines, places = self._affine(convs)
-        self._layers = self._convolutions(convs, places)
+        self._mapping = [(self._own(w * 2**0.5), self._own(b * 2**0.5, torch.float32)) for w, b in weights.mapping]
+        self._constant = self._own(weights.constant.permute(1, 2, 0)).permute(2, 0, 1)[None]
+        self._weight, self._bias, self._affines, places = self._affine(weights.convs)
+        self._layers = self._convolutions(weights.convs, places)
         self._energy, self._peaks, self._factors = self._demodulation()
         self._workspaces: dict[int, Workspace] = {}
         self._configs: dict[int, list[Config]] = {}
