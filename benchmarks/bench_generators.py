@@ -178,14 +178,10 @@ def test_mobile_stylegan(benchmark, session):
         call, resolution, (macs, moved) = generators.mobile_stylegan()
     except Unavailable as reason:
         pytest.skip(str(reason))
-    calls, name = {"mobile-stylegan": call}, "runtime"
     config = GeneratorConfig(resolution, generators.widths(resolution, *WIDTHS["0.3 by 8"]))
     student, z = generators.random_generator(config, "cpu"), z_batch(range(1), config.style_dim)
-    try:
-        image = generators.build(name, student, 1, None)
-    except Unavailable:
-        name, image = "native", generators.build("native", student, 1, None)
-    calls[label(name, "0.3 by 8")] = lambda: image(z)
+    image = generators.build("runtime", student, 1, None)
+    calls = {"mobile-stylegan": call, label("runtime", "0.3 by 8"): lambda: image(z)}
     with torch.inference_mode():
         times = paired(calls, session.rounds(10), warmup=1)
     case = {"resolution": resolution, "batch": 1, "widths": "its own"}
@@ -205,10 +201,7 @@ def sweep(session: Session, resolution: int, rounds: int) -> tuple[dict[str, lis
         z = z_batch(range(1), config.style_dim).to(session.device)
         work[keep] = generators.work(generator)
         for name in ("grouped", "runtime"):
-            try:
-                image = generators.build(name, generator, 1, None)
-            except Unavailable:
-                continue
+            image = generators.build(name, generator, 1, None)
             calls[label(name, f"{keep}")] = lambda image=image, z=z: image(z)
     return paired(calls, session.rounds(rounds), warmup=1, device=session.device), work
 
@@ -222,8 +215,6 @@ def test_widths(benchmark, session, resolution, keep, implementation):
         pytest.skip("--quick: two widths at 64 px")
     times, work = session.once(("widths", resolution), lambda: sweep(session, resolution, 7))
     name = label(implementation, f"{keep}")
-    if name not in times:
-        pytest.skip("cagc.runtime is not part of this version")
     case = {"resolution": resolution, "batch": 1, "keep": keep}
     (macs, moved), shape = work[keep], (1, 3, resolution, resolution)
     row = make_row("widths", implementation, case, times, session.device, of=name, shape=shape, bytes=moved, macs=macs)

@@ -23,7 +23,6 @@ from cagc.scores import ChannelScores, score_channels
 from cagc.seeds import z_batch
 
 from . import generators
-from .generators import Unavailable
 from .harness import default_device, paired
 from .results import make_row
 
@@ -67,20 +66,17 @@ def measure(session, case: str):
     teacher, scores = teacher_and_scores(case, session.device, 20 if session.quick else 400)
     table = measure_table(teacher, repeats=1 if session.quick else 3)
     plans = make_plans(teacher, scores, table)
-    calls, about, how = {}, {}, "runtime"
+    calls, about = {}, {}
     z = z_batch(range(1), teacher.config.style_dim).to(session.device)
     for name, plan in plans.items():
         student = prune(teacher, plan).eval()
-        try:
-            image = generators.build(how, student, 1, None)
-        except Unavailable:
-            how, image = "native", generators.build("native", student, 1, None)
+        image = generators.build("runtime", student, 1, None)
         macs, moved = generators.work(student)
         about[name] = {"shape": (1, 3, *2 * (student.config.resolution,)), "bytes": moved, "macs": macs}
         calls[name] = lambda image=image: image(z)
     with torch.inference_mode():
         times = paired(calls, session.rounds(20), warmup=2, device=session.device)
-    return plans, scores, table, times, about, how
+    return plans, scores, table, times, about
 
 
 @pytest.mark.parametrize("name", PLANS)
@@ -88,10 +84,9 @@ def measure(session, case: str):
 def test_plan(benchmark, session, case, name):
     if session.quick and case != "faces64":
         pytest.skip("--quick: the embedded faces only")
-    plans, scores, table, times, about, how = session.once(("plans", case), lambda: measure(session, case))
+    plans, scores, table, times, about = session.once(("plans", case), lambda: measure(session, case))
     plan = plans[name]
     figures = {
-        "run by": how,
         "predicted ms": table.cost(plan.channels()),
         "score kept": score_kept(scores, plan),
         "full MACs": plan.cost["macs"][0],

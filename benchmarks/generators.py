@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from cagc import runtime
 from cagc.budget import removed_channels
 from cagc.errors import CagcError
 from cagc.export import export_onnx
@@ -89,11 +90,7 @@ def _grouped(generator: Generator, batch: int) -> Image:
 
 
 def _runtime(generator: Generator, batch: int) -> Image:
-    if find_spec("cagc.runtime") is None:
-        raise Unavailable("cagc.runtime is not part of this version")
-    compiled = importlib.import_module("cagc.runtime").compile(
-        generator, batch=batch, dtype=generator.w_avg.dtype, device=str(generator.w_avg.device)
-    )
+    compiled = runtime.compile(generator, batch, generator.w_avg.dtype, generator.w_avg.device)
     return lambda z: compiled(z, noise="const")
 
 
@@ -123,11 +120,11 @@ def _exported(generator: Generator, batch: int) -> Path:
 def _onnxruntime(generator: Generator, batch: int) -> Image:
     if find_spec("onnxruntime") is None:
         raise Unavailable("onnxruntime is not installed")
-    runtime = importlib.import_module("onnxruntime")
-    options = runtime.SessionOptions()
+    onnxruntime = importlib.import_module("onnxruntime")
+    options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = torch.get_num_threads()
     path = _exported(generator, batch)
-    session = runtime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
     return lambda z: torch.from_numpy(session.run(None, {"z": z.numpy()})[0])
 
 

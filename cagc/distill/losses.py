@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ..content import apply_mask
 from ..errors import CagcError
 from ..metrics import features as feature_extractors
 
@@ -143,7 +144,7 @@ def perceptual_loss(
     on a bilinear 256 px copy.
     """
     if mask is not None:
-        student, teacher = student * mask, teacher * mask
+        student, teacher = apply_mask(student, mask), apply_mask(teacher, mask)
     if student.shape[-1] > PERCEPTUAL_MAX_SIZE:
         student, teacher = (
             F.interpolate(x, size=(PERCEPTUAL_MAX_SIZE,) * 2, mode="bilinear", align_corners=False)

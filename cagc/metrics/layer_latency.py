@@ -5,12 +5,13 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from importlib import import_module
-from importlib.util import find_spec
 from typing import Any
 
 import torch
 
+from cagc_kernels import backend
+
+from .. import runtime
 from ..checks import choice
 from ..models.stylegan2 import Generator
 from ..seeds import z_batch
@@ -84,8 +85,10 @@ def _eager_rows(generator: Generator, batch: int, z: torch.Tensor, repeats: int)
 
 
 def default_executor(device: torch.device | str) -> str:
-    """What runs a generator fastest there and can tell its layers apart: the runtime's CPU program, else "eager"."""
-    return "runtime" if torch.device(device).type == "cpu" and find_spec("cagc.runtime") else "eager"
+    """What runs a generator fastest there and tells its layers apart: the CPU program where it runs, else "eager"."""
+    kind = torch.device(device).type
+    taken = backend.select("modulated_conv2d", None, backend.preferred(), kind, torch.float32)
+    return "runtime" if (kind, taken) == ("cpu", "native") else "eager"
 
 
 def profile_layers(generator: Generator, batch: int = 1, executor: str | None = None, repeats: int = 5) -> list[Row]:
@@ -109,7 +112,7 @@ def profile_layers(generator: Generator, batch: int = 1, executor: str | None = 
     if executor == "eager":
         _eager_rows(generator, batch, z, 1)
         return _eager_rows(generator, batch, z, repeats)
-    compiled = import_module("cagc.runtime").compile(generator, batch=batch)
+    compiled = runtime.compile(generator, batch=batch)
     compiled.profile(z, repeats=1)
     return compiled.profile(z, repeats=repeats)
 

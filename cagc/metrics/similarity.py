@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ..content import apply_mask
 from ..distill.losses import PerceptualDistance
 from ..errors import CagcError
 from .features import check_images
@@ -57,7 +58,7 @@ def perceptual_similarity(a: Tensor, b: Tensor, distance: PerceptualDistance, ma
     """
     _check_pair(a, b, mask)
     if mask is not None:
-        a, b = a * mask, b * mask
+        a, b = apply_mask(a, mask), apply_mask(b, mask)
     with torch.no_grad():
         return torch.stack([distance(a[i : i + 1], b[i : i + 1]).double().reshape([]) for i in range(len(a))])
 

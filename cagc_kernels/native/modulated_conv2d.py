@@ -11,9 +11,6 @@ from .. import layout
 from . import _C
 from .bias_act import ACTS, DTYPES, _pointer
 
-# Activations that are cheaper than a pass over memory, and fused.
-FUSED_ACTS = ("linear", "relu", "lrelu")
-
 # Values of a sample that one partial sum of the gradients covers; the same for any number of threads.
 _CHUNK = {"cpu": 65536, "cuda": 16384}
 
@@ -22,7 +19,7 @@ def epilogue(x, f, d, noise, b, s, pad_x, pad_y, height, width, act, alpha, gain
     """``clamp(gain * act(u * d + noise + b)) * s`` for u = x, or x filtered by the correlation ``f`` [4, 4].
 
     ``d``, ``s`` [N, C], ``noise`` [N or 1, 1, height, width], ``b`` [C] and ``f`` are float32 (float64 beside float64),
-    or None; ``act`` is one of :data:`FUSED_ACTS`; ``clamp < 0`` is none. The result is laid out as ``x``, contiguous or
+    or None; ``act`` is linear, relu or lrelu; ``clamp < 0`` is none. The result is laid out as ``x``, contiguous or
     channels_last; ``inplace``, without ``f``, overwrites ``x``.
     """
     x, last = layout.packed(x)

@@ -13,13 +13,12 @@ from torch.compiler import is_compiling
 from .. import profiling
 from ..layout import dense
 from ..reference import bias_act as reference
-from ..reference.bias_act import ACTIVATIONS
+from ..reference.bias_act import ACTIVATIONS, PIECEWISE_LINEAR
 from . import checks
 from .dispatch import autocast_dtype, choose, is_plain, kernels
 from .recall import Recall
 from .registration import register
 
-_PIECEWISE_LINEAR = ("linear", "relu", "lrelu")
 _recall = Recall()
 
 
@@ -79,7 +78,7 @@ def _bias_act(x, b, dim, act, alpha, gain, clamp, backend) -> torch.Tensor:
     alpha = ACTIVATIONS[act].alpha if alpha is None else float(alpha)
     gain = ACTIVATIONS[act].gain if gain is None else float(gain)
     clamp = -1.0 if clamp is None else float(clamp)
-    if act in _PIECEWISE_LINEAR and (gain <= 0 or (act == "lrelu" and alpha < 0)):
+    if act in PIECEWISE_LINEAR and (gain <= 0 or (act == "lrelu" and alpha < 0)):
         # The slope could not be read off the sign of the output. No generator does this; the reference does.
         if backend is not None:
             name, got = ("gain", gain) if gain <= 0 else ("alpha", alpha)
@@ -151,7 +150,7 @@ def _is_last(g, saved) -> bool:
 def _save_value(ctx, inputs, output) -> None:
     x, b, *ctx.options = inputs
     _, act, _, _, clamp, _ = ctx.options
-    if act not in _PIECEWISE_LINEAR:
+    if act not in PIECEWISE_LINEAR:
         ctx.save_for_backward(x, b, None)
     elif act == "linear" and clamp < 0:
         ctx.save_for_backward(None, None, None)

@@ -8,7 +8,8 @@ from numbers import Real
 
 import torch
 
-HALF = (torch.float16, torch.bfloat16)
+from ..reference.modulated_conv2d import HALF
+
 FLOATS = frozenset({torch.float16, torch.bfloat16, torch.float32, torch.float64})
 
 # Factors and paddings beyond this overflow sizes; elements beyond it overflow their addresses.

@@ -8,13 +8,12 @@ import torch
 import torch.nn.functional as F
 
 from ..reference import modulated_conv2d as reference
+from ..reference.bias_act import PIECEWISE_LINEAR
 from ..reference.upfirdn2d import parse_padding
 from .bias_act import bias_act
 from .epilogue import epilogue
 from .upfirdn2d import upfirdn2d
 
-# Activations that are cheaper than a pass over memory, and fused.
-FUSED_ACTS = ("linear", "relu", "lrelu")
 # Pixels of x from which on oneDNN convolves faster in channels_last, forward and backward.
 CHANNELS_LAST_PIXELS = 256
 # Outputs up to which a 1x1 convolution modulates its weight: N·O·I products instead of N·I·H·W.
@@ -55,7 +54,7 @@ def unfused_because(weight: torch.Tensor, noise: torch.Tensor | None, conv: tupl
         return f"padding {padding} crops the transposed convolution of a {weight.shape[2]} x {weight.shape[3]} kernel"
     if noise is not None and noise.ndim == 4 and noise.shape[1] != 1:
         return "noise per channel"
-    return None if act in FUSED_ACTS else f"{act} is not fused"
+    return None if act in PIECEWISE_LINEAR else f"{act} is not fused"
 
 
 def arrange(x: torch.Tensor) -> torch.Tensor:
@@ -118,7 +117,7 @@ def _finish(y, d, noise, b, s, act, alpha, gain, clamp, backend, f=None, padding
             y, f, d, noise, padding = (y + noise).to(y.dtype), None, None, None, (0, 0)
         else:
             noise = noise.expand(-1, -1, *size)
-    if act in FUSED_ACTS:
+    if act in PIECEWISE_LINEAR:
         return run(y, f, d, noise, b, s, padding, size, act, alpha, gain, clamp)
     y = run(y, f, d, noise, b, None, padding, size, "linear", None, None, None)
     y = bias_act(y, None, 1, act, alpha, gain, clamp, backend=backend)

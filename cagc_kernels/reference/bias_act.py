@@ -30,6 +30,9 @@ ACTIVATIONS: dict[str, Activation] = {
 }
 
 
+PIECEWISE_LINEAR = ("linear", "relu", "lrelu")
+
+
 def bias_act(
     x: torch.Tensor,
     b: torch.Tensor | None = None,

@@ -86,36 +86,3 @@ def upfirdn2d(
         return F.conv2d(x, f.expand(c, 1, -1, -1), stride=(down_y, down_x), groups=c)
     x = F.conv2d(x, f.expand(c, 1, 1, -1), stride=(1, down_x), groups=c)
     return F.conv2d(x, f[:, None].expand(c, 1, -1, 1), stride=(down_y, 1), groups=c)
-
-
-def _filter_size(f: torch.Tensor | None) -> tuple[int, int]:
-    return (1, 1) if f is None else (f.shape[-1], f.shape[0])
-
-
-def filter2d(x, f, padding=0, flip_filter=False, gain=1) -> torch.Tensor:
-    """Filter at the same size; see :func:`cagc_kernels.filter2d`."""
-    x0, x1, y0, y1 = parse_padding(padding)
-    fw, fh = _filter_size(f)
-    padding = [x0 + fw // 2, x1 + (fw - 1) // 2, y0 + fh // 2, y1 + (fh - 1) // 2]
-    return upfirdn2d(x, f, padding=padding, flip_filter=flip_filter, gain=gain)
-
-
-def upsample2d(x, f, up=2, padding=0, flip_filter=False, gain=1) -> torch.Tensor:
-    """Up-sample with interpolation by ``f``; see :func:`cagc_kernels.upsample2d`."""
-    up_x, up_y = parse_factors(up)
-    x0, x1, y0, y1 = parse_padding(padding)
-    fw, fh = _filter_size(f)
-    padding = [x0 + (fw + up_x - 1) // 2, x1 + (fw - up_x) // 2, y0 + (fh + up_y - 1) // 2, y1 + (fh - up_y) // 2]
-    return upfirdn2d(x, f, up=up, padding=padding, flip_filter=flip_filter, gain=gain * up_x * up_y)
-
-
-def downsample2d(x, f, down=2, padding=0, flip_filter=False, gain=1) -> torch.Tensor:
-    """Down-sample behind a low-pass by ``f``; see :func:`cagc_kernels.downsample2d`."""
-    down_x, down_y = parse_factors(down)
-    x0, x1, y0, y1 = parse_padding(padding)
-    fw, fh = _filter_size(f)
-    padding = [
-        x0 + (fw - down_x + 1) // 2, x1 + (fw - down_x) // 2,
-        y0 + (fh - down_y + 1) // 2, y1 + (fh - down_y) // 2,
-    ]  # fmt: skip
-    return upfirdn2d(x, f, down=down, padding=padding, flip_filter=flip_filter, gain=gain)

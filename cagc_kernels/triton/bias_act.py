@@ -14,7 +14,7 @@ import triton.language as tl
 
 from .. import layout
 from ..layout import channel_step, dense, dense_like
-from ..reference.bias_act import ACTIVATIONS
+from ..reference.bias_act import ACTIVATIONS, PIECEWISE_LINEAR
 
 VALUE, SLOPE, CURVATURE = (tl.constexpr(code) for code in range(3))
 
@@ -265,7 +265,7 @@ def curvature(h, g, x, b, dim, act, alpha, gain, clamp) -> torch.Tensor:
 
 def variants() -> Iterator[tuple[triton.JITFunction, str, dict[str, str], dict[str, object]]]:
     """(kernel, label, argument types, constants) of every variant, for the compile check."""
-    smooth = [name for name in ACTIVATIONS if name not in ("linear", "relu", "lrelu")]
+    smooth = [name for name in ACTIVATIONS if name not in PIECEWISE_LINEAR]
     passes = (("value", VALUE, ACTIVATIONS), ("slope", SLOPE, ACTIVATIONS), ("curvature", CURVATURE, smooth))
     sizes = dict.fromkeys(("numel", "step", "channels"), "i32")
     for code in ("fp32", "fp64", "fp16", "bf16"):

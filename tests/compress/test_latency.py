@@ -1,11 +1,14 @@
 """Paired timing."""
 
-import time
+from __future__ import annotations
+
+from collections.abc import Callable
 
 import pytest
 import torch
 
 from cagc import runtime
+from cagc.metrics import latency
 from cagc.metrics.latency import LatencyResult, machine_info, measure_generators, measure_latency, speedup
 from cagc.models.stylegan2 import Generator, GeneratorConfig
 
@@ -20,12 +23,19 @@ def test_candidates_take_turns_and_warm_up_is_not_timed():
     assert all(len(r.times_ms) == 20 for r in results.values())
 
 
-def test_figures_are_milliseconds_of_the_calls():
-    results = measure_latency({"slow": lambda: time.sleep(0.02), "fast": lambda: time.sleep(0.002)}, repeats=7)
+@pytest.fixture
+def work(monkeypatch) -> Callable[[float], Callable[[], None]]:
+    """A function that takes so many seconds of the clock that is read, and none of anybody else's."""
+    now = [0.0]
+    monkeypatch.setattr(latency.time, "perf_counter", lambda: now[0])
+    return lambda seconds: lambda: now.__setitem__(0, now[0] + seconds)
+
+
+def test_figures_are_milliseconds_of_the_calls(work):
+    results = measure_latency({"slow": work(0.02), "fast": work(0.002)}, repeats=7)
     slow, fast = results["slow"], results["fast"]
-    assert slow.p10 <= slow.median_ms <= slow.p90
-    assert 20 <= slow.median_ms < 200 and 2 <= fast.median_ms < slow.median_ms
-    assert speedup(slow, fast).median > 1.5
+    assert (slow.p10, slow.median_ms, slow.p90) == pytest.approx((20, 20, 20))
+    assert fast.median_ms == pytest.approx(2) and speedup(slow, fast).median == pytest.approx(10)
     assert slow.to_dict() == {"median_ms": slow.median_ms, "p10_ms": slow.p10, "p90_ms": slow.p90, "repeats": 7}
 
 
@@ -39,9 +49,9 @@ def test_speedup_pairs_neighbours():
         speedup(slow, LatencyResult(0, 0, 0, (1.0,), {}))
 
 
-def test_min_seconds_adds_rounds():
-    results = measure_latency({"a": lambda: time.sleep(0.002)}, repeats=1, warmup=0, min_seconds=0.03)
-    assert len(results["a"].times_ms) > 1
+def test_min_seconds_adds_rounds(work):
+    results = measure_latency({"a": work(0.25)}, repeats=1, warmup=0, min_seconds=1.5)
+    assert len(results["a"].times_ms) == 6
 
 
 def test_machine_is_described():
@@ -82,10 +92,21 @@ def test_generators_are_timed_compiled_and_left_as_they_were(monkeypatch):
         measure_generators(generators, batch=0)
 
 
-@pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
-def test_cuda_calls_are_waited_for():
-    a = torch.randn(4096, 4096, device="cuda")
-    results = measure_latency({"one": lambda: a @ a, "ten": lambda: [a @ a for _ in range(10)]}, device="cuda")
-    assert 5 < speedup(results["ten"], results["one"]).median < 20
-    assert results["one"].machine["gpu"]
+def test_cuda_calls_are_waited_for(monkeypatch):
+    order = []
+
+    class Event:
+        def __init__(self, enable_timing: bool) -> None:
+            assert enable_timing
+
+        def record(self) -> None:
+            order.append("event")
+
+        def elapsed_time(self, end: Event) -> float:
+            order.append("read")
+            return 2.0
+
+    monkeypatch.setattr(torch.cuda, "Event", Event)
+    monkeypatch.setattr(torch.cuda, "synchronize", lambda: order.append("wait"))
+    assert latency._time_cuda(lambda: order.append("call")) == 2.0
+    assert order == ["wait", "event", "call", "event", "wait", "read"]

@@ -11,11 +11,12 @@ from cagc.budget import plan_channels
 from cagc.errors import CagcError
 from cagc.metrics import latency_table as tables
 from cagc.metrics.latency_table import LatencyTable, latency_table, measure_table
-from cagc.metrics.layer_latency import layer_names, profile_layers
+from cagc.metrics.layer_latency import default_executor, layer_names, profile_layers
 from cagc.metrics.macs import total_macs
 from cagc.models import SNGANConfig, SNGANGenerator
 from cagc.models.stylegan2 import Generator, GeneratorConfig
 from cagc.scores import ChannelScores, score_channels
+from cagc_kernels import native, use_backend
 
 
 @pytest.fixture(scope="module")
@@ -60,6 +61,14 @@ def test_layers_add_up_to_the_call(generator):
         profile_layers(generator, repeats=0)
 
 
+def test_the_runtime_is_taken_where_it_runs():
+    with use_backend("reference"):
+        assert default_executor("cpu") == default_executor("cuda") == "eager"
+    with use_backend("native"):
+        assert default_executor("cpu") == ("runtime" if native.REASON is None else "eager")
+
+
+@pytest.mark.skipif(native.REASON is not None, reason=str(native.REASON))
 def test_the_runtime_tells_its_layers_too(generator):
     rows = profile_layers(generator, executor="runtime", repeats=1)
     assert set(rows[0]) >= {"name", "ms", "macs", "bytes", "kernel"}
