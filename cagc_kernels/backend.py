@@ -87,8 +87,8 @@ def unavailable(name: str) -> str | None:
     return None
 
 
-def refusal(name: str, op: str, device: str = "cpu", dtype: str = "float32") -> str | None:
-    """Why backend ``name`` does not take ``op`` for a tensor of this device type and dtype; None if it does."""
+def refusal(name: str, op: str, device: str = "cpu") -> str | None:
+    """Why backend ``name`` does not take ``op`` on this type of device; None if it does, in every dtype."""
     if op not in IMPLEMENTS[name]:
         return f"no {op} kernel"
     if name == "reference":
@@ -112,18 +112,17 @@ def order(op: str, device: str) -> tuple[str, ...]:
 
 
 @cache
-def select(op: str, backend: str | None, first: str | None, device: str, dtype: object) -> str:
+def select(op: str, backend: str | None, first: str | None, device: str) -> str:
     """The backend that ``op`` takes: ``backend`` if it is given, else ``first``, else the first of :func:`order`.
 
     Raises ValueError if a name is unknown, or if ``backend`` refuses.
     """
-    dtype = str(dtype).removeprefix("torch.")
     if backend is not None:
-        if reason := refusal(check_name(backend), op, device, dtype):
-            raise ValueError(f"backend: {backend!r} does not take {op} of {dtype} on {device}: {reason}")
+        if reason := refusal(check_name(backend), op, device):
+            raise ValueError(f"backend: {backend!r} does not take {op} on {device}: {reason}")
         return backend
     tried = order(op, device) if first is None else (check_name(first, "CAGC_BACKEND"), *order(op, device))
-    return next(name for name in tried if refusal(name, op, device, dtype) is None)
+    return next(name for name in tried if refusal(name, op, device) is None)
 
 
 def explain(op: str, device: object = "cpu", dtype: object = "float32", **call: object) -> str:
@@ -154,10 +153,10 @@ def explain(op: str, device: object = "cpu", dtype: object = "float32", **call: 
         device = import_module("torch").device(device).type
     except (TypeError, RuntimeError):
         raise ValueError(f"device: got {device!r}, expected a device of PyTorch") from None
-    taken = select(op, None, first, device, dtype)
+    taken = select(op, None, first, device)
     lines = [f"{op} on {device}, {dtype}:" + (f" (preferred: {first})" if first else "")]
     for name in order(op, device):
-        reason = refusal(name, op, device, dtype) or f"{taken} comes first"
+        reason = refusal(name, op, device) or f"{taken} comes first"
         lines.append(f"  {name:<10} " + ("taken" if name == taken else f"skipped: {reason}"))
     if op in NOTES and taken != "reference":
         lines.append(f"  {NOTES[op]}")

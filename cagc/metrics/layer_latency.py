@@ -87,7 +87,7 @@ def _eager_rows(generator: Generator, batch: int, z: torch.Tensor, repeats: int)
 def default_executor(device: torch.device | str) -> str:
     """What runs a generator fastest there and tells its layers apart: the CPU program where it runs, else "eager"."""
     kind = torch.device(device).type
-    taken = backend.select("modulated_conv2d", None, backend.preferred(), kind, torch.float32)
+    taken = backend.select("modulated_conv2d", None, backend.preferred(), kind)
     return "runtime" if (kind, taken) == ("cpu", "native") else "eager"
 
 

@@ -183,7 +183,7 @@ class CompiledGenerator:
         if self._program is None:
             layer, layout = ("folded layer", "NHWC") if self._folded else ("eager layer", "NCHW")
             kernel = f"CUDA graph of the {layer}" if self.device.type == "cuda" else layer
-            parts = eager_kernels(self._frozen, self.batch, self.dtype, self.device)
+            parts = eager_kernels(self._frozen, self.batch, self.device)
             return [
                 {"layer": name, "kernel": " ".join([kernel, *parts.get(name, ())]), "layout": layout,
                  "why": str(self.reason)}

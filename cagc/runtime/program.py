@@ -152,11 +152,9 @@ def described(compiled: Program | TritonProgram, batch: int) -> list[tuple[str, 
     return [(f"{kernel} by triton, {graph}", why) for kernel, why in compiled.describe(batch)]
 
 
-def eager_kernels(
-    generator: nn.Module, batch: int, dtype: torch.dtype, device: torch.device
-) -> dict[str, tuple[str, str]]:
+def eager_kernels(generator: nn.Module, batch: int, device: torch.device) -> dict[str, tuple[str, str]]:
     """By the name of each styled convolution of ``generator``: "by BACKEND", and whether it is fused or why not."""
-    backend_name = backend.select("modulated_conv2d", None, backend.preferred(), device.type, dtype)
+    backend_name = backend.select("modulated_conv2d", None, backend.preferred(), device.type)
     found = {}
     for name, layer in generator.named_modules():
         if isinstance(layer, SynthesisLayer):

@@ -35,7 +35,7 @@ def choose(op: str, backend: str | None, x: torch.Tensor) -> str:
     """
     if backend is not None:
         _backend.check_name(backend)
-    chosen = _select(op, backend, _backend.preferred(), x.device.type, x.dtype)
+    chosen = _select(op, backend, _backend.preferred(), x.device.type)
     if chosen == "reference" or is_compiling() or not _transformed():
         return chosen
     if backend is not None:

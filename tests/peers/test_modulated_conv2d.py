@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 import pytest
 import torch
 
@@ -10,6 +12,8 @@ from cagc_kernels import backend, modulated_conv2d
 from .vectors import cases
 
 TOLERANCE = {torch.float64: 1e-6, torch.float32: 2e-5}  # gradients in float32: 2e-5 of the tensor's largest value
+# In Triton's interpreter, a process of its own, the others have nothing new to show.
+BACKENDS = ("triton",) if os.environ.get("TRITON_INTERPRET") == "1" else ("reference", "native")
 OPTIONS = ("up", "down", "padding", "demodulate", "flip_weight")
 
 
@@ -19,10 +23,10 @@ def close(name, got, want, tolerance):
 
 
 @pytest.mark.parametrize("dtype", TOLERANCE, ids=str)
-@pytest.mark.parametrize("name", backend.BACKENDS)
+@pytest.mark.parametrize("name", BACKENDS)
 @cases("4", "modulated_conv2d")
 def test_modulated_conv2d(case, name, dtype):
-    if reason := backend.refusal(name, "modulated_conv2d", dtype=str(dtype).removeprefix("torch.")):
+    if reason := backend.refusal(name, "modulated_conv2d"):
         pytest.skip(reason)
     check_case(case, name, dtype)
 
