@@ -6,7 +6,6 @@ from collections.abc import Sequence
 
 import numpy as np
 import torch
-from scipy.optimize import minimize
 from scipy.special import log_expit
 from torch import Tensor
 
@@ -95,6 +94,8 @@ def _conditional_entropy(w: np.ndarray, values: np.ndarray) -> float:
 
 def _linear_classifier(w: np.ndarray, label: np.ndarray, unseen: np.ndarray, penalty: float = 1e-2) -> np.ndarray:
     """Sides of ``unseen`` by a logistic regression on standardised ``w``, with a squared penalty."""
+    from scipy.optimize import minimize  # half a second, which every command would wait
+
     mean, spread = w.mean(axis=0), w.std(axis=0) + 1e-8
     x, unseen = (np.concatenate([(v - mean) / spread, np.ones((len(v), 1))], axis=1) for v in (w, unseen))
     sign = np.where(label, 1.0, -1.0)

@@ -22,10 +22,13 @@ def kernels(op: str, backend: str) -> ModuleType:
     return import_module(f"cagc_kernels.{backend}.{op}")
 
 
-@torch.compiler.assume_constant_result
 def _select(*facts: object) -> str:
     """A constant while compiling: what PyTorch guards on is the facts, the preferred backend among them."""
     return _backend.select(*facts)
+
+
+# What torch.compiler.assume_constant_result sets; itself it imports torch._dynamo, longer than all of PyTorch takes.
+_select._dynamo_marked_constant = True
 
 
 def choose(op: str, backend: str | None, x: torch.Tensor) -> str:

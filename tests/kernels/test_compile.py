@@ -48,7 +48,10 @@ def test_fullgraph(dynamic):
 
 
 def test_inductor_keeps_the_op_as_one_node():
-    compiled = torch.compile(lambda x, b: bias_act(x * 2, b, act="lrelu"), fullgraph=True)
+    # Scalar code, compiled once: what takes inductor long says nothing about the op.
+    quick = {"cpp.vec_isa_ok": False, "cpp_cache_precompile_headers": False, "compile_threads": 1}
+    options = {name: value for name, value in quick.items() if name in torch._inductor.list_options()}
+    compiled = torch.compile(lambda x, b: bias_act(x * 2, b, act="lrelu"), fullgraph=True, options=options)
     x = torch.randn(2, 3, 4, 5).permute(0, 1, 3, 2)
     b = torch.randn(3)
     torch.testing.assert_close(compiled(x, b), bias_act(x * 2, b, act="lrelu"))

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+import cagc_kernels
 from cagc_kernels import backend, doctor
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -52,6 +53,7 @@ def module(monkeypatch):
 
 def test_as_it_is():
     report = json.loads(run("-m", "cagc_kernels.doctor", "--json").stdout)
+    assert report["cagc_kernels"] == cagc_kernels.__version__
     assert set(report["backends"]) == set(backend.BACKENDS)
     for name, found in report["backends"].items():
         assert tuple(found["ops"]) == backend.IMPLEMENTS[name]
@@ -69,8 +71,16 @@ def test_without_any_package():
 
 
 def test_without_the_compiled_module():
-    code = "import sys; sys.modules['cagc_kernels.native._C'] = None\nfrom cagc_kernels import doctor; doctor.main([])"
+    code = """
+import sys; sys.modules["cagc_kernels.native._C"] = None
+import torch, cagc_kernels
+from cagc_kernels import doctor
+print(cagc_kernels.bias_act(torch.ones(1, 2), act="lrelu").sum())
+print(cagc_kernels.explain("bias_act"), end="\\n\\n")
+doctor.main([])
+"""
     text = run("-c", code).stdout
+    assert "the compiled module is missing" in section(text, "tensor(2.8284)") and "reference  taken" in text
     part = section(text, "native")
     assert "does not work" in part and "the compiled module is missing" in part and "pip install ." in part
     assert "works: plain PyTorch" in section(text, "reference")
