@@ -1,12 +1,9 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import signal
-import subprocess
 import sys
-import time
 
 import numpy as np
 import pytest
@@ -19,7 +16,7 @@ from cagc.metrics.macs import total_macs
 from cagc.models import Generator, GeneratorConfig
 from cagc.scores import score_channels
 
-from .commands import refused, run
+from .commands import refused, run, stop_side_by_side
 
 
 @pytest.fixture(scope="module")
@@ -101,21 +98,20 @@ def test_compress_refuses_bad_input_before_it_writes(options, message, tmp_path,
     assert not out.exists()
 
 
-def test_one_broken_image_is_named_and_skipped(tmp_path, small_teacher, small_images):
+def test_one_broken_image_is_named_and_skipped(tmp_path, small_teacher, small_images, capsys):
     folder = tmp_path / "images"
     folder.mkdir()
     for path in small_images.iterdir():
         (folder / path.name).write_bytes(path.read_bytes())
     (folder / "torn.png").write_bytes(next(small_images.iterdir()).read_bytes()[:60])
-    command = [
-        sys.executable, "-c", "from cagc.cli import main; main()", "evaluate", "--student", small_teacher,
-        "--teacher", small_teacher, "--data", folder, "--content", "everything",
-        "--samples", "24", "--features", "efficientnet-lite0@32",
-    ]  # fmt: skip
-    run = subprocess.run(list(map(str, command)), capture_output=True, text=True, check=True)
-    (line,) = (line for line in run.stderr.splitlines() if "torn.png" in line)
+    run(
+        "evaluate", "--student", small_teacher, "--teacher", small_teacher, "--data", folder, "--content", "everything",
+        "--samples", 24, "--features", "efficientnet-lite0@32",
+    )  # fmt: skip
+    printed, errors = capsys.readouterr()
+    (line,) = (line for line in errors.splitlines() if "torn.png" in line)
     assert line.startswith("warning: ") and "1 of 25" in line
-    assert "Student" in run.stdout
+    assert "Student" in printed
 
 
 def test_score_prune_distill_evaluate_generate_on_their_own(tmp_path, small_teacher, small_images, capsys):
@@ -251,33 +247,30 @@ def test_refused_options_leave_nothing_behind(options, message, tmp_path, small_
     assert [file.name for file in tmp_path.iterdir()] == ["s.json"]
 
 
-def stopped_compression(out, small_teacher, small_images, how: signal.Signals) -> tuple[int, str]:
-    """Start a compression, send it ``how`` in the middle of its distillation; its exit status and standard error."""
-    command = [
-        sys.executable, "-c", "from cagc.cli import main; main()", "compress", "--teacher", small_teacher,
-        "--data", small_images, "--content", "everything", "--samples", "4", "--steps", "100", "--macs", "0.5",
-        "--evaluation-samples", "24", "--features", "efficientnet-lite0@32", "--out", out,
+@pytest.fixture(scope="module")
+def stopped(tmp_path_factory, small_teacher, small_images):
+    """Compressions stopped in the middle of their distillation: folder, exit status and standard error by signal."""
+    outs = {how: tmp_path_factory.mktemp(how.name) / "out" for how in (signal.SIGINT, signal.SIGKILL)}
+    words = [
+        "compress", "--teacher", small_teacher, "--data", small_images, "--content", "everything", "--samples", 4,
+        "--steps", 100, "--macs", 0.5, "--evaluation-samples", 24, "--features", "efficientnet-lite0@32", "--out",
     ]  # fmt: skip
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    process = subprocess.Popen(list(map(str, command)), stderr=subprocess.PIPE, text=True, env=environment)
-    checkpoints, deadline = out / "distill" / "checkpoints", time.monotonic() + 120
-    while len(list(checkpoints.glob("step-*.pt"))) < 2:
-        assert process.poll() is None and time.monotonic() < deadline
-        time.sleep(0.05)
-    process.send_signal(how)
-    return process.wait(), process.stderr.read()
+    found = stop_side_by_side(
+        {how: [*words, out] for how, out in outs.items()},
+        lambda how: len(list((outs[how] / "distill" / "checkpoints").glob("step-*.pt"))) == 2,
+    )
+    return {how: (outs[how], *said) for how, said in found.items()}
 
 
-def test_ctrl_c_tells_how_to_go_on(tmp_path, small_teacher, small_images):
-    status, error = stopped_compression(tmp_path / "out", small_teacher, small_images, signal.SIGINT)
+def test_ctrl_c_tells_how_to_go_on(stopped):
+    out, status, error = stopped[signal.SIGINT]
     assert status == 130 and "Traceback" not in error
-    assert f"go on with `cagc compress --resume --out {tmp_path / 'out'}`" in error
+    assert f"go on with `cagc compress --resume --out {out}`" in error
 
 
-def test_killed_compression_goes_on(tmp_path, small_teacher, small_images):
-    out = tmp_path / "out"
-    stopped_compression(out, small_teacher, small_images, signal.SIGKILL)
-    assert not (out / "distill" / "student.safetensors").exists()
+def test_killed_compression_goes_on(stopped):
+    out, status, _ = stopped[signal.SIGKILL]
+    assert status == -signal.SIGKILL and not (out / "distill" / "student.safetensors").exists()
     plan = (out / "plan.json").read_bytes()
     run("distill", "--resume", "--out", out / "distill")
     steps = [json.loads(line)["step"] for line in (out / "distill" / "metrics.jsonl").read_text().splitlines()]

@@ -2,10 +2,8 @@ from __future__ import annotations
 
 import os
 import signal
-import subprocess
-import sys
-import time
 import zipfile
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from unittest.mock import Mock
@@ -22,6 +20,7 @@ from cagc.errors import CagcError
 from cagc.metrics.fidelity import evaluate_pair
 from cagc.models import Generator, GeneratorConfig
 
+from .commands import stop_side_by_side
 from .ranks import Means
 
 CONFIG = DistillConfig(
@@ -46,6 +45,15 @@ def data(small_images):
 
 def run(networks, data, out, config=CONFIG, **options):
     return distill(*networks, data, config, out, **({"progress": False} | options))
+
+
+@pytest.fixture
+def one_thread() -> Iterator[None]:
+    """As the processes that are started have: sums of more than one differ in the last bit."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="module")
@@ -116,42 +124,35 @@ def test_longer_run_goes_on_from_a_finished_one(networks, data, whole, tmp_path)
     assert_same(run(networks, data, tmp_path / "run", resume=True), whole[1])
 
 
-def command_line(networks, small_teacher, small_images, tmp_path, out, config) -> list[str]:
-    """`cagc distill` of the networks; the settings are those of `config` that differ from the defaults."""
-    save_generator(networks[0], tmp_path / "student.safetensors")
-    words = [sys.executable, "-m", "cagc", "distill", "--student", tmp_path / "student.safetensors"]
-    words += ["--teacher", small_teacher, "--data", small_images, "--content", "everything", "--out", out]
+def options_of(config: DistillConfig) -> list[object]:
+    """Of `cagc distill`: the settings of `config` that differ from the defaults."""
+    words: list[object] = []
     for name, value in config.to_dict().items():
         if value != DistillConfig().to_dict()[name]:
             option = name.replace("_", "-")
             words += [f"--no-{option}"] if value is False else [f"--{option}", value]
-    return [str(word) for word in words]
+    return words
 
 
-def stop_process(command: list[str], out: Path, number: int) -> tuple[int, str]:
-    """Start, send the signal ``number`` once the checkpoint of step 10 is there; return status and standard error."""
-    root = Path(__file__).resolve().parents[2]
-    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=os.environ | {"PYTHONPATH": str(root)})
-    try:
-        deadline = time.monotonic() + 120
-        while not any(path.stem >= "step-000000010" for path in RunFolder(out).checkpoints()):
-            assert time.monotonic() < deadline and process.poll() is None
-            time.sleep(0.02)
-        process.send_signal(number)
-        errors = process.communicate(timeout=60)[1]
-    finally:
-        process.kill()
-    return process.returncode, errors
+@pytest.fixture(scope="module")
+def stopped(networks, small_teacher, small_images, tmp_path_factory):
+    """The config and, by signal, the folder, exit status and standard error of runs of it stopped at step 10."""
+    config = replace(CONFIG, steps=4000, checkpoint_every=5, sample_every=0)
+    folder = tmp_path_factory.mktemp("stopped")
+    save_generator(networks[0], folder / "student.safetensors")
+    words = ["distill", "--student", folder / "student.safetensors", "--teacher", small_teacher]
+    words += ["--data", small_images, "--content", "everything", *options_of(config), "--out"]
+    outs = {how: folder / how.name for how in (signal.SIGKILL, signal.SIGTERM)}
+    found = stop_side_by_side(
+        {how: [*words, out] for how, out in outs.items()},
+        lambda how: any(path.stem >= "step-000000010" for path in RunFolder(outs[how]).checkpoints()),
+    )
+    return config, {how: (outs[how], *said) for how, said in found.items()}
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
-def test_stopped_process_goes_on_to_the_same_weights(
-    networks, data, small_teacher, small_images, tmp_path, monkeypatch, number
-):
-    config, out = replace(CONFIG, steps=4000, checkpoint_every=5, sample_every=0), tmp_path / "run"
-    monkeypatch.setenv("OMP_NUM_THREADS", str(torch.get_num_threads()))
-    command = command_line(networks, small_teacher, small_images, tmp_path, out, config)
-    status, errors = stop_process(command, out, number)
+def test_stopped_process_goes_on_to_the_same_weights(networks, data, stopped, tmp_path, one_thread, number):
+    config, (out, status, errors) = stopped[0], stopped[1][number]
     reached = int(RunFolder(out).checkpoints()[-1].stem.split("-")[1])
     if number == signal.SIGKILL:
         assert status == -signal.SIGKILL
