@@ -144,15 +144,15 @@ def test_what_goes_wrong_in_one_process_stops_both(both):
 
 
 def test_failed_worker_is_replaced_and_the_run_goes_on(small_teacher, student, small_images, inputs, tmp_path):
-    out, steps = tmp_path / "run", 60
+    out, steps = tmp_path / "run", 30
     config = replace(
         ranks.CONFIG, steps=steps, batch_size=8, normalize_by_area=False, augment="none", checkpoint_every=5,
-        sample_every=0, log_every=20,
+        sample_every=0, log_every=10,
     )  # fmt: skip
     options = {
         "student": student, "teacher": small_teacher, "data": small_images, "out": out, "content": "everything",
         "steps": steps, "batch-size": 8, "perceptual-weight": 0, "g-reg-every": 2, "d-reg-every": 3, "augment": "none",
-        "checkpoint-every": 5, "sample-every": 0, "log-every": 20, "samples": 3,
+        "checkpoint-every": 5, "sample-every": 0, "log-every": 10, "samples": 3,
     }  # fmt: skip
     command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--max-restarts", "1"]
     command += ["--monitor-interval", "0.1", "--master-port", str(free_port())]
@@ -174,7 +174,7 @@ def test_failed_worker_is_replaced_and_the_run_goes_on(small_teacher, student, s
         process.terminate()
     assert process.returncode == 0, errors
     assert printed.strip() == str(out / "student.safetensors")
-    assert [r["step"] for r in RunFolder(out).metrics()] == [20, 40, 60]
+    assert [r["step"] for r in RunFolder(out).metrics()] == [10, 20, 30]
     whole = inputs.distill(tmp_path / "whole", config, parser=None)
     found = load_generator(out / "student.safetensors").state_dict()
     for name, tensor in whole.state_dict().items():

@@ -225,7 +225,7 @@ def test_50_000_samples_need_no_more_memory_than_a_few(monkeypatch):
     class Painter(torch.nn.Module):
         def __init__(self):
             super().__init__()
-            self.weight = torch.nn.Parameter(torch.zeros(()))
+            self.w_avg = torch.zeros(1)
 
     monkeypatch.setattr(frechet, "draw", lambda generator, seeds, noise, truncation: torch.zeros(len(seeds), 3, 2, 2))
     peaks = []
