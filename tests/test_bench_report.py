@@ -138,11 +138,10 @@ def test_tables_are_written_between_their_markers(project, monkeypatch):
 @pytest.mark.skipif(find_spec("matplotlib") is None, reason="matplotlib is not installed")
 def test_pictures_are_drawn_and_shown(project):
     results.append(project / "results" / "a-device" / "rest.jsonl", other_rows())
-    pictures = {path.stem for path in report.draw()}
-    assert pictures == {"widths", "realised-share", "roofline", "ops"}
-    assert "](performance/a-device/widths.png)" in report.details()
     first = {path: path.read_bytes() for path in report.draw()}
-    assert all(path.read_bytes() == data for path, data in first.items()) and len(report.draw()) == 4
+    assert {path.stem for path in first} == {"widths", "realised-share", "roofline", "ops"}
+    assert "](performance/a-device/widths.png)" in report.details()
+    assert len(report.draw()) == 4 and all(path.read_bytes() == data for path, data in first.items())
 
 
 @pytest.mark.skipif(find_spec("matplotlib") is None, reason="matplotlib is not installed")
