@@ -28,13 +28,14 @@ IMPLEMENTATIONS = ("native", "runtime", *(() if CUDA else RIVALS))
 @torch.inference_mode()
 def measure(session, batch: int) -> tuple[dict[str, list[float]], dict[str, tuple[int, int]]]:
     """Times by "implementation, widths", and the (MACs, bytes) of each width."""
+    names = [name for name in IMPLEMENTATIONS if session.wants(name) and not (session.quick and name in RIVALS)]
     calls, work = {}, {}
     for width, channels in WIDTHS.items():
         torch.manual_seed(0)
         generator = SNGANGenerator(SNGANConfig.uniform(width=channels)).eval().to(session.device)
         work[width] = generators.work(generator, batch)
         z = z_batch(range(batch), generator.config.style_dim).to(session.device)
-        for name in filter(session.wants, IMPLEMENTATIONS):
+        for name in names:
             try:
                 image = generators.build(name, generator, batch, None)
                 generators.check_images(image(z), generator(z))
