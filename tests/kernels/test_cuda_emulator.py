@@ -30,7 +30,7 @@ pytestmark = pytest.mark.skipif(SKIP is not None, reason=str(SKIP))
 def test_ctest():
     """The C++ programs: planted missing barriers and faults are caught, each kernel agrees with its formula."""
     run = subprocess.run(
-        [emulator.tool("ctest"), "--test-dir", str(emulator.build()), "--output-on-failure"],
+        [emulator.tool("ctest"), "--test-dir", str(emulator.build()), "--parallel", "2", "--output-on-failure"],
         capture_output=True,
         text=True,
     )
