@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from cagc.distill.augment import _NUMBERS, Augment, _colour, _Dice, _mirrored, _resample, _Sample
+from cagc.distill.augment import _NUMBERS, Augment, _colour, _Dice, _mirrored, _resample, _Sample, _warp
 from cagc.distill.draws import SampleStreams
 
 # Columns of the gates, in the order in which they are thrown.
@@ -61,10 +61,20 @@ def test_scale_shrinks_and_grows_about_the_centre():
     assert areas[0] < 0.9 * areas[1] < 0.81 * areas[2] or areas[0] > 1.1 * areas[1] > 1.21 * areas[2]
 
 
+def test_only_the_isotropic_scale_changes_areas():
+    drawn = torch.rand(20, 11)
+    drawn[:10, 0] = 0.99  # its gate, shut
+    linear = _warp(_Dice(drawn, 0.9))[:, :2, :2]
+    areas = torch.linalg.det(linear)
+    torch.testing.assert_close(areas[:10], torch.ones(10))
+    assert (areas[10:] - 1).abs().max() > 0.1 and not torch.allclose(linear @ linear.mT, torch.eye(2), atol=0.1)
+
+
 @pytest.mark.parametrize("gate", ["BRIGHTNESS", "CONTRAST", "LUMA", "HUE", "SATURATION"])
 def test_colours_change_what_their_name_says(gate):
     x = images().float()
     out = Augment(p=0.5)(x, numbers(**{gate: 0.8}))
+    assert not torch.allclose(out, x, atol=0.05)
     grey, before = out.mean(dim=1), x.mean(dim=1)
     chroma, chroma_before = ((v - v.mean(dim=1, keepdim=True)).norm(dim=1) for v in (out, x))
     difference, ratio = grey - before, grey / before
@@ -80,7 +90,7 @@ def test_colours_change_what_their_name_says(gate):
         torch.testing.assert_close(grey, before, rtol=1e-4, atol=1e-5)
         factor = (chroma / chroma_before).flatten()[0]
         torch.testing.assert_close(chroma, factor * chroma_before, rtol=1e-3, atol=1e-4)
-        assert (abs(factor.item() - 1) < 1e-4) == (gate == "HUE") and not torch.allclose(out, x)
+        assert (abs(factor.item() - 1) < 1e-4) == (gate == "HUE")
 
 
 def test_colour_matrices_are_built_for_each_image():

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import copy
 import pickle
+import time
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
@@ -71,6 +73,24 @@ def test_images_do_not_alias(generator):
     kept = first.clone()
     compiled(torch.randn(1, 16))
     assert torch.equal(first, kept)
+
+
+def test_calls_of_several_threads_wait_for_each_other(generator, monkeypatch):
+    compiled, busy, most = runtime.compile(generator), [], []
+    network = compiled._frozen.synthesis.forward
+
+    def watched(*arguments, **options):
+        busy.append(None)
+        time.sleep(0.01)
+        most.append(len(busy))
+        busy.pop()
+        return network(*arguments, **options)
+
+    monkeypatch.setattr(compiled._frozen.synthesis, "forward", watched)
+    z = torch.randn(4, 1, 16)
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(compiled, z))
+    assert most == [1] * 4
 
 
 @needs_native

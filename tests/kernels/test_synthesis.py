@@ -78,7 +78,9 @@ def test_threads(threads):
     torch.set_num_threads(threads)
     try:
         generator = make(32, shift=2)
-        expect_equal(generator, program(generator), batch=1)
+        compiled = program(generator)
+        expect_equal(generator, compiled, batch=1)
+        assert compiled._compiled[0] == (1, threads)
     finally:
         torch.set_num_threads(before)
 
