@@ -66,7 +66,7 @@ def bias_act(
 
 
 def _bias_act(x, b, dim, act, alpha, gain, clamp, backend) -> torch.Tensor:
-    key = None if is_compiling() else _recall.key(x, b, dim, act, alpha, gain, clamp, backend)
+    key = None if is_compiling() else _recall.key((x, b), dim, act, alpha, gain, clamp, backend)
     if launch := _recall.find(key):
         return launch(x, b)
     if isinstance(b, torch.Tensor) and autocast_dtype(x) is not None:

@@ -6,7 +6,7 @@ a layer of a megabyte more than its kernel does.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 from torch._C import _is_any_autocast_enabled
@@ -16,7 +16,8 @@ from .dispatch import is_plain
 
 _MOST = 1024
 
-Launch = Callable[[torch.Tensor, "torch.Tensor | None"], torch.Tensor]
+# Takes the tensors of the key, in their order.
+Launch = Callable[..., torch.Tensor]
 
 
 def elements(option: object) -> object:
@@ -30,23 +31,19 @@ class Recall:
     def __init__(self) -> None:
         self._launches: dict[tuple, Launch] = {}
 
-    def key(self, x: torch.Tensor, second: torch.Tensor | None, *options: object) -> tuple | None:
-        """All that the op looks at in ``x``, the tensor beside it and the options; None if there is more to look at."""
-        if _is_any_autocast_enabled() or not is_plain((x,) if second is None else (x, second)):
+    def key(self, tensors: Sequence[torch.Tensor | None], *options: object) -> tuple | None:
+        """All that the op looks at in the tensors and the options; None if there is more to look at."""
+        if _is_any_autocast_enabled() or not is_plain(t for t in tensors if t is not None):
             return None
-        if not x.is_cpu or x.layout is not torch.strided or x.is_nested:
-            return None
-        graph = torch.is_grad_enabled()
-        beside = None
-        if second is not None:
-            if not second.is_cpu or second.layout is not torch.strided or second.is_nested:
+        graph, facts = torch.is_grad_enabled(), []
+        for t in tensors:
+            if t is None:
+                facts.append(None)
+                continue
+            if not t.is_cpu or t.layout is not torch.strided or t.is_nested or (graph and t.requires_grad):
                 return None
-            if graph and second.requires_grad:
-                return None
-            beside = second.shape, second.stride(), second.dtype
-        if graph and x.requires_grad:
-            return None
-        return x.shape, x.stride(), x.dtype, beside, options, tuple(map(type, options)), backend.preferred()
+            facts += t.shape, t.stride(), t.dtype
+        return *facts, options, tuple(map(type, options)), backend.preferred()
 
     def find(self, key: tuple | None) -> Launch | None:
         """The launch remembered under ``key``."""

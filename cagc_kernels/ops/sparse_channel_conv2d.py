@@ -9,6 +9,7 @@ from __future__ import annotations
 from itertools import pairwise
 
 import torch
+from torch.compiler import is_compiling
 from torch.utils.weak import WeakIdKeyDictionary
 
 from .. import layout, profiling
@@ -16,8 +17,11 @@ from ..reference import sparse_channel_conv2d as reference
 from ..reference.modulated_conv2d import HALF, operands
 from . import checks
 from .dispatch import choose, is_plain, kernels, outside_autocast
+from .recall import Recall
 from .registration import register
 from .upfirdn2d import check_filter, upfirdn2d
+
+_recall = Recall()
 
 
 def sparse_channel_conv2d(
@@ -86,6 +90,13 @@ def _sparse_channel_conv2d(
     x, weight, in_channels, out_channels, styles, demodulate, padding, flip_weight, scatter, up, resample_filter,
     backend,
 ) -> torch.Tensor:  # fmt: skip
+    tensors, key = (x, weight, in_channels, out_channels, styles), None
+    if resample_filter is None and not is_compiling():
+        key = _recall.key(tensors, demodulate, padding, flip_weight, scatter, up, backend)
+        if launch := _recall.find(key):
+            _check_values("in_channels", in_channels, weight.shape[1])
+            _check_values("out_channels", out_channels, weight.shape[0])
+            return launch(*tensors)
     for name, value in (("demodulate", demodulate), ("flip_weight", flip_weight), ("scatter", scatter)):
         checks.flag(name, value)
     filter_size = _check(x, weight, in_channels, out_channels, styles, padding, up, resample_filter)
@@ -96,21 +107,23 @@ def _sparse_channel_conv2d(
         return reference.sparse_channel_conv2d(
             x, weight, in_channels, out_channels, styles, demodulate, padding, flip_weight, scatter, up, resample_filter
         )
-    tensors = weight, in_channels, out_channels, styles
     options = styles is not None and bool(demodulate), bool(flip_weight)
     if up == 1:
-        return _call(x, *tensors, *options, padding, 1, bool(scatter), chosen)
+        if key and chosen == "native":
+            launcher = kernels("sparse_channel_conv2d", chosen).launcher
+            _recall.remember(key, launcher(*tensors, options[0], padding, options[1], bool(scatter)))
+        return _call(*tensors, *options, padding, 1, bool(scatter), chosen)
     # The margins of modulated_conv2d: as many pixels as the filter reaches beyond the image.
     x1, y1 = (padding + (size - up) // 2 for size in filter_size)
     x0, y0 = (padding + (size + up - 1) // 2 for size in filter_size)
     same = backend and chosen
     if min(x0, y0) >= k - 1 and min(x1, y1) >= k - up:
-        y = _call(x, *tensors, *options, k - 1, up, False, chosen)
+        y = _call(*tensors, *options, k - 1, up, False, chosen)
         margins = [x0 - k + 1, x1 - k + up, y0 - k + 1, y1 - k + up]
         y = upfirdn2d(y, resample_filter, padding=margins, gain=up**2, backend=same)
     else:
         x = upfirdn2d(x, resample_filter, up, padding=[x0, x1, y0, y1], gain=up**2, backend=same)
-        y = _call(x, *tensors, *options, 0, 1, False, chosen)
+        y = _call(x, *tensors[1:], *options, 0, 1, False, chosen)
     return reference.scattered(y, out_channels, weight.shape[0]) if scatter else y
 
 

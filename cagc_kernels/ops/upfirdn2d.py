@@ -144,7 +144,7 @@ def upfirdn2d(
 def _upfirdn2d(x, f, up, down, padding, flip_filter, gain, backend) -> torch.Tensor:
     key = None
     if not is_compiling():
-        key = _recall.key(x, f, elements(up), elements(down), elements(padding), flip_filter, gain, backend)
+        key = _recall.key((x, f), elements(up), elements(down), elements(padding), flip_filter, gain, backend)
         if launch := _recall.find(key):
             return launch(x, f)
     _check_size(x, *_check(x, f, up, down, padding, flip_filter, gain), up, padding)

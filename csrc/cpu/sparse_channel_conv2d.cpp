@@ -3,11 +3,14 @@
 // x is copied once into planes of the accumulate type with zeros around them, times its styles. On such a plane, taken
 // as one long row, the pixel under tap (dy, dx) of output pixel q is q + dy * pitch + dx, for all q: a register tile is
 // some vectors of consecutive q times a block of output channels, and what it computes for the halo columns is
-// dropped. For each block the filters it needs, and no others, are gathered into a panel [input, tap, output] that
-// stays in the cache while all pixels pass by. Up-sampling falls into up * up phases with taps of their own.
+// dropped. Of a small image the halo would be most: its pixels are copied once for every tap instead, without a halo.
+// For each block the filters it needs, and no others, are gathered into a panel that stays in the cache while all
+// pixels pass by. Up-sampling falls into up * up phases with taps of their own.
 #include "cagc/sparse_channel_conv2d.h"
+#include "sparse_channel_conv2d_tiles.h"
 #include <algorithm>
 #include <cmath>
+#include <cstring>
 #include <memory>
 #include <omp.h>
 #include <vector>
@@ -17,86 +20,9 @@ namespace {
 
 // Waking a team costs about as much as this many multiplications on one thread.
 constexpr int64_t kGrain = 1 << 20;
-constexpr int64_t kAhead = 16;
-constexpr int64_t kMaxBlock = 12, kMaxTile = 32 * kMaxBlock;
-
-template <class A> struct Tile {
-  const A *x;  // plane of the first channel, at output pixel 0
-  int64_t plane, channels;
-  const int64_t *offsets;  // [taps] from an output pixel to what it reads
-  int64_t taps;
-  const A *panel;  // [channels, taps, block]
-  A *out;          // [block, 2 vectors]
-};
-
-// VECTORS * BLOCK sums in registers: with 32 registers of 64 bytes 2 x 12, with 16 of 16 or 32 bytes 2 x 6.
-template <class A, int BYTES, int VECTORS, int BLOCK> CAGC_HD void tile(const Tile<A> &t) {
-  typedef A Vector __attribute__((vector_size(BYTES)));
-  typedef A Unaligned __attribute__((vector_size(BYTES), aligned(sizeof(A)), may_alias));
-  constexpr int lanes = BYTES / sizeof(A);
-  Vector sum[BLOCK][VECTORS] = {};
-  const A *w = t.panel, *plane = t.x;
-  for (int64_t c = 0; c < t.channels; c++, plane += t.plane) {
-    for (int64_t k = 0; k < t.taps; k++, w += BLOCK) {
-      const A *x = plane + t.offsets[k];
-      Vector v[VECTORS];
-#pragma GCC unroll 2
-      for (int i = 0; i < VECTORS; i++) {
-        v[i] = *reinterpret_cast<const Unaligned *>(x + i * lanes);
-        __builtin_prefetch(x + (VECTORS + i) * lanes);
-      }
-#pragma GCC unroll 12
-      for (int o = 0; o < BLOCK; o++)
-#pragma GCC unroll 2
-        for (int i = 0; i < VECTORS; i++) sum[o][i] += w[o] * v[i];
-    }
-  }
-#pragma GCC unroll 12
-  for (int o = 0; o < BLOCK; o++)
-#pragma GCC unroll 2
-    for (int i = 0; i < VECTORS; i++)
-      *reinterpret_cast<Unaligned *>(t.out + (o * 2 + i) * lanes) = sum[o][i];
-}
-
-// One instruction set: its vector, its largest block, and its tiles. target_clones would give all of them one shape.
-#define CAGC_ISA(NAME, BYTES, BLOCK, TARGET)                                                                         \
-  struct NAME {                                                                                                      \
-    static constexpr int bytes = BYTES, block = BLOCK;                                                               \
-    template <class A, int VECTORS, int OUTPUTS> TARGET static void run(const Tile<A> &t) {                          \
-      tile<A, BYTES, VECTORS, OUTPUTS>(t);                                                                           \
-    }                                                                                                                \
-  }
-CAGC_ISA(Baseline, 16, 6, __attribute__((noinline)));
-#if defined(__x86_64__) && defined(__GNUC__) && __GNUC__ >= 12 && !defined(__clang__) && !defined(CAGC_NO_CLONES)
-CAGC_ISA(Avx2, 32, 6, __attribute__((target("arch=x86-64-v3"), noinline)));
-CAGC_ISA(Avx512, 64, 12, __attribute__((target("arch=x86-64-v4"), noinline)));
-#endif
-#undef CAGC_ISA
-
-template <class A> using Run = void (*)(const Tile<A> &);
-
-template <class A, class Isa, int OUTPUTS = Isa::block> Run<A> find(int64_t outputs, int vectors) {
-  if constexpr (OUTPUTS > 1)
-    if (outputs < OUTPUTS) return find<A, Isa, OUTPUTS - 1>(outputs, vectors);
-  return vectors == 2 ? &Isa::template run<A, 2, OUTPUTS> : &Isa::template run<A, 1, OUTPUTS>;
-}
-
-template <class A> struct Machine {
-  int64_t lanes, block;
-  Run<A> (*find)(int64_t outputs, int vectors);
-};
-
-template <class A, class Isa> Machine<A> machine() {
-  return {Isa::bytes / int64_t(sizeof(A)), Isa::block, find<A, Isa>};
-}
-
-template <class A> Machine<A> this_machine() {
-#if defined(__x86_64__) && defined(__GNUC__) && __GNUC__ >= 12 && !defined(__clang__) && !defined(CAGC_NO_CLONES)
-  if (__builtin_cpu_supports("x86-64-v4")) return machine<A, Avx512>();
-  if (__builtin_cpu_supports("x86-64-v3")) return machine<A, Avx2>();
-#endif
-  return machine<A, Baseline>();
-}
+constexpr int64_t kAhead = 4;
+// Copies for every tap are read once for each block of outputs: they have to stay in the second-level cache.
+constexpr int64_t kMaxCopies = 512 << 10;
 
 // One axis of one phase, outputs phase, phase + up, ...: `size` of them; output i reads x[i + shift[t]] under tap t.
 struct Phase {
@@ -131,12 +57,15 @@ template <class T> struct Plan {
   std::vector<Phase> rows, columns;
   Margin top, left;
   int64_t pitch, height, plane;  // of the padded copy; a row's right margin is the next one's left
+  bool per_tap;                  // the copy is one of the output's pixels for every tap
+  bool whole;                    // a filter lies in memory as its taps are numbered
   int64_t blocks, block;         // output channels: how many blocks, how many in each but the last
-  std::vector<int64_t> offsets;              // [k * k] of each tap, phase by phase
-  std::vector<int64_t> tap;                  // [k * k] offset in a filter
-  std::vector<int64_t> first_tap;            // [up * up + 1]
-  std::vector<int64_t> first_tile;           // [up * up + 1] of one image and block
-  std::unique_ptr<A[]> padded;
+  std::vector<int64_t> offsets;     // [k * k] of each tap, phase by phase
+  std::vector<int64_t> tap;         // [k * k] which it is, row by row of the kernel as a correlation sees it
+  std::vector<int64_t> element;     // [k * k] offset in a filter of each tap, in that order
+  std::vector<int64_t> first_tap;   // [up * up + 1]
+  std::vector<int64_t> first_tile;  // [up * up + 1] of one image and block
+  std::unique_ptr<A[]> copy;
 
   explicit Plan(const SparseChannelConv2d &params)
       : p(params), machine(this_machine<A>()), rows(phases(p.out_h)), columns(phases(p.out_w)), top(rows, p.in_h),
@@ -145,24 +74,38 @@ template <class T> struct Plan {
     for (const Phase &c : columns) pitch = std::max(pitch, c.size);
     height = top.before + p.in_h + top.after;
     plane = height * pitch;
+    const int64_t pixels = p.out_h * p.out_w, copies = p.k * p.k * pixels;
+    per_tap = p.up == 1 && 5 * vectors(pixels) <= 4 * vectors((p.out_h - 1) * pitch + p.out_w) &&
+              p.c_in * copies * static_cast<int64_t>(sizeof(A)) <= kMaxCopies;
+    if (per_tap) pitch = p.out_w, plane = copies;
     blocks = (p.c_out + machine.block - 1) / machine.block;
     block = (p.c_out + blocks - 1) / blocks;
+    add_phases();
+    // The last tile of the last plane reads past its end.
+    const int64_t size = p.n * p.c_in * plane, slack = 2 * pitch + tile_width();
+    copy.reset(new A[size + slack]);
+    std::fill_n(copy.get() + size, slack, A(0));
+  }
+
+  void add_phases() {
+    whole = true;
+    for (int64_t t = 0; t < p.k * p.k; t++) {
+      element.push_back(kernel_offset(p, t / p.k, t % p.k));
+      whole = whole && element[t] == t;
+    }
     first_tap.push_back(0), first_tile.push_back(0);
     for (const Phase &row : rows)
       for (const Phase &column : columns) {
         for (size_t i = 0; i < row.tap.size(); i++)
           for (size_t j = 0; j < column.tap.size(); j++) {
-            offsets.push_back((top.before + row.shift[i]) * pitch + left.before + column.shift[j]);
-            tap.push_back(kernel_offset(p, row.tap[i], column.tap[j]));
+            tap.push_back(row.tap[i] * p.k + column.tap[j]);
+            offsets.push_back(per_tap ? tap.back() * p.out_h * p.out_w
+                                      : (top.before + row.shift[i]) * pitch + left.before + column.shift[j]);
           }
         const int64_t pixels = row.size && column.size ? (row.size - 1) * pitch + column.size : 0;
         first_tap.push_back(static_cast<int64_t>(tap.size()));
         first_tile.push_back(first_tile.back() + (pixels + tile_width() - 1) / tile_width());
       }
-    // The last tile of the last plane reads past its end.
-    const int64_t size = p.n * p.c_in * plane, slack = 2 * pitch + tile_width();
-    padded.reset(new A[size + slack]);
-    std::fill_n(padded.get() + size, slack, A(0));
   }
 
   std::vector<Phase> phases(int64_t out) const {
@@ -171,6 +114,7 @@ template <class T> struct Plan {
     return found;
   }
   int64_t tile_width() const { return 2 * machine.lanes; }
+  int64_t vectors(int64_t pixels) const { return (pixels + machine.lanes - 1) / machine.lanes; }
   int64_t units() const { return blocks * p.n * first_tile.back(); }
 };
 
@@ -191,7 +135,7 @@ template <class T> void pad_rows(const Plan<T> &plan, int64_t n, int64_t row) {
   const T *x = static_cast<const T *>(p.x) + n * p.x_stride[0] + y * p.x_stride[2];
   const A *styles = p.styles ? static_cast<const A *>(p.styles) + n * p.c_in : nullptr;
   for (int64_t c = 0; c < p.c_in; c++) {
-    A *out = plan.padded.get() + (n * p.c_in + c) * plan.plane + row * plan.pitch;
+    A *out = plan.copy.get() + (n * p.c_in + c) * plan.plane + row * plan.pitch;
     if (y < 0 || y >= p.in_h) {
       std::fill_n(out, plan.pitch, A(0));
       continue;
@@ -202,49 +146,97 @@ template <class T> void pad_rows(const Plan<T> &plan, int64_t n, int64_t row) {
   }
 }
 
-// The filters of one block of outputs, and what their results are multiplied by.
-template <class A> struct Panel {
-  int64_t outputs = 0;
-  std::vector<A> weights;  // phase by phase [c_in, taps, outputs]
-  std::vector<A> factors;  // [n, outputs]
-};
-
-template <class W, class T> CAGC_CLONES void gather(const Plan<T> &plan, int64_t first, Panel<acc_t<T>> &panel) {
+// What each tap reads of channel c of image n, for all output pixels.
+template <class T> void copy_taps(const Plan<T> &plan, int64_t n, int64_t c) {
   using A = acc_t<T>;
   const SparseChannelConv2d &p = plan.p;
-  const int64_t outputs = panel.outputs, taps = p.k * p.k;
-  std::vector<A> energy(p.demodulate ? outputs * p.c_in : 0);
-  for (int64_t phase = 0; phase < p.up * p.up; phase++) {
-    const int64_t begin = plan.first_tap[phase], count = plan.first_tap[phase + 1] - begin;
-    const int64_t *tap = plan.tap.data() + begin;
-    for (int64_t o = 0; o < outputs; o++) {
-      const W *filters = static_cast<const W *>(p.weight) + p.out_channels[first + o] * p.weight_stride[0];
-      for (int64_t c = 0; c < p.c_in; c++) {
-        const W *w = filters + p.in_channels[c] * p.weight_stride[1];
-        if (c + kAhead < p.c_in) {
-          const W *ahead = filters + p.in_channels[c + kAhead] * p.weight_stride[1];
-          __builtin_prefetch(ahead), __builtin_prefetch(ahead + taps - 1);
-        }
-        A *to = panel.weights.data() + ((begin * p.c_in) + c * count) * outputs + o, squares = A(0);
-        for (int64_t t = 0; t < count; t++) {
-          const A value = static_cast<A>(w[tap[t]]);
-          to[t * outputs] = value;
-          squares += value * value;
-        }
-        if (p.demodulate) energy[o * p.c_in + c] += squares;
+  const T *x = static_cast<const T *>(p.x) + n * p.x_stride[0] + c * p.x_stride[1];
+  const A style = p.styles ? static_cast<const A *>(p.styles)[n * p.c_in + c] : A(1);
+  A *out = plan.copy.get() + (n * p.c_in + c) * plan.plane;
+  for (int64_t t = 0; t < p.k * p.k; t++) {
+    const int64_t down = t / p.k - p.pad, right = t % p.k - p.pad;
+    const int64_t first = std::min(p.out_w, std::max<int64_t>(0, -right));
+    const int64_t end = std::max(first, std::min(p.out_w, p.in_w - right));
+    for (int64_t i = 0; i < p.out_h; i++, out += p.out_w) {
+      if (i + down < 0 || i + down >= p.in_h) {
+        std::fill_n(out, p.out_w, A(0));
+        continue;
       }
+      const T *row = x + (i + down) * p.x_stride[2] + right * p.x_stride[3];
+      std::fill_n(out, first, A(0));
+      for (int64_t j = first; j < end; j++) out[j] = static_cast<A>(row[j * p.x_stride[3]]) * style;
+      std::fill(out + end, out + p.out_w, A(0));
     }
+  }
+}
+
+// The filters of one block of outputs, and what their results are multiplied by.
+template <class A> struct Panel {
+  int64_t outputs = 0, row = 0;    // row: k * k * outputs
+  std::vector<int64_t> positions;  // [k * k] as in Tile
+  std::vector<A> weights;          // [c_in, row]
+  std::vector<A> factors;          // [n, outputs]
+
+  void resize(const SparseChannelConv2d &p, const std::vector<int64_t> &tap, int64_t count) {
+    outputs = count, row = p.k * p.k * count;
+    positions.clear();
+    for (int64_t t : tap) positions.push_back(spread(p.k) == 1 ? t * outputs : t);
+    weights.resize(p.c_in * row);
+    factors.resize(p.n * outputs);
+  }
+};
+
+// Row c of a panel: the filters of input c.
+template <class W, class T>
+CAGC_CLONES void gather_row(const Plan<T> &plan, int64_t first, int64_t c, Panel<acc_t<T>> &panel) {
+  using A = acc_t<T>;
+  const SparseChannelConv2d &p = plan.p;
+  const int64_t outputs = panel.outputs, taps = p.k * p.k, ahead = std::min(c + kAhead, p.c_in - 1);
+  const int64_t *element = plan.element.data(), *chosen = p.out_channels + first;
+  const W *filters = static_cast<const W *>(p.weight) + p.in_channels[c] * p.weight_stride[1];
+  const int64_t jump = (p.in_channels[ahead] - p.in_channels[c]) * p.weight_stride[1];
+  A *to = panel.weights.data() + c * panel.row;
+  for (int64_t o = 0; o < outputs; o++) {
+    const W *w = filters + chosen[o] * p.weight_stride[0];
+    __builtin_prefetch(w + jump), __builtin_prefetch(w + jump + taps - 1);
+    if (spread(p.k) == 1) {
+      for (int64_t t = 0; t < taps; t++) to[t * outputs + o] = static_cast<A>(w[element[t]]);
+    } else if (plan.whole && std::is_same<W, A>::value) {
+      std::memcpy(to + o * 9, w, 9 * sizeof(A));
+    } else {
+      for (int64_t t = 0; t < 9; t++) to[o * 9 + t] = static_cast<A>(w[element[t]]);
+    }
+  }
+}
+
+// sums [n, row] += squares of row c of a panel, times those of the styles.
+template <class T>
+CAGC_CLONES void add_energy(const SparseChannelConv2d &p, int64_t c, const Panel<acc_t<T>> &panel, acc_t<T> *sums) {
+  using A = acc_t<T>;
+  const A *w = panel.weights.data() + c * panel.row;
+  for (int64_t n = 0; n < p.n; n++, sums += panel.row) {
+    const A style = static_cast<const A *>(p.styles)[n * p.c_in + c], square = style * style;
+#pragma GCC ivdep
+    for (int64_t i = 0; i < panel.row; i++) sums[i] += square * (w[i] * w[i]);
+  }
+}
+
+template <class W, class T> void gather(const Plan<T> &plan, int64_t first, Panel<acc_t<T>> &panel) {
+  using A = acc_t<T>;
+  const SparseChannelConv2d &p = plan.p;
+  std::vector<A> sums(p.demodulate ? p.n * panel.row : 0);
+  for (int64_t c = 0; c < p.c_in; c++) {
+    gather_row<W>(plan, first, c, panel);
+    if (p.demodulate) add_energy<T>(p, c, panel, sums.data());
   }
   std::fill(panel.factors.begin(), panel.factors.end(), A(1));
-  if (!p.demodulate || !taps) return;
-  for (int64_t n = 0; n < p.n; n++) {
-    const A *s = static_cast<const A *>(p.styles) + n * p.c_in;
-    for (int64_t o = 0; o < outputs; o++) {
-      A sum = A(0);
-      for (int64_t c = 0; c < p.c_in; c++) sum += s[c] * s[c] * energy[o * p.c_in + c];
-      panel.factors[n * outputs + o] = A(1) / std::sqrt(sum + static_cast<A>(kDemodulationEps));
+  if (!p.demodulate) return;
+  for (int64_t n = 0; n < p.n; n++)
+    for (int64_t o = 0; o < panel.outputs; o++) {
+      A energy = A(0);
+      for (int64_t t : panel.positions) energy += sums[n * panel.row + t + o * spread(p.k)];
+      panel.factors[n * panel.outputs + o] = A(1) / std::sqrt(energy + static_cast<A>(kDemodulationEps));
     }
-  }
 }
 
 // A stretch of one output row, for all outputs of a block.
@@ -309,9 +301,7 @@ template <class T> void convolve(const Plan<T> &plan, int64_t begin, int64_t end
     const int64_t block = unit / tiles / p.n, n = unit / tiles % p.n, first = block * plan.block;
     if (block != packed) {
       packed = block;
-      panel.outputs = std::min(plan.block, p.c_out - first);
-      panel.weights.resize(p.c_in * p.k * p.k * panel.outputs);
-      panel.factors.resize(p.n * panel.outputs);
+      panel.resize(p, plan.tap, std::min(plan.block, p.c_out - first));
       if (p.weight_dtype == p.dtype) gather<T>(plan, first, panel);
       else gather<float>(plan, first, panel);
     }
@@ -322,22 +312,26 @@ template <class T> void convolve(const Plan<T> &plan, int64_t begin, int64_t end
     const int64_t pixels = (row.size - 1) * plan.pitch + column.size;
     const int64_t q = (in_image - plan.first_tile[phase]) * width, last = std::min(q + width, pixels);
     const int64_t tap = plan.first_tap[phase];
-    const Tile<A> t{plan.padded.get() + n * p.c_in * plan.plane + q, plan.plane, p.c_in, plan.offsets.data() + tap,
-                    plan.first_tap[phase + 1] - tap, panel.weights.data() + tap * p.c_in * panel.outputs, sums};
-    plan.machine.find(panel.outputs, last - q > plan.machine.lanes ? 2 : 1)(t);
+    const Tile<A> t{plan.copy.get() + n * p.c_in * plan.plane + q, plan.plane, p.c_in, plan.offsets.data() + tap,
+                    panel.positions.data() + tap, plan.first_tap[phase + 1] - tap, panel.weights.data(), panel.row,
+                    sums};
+    plan.machine.find(panel.outputs, last - q > plan.machine.lanes ? 2 : 1, spread(p.k))(t);
     store_tile(plan, panel, sums, first, n, phase, q, last);
   }
 }
 
 template <class T> void run(const SparseChannelConv2d &p, int threads) {
   const Plan<T> plan(p);
-  const int64_t rows = p.n * plan.height, units = plan.units();
+  const int64_t copies = p.n * (plan.per_tap ? p.c_in : plan.height), units = plan.units();
   const int64_t work = p.n * p.c_in * p.c_out * p.k * p.k * p.in_h * p.in_w;
   const int64_t team = std::max<int64_t>(1, std::min<int64_t>(threads, work / kGrain));
 #pragma omp parallel num_threads(team)
   {
     const int64_t t = omp_get_thread_num(), n = omp_get_num_threads();
-    for (int64_t r = rows * t / n; r < rows * (t + 1) / n; r++) pad_rows(plan, r / plan.height, r % plan.height);
+    for (int64_t i = copies * t / n; i < copies * (t + 1) / n; i++) {
+      if (plan.per_tap) copy_taps(plan, i / p.c_in, i % p.c_in);
+      else pad_rows(plan, i / plan.height, i % plan.height);
+    }
 #pragma omp barrier
     convolve(plan, units * t / n, units * (t + 1) / n);
   }

@@ -5,12 +5,14 @@ from __future__ import annotations
 import pytest
 import torch
 
-from cagc_kernels import backend, bias_act, setup_filter, upfirdn2d, use_backend
+from cagc_kernels import backend, bias_act, setup_filter, sparse_channel_conv2d, upfirdn2d, use_backend
 from cagc_kernels.ops import recall
 
 NATIVE = backend.unavailable("native")
 pytestmark = pytest.mark.skipif(NATIVE is not None, reason=str(NATIVE))
 X, B, F = torch.randn(2, 4, 6, 6), torch.randn(4), setup_filter([1, 3, 3, 1])
+# Of a full weight, the inputs and outputs kept; of its styles, those of the inputs.
+W, INS, OUTS, S = torch.randn(5, 7, 3, 3), torch.tensor([0, 2, 3, 6]), torch.tensor([1, 4]), torch.randn(2, 4)
 
 
 @pytest.fixture(autouse=True)
@@ -24,7 +26,7 @@ def found(monkeypatch) -> list[bool]:
             calls.append(launch is not None)
             return launch
 
-    for op in (bias_act, upfirdn2d):
+    for op in (bias_act, upfirdn2d, sparse_channel_conv2d):
         monkeypatch.setitem(op.__globals__, "_recall", Watched())
     return calls
 
@@ -36,6 +38,8 @@ def found(monkeypatch) -> list[bool]:
         lambda x: bias_act(x, act="swish"),
         lambda x: upfirdn2d(x, F, up=2, padding=[2, 1, 2, 1], gain=4),
         lambda x: upfirdn2d(x, None, down=(2, 1), padding=-1),
+        lambda x: sparse_channel_conv2d(x, W, INS, OUTS, S[: len(x)], scatter=True),
+        lambda x: sparse_channel_conv2d(x, W, INS, OUTS, padding=2, flip_weight=False),
     ),
 )
 def test_same_results(call, found):
@@ -65,11 +69,18 @@ def test_same_results(call, found):
         lambda: upfirdn2d(X, F, padding=1, flip_filter=0),
         lambda: upfirdn2d(X, torch.ones(7, 7), padding=0),
         lambda: upfirdn2d(X[0], F, padding=1),
+        lambda: sparse_channel_conv2d(X, W, INS + 1, OUTS),
+        lambda: sparse_channel_conv2d(X, W, INS, OUTS.flip(0)),
+        lambda: sparse_channel_conv2d(X, W, INS, OUTS.int()),
+        lambda: sparse_channel_conv2d(X, W, INS, OUTS, S[:1]),
+        lambda: sparse_channel_conv2d(X, W, INS, OUTS, scatter=1),
+        lambda: sparse_channel_conv2d(X, W, INS, OUTS, resample_filter=F[:0]),
     ),
 )
 @pytest.mark.filterwarnings("ignore:The PyTorch API of nested tensors")
 def test_checks_are_not_skipped(call):
     for _ in range(2):
+        sparse_channel_conv2d(X, W, INS, OUTS), sparse_channel_conv2d(X, W, INS, OUTS, scatter=True)
         bias_act(X, B, gain=1), upfirdn2d(X, F, padding=1), upfirdn2d(X, F, padding=[1, 1])
         bias_act(X, B, dim=1), upfirdn2d(X, F, padding=[1, 1], flip_filter=False)
     with pytest.raises((TypeError, ValueError)):
@@ -99,6 +110,18 @@ def test_gradients_modes_and_backends_are_not_skipped(found):
     with pytest.raises(ValueError, match="triton"):
         bias_act(X, B, backend="triton")
     assert found == [False, False]
+
+
+def test_indices_that_changed_are_checked_and_used():
+    outs = OUTS.clone()
+    for values in ([1, 4], [0, 2]):
+        outs.copy_(torch.tensor(values))
+        for _ in range(2):
+            got = sparse_channel_conv2d(X, W, INS, outs)
+        torch.testing.assert_close(got, torch.conv2d(X, W[values][:, INS], padding=1), rtol=1e-5, atol=1e-5)
+    outs[1] = 5
+    with pytest.raises(ValueError, match="out_channels: got 5"):
+        sparse_channel_conv2d(X, W, INS, outs)
 
 
 def test_memory_is_bounded(monkeypatch):

@@ -54,7 +54,8 @@ def definition(x, weight, in_channels, out_channels, styles=None, demodulate=Tru
 @pytest.mark.parametrize("dtype", TOLERANCES, ids=str)
 @pytest.mark.parametrize("i,o", ((1, 37), (3, 154), (37, 1), (77, 3), (154, 77)))
 def test_definition(i, o, dtype, backend):
-    *arguments, styles = tensors(i=i, o=o, dtype=dtype, kept=0.3)
+    # Small images and larger ones are read by different loops.
+    *arguments, styles = tensors(i=i, o=o, size=(8, 8) if i < o else (9, 21), dtype=dtype, kept=0.3)
     for given, demodulate in ((None, True), (styles, False), (styles, True)):
         got = sparse_channel_conv2d(*arguments, given, demodulate, backend=backend)
         # x·s, the weights and the demodulated sum are each rounded once.
@@ -100,15 +101,16 @@ def test_scatter(up, backend):
 
 
 @every_backend
-def test_layouts_agree(backend):
-    x, weight, ins, outs, styles = tensors(i=7, o=9, size=(6, 10))
+@pytest.mark.parametrize("height,width", ((6, 10), (9, 21)))
+def test_layouts_agree(height, width, backend):
+    x, weight, ins, outs, styles = tensors(i=7, o=9, size=(height, width))
     want = sparse_channel_conv2d(x, weight, ins, outs, styles, backend=backend)
     last = x.contiguous(memory_format=torch.channels_last)
     views = {
         "channels_last": last,
         "permuted": x.permute(0, 1, 3, 2).contiguous().permute(0, 1, 3, 2),
-        "sliced": torch.randn(4, 9, 8, 21)[::2, 1:8, 1:7, :20:2].copy_(x),
-        "repeated rows": x[:, :, :1].expand(-1, -1, 6, -1),
+        "sliced": torch.randn(4, 9, height + 2, 2 * width)[::2, 1:8, 1:-1, ::2].copy_(x),
+        "repeated rows": x[:, :, :1].expand(-1, -1, height, -1),
     }
     for name, view in views.items():
         for scatter in (False, True):
