@@ -104,7 +104,11 @@ class LoadedInputs:
 
 
 def load_teacher(path: Path | None, device: torch.device | str = "cpu") -> tuple[AnyGenerator, AnyDiscriminator | None]:
-    """AnyGenerator, and discriminator if it is there, of a checkpoint; the embedded face teacher for None."""
+    """The generator and, if it is there, the discriminator of a checkpoint; of the embedded face teacher for None.
+
+    Raises:
+        CagcError: the checkpoint cannot be read or holds no generator.
+    """
     checkpoint = load_checkpoint(path or "faces64", device)
     generator = checkpoint.g_ema or checkpoint.g
     if generator is None:

@@ -8,6 +8,7 @@ import torch
 
 from cagc.distill import DistillConfig, Draws, Latents, LiveTeacher, NonFiniteLoss, RecordedTeacher, Trainer
 from cagc.distill.draws import SampleStreams
+from cagc.distill.update import Update
 from cagc.errors import CagcError
 from cagc.models import Discriminator, DiscriminatorConfig, Generator, GeneratorConfig
 
@@ -295,6 +296,16 @@ def test_nan_names_the_loss_and_spares_the_weights():
     with pytest.raises(NonFiniteLoss, match="the rgb loss became nan at step 0"):
         run.iteration(None, Draws(broken))
     assert torch.equal(before, run.g.synthesis.b16.conv1.weight) and run.is_finite()
+
+
+def test_infinite_gradient_of_a_finite_loss_spares_the_weights():
+    weight = torch.nn.Parameter(torch.zeros(3))
+    update = Update(torch.optim.SGD([weight], 0.1), ["rgb"], torch.amp.GradScaler("cpu", enabled=False))
+    loss = weight.sqrt().sum()
+    update.add(loss, {"rgb": loss})
+    with pytest.raises(NonFiniteLoss, match="the gradient of the rgb loss became inf at step 5"):
+        update.apply(5)
+    assert not weight.any()
 
 
 def test_student_comes_closer_on_the_content():
