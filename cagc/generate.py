@@ -17,19 +17,27 @@ from .models import AnyGenerator
 from .pictures import image_grid
 from .seeds import z_batch
 
+MOST_SEEDS = 1_000_000
+
 
 def parse_seeds(text: str) -> list[int]:
     """``"0-3,7"`` → ``[0, 1, 2, 3, 7]``.
 
     Raises:
-        CagcError: not such a list, or a range that runs backwards.
+        CagcError: not such a list, a range that runs backwards, a seed of 2^32 or more (PyTorch's generators take that
+            many), or more than a million of them.
     """
     seeds: list[int] = []
     for part in text.split(","):
         match = re.fullmatch(r"\s*(\d+)(?:-(\d+))?\s*", part)
         if not match or int(match[2] or match[1]) < int(match[1]):
             raise CagcError(f"seeds: got {text!r}, expected numbers and ranges such as 0-15 or 3,7,11")
-        seeds += range(int(match[1]), int(match[2] or match[1]) + 1)
+        first, last = int(match[1]), int(match[2] or match[1])
+        if last >= 2**32:
+            raise CagcError(f"seeds: got {last}, expected at most {2**32 - 1}")
+        if len(seeds) + last - first >= MOST_SEEDS:
+            raise CagcError(f"seeds: got {text!r}, expected at most {MOST_SEEDS:,} of them")
+        seeds += range(first, last + 1)
     return list(dict.fromkeys(seeds))
 
 

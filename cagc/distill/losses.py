@@ -185,8 +185,7 @@ def load_perceptual(name: str, device: torch.device | str = "cpu", size: int | N
     if name == "lpips-vgg":
         return _load_lpips(device, size)
     if name not in feature_extractors.FEATURES:
-        names = ", ".join(["lpips-vgg", *feature_extractors.FEATURES])
-        raise CagcError(f"perceptual: got {name!r}, expected one of {names}")
+        raise CagcError(f"perceptual: got {name!r}, expected lpips-vgg or {feature_extractors.DEFAULT_FEATURES}")
     features = feature_extractors.load(name, device)
     if type(features).maps is feature_extractors.FeatureExtractor.maps:
         raise CagcError(

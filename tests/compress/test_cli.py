@@ -12,6 +12,8 @@ from PIL import Image
 
 from cagc.budget import ChannelPlan
 from cagc.checkpoints import Checkpoint, load_checkpoint, load_generator, save_checkpoint
+from cagc.errors import CagcError
+from cagc.generate import parse_seeds
 from cagc.metrics.macs import total_macs
 from cagc.models import Generator, GeneratorConfig
 from cagc.scores import score_channels
@@ -146,6 +148,28 @@ def test_score_prune_distill_evaluate_generate_on_their_own(tmp_path, small_teac
     assert json.loads(figures.read_text())["Student"]["macs_ratio"] > 2
     run("generate", "--generator", trained, "--seeds", "3,5-6", "--out", tmp_path / "images")
     assert sorted(p.name for p in (tmp_path / "images").iterdir()) == ["00003.png", "00005.png", "00006.png"]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("3-1", "expected numbers and ranges"),
+        ("1,,2", "expected numbers and ranges"),
+        ("-1", "expected numbers and ranges"),
+        (str(2**32), f"got {2**32}, expected at most {2**32 - 1}"),
+        ("0-99999999999", "expected at most 4294967295"),
+        ("0-1000000", "expected at most 1,000,000 of them"),
+        ("0-999998,5,7", "expected at most 1,000,000 of them"),
+    ],
+)
+def test_seeds_that_cannot_be_drawn(text, message):
+    with pytest.raises(CagcError, match=message):
+        parse_seeds(text)
+
+
+def test_seeds_are_kept_once_and_in_order():
+    assert parse_seeds("7,0-2, 1") == [7, 0, 1, 2]
+    assert len(parse_seeds("0-999999")) == 1_000_000
 
 
 def test_annotated_masks_can_be_the_content_and_images_are_optional(tmp_path, small_teacher):

@@ -81,6 +81,25 @@ def test_projection_uses_the_perceptual_distance():
     assert found.losses == [0, 0]
 
 
+def test_projection_keeps_the_best_and_not_the_last():
+    g = generator()
+    targets = g(torch.randn(1, 12), noise="none").clamp(-1, 1)
+
+    def found(steps: int) -> Projection:
+        # Adam asks twice a step: for the gradient, and for what the step came to.
+        levels = iter([3, 3, 1, 1, 2, 2])
+
+        def distance(student, teacher):
+            return student.sum() - student.sum().detach() + next(levels)
+
+        return project(g, targets, ProjectionConfig(steps=steps, mse_weight=0.0), perceptual=distance)
+
+    one, two, three = map(found, (1, 2, 3))
+    assert three.losses == [3, 1, 1]
+    assert torch.equal(three.ws, two.ws) and not torch.equal(two.ws, one.ws)
+    assert all(torch.equal(a, b) for a, b in zip(three.noise, two.noise, strict=True))
+
+
 def test_projection_stops_when_it_stalls():
     g = generator()
     mean = project(g, g(torch.randn(1, 12)).clamp(-1, 1), pixels_only(200, patience=3, min_gain=0.5))
@@ -151,6 +170,18 @@ def test_morph_begins_and_ends_where_it_should(tmp_path):
         morph(g, ws[0], ws[1], 1)
 
 
+def test_noise_between_two_has_unit_variance():
+    g = generator()
+    w = g.ws(torch.randn(1, 12))[0]
+    maps = []
+    g.synthesis.forward = lambda ws, noise: maps.append(noise) or torch.zeros(len(ws), 3, 16, 16)
+    a, b = (torch.randn(1, 1, 256, 256, generator=torch.Generator().manual_seed(s)) for s in (0, 1))
+    morph(g, w, w, 3, [a], [b])
+    ((noise,),) = maps
+    torch.testing.assert_close(noise.std(dim=(1, 2, 3)), torch.ones(3), rtol=0.02, atol=0)
+    torch.testing.assert_close(noise[1], (a + b)[0] / 2**0.5)
+
+
 def test_video(tmp_path):
     av = pytest.importorskip("av")
     strip = torch.linspace(-1, 1, 5).view(5, 1, 1, 1).expand(5, 3, 17, 17)
@@ -170,6 +201,7 @@ def test_directions_are_the_principal_ones_of_w():
     torch.testing.assert_close(found.spread, spread, rtol=1e-4, atol=1e-5)
     torch.testing.assert_close(found.vectors @ found.vectors.T, torch.eye(4), rtol=0, atol=1e-5)
     assert found.spread.tolist() == sorted(found.spread.tolist(), reverse=True)
+    assert all(vector[vector.abs().argmax()] > 0 for vector in found.vectors)
     assert spread[0] >= (w @ torch.nn.functional.normalize(torch.randn(12, 50), dim=0)).std(dim=0).max()
 
 

@@ -104,7 +104,7 @@ def test_large_images_are_compared_at_256_pixels(resolution, seen):
 
 
 def test_perceptual_names(monkeypatch):
-    with pytest.raises(CagcError, match="perceptual: got 'vgg', expected one of lpips-vgg, efficientnet-lite0"):
+    with pytest.raises(CagcError, match="perceptual: got 'vgg', expected lpips-vgg or efficientnet-lite0$"):
         load_perceptual("vgg")
     monkeypatch.setitem(sys.modules, "lpips", None)
     with pytest.raises(CagcError, match="pip install lpips"):

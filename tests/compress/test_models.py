@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from cagc.metrics.macs import count_parameters, total_macs
+from cagc.metrics.macs import count_macs, count_parameters, total_macs
 from cagc.models import Discriminator, DiscriminatorConfig, Generator, GeneratorConfig, SNGANConfig
 from cagc.models.stylegan2 import layer_names
 
@@ -89,6 +89,12 @@ def test_parameter_table_is_the_parameters():
             own = [p for key, p in g.named_parameters() if key.startswith(f"{prefix}.") and ".affine." not in key]
         assert sum(p.numel() for p in own) == count, name
     assert sum(table.values()) == sum(p.numel() for p in g.parameters())
+
+
+def test_macs_are_the_published_ones():
+    assert total_macs(GeneratorConfig.uniform(256)) == 45_124_673_536
+    # 8 channels at 8 px to 4 at 16 px: counted where they come from.
+    assert count_macs(GeneratorConfig.uniform(16, 64, 8))["b16.conv0"] == 9 * 8 * 4 * 8**2
 
 
 def test_macs_fall_with_the_square_of_the_width():

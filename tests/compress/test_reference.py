@@ -76,6 +76,18 @@ def test_other_weights_are_another_network(folder):
     features.register_buffer("weight", torch.ones(2))
     reference_statistics(data, 8, features)
     assert features.calls == 2 * calls
+    features.weight.add_(1)
+    reference_statistics(data, 8, features)
+    assert features.calls == 3 * calls
+
+
+def test_a_file_of_another_number_of_samples_is_not_believed(folder, tmp_path):
+    features = Means()
+    data = ImageDataset(folder, 16)
+    reference_statistics(data, 8, features)
+    (file,) = (tmp_path / "cache" / "statistics").iterdir()
+    file.rename(file.with_name(file.name.replace("-8-", "-9-")))
+    assert reference_statistics(data, 9, features).count == 9
 
 
 def test_damaged_file_is_written_anew(folder, tmp_path):

@@ -138,6 +138,7 @@ def test_the_interpreter_counts(facts, module, monkeypatch):
         ("86-real", "8.0", False),
         ("90-virtual", "10.0", True),
         ("90-virtual", "8.9", False),
+        ("100a", "10.3", False),
         ("100f", "10.3", True),
         ("100f", "12.0", False),
         ("100-real", "10.0", True),
