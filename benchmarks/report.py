@@ -115,8 +115,10 @@ def documents() -> dict[Path, str]:
             long[page] = between(long[page], *markers, table)
     for name, rows in devices().items():
         long |= pages.long(DOCS.parent / "performance" / name, rows)
+    students = DOCS.parent / "students.md"
     return long | {
-        ROOT / "README.md": tables_compression.rendered(rendered(readme), RESULTS),
+        ROOT / "README.md": tables_compression.rendered(rendered(readme), RESULTS, tables_compression.HEADLINE),
+        students: tables_compression.rendered(students.read_text(), RESULTS),
         DOCS: between(DOCS.read_text(), *DETAILS, details()),
     }
 

@@ -1,14 +1,26 @@
-"""The README's table of students, from ``benchmarks/results/*/compression.json``; ``benchmarks.report`` writes it."""
+"""Tables of students in the README and docs/students.md, from ``benchmarks/results/*/compression.json``."""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from .bench_compression import TEACHER, draws_error, spread
 
 BEGIN, END = "<!-- compression:begin -->", "<!-- compression:end -->"
+# The README's rows; docs/students.md has all.
+HEADLINE = (
+    TEACHER,
+    "content-aware",
+    "content-agnostic",
+    "l1-out",
+    "content-aware, paper, 120 steps of 16",
+    "content-aware, 10,000 steps",
+    "content-agnostic, 10,000 steps",
+    "content-aware, face only, L1 by area, 10,000 steps",
+)
 
 _COLUMNS = (
     "seeds",
@@ -23,11 +35,12 @@ _COLUMNS = (
 _PAIRED = ("content L1", "face L1", "content PSNR", "content perceptual", "path length")
 
 
-def compression_table(document: dict[str, Any]) -> str:
-    """One row per label: means over training seeds, ± their standard deviation where there are two or more."""
+def compression_table(document: dict[str, Any], labels: Sequence[str] | None = None) -> str:
+    """One row per label, of all or of ``labels``: means over training seeds, ± their standard deviation."""
     groups: dict[str, list[dict[str, Any]]] = {}
     for row in document["rows"].values():
-        groups.setdefault(row["label"], []).append(row)
+        if labels is None or row["label"] in labels:
+            groups.setdefault(row["label"], []).append(row)
     lines = [f"| | {' | '.join(_COLUMNS + _PAIRED)} |", "|---" * (len(_COLUMNS) + len(_PAIRED) + 1) + "|"]
     lines += [_line(label, rows) for label, rows in groups.items()]
     return "\n".join([*lines, "", footnote(document)])
@@ -79,16 +92,17 @@ def footnote(document: dict[str, Any]) -> str:
     )
 
 
-def rendered(readme: str, results: Path) -> str:
-    """``readme`` with the tables between its markers; as it is where it has none.
+def rendered(page: str, results: Path, labels: Sequence[str] | None = None) -> str:
+    """``page`` with the tables of all rows, or of ``labels``, between its markers; as it is where it has none.
 
     Raises:
         ValueError: one marker of the two is missing.
     """
-    if BEGIN not in readme and END not in readme:
-        return readme
-    if BEGIN not in readme or END not in readme:
-        raise ValueError(f"README: expected both markers {BEGIN} and {END}")
-    head, rest = readme.split(BEGIN, 1)
-    tables = [compression_table(json.loads(path.read_text())) for path in sorted(results.glob("*/compression.json"))]
+    if BEGIN not in page and END not in page:
+        return page
+    if BEGIN not in page or END not in page:
+        raise ValueError(f"page: expected both markers {BEGIN} and {END}")
+    head, rest = page.split(BEGIN, 1)
+    documents = [json.loads(path.read_text()) for path in sorted(results.glob("*/compression.json"))]
+    tables = [compression_table(document, labels) for document in documents]
     return "\n".join([head + BEGIN, *tables, END]) + rest.split(END, 1)[1]

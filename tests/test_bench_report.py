@@ -8,7 +8,18 @@ from importlib.util import find_spec
 
 import pytest
 
-from benchmarks import harness, headline, pages, plots, report, results, tables, tables_editing, tables_sngan
+from benchmarks import (
+    harness,
+    headline,
+    pages,
+    plots,
+    report,
+    results,
+    tables,
+    tables_compression,
+    tables_editing,
+    tables_sngan,
+)
 from cagc.files import atomic_write
 
 
@@ -111,6 +122,7 @@ def project(tmp_path, monkeypatch):
         "docs/performance.md": report.DETAILS,
         "docs/editing.md": (*tables_editing.PROJECTION, *tables_editing.SMOOTHNESS),
         "docs/sngan.md": (*tables_sngan.STUDENTS, *tables_sngan.PUBLISHED),
+        "docs/students.md": (tables_compression.BEGIN, tables_compression.END),
     }
     for name, lines in markers.items():
         (tmp_path / name).write_text("\n".join(["# Title", *lines, "the end\n"]))

@@ -70,6 +70,9 @@ def test_rows_say_how_far_a_student_is_from_its_teacher(runs, small_teacher, tmp
     begin, end = tables_compression.BEGIN, tables_compression.END
     page = tables_compression.rendered(f"a\n{begin}\nold\n{end}\nb", out.parents[1])
     assert page.startswith(f"a\n{begin}\n| | seeds") and page.endswith(f"{end}\nb") and "old" not in page
+    assert "| named |" in page
+    short = tables_compression.rendered(f"a\n{begin}\n{end}\nb", out.parents[1], [TEACHER, "l1-out"])
+    assert TEACHER in short and "| l1-out |" in short and "| named |" not in short
     assert tables_compression.rendered("no marker", out.parents[1]) == "no marker"
     with pytest.raises(ValueError, match="both markers"):
         tables_compression.rendered(begin, out.parents[1])
