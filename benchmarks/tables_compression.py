@@ -17,9 +17,9 @@ HEADLINE = (
     "content-agnostic",
     "l1-out",
     "content-aware, paper, 120 steps of 16",
-    "content-aware, 10,000 steps",
-    "content-agnostic, 10,000 steps",
-    "content-aware, face only, L1 by area, 10,000 steps",
+    "content-aware, 12,500 steps",
+    "content-agnostic, 12,500 steps",
+    "content-aware, face only, L1 by area, 12,500 steps",
 )
 
 _COLUMNS = (

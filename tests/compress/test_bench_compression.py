@@ -8,10 +8,10 @@ import pytest
 import torch
 from PIL import Image
 
-from benchmarks import bench_compression, results, student_grid, tables_compression
+from benchmarks import bench_compression, report, results, student_grid, tables_compression
 from benchmarks.bench_compression import TEACHER, Run
 from cagc.budget import plan_channels
-from cagc.checkpoints import load_generator, save_generator
+from cagc.checkpoints import generator_hash, load_generator, save_generator
 from cagc.errors import CagcError
 from cagc.prune import prune
 from cagc.scores import score_channels
@@ -76,6 +76,12 @@ def test_rows_say_how_far_a_student_is_from_its_teacher(runs, small_teacher, tmp
     assert tables_compression.rendered("no marker", out.parents[1]) == "no marker"
     with pytest.raises(ValueError, match="both markers"):
         tables_compression.rendered(begin, out.parents[1])
+
+
+def test_the_embedded_student_is_one_of_the_committed_rows():
+    shipped = generator_hash(load_generator("faces64-student"))
+    documents = [json.loads(path.read_text()) for path in report.RESULTS.glob("*/compression.json")]
+    assert any(row["generator"] == shipped for document in documents for row in document["rows"].values())
 
 
 def test_labels_come_from_the_run(runs, tmp_path):
