@@ -116,9 +116,10 @@ def documents() -> dict[Path, str]:
     for name, rows in devices().items():
         long |= pages.long(DOCS.parent / "performance" / name, rows)
     students = DOCS.parent / "students.md"
+    page = between(students.read_text(), *tables_compression.STEPS, tables_compression.steps_tables(RESULTS))
     return long | {
         ROOT / "README.md": tables_compression.rendered(rendered(readme), RESULTS, tables_compression.HEADLINE),
-        students: tables_compression.rendered(students.read_text(), RESULTS),
+        students: tables_compression.rendered(page, RESULTS),
         DOCS: between(DOCS.read_text(), *DETAILS, details()),
     }
 

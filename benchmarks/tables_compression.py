@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+import re
+import statistics
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 from .bench_compression import TEACHER, draws_error, spread
+from .tables import grid
 
 BEGIN, END = "<!-- compression:begin -->", "<!-- compression:end -->"
+STEPS = "<!-- steps:begin -->", "<!-- steps:end -->"
+AGNOSTIC, USUAL_STEPS = "content-agnostic", 1000
 # The README's rows; docs/students.md has all.
 HEADLINE = (
     TEACHER,
@@ -44,6 +49,40 @@ def compression_table(document: dict[str, Any], labels: Sequence[str] | None = N
     lines = [f"| | {' | '.join(_COLUMNS + _PAIRED)} |", "|---" * (len(_COLUMNS) + len(_PAIRED) + 1) + "|"]
     lines += [_line(label, rows) for label, rows in groups.items()]
     return "\n".join([*lines, "", footnote(document)])
+
+
+def steps_table(document: dict[str, Any]) -> str:
+    """Students of the same kind by steps: Fréchet distance over the teacher's, L1 below the content-agnostic's."""
+    kinds: dict[str, dict[int, list[dict[str, Any]]]] = {}
+    for row in document["rows"].values():
+        found = re.fullmatch(r"(.*), ([\d,]+) steps", row["label"])
+        kind, steps = (found[1], int(found[2].replace(",", ""))) if found else (row["label"], USUAL_STEPS)
+        kinds.setdefault(kind, {}).setdefault(steps, []).append(row)
+    teacher = average(kinds.pop(TEACHER)[USUAL_STEPS], "frechet_to_data")
+    kinds = {kind: found for kind, found in kinds.items() if len(found) > 1}
+    columns = sorted({steps for found in kinds.values() for steps in found})
+
+    def cells(kind: str, cell: Callable[[int], str]) -> list[str]:
+        return [cell(steps) if steps in kinds[kind] else "–" for steps in columns]
+
+    def gap(kind: str, key: str) -> list[str]:
+        ours, theirs = kinds[kind], kinds[AGNOSTIC]
+        return cells(kind, lambda n: f"{100 * (1 - average(ours[n], key) / average(theirs[n], key)):.1f} %")
+
+    lines = [
+        (f"Fréchet distance to the data over the teacher's: {kind}",)
+        + tuple(cells(kind, lambda n: f"{average(kinds[kind][n], 'frechet_to_data') / teacher:.2f}×"))
+        for kind in kinds
+    ]
+    for key, region in (("content_l1", "the person"), ("face_l1", "the face")):
+        others = [kind for kind in kinds if kind != AGNOSTIC]
+        lines += [(f"L1 on {region} below {AGNOSTIC}'s: {kind}", *gap(kind, key)) for kind in others]
+    return grid(("steps", *(f"{steps:,}" for steps in columns)), lines)
+
+
+def average(rows: list[dict[str, Any]], key: str) -> float:
+    """Mean of a figure that all ``rows`` have."""
+    return statistics.fmean(row[key] for row in rows)
 
 
 def _line(label: str, rows: list[dict[str, Any]]) -> str:
@@ -103,6 +142,14 @@ def rendered(page: str, results: Path, labels: Sequence[str] | None = None) -> s
     if BEGIN not in page or END not in page:
         raise ValueError(f"page: expected both markers {BEGIN} and {END}")
     head, rest = page.split(BEGIN, 1)
-    documents = [json.loads(path.read_text()) for path in sorted(results.glob("*/compression.json"))]
-    tables = [compression_table(document, labels) for document in documents]
+    tables = [compression_table(document, labels) for document in _documents(results)]
     return "\n".join([head + BEGIN, *tables, END]) + rest.split(END, 1)[1]
+
+
+def steps_tables(results: Path) -> str:
+    """The table of students by steps of every machine."""
+    return "\n\n".join(map(steps_table, _documents(results)))
+
+
+def _documents(results: Path) -> list[dict[str, Any]]:
+    return [json.loads(path.read_text()) for path in sorted(results.glob("*/compression.json"))]

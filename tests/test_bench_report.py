@@ -122,7 +122,7 @@ def project(tmp_path, monkeypatch):
         "docs/performance.md": report.DETAILS,
         "docs/editing.md": (*tables_editing.PROJECTION, *tables_editing.SMOOTHNESS),
         "docs/sngan.md": (*tables_sngan.STUDENTS, *tables_sngan.PUBLISHED),
-        "docs/students.md": (tables_compression.BEGIN, tables_compression.END),
+        "docs/students.md": (tables_compression.BEGIN, tables_compression.END, *tables_compression.STEPS),
     }
     for name, lines in markers.items():
         (tmp_path / name).write_text("\n".join(["# Title", *lines, "the end\n"]))

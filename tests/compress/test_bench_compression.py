@@ -78,6 +78,29 @@ def test_rows_say_how_far_a_student_is_from_its_teacher(runs, small_teacher, tmp
         tables_compression.rendered(begin, out.parents[1])
 
 
+def test_gaps_by_steps():
+    def row(label: str, distance: float, content: float, face: float) -> dict:
+        return {"label": label, "frechet_to_data": distance, "content_l1": content, "face_l1": face}
+
+    rows = [
+        row(TEACHER, 50.0, 0, 0),
+        row("content-agnostic", 60.0, 0.2, 0.1),
+        row("content-agnostic", 80.0, 0.2, 0.1),
+        row("content-agnostic, 2,500 steps", 55.0, 0.1, 0.1),
+        row("content-aware", 80.0, 0.1, 0.09),
+        row("content-aware, 2,500 steps", 60.0, 0.2, 0.05),
+        row("content-aware, paper, 120 steps of 16", 90.0, 0.5, 0.5),
+    ]
+    table = tables_compression.steps_table({"rows": dict(enumerate(rows))}).splitlines()
+    assert table[0] == "| steps | 1,000 | 2,500 |"
+    assert [line.split(" | ")[1:] for line in table[2:]] == [
+        ["1.40×", "1.10× |"],
+        ["1.60×", "1.20× |"],
+        ["50.0 %", "-100.0 % |"],
+        ["10.0 %", "50.0 % |"],
+    ]
+
+
 def test_the_embedded_student_is_one_of_the_committed_rows():
     shipped = generator_hash(load_generator("faces64-student"))
     documents = [json.loads(path.read_text()) for path in report.RESULTS.glob("*/compression.json")]
