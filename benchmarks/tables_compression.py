@@ -48,7 +48,12 @@ def compression_table(document: dict[str, Any], labels: Sequence[str] | None = N
             groups.setdefault(row["label"], []).append(row)
     lines = [f"| | {' | '.join(_COLUMNS + _PAIRED)} |", "|---" * (len(_COLUMNS) + len(_PAIRED) + 1) + "|"]
     lines += [_line(label, rows) for label, rows in groups.items()]
-    return "\n".join([*lines, "", footnote(document)])
+    timing = ""
+    if threads := document.get("timed_on", {}).get("threads"):
+        timing = (
+            f"Milliseconds: the runtime, {threads} threads, rows by turns, each after an untimed image of its own. "
+        )
+    return "\n".join([*lines, "", timing + footnote(document)])
 
 
 def steps_table(document: dict[str, Any]) -> str:

@@ -133,6 +133,7 @@ def measure_latency(
     device: torch.device | str = "cpu",
     progress: Progress | None = None,
     prepare: Callable[[], Any] | None = None,
+    steady: bool = False,
 ) -> dict[str, LatencyResult]:
     """Time the functions by turns, `repeats` rounds and at least `min_seconds` in all, after `warmup` untimed rounds.
 
@@ -141,7 +142,8 @@ def measure_latency(
     numbers out of range, before anything runs.
 
     The order within a round is drawn anew, by one seed: small calls after a large one find cold caches, which would
-    otherwise be the lot of the same function in every round.
+    otherwise be the lot of the same function in every round. With `steady` each timed call follows an untimed one of
+    its own, and finds the caches as it leaves them itself.
     """
     if not functions:
         raise ValueError("functions must hold at least one callable, got none")
@@ -158,6 +160,8 @@ def measure_latency(
     with _no_garbage_collection():
         while rounds < repeats or time.perf_counter() - start < min_seconds:
             for name in order.sample(list(functions), len(functions)):
+                if steady:
+                    functions[name]()
                 if prepare is not None:
                     prepare()
                 times[name].append(clock(functions[name]))
@@ -179,7 +183,9 @@ def measure_generators(
 ) -> dict[str, LatencyResult]:
     """Time whole images: z [batch, style_dim] → image [batch, 3, R, R] with constant noise, by `cagc.runtime.compile`.
 
-    All generators must be on one device. Otherwise as `measure_latency`.
+    A timed image follows an untimed one of the same generator, as where one generator draws many; by turns alone, the
+    weights of a small generator would have left the caches for those of the large one. All generators must be on one
+    device. Otherwise as `measure_latency`.
     """
     if batch < 1:
         raise ValueError(f"batch must be at least 1, got {batch}")
@@ -195,4 +201,4 @@ def measure_generators(
         return lambda: compiled(z)
 
     calls = {name: image(generator) for name, generator in generators.items()}
-    return measure_latency(calls, repeats, warmup, min_seconds, device, progress)
+    return measure_latency(calls, repeats, warmup, min_seconds, device, progress, steady=True)

@@ -23,6 +23,15 @@ def test_candidates_take_turns_and_warm_up_is_not_timed():
     assert all(len(r.times_ms) == 20 for r in results.values())
 
 
+def test_a_steady_call_follows_one_of_its_own():
+    calls = []
+    functions = {"a": lambda: calls.append("a"), "b": lambda: calls.append("b")}
+    results = measure_latency(functions, repeats=20, warmup=0, prepare=lambda: calls.append("-"), steady=True)
+    rounds = {tuple(calls[i : i + 6]) for i in range(0, 120, 6)}
+    assert len(calls) == 120 and rounds == {tuple("a-ab-b"), tuple("b-ba-a")}
+    assert all(len(r.times_ms) == 20 for r in results.values())
+
+
 @pytest.fixture
 def work(monkeypatch) -> Callable[[float], Callable[[], None]]:
     """A function that takes so many seconds of the clock that is read, and none of anybody else's."""
@@ -85,7 +94,7 @@ def test_generators_are_timed_compiled_and_left_as_they_were(monkeypatch):
         runtime.CompiledGenerator, "__call__", lambda self, z: seen.append((z.shape[0], z.dtype)) or call(self, z)
     )
     results = measure_generators(generators, batch=2, repeats=2, warmup=1)
-    assert sorted(seen, key=str) == [(2, torch.float32)] * 3 + [(2, torch.float64)] * 3
+    assert sorted(seen, key=str) == [(2, torch.float32)] * 5 + [(2, torch.float64)] * 5
     assert generators["teacher"].training and not generators["student"].training
     assert all(r.median_ms > 0 for r in results.values())
     with pytest.raises(ValueError, match="batch"):
