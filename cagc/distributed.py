@@ -10,6 +10,7 @@ import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import timedelta
+from importlib import import_module
 from typing import Any, TypeVar
 
 import torch
@@ -64,6 +65,9 @@ def process_group(device: torch.device | str) -> Iterator[None]:
     device = torch.device(device)
     if device.type == "cuda":
         torch.cuda.set_device(device)
+    # Its default arguments are the group that is there when it is first imported, which PyTorch's optimisers do: kept
+    # so, Gloo's threads outlive the group, and one of them may abort the process while the interpreter ends.
+    import_module("torch.distributed.nn.functional")
     store, number, size = next(rendezvous("env://", timeout=_TIMEOUT))
     # The store of torchrun's static rendezvous outlives a restart, with the addresses of the processes before.
     store = dist.PrefixStore(f"start {restarts()}", store)
