@@ -22,7 +22,9 @@ LAYERS = ("cagc_kernels", "cagc", "benchmarks", "tests")
 
 def tracked(*patterns: str) -> list[Path]:
     """Files that git tracks or would track, so that a new file is judged before it is committed."""
-    command = ["git", "-C", str(ROOT), "ls-files", "-z", "--cached", "--others", "--exclude-standard", "--", *patterns]
+    environments = [f"--exclude=/{path.parent.name}/" for path in ROOT.glob("*/pyvenv.cfg")]
+    command = ["git", "-C", str(ROOT), "ls-files", "-z", "--cached", "--others", "--exclude-standard", *environments]
+    command += ["--", *patterns]
     names = subprocess.run(command, capture_output=True, text=True, check=True).stdout.split("\0")
     return [ROOT / name for name in names if name and (ROOT / name).is_file()]
 
