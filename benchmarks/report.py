@@ -47,7 +47,14 @@ def compress_table(document: dict[str, Any]) -> str:
         )
     provenance = document["provenance"]
     facts = [f"`{provenance['Command']}`", provenance["Machine"], provenance["Versions"], f"plan {provenance['Plan']}"]
-    return "\n".join([*lines, "", f"{'; '.join(facts)}. Fréchet distance over {document['features']} features."])
+    return "\n".join(
+        [
+            *lines,
+            "",
+            f"{'; '.join(facts)}. Fréchet distance over {document['features']} features. "
+            "A timed image follows an untimed one of the same generator.",
+        ]
+    )
 
 
 def figures() -> str:
