@@ -159,16 +159,20 @@ const cagc::Kernels &kernels_of(const std::string &instructions) {
 }
 
 // Fields of cagc::StyledConv in their order, noise_strength apart.
-cagc::StyledConv styled_conv(const std::vector<Pointer> &f, float noise_strength) {
-  if (f.size() != 16 || f[0] > 3) throw std::invalid_argument("synthesis: not the fields of a styled convolution");
-  for (int i : {7, 8, 9, 10, 11}) require(f[i], "synthesis", "a tensor of a layer");
-  for (int i : {13, 14, 15}) require(!f[12] || f[i], "synthesis", "a tensor of toRGB");
-  if (f[3] % cagc::kLanes || f[4] % cagc::kLanes || f[3] * f[4] == 0)
+cagc::StyledConv styled_conv(const std::vector<Pointer> &f, float noise_strength, int64_t lanes) {
+  if (f.size() != 20 || f[0] > 3) throw std::invalid_argument("synthesis: not the fields of a styled convolution");
+  for (int i : {10, 11, 12, 13, 14}) require(f[i], "synthesis", "a tensor of a layer");
+  for (int i : {16, 17, 18}) require(!f[15] || f[i], "synthesis", "a tensor of toRGB");
+  std::vector<int64_t> n(f.begin(), f.begin() + 10);
+  const bool strips = n[3] != 1;
+  if (n[6] % cagc::kLanes || n[7] % cagc::kLanes || n[4] < 1 || n[5] < 1 || n[4] > n[6] || n[5] > n[7])
     throw std::invalid_argument("synthesis: channels are not padded");
-  return {static_cast<cagc::Algorithm>(f[0]), static_cast<int64_t>(f[1]), static_cast<int64_t>(f[2]),
-          static_cast<int64_t>(f[3]), static_cast<int64_t>(f[4]), static_cast<int64_t>(f[5]),
-          static_cast<int64_t>(f[6]), floats(f[7]), floats(f[8]), floats(f[9]), floats(f[10]), floats(f[11]),
-          floats(f[12]), floats(f[13]), floats(f[14]), floats(f[15]), noise_strength};
+  if (strips ? n[3] != lanes || n[2] % (4 * lanes * n[1]) || f[0] % 2 == 0 : n[4] != n[6] || n[5] != n[7])
+    throw std::invalid_argument("synthesis: a layer cannot be in strips, or its channels are not padded");
+  require(!strips || n[1] == 1 || f[19], "synthesis", "the weights of an edge");
+  return {static_cast<cagc::Algorithm>(f[0]), n[1], n[2], n[3], n[4], n[5], n[6], n[7], n[8], n[9],
+          floats(f[10]), floats(f[11]), floats(f[12]), floats(f[13]), floats(f[14]), floats(f[15]), floats(f[16]),
+          floats(f[17]), floats(f[18]), floats(f[19]), noise_strength};
 }
 
 std::unique_ptr<cagc::Synthesis> synthesis(const std::vector<std::vector<Pointer>> &layers,
@@ -178,13 +182,15 @@ std::unique_ptr<cagc::Synthesis> synthesis(const std::vector<std::vector<Pointer
                                            float clamp, const std::string &instructions, int64_t batch, int threads) {
   if (layers.empty() || layers.size() != noise_strengths.size() || fir.size() != 4 || batch < 1 || threads < 1)
     throw std::invalid_argument("synthesis: layers, noise strengths, fir, batch or threads is off");
+  const cagc::Kernels &kernels = kernels_of(instructions);
   std::vector<cagc::StyledConv> convs;
-  for (size_t i = 0; i < layers.size(); i++) convs.push_back(styled_conv(layers[i], noise_strengths[i]));
+  for (size_t i = 0; i < layers.size(); i++)
+    convs.push_back(styled_conv(layers[i], noise_strengths[i], cagc::lanes_of(kernels)));
   cagc::Mapping map{{}, features};
   for (const auto &[weight, bias] : mapping) map.layers.push_back({floats(weight), floats(bias)});
   require(constant, "synthesis", "constant");
   return std::make_unique<cagc::Synthesis>(std::move(convs), std::move(map), floats(constant), style_dim, fir.data(),
-                                           clamp, kernels_of(instructions), batch, threads);
+                                           clamp, kernels, batch, threads);
 }
 
 void run_synthesis(const cagc::Synthesis &s, Pointer ws, int64_t w_sample, int64_t w_layer,
@@ -204,10 +210,15 @@ void run_synthesis(const cagc::Synthesis &s, Pointer ws, int64_t w_sample, int64
 
 void bind_synthesis(py::module_ &m) {
   m.def("instruction_sets", cagc::instruction_sets);
-  m.def("pack_matrix", [](const std::string &instructions, Pointer matrix, int64_t k, int64_t columns, Pointer packed) {
-    require(matrix && packed, "pack_matrix", "a tensor");
-    cagc::pack_matrix(kernels_of(instructions), floats(matrix), k, columns, reinterpret_cast<float *>(packed));
-  });
+  m.def("lanes", [](const std::string &instructions) { return cagc::lanes_of(kernels_of(instructions)); });
+  const auto pack = [&](const char *name, auto function) {
+    m.def(name, [=](const std::string &instructions, Pointer matrix, int64_t k, int64_t columns, Pointer packed) {
+      require(matrix && packed, name, "a tensor");
+      function(kernels_of(instructions), floats(matrix), k, columns, reinterpret_cast<float *>(packed));
+    });
+  };
+  pack("pack_matrix", cagc::pack_matrix);
+  pack("pack_strips", cagc::pack_strips);
   m.def("prefer_huge_pages", [](Pointer memory, size_t bytes) {
     cagc::prefer_huge_pages(reinterpret_cast<void *>(memory), bytes);
   });

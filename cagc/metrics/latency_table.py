@@ -18,6 +18,8 @@ from statistics import median
 
 import torch
 
+from cagc_kernels import __version__
+
 from ..callbacks import Progress
 from ..documents import read_document, write_document
 from ..errors import CagcError
@@ -230,7 +232,8 @@ def latency_table(
 
 def _cache_path(generator: Generator, batch: int, executor: str) -> Path:
     device = device_name(generator.w_avg.device)
-    facts = [device, batch, executor, generator.config.to_dict(), str(generator.w_avg.dtype), torch.__version__]
+    versions = [torch.__version__, __version__]
+    facts = [device, batch, executor, generator.config.to_dict(), str(generator.w_avg.dtype), *versions]
     digest = hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:12]
     name = "-".join("".join(c if c.isalnum() else " " for c in device.lower()).split())
     return cache_folder() / "latency" / f"{name}-{digest}.json"

@@ -190,9 +190,9 @@ class CompiledGenerator:
                 for name in names
             ]  # fmt: skip
         return [
-            {"layer": name, "kernel": kernel, "layout": f"NHWC, {inputs} -> {outputs} channels", "why": why}
-            for name, (kernel, why), (inputs, outputs) in zip(
-                names, described(self._program, self.batch), self._program.widths
+            {"layer": name, "kernel": kernel, "layout": f"{layout}, {inputs} -> {outputs} channels", "why": why}
+            for name, (kernel, why), layout, (inputs, outputs) in zip(
+                names, described(self._program, self.batch), self._program.layouts, self._program.widths
             )
         ]
 

@@ -1,5 +1,9 @@
 """The synthesis network of StyleGAN2 as one call into the compiled module: float32, CPU, frozen weights.
 
+Where images are small, vectors hold channels, padded to whole vectors. Where they are large, vectors hold pixels, one
+from each of as many vertical strips of the image: any number of channels is as fast as its MACs, and each thread takes
+its own part of the image through an up-sampling layer and the one behind it.
+
 Winograd's algorithm is that of Lavin and Gray, "Fast algorithms for convolutional neural networks", CVPR 2016; the
 up-sampling layers apply it to the parities of the transposed convolution, of two taps, and to one tap as it is.
 """
@@ -14,6 +18,7 @@ from ..frozen import ConvWeights, GeneratorWeights
 from . import _C
 
 LANES = 8
+BLOCK = 5 << 18  # bytes of 16 tiles' transformed inputs and outputs
 ALGORITHMS = ("direct3", "winograd43", "transposed2", "winograd42")
 
 # Filter transforms, exact in float64. Rows: points 0, 1, -1, 2, -2, infinity; and 0, 1, -1, 2, infinity on taps (2, 0)
@@ -66,6 +71,23 @@ def points(algorithm: str, size: int) -> int:
     return {"direct3": 9, "winograd43": 36, "transposed2": 9, "winograd42": 81}[algorithm] * tiles[algorithm] ** 2
 
 
+def strips(convs: Sequence[ConvWeights], algorithms: Sequence[str], lanes: int) -> list[int]:
+    """For each convolution 1, if vectors hold channels, or ``lanes``, if they hold pixels, one of each vertical strip.
+
+    From a layer on all are in strips, in which no channel is padded, and an up-sampling layer and the one behind it
+    run as one. Those are: strips that are at least a tile wide, and 16 tiles that fit a cache of 1 MB or so.
+    """
+    found = [1] * len(convs)
+    for i in reversed(range(len(convs))):
+        out, inputs = convs[i].weight.shape[:2]
+        rows = {"winograd43": 36, "winograd42": 81}.get(algorithms[i])
+        narrow = rows is not None and 64 * rows * (out + inputs) <= BLOCK
+        if not narrow or convs[i].resolution // convs[i].up % (4 * lanes):
+            break
+        found[i] = lanes
+    return found if found[-2:] == [lanes] * 2 else [1] * len(convs)
+
+
 class Program:
     """Packed weights of a generator; :meth:`images` runs all of it in one call per batch.
 
@@ -92,7 +114,8 @@ class Program:
         self.resolution = convs[-1].resolution
         self._owned: list[torch.Tensor] = []
         self.algorithms = [algorithm(conv, batch) for conv in convs]
-        self._layers = [self._layer(conv, name) for conv, name in zip(convs, self.algorithms)]
+        self.strips = strips(convs, self.algorithms, _C.lanes(self.instructions))
+        self._layers = [self._layer(*layer) for layer in zip(convs, self.algorithms, self.strips)]
         self._strengths = [conv.noise_strength * 2**0.5 for conv in convs]
         self._mapping = [
             (self._pack([w.t() * 2**0.5], self.features), self._own(_pad(b * 2**0.5, self.features)))
@@ -108,22 +131,35 @@ class Program:
 
     @property
     def widths(self) -> list[tuple[int, int]]:
-        """Input and output channels of each convolution, padded."""
-        return [(fields[3], fields[4]) for fields in self._layers]
+        """Input and output channels of each convolution, padded where they are the vectors."""
+        return [(fields[4], fields[5]) for fields in self._layers]
+
+    @property
+    def layouts(self) -> list[str]:
+        """Of the activations of each convolution."""
+        return ["NHWC" if strips == 1 else f"NHCW in {strips} strips" for strips in self.strips]
+
+    def _pair(self, index: int) -> bool:
+        """Whether a convolution and the next one run as one: what is between them does not leave the caches."""
+        return index >= 0 and self.strips[index] > 1 and self._layers[index][1] == 2
 
     def conv_cost(self, index: int, batch: int) -> tuple[int, int]:
         """Multiplications of a convolution's products, and bytes: activations in and out, packed weights."""
-        up, resolution, inputs, out = self._layers[index][1:5]
+        up, resolution, strips, inputs, out = self._layers[index][1:6]
         size, name = resolution // up, self.algorithms[index]
-        last = index + 1 == len(self._layers)
         weights = (36 if name.startswith("winograd") else 9) * inputs * out
-        activations = size**2 * inputs + (0 if last else resolution**2 * out)
-        return batch * points(name, size) * inputs * out, 4 * (weights + batch * activations)
+        read = 0 if self._pair(index - 1) else size**2 * inputs
+        written = 0 if self._pair(index) or index + 1 == len(self._layers) else resolution**2 * out
+        count = points(name, size)
+        if strips > 1 and up == 2:  # one more row of tiles, and no more columns
+            count = count * size // (size + 4)
+        return batch * count * inputs * out, 4 * (weights + batch * (read + written))
 
     def styles_cost(self, batch: int) -> tuple[int, int]:
         """As :meth:`conv_cost`, of the affine layers and demodulation."""
-        columns = sum(inputs + (out if fields[12] else 0) for fields, (inputs, out) in zip(self._layers, self.widths))
-        floats = self.style_dim * columns + sum(inputs * out for inputs, out in self.widths)
+        padded = [fields[6:8] for fields in self._layers]
+        columns = sum(inputs + (out if fields[15] else 0) for fields, (inputs, out) in zip(self._layers, padded))
+        floats = self.style_dim * columns + sum(inputs * out for inputs, out in padded)
         return batch * floats, 4 * floats
 
     def mapping_cost(self, batch: int) -> tuple[int, int]:
@@ -141,37 +177,45 @@ class Program:
         self._owned.append(tensor.contiguous())
         return self._owned[-1].data_ptr()
 
-    def _pack(self, dense: Sequence[torch.Tensor], columns: int) -> int:
+    def _pack(self, dense: Sequence[torch.Tensor], columns: int, pack: str = "pack_matrix") -> int:
         packed = torch.empty(sum(m.shape[0] for m in dense) * columns)
         offset = 0
         for matrix in dense:
             matrix = _pad(matrix, matrix.shape[0], columns)
             to = packed.data_ptr() + offset * 4
-            _C.pack_matrix(self.instructions, matrix.data_ptr(), matrix.shape[0], columns, to)
+            getattr(_C, pack)(self.instructions, matrix.data_ptr(), matrix.shape[0], columns, to)
             offset += matrix.numel()
         return self._own(packed)
 
-    def _layer(self, conv: ConvWeights, name: str) -> list[int]:
+    def _layer(self, conv: ConvWeights, name: str, strips: int) -> list[int]:
         out, inputs = (padded(n) for n in conv.weight.shape[:2])
         weight = torch.zeros(out, inputs, 3, 3, dtype=torch.float64)
         weight[: conv.weight.shape[0], : conv.weight.shape[1]] = conv.weight
+        stored, pack = (weight, "pack_matrix") if strips == 1 else (conv.weight, "pack_strips")
         rgb = conv.to_rgb
         fields = [
-            ALGORITHMS.index(name), conv.up, conv.resolution, inputs, out, conv.w, rgb.w if rgb else 0,
-            self._pack(matrices(weight, name), out),
+            ALGORITHMS.index(name), conv.up, conv.resolution, strips, stored.shape[1], stored.shape[0], inputs, out,
+            conv.w, rgb.w if rgb else 0,
+            self._pack(matrices(stored, name), stored.shape[0], pack),
             self._pack([weight.square().sum(dim=(2, 3)).t()], out),
             self._own(_pad(conv.bias * 2**0.5, out)),
             self._pack([conv.affine.t()], inputs),
             self._own(_pad(conv.affine_bias, inputs)),
         ]  # fmt: skip
         if rgb is None:
-            return fields + [0] * 4
-        return fields + [
-            self._own(_pad(rgb.weight, 3, out)),
-            self._pack([rgb.affine.t()], out),
-            self._own(_pad(rgb.affine_bias, out)),
-            self._own(rgb.bias.float()),
-        ]
+            fields += [0] * 4
+        else:
+            fields += [
+                self._own(_pad(rgb.weight, 3, out)),
+                self._pack([rgb.affine.t()], out),
+                self._own(_pad(rgb.affine_bias, out)),
+                self._own(rgb.bias.float()),
+            ]
+        return fields + [self._edge(stored) if strips > 1 and conv.up == 2 else 0]
+
+    def _edge(self, weight: torch.Tensor) -> int:
+        taps = weight[..., 2].permute(2, 1, 0)
+        return self._pack([torch.cat([taps[0], taps[2]]), taps[1]], weight.shape[0], "pack_strips")
 
     def _run(self, batch: int) -> tuple[object, torch.Tensor]:
         key = batch, torch.get_num_threads()

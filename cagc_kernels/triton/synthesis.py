@@ -330,6 +330,11 @@ class Program:
         """Input and output channels of each convolution."""
         return [layer.packed.channels for layer in self._layers]
 
+    @property
+    def layouts(self) -> list[str]:
+        """Of the activations of each convolution."""
+        return ["NHWC"] * len(self._layers)
+
     def describe(self, n: int) -> list[tuple[str, str]]:
         """Kernel and tile of every convolution for ``n`` images, in order, and why it is that one."""
         found = []

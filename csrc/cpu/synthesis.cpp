@@ -1,15 +1,13 @@
 // The synthesis network: what is done on which part of memory by which thread. One parallel region per image: every
 // worksharing loop below ends in the barrier that the next one needs.
 #include "cagc/synthesis.h"
-#include "synthesis/products.h"
+#include "synthesis/layer_plan.h"
+#include "synthesis/team.h"
 #include <algorithm>
-#include <atomic>
 #include <cmath>
 #include <cstring>
+#include <numeric>
 #include <omp.h>
-#if defined(__linux__)
-#include <sys/mman.h>
-#endif
 
 namespace cagc {
 namespace {
@@ -18,69 +16,6 @@ constexpr float kGain = 1.41421356237309515f;  // of leaky ReLU
 constexpr float kEpsilon = 1e-8f;
 
 int64_t aligned(int64_t floats) { return (floats + 15) / 16 * 16; }
-
-// In floats. A thread has blocks of its own, in its L2 cache, as long as the weights come out of the L3 cache: with 12
-// rows a matrix product reaches its peak from there (Zen 4, 114 GFLOP/s a core; 4 to 48 tiles are within 5 % of it).
-// Larger weights are read once, for blocks that all threads share.
-constexpr int64_t kPrivateWeights = 3 << 20, kSharedBlock = 4 << 20, kTransposed = 256 << 10;
-constexpr int64_t kTiles = 12;
-
-struct LayerPlan {
-  bool shared;
-  int64_t tiles;  // per block, but for rounding
-  int64_t band;   // tile rows, counted through the batch, between two barriers
-  int64_t ring;   // rows of t
-  int64_t styles, squares, demod, rgb_styles, rgb_weight;  // offsets in the workspace
-};
-
-LayerPlan plan_of(const StyledConv &c, int64_t batch, int threads) {
-  LayerPlan p{};
-  const int64_t side = side_of(c), rows = side * batch;
-  const int64_t tile = v_floats(c, 1) + m_floats(c, 1) - 72 * kPointPad;
-  p.shared = weight_floats(c) > kPrivateWeights;
-  const int64_t fit = std::max<int64_t>(1, kSharedBlock / tile);
-  p.band = rows;
-  if (c.up == 2) {
-    const int64_t t_row = t_rows_of(c) * side * t_rows_of(c) * c.out;
-    const int64_t band = p.shared ? fit / side : threads * kTransposed / t_row;
-    p.band = std::clamp<int64_t>(band, 1, rows);
-    p.ring = std::min(rows, p.band + 2) * t_rows_of(c);
-  }
-  const int64_t count = p.band * side;
-  const bool pixels = c.algorithm == Algorithm::direct3 || c.algorithm == Algorithm::transposed2;
-  p.tiles = std::min(count, p.shared ? std::max<int64_t>(fit, 4) : pixels ? 4 * kTiles : kTiles);
-  return p;
-}
-
-int64_t most(const LayerPlan &p) { return p.tiles + 3; }  // tiles of a block, rounded to whole fours
-
-// The threads of a parallel region.
-class Team {
- public:
-  explicit Team(int threads) : shares_(threads) {}
-
-  // As a dynamic `omp for`, with its barrier, but a thread begins with a share of its own, and takes from the others'
-  // when that is done: it reads what it wrote before, and lines that another core wrote are dear, above all on
-  // another die.
-  template <class F> void each(int64_t count, F &&body) {
-    const int64_t threads = omp_get_num_threads(), thread = omp_get_thread_num();
-    Share &own = shares_[thread];
-    const int turn = own.loops++ % 2;
-    for (int64_t k = 0; k < threads; k++) {
-      const int64_t t = (thread + k) % threads, begin = count * t / threads, end = count * (t + 1) / threads;
-      for (int64_t i; (i = begin + shares_[t].taken[turn].fetch_add(1, std::memory_order_relaxed)) < end;) body(i);
-    }
-#pragma omp barrier
-    own.taken[turn] = 0;  // nobody looks at it before the barrier of the next loop
-  }
-
- private:
-  struct alignas(64) Share {
-    std::atomic<int64_t> taken[2] = {};
-    int64_t loops = 0;
-  };
-  std::vector<Share> shares_;
-};
 
 }  // namespace
 
@@ -99,15 +34,25 @@ struct Synthesis::State {
   std::vector<Affine> affines;  // pieces of the affine layers
   int64_t size = 0;             // of the workspace
   int64_t x[2], rgb[2], t, block, block_size, scratch, scratch_size, hidden[2];
+  int64_t t_size, rows, rows_size;  // of a thread: t and the rows of y between paired layers
 
   int64_t take(int64_t floats) {
     const int64_t at = size;
     size += aligned(floats);
     return at;
   }
+  bool enters_strips(size_t layer) const { return layer && convs[layer].strips > 1 && convs[layer - 1].strips == 1; }
+  // Whether a layer and the next one run as one.
+  bool paired(size_t layer) const { return convs[layer].strips > 1 && convs[layer].up == 2; }
+  int64_t panels_of(const StyledConv &c) const {
+    return c.strips > 1 ? kernels.row_blocks(c.out) : kernels.panels(c.out);
+  }
   void lay_out();
   void styles(const SynthesisCall &) const;
-  void conv(int64_t layer, const ConvJob &, float *workspace, Team &) const;
+  void conv(const ConvJob &, const LayerPlan &, float *workspace, Team &) const;
+  void own_blocks(const ConvJob &, const LayerPlan &, int64_t first, int64_t count, float *workspace) const;
+  void segment(ConvJob, ConvJob, int64_t layer, int64_t n, int64_t begin, int64_t end, float *workspace, Clock &) const;
+  void pair(int64_t layer, const ConvJob &, const ConvJob &, float *workspace, Team &, Clock &) const;
   void multiply(const ConvJob &, const Block &, int64_t begin, int64_t end) const;
   void blocks(const ConvJob &, const LayerPlan &, int64_t first, int64_t count, float *workspace, Team &) const;
   void skip(const StyledConv &, const float *below, float *rgb, float *scratch) const;
@@ -115,35 +60,45 @@ struct Synthesis::State {
 };
 
 void Synthesis::State::lay_out() {
-  int64_t activations = 0, images = 0, rows = 0;
+  int64_t activations = 0, images = 0, t_floats = 0, row_floats = 0, buffer = 0;
   block_size = scratch_size = 0;
   for (size_t l = 0; l < convs.size(); l++) {
     const StyledConv &c = convs[l];
     LayerPlan p = plan_of(c, batch, threads);
-    p.styles = take(batch * c.in), p.squares = take(batch * c.in), p.demod = take(batch * c.out);
+    p.styles = take(batch * c.in_padded), p.squares = take(batch * c.in_padded);
+    p.demod = take(batch * c.out_padded);
     const auto pieces = [&](int64_t columns, bool rgb_affine) {
       for (int64_t i = 0, n = kernels.panels(columns); i < n; i += 2)
         affines.push_back({static_cast<int64_t>(l), rgb_affine, i, std::min(n, i + 2)});
     };
-    pieces(c.in, false);
+    pieces(c.in_padded, false);
     if (c.rgb_weight) {
-      p.rgb_styles = take(batch * c.out), p.rgb_weight = take(batch * 3 * c.out);
-      pieces(c.out, true);
+      p.rgb_styles = take(batch * c.out_padded), p.rgb_weight = take(batch * 3 * c.out_padded);
+      pieces(c.out_padded, true);
     }
     const int64_t size = c.resolution / c.up, pixels = c.resolution * c.resolution;
-    activations = std::max(activations, batch * size * pitch(size, c.in));
+    const bool strips = c.strips > 1, enters = enters_strips(l);
+    const int64_t x_row = strips && !enters ? strips_pitch(size, c.in) : pitch(size, c.in_padded);
+    if (l && paired(l - 1)) {
+      row_floats = std::max(row_floats, kRingY * x_row);
+    } else {
+      activations = std::max(activations, batch * size * x_row);
+      p.x = buffer, buffer = 1 - buffer;
+    }
+    if (enters) p.strips = take(batch * size * strips_pitch(size, c.in));
     if (l + 1 < convs.size()) images = std::max(images, batch * 3 * pixels);
-    const int64_t v_and_m = aligned(v_floats(c, most(p))) + aligned(m_floats(c, most(p)));
+    const int64_t v_and_m = aligned(v_floats(c, most(c, p))) + aligned(m_floats(c, most(c, p)));
     block_size = std::max(block_size, v_and_m * (p.shared ? 1 : threads));
-    rows = std::max(rows, p.ring * t_rows_of(c) * side_of(c) * c.out);
-    const int64_t strip = 2 * (std::max<int64_t>(kStrip / c.out, 8) + 3) * c.out;
-    scratch_size = std::max({scratch_size, 36 * c.in, 16 * c.out, strip, c.resolution + 2});
+    t_floats = std::max(t_floats, p.ring * t_row_of(c) * (strips ? threads : 1));
+    scratch_size = std::max(scratch_size, scratch_of(c));
+    if (strips && c.up == 2) p.edge = take(batch * tile_rows_of(c) * t_rows_of(c) * c.out);
     plans.push_back(p);
   }
   scratch_size = aligned(scratch_size);
   x[0] = take(activations), x[1] = take(activations);
   rgb[0] = take(images), rgb[1] = take(images);
-  t = take(rows);
+  t = take(t_floats), t_size = t_floats / threads / 16 * 16;
+  rows_size = aligned(row_floats), rows = take(rows_size * threads);
   block = take(block_size), scratch = take(scratch_size * threads);
   for (int64_t &h : hidden) h = take(batch * (mapping.features + kLanes));
 }
@@ -154,7 +109,7 @@ void Synthesis::State::styles(const SynthesisCall &call) const {
     const Affine &a = affines[i];
     const StyledConv &c = convs[a.layer];
     const LayerPlan &p = plans[a.layer];
-    const int64_t columns = a.rgb ? c.out : c.in;
+    const int64_t columns = a.rgb ? c.out_padded : c.in_padded;
     kernels.gemm(call.ws + (a.rgb ? c.rgb_w : c.w) * call.w_layer, call.w_sample, batch, style_dim,
                  a.rgb ? c.rgb_affine : c.affine, columns, a.begin, a.end,
                  call.workspace + (a.rgb ? p.rgb_styles : p.styles), columns);
@@ -163,18 +118,19 @@ void Synthesis::State::styles(const SynthesisCall &call) const {
   for (size_t l = 0; l < convs.size(); l++) {
     const StyledConv &c = convs[l];
     const LayerPlan &p = plans[l];
+    const int64_t in = c.in_padded, out = c.out_padded;
     float *s = call.workspace + p.styles, *squares = call.workspace + p.squares, *d = call.workspace + p.demod;
-    for (int64_t i = 0; i < batch * c.in; i++) s[i] += c.affine_bias[i % c.in], squares[i] = s[i] * s[i];
-    kernels.gemm(squares, c.in, batch, c.in, c.energy, c.out, 0, kernels.panels(c.out), d, c.out);
-    for (int64_t i = 0; i < batch * c.out; i++) d[i] = kGain / std::sqrt(d[i] + kEpsilon);
+    for (int64_t i = 0; i < batch * in; i++) s[i] += c.affine_bias[i % in], squares[i] = s[i] * s[i];
+    kernels.gemm(squares, in, batch, in, c.energy, out, 0, kernels.panels(out), d, out);
+    for (int64_t i = 0; i < batch * out; i++) d[i] = kGain / std::sqrt(d[i] + kEpsilon);
     for (int64_t n = 0; c.rgb_weight && n < batch; n++)
-      for (int64_t i = 0; i < c.out; i++) {
-        const float style = call.workspace[p.rgb_styles + n * c.out + i] + c.rgb_affine_bias[i];
+      for (int64_t i = 0; i < out; i++) {
+        const float style = call.workspace[p.rgb_styles + n * out + i] + c.rgb_affine_bias[i];
         for (int64_t k = 0; k < 3; k++)
-          call.workspace[p.rgb_weight + (n * 3 + k) * c.out + i] = style * c.rgb_weight[k * c.out + i];
+          call.workspace[p.rgb_weight + (n * 3 + k) * out + i] = style * c.rgb_weight[k * out + i];
       }
   }
-  const int64_t in = convs[0].in;
+  const int64_t in = convs[0].in_padded;
 #pragma omp for
   for (int64_t i = 0; i < batch * 16; i++) {
     const float *from = constant + i % 16 * in, *s = call.workspace + plans[0].styles + i / 16 * in;
@@ -185,13 +141,14 @@ void Synthesis::State::styles(const SynthesisCall &call) const {
 
 void Synthesis::State::multiply(const ConvJob &job, const Block &b, int64_t begin, int64_t end) const {
   const StyledConv &c = *job.conv;
-  const int64_t panels = kernels.panels(c.out);
+  const int64_t panels = panels_of(c);
   for (int64_t i = begin; i < end;) {
     const Product p = product_of(c, i / panels);
-    const int64_t first = i % panels, last = std::min(panels, first + end - i);
-    const float *v = b.v + p.v * b.count * c.in + p.v_offset;
-    float *m = b.m + p.m * b.count * c.out + p.m_offset;
-    kernels.gemm(v, p.lda, p.mult * b.count, p.k, c.weight + p.weight * c.out, c.out, first, last, m, c.out);
+    const int64_t first = i % panels, last = std::min(panels, first + end - i), rows = p.mult * b.count;
+    const float *v = b.v + p.v * b.count * c.in * c.strips + p.v_offset, *weight = c.weight + p.weight * c.out;
+    float *m = b.m + p.m * b.count * c.out * c.strips + p.m_offset;
+    if (c.strips > 1) kernels.gemm_strips(v, rows, p.k, weight, c.out, first, last, m);
+    else kernels.gemm(v, p.lda, rows, p.k, weight, c.out, first, last, m, c.out);
     i += last - first;
   }
 }
@@ -200,15 +157,16 @@ void Synthesis::State::multiply(const ConvJob &job, const Block &b, int64_t begi
 void Synthesis::State::blocks(const ConvJob &job, const LayerPlan &p, int64_t first, int64_t count,
                               float *workspace, Team &team) const {
   const StyledConv &c = *job.conv;
-  const int64_t units = product_count(c.algorithm) * kernels.panels(c.out);
+  const int64_t units = product_count(c.algorithm) * panels_of(c);
   // As even as can be, and as many private blocks for every thread. Four rows are multiplied at a time, and F(4x4, 3x3)
   // has a row per tile: whole fours, unless there are so few that threads would wait for each other.
   const int64_t whole = p.shared ? 1 : threads, parts = (count + p.tiles - 1) / p.tiles;
   const int64_t number = std::min(count, (parts + whole - 1) / whole * whole);
-  const int64_t unit = c.up == 1 && (c.algorithm == Algorithm::direct3 || count >= 8 * number) ? 4 : 1;
-  const int64_t v_size = aligned(v_floats(c, most(p))), thread = omp_get_thread_num();
+  const bool fours = c.up == 1 && c.strips == 1 && (c.algorithm == Algorithm::direct3 || count >= 8 * number);
+  const int64_t unit = fours ? 4 : 1;
+  const int64_t v_size = aligned(v_floats(c, most(c, p))), thread = omp_get_thread_num();
   float *here = workspace + scratch + thread * scratch_size;
-  float *v = workspace + block + (p.shared ? 0 : thread * (v_size + aligned(m_floats(c, most(p)))));
+  float *v = workspace + block + (p.shared ? 0 : thread * (v_size + aligned(m_floats(c, most(c, p)))));
   const auto begin = [&](int64_t i) {
     return i == number ? count : (count * i / number + unit / 2) / unit * unit;
   };
@@ -233,10 +191,9 @@ void Synthesis::State::blocks(const ConvJob &job, const LayerPlan &p, int64_t fi
   }
 }
 
-void Synthesis::State::conv(int64_t layer, const ConvJob &job, float *workspace, Team &team) const {
+void Synthesis::State::conv(const ConvJob &job, const LayerPlan &p, float *workspace, Team &team) const {
   const StyledConv &c = *job.conv;
-  const LayerPlan &p = plans[layer];
-  const int64_t rows = job.side * batch, r = c.resolution, step = t_rows_of(c);
+  const int64_t tile_rows = tile_rows_of(c), rows = tile_rows * batch, r = c.resolution, step = t_rows_of(c);
   float *here = workspace + scratch + omp_get_thread_num() * scratch_size;
   int64_t done = 0;
   for (int64_t row = 0; row < rows; row += p.band) {
@@ -244,13 +201,68 @@ void Synthesis::State::conv(int64_t layer, const ConvJob &job, float *workspace,
     blocks(job, p, row * job.side, (end - row) * job.side, workspace, team);
     if (c.up == 1) continue;
     // Output row i of sample n reads rows i - 1 to i + 2 of t, of which the last sample's are below `end` so far.
-    const int64_t last = (end - 1) / job.side, local = (end - last * job.side) * step;
+    const int64_t last = (end - 1) / tile_rows, local = (end - last * tile_rows) * step;
     const int64_t ready = last * r + std::clamp<int64_t>(local >= r + 1 ? r : local - 2, 0, r);
     team.each((ready - done + 3) / 4, [&](int64_t i) {
       kernels.filter(job, done + i * 4, std::min(done + i * 4 + 4, ready), here);
     });
     done = ready;
   }
+}
+
+// Tiles [first, first + count) of a layer in strips, by this thread alone.
+void Synthesis::State::own_blocks(const ConvJob &job, const LayerPlan &p, int64_t first, int64_t count,
+                                  float *workspace) const {
+  const int64_t thread = omp_get_thread_num();
+  float *here = workspace + scratch + thread * scratch_size;
+  float *v = workspace + block + thread * (block_size / threads / 16 * 16);
+  float *m = v + aligned(v_floats(*job.conv, p.tiles));
+  for (int64_t i = 0; i < count; i += p.tiles) {
+    const Block b{first + i, std::min(p.tiles, count - i), v, m};
+    kernels.input(job, b, 0, b.count, here);
+    multiply(job, b, 0, product_count(job.conv->algorithm) * panels_of(*job.conv));
+    kernels.output(job, b, 0, b.count, here);
+  }
+}
+
+// Rows [begin, end) of the second layer's tiles, of sample n, by this thread alone, from its own rows of the first
+// layer's output: what one core wrote is dear to another, above all to one that shares no cache with it.
+void Synthesis::State::segment(ConvJob up, ConvJob job, int64_t layer, int64_t n, int64_t begin, int64_t end,
+                               float *workspace, Clock &clock) const {
+  const int64_t thread = omp_get_thread_num(), r = job.size;
+  float *here = workspace + scratch + thread * scratch_size;
+  float *own = workspace + rows + thread * rows_size;
+  up.t = workspace + t + thread * t_size;
+  up.y = own, job.x = own;
+  // A tile needs a row above and one below it, and row i of y rows i - 1 to i + 2 of t.
+  const int64_t last_y = std::min(4 * end + 1, r), last_t = std::min(last_y + 1, r) / 8;
+  int64_t done = std::max<int64_t>(4 * begin - 1, 0), tile = begin;
+  for (int64_t row = std::max<int64_t>(done - 1, 0) / 8; row <= last_t; row++) {
+    own_blocks(up, plans[layer], n * up.tiles + row * up.side, up.side, workspace);
+    const int64_t ready = row == last_t ? last_y : 8 * row + 6;
+    kernels.filter(up, n * r + done, n * r + ready, here);
+    clock.lap(1 + layer);
+    const int64_t next = ready == r ? end : std::min(end, (ready - 1) / 4);
+    own_blocks(job, plans[layer + 1], n * job.tiles + tile * job.side, (next - tile) * job.side, workspace);
+    clock.lap(2 + layer);
+    done = ready, tile = next;
+  }
+}
+
+// An up-sampling layer in strips and the one after it.
+void Synthesis::State::pair(int64_t layer, const ConvJob &up, const ConvJob &job, float *workspace, Team &team,
+                            Clock &clock) const {
+  const int64_t pieces = up.size / up.conv->strips + 1;  // one row more than x has
+  team.each(batch * pieces, [&](int64_t i) {
+    float *here = workspace + scratch + omp_get_thread_num() * scratch_size;
+    kernels.edge(up, i / pieces, i % pieces * up.conv->strips, here);
+  });
+  // Between two odd rows of tiles, one row of the first layer's is computed twice.
+  const int64_t tiles = job.size / 4, parts = std::min<int64_t>(threads / std::gcd<int64_t>(threads, batch), tiles / 4);
+  const auto begin = [&](int64_t i) { return i == 0 ? 0 : i == parts ? tiles : tiles * i / parts | 1; };
+  team.each(batch * parts, [&](int64_t i) {
+    segment(up, job, layer, i / parts, begin(i % parts), begin(i % parts + 1), workspace, clock);
+  });
 }
 
 void Synthesis::State::skip(const StyledConv &c, const float *below, float *rgb, float *here) const {
@@ -268,19 +280,23 @@ ConvJob Synthesis::State::job(int64_t layer, const SynthesisCall &call) const {
   const bool last = layer + 1 == static_cast<int64_t>(convs.size());
   float *w = call.workspace;
   ConvJob job{};
-  job.conv = &c, job.x = w + x[layer % 2], job.demod = w + p.demod;
-  if (!last) job.y = w + x[1 - layer % 2], job.next = w + plans[layer + 1].styles;
+  job.conv = &c, job.x = enters_strips(layer) ? w + p.strips : w + x[p.x], job.demod = w + p.demod;
+  if (!last) job.y = w + x[plans[layer + 1].x], job.next = w + plans[layer + 1].styles;
   job.noise = call.noise[layer], job.noise_sample = call.noise_sample[layer];
   if (c.rgb_weight) job.rgb_weight = w + p.rgb_weight;
+  job.x_rows = layer && paired(layer - 1) ? kRingY : batch * c.resolution / c.up;
+  job.y_rows = paired(layer) ? kRingY : batch * c.resolution;
   job.t = w + t, job.ring = std::max<int64_t>(1, p.ring), job.fir = fir, job.clamp = clamp;
-  job.size = c.resolution / c.up, job.side = side_of(c), job.tiles = job.side * job.side;
+  job.t_row = t_row_of(c), job.t_rows = tile_rows_of(c) * t_rows_of(c);
+  if (c.strips > 1 && c.up == 2) job.edge = w + p.edge;
+  job.size = c.resolution / c.up, job.side = side_of(c), job.tiles = job.side * tile_rows_of(c);
   return job;
 }
 
 Synthesis::Synthesis(std::vector<StyledConv> convs, Mapping mapping, const float *constant, int64_t style_dim,
                      const float *fir, float clamp, const Kernels &kernels, int64_t batch, int threads) {
   auto *state = new State{std::move(convs), std::move(mapping), constant, style_dim, {fir[0], fir[1], fir[2], fir[3]},
-                          clamp, kernels, batch, threads, {}, {}, 0, {}, {}, 0, 0, 0, 0, 0, {}};
+                          clamp, kernels, batch, threads, {}, {}, 0, {}, {}, 0, 0, 0, 0, 0, {}, 0, 0, 0};
   state_.reset(state);
   state->lay_out();
 }
@@ -297,26 +313,30 @@ void Synthesis::run(const SynthesisCall &call) const {
   Team team(s.threads);
 #pragma omp parallel num_threads(s.threads)
   {
-    const bool timed = call.seconds && omp_get_thread_num() == 0;
+    Clock clock(omp_get_thread_num() == 0 ? call.seconds : nullptr, 1 + count);
     float *here = call.workspace + s.scratch + omp_get_thread_num() * s.scratch_size;
     const float *below = nullptr;
-    double start = omp_get_wtime();
-    const auto lap = [&](int64_t i) {
-      const double now = omp_get_wtime();
-      if (timed) call.seconds[i] = now - start;
-      start = now;
-    };
     s.styles(call);
-    lap(0);
+    clock.lap(0);
     for (int64_t l = 0, images = 0; l < count; l++) {
-      ConvJob job = s.job(l, call);
+      const int64_t last = l + s.paired(l);
+      ConvJob job = s.job(last, call);
       if (job.rgb_weight) {
-        job.rgb = l + 1 == count ? call.image : call.workspace + s.rgb[images++ % 2];
+        job.rgb = last + 1 == count ? call.image : call.workspace + s.rgb[images++ % 2];
         s.skip(*job.conv, below, job.rgb, here);
         below = job.rgb;
       }
-      s.conv(l, job, call.workspace, team);
-      lap(1 + l);
+      const ConvJob first = last == l ? job : s.job(l, call);
+      if (s.enters_strips(l)) {
+        const LayerPlan &p = s.plans[l];
+        team.each(s.batch * first.size, [&](int64_t i) {
+          s.kernels.to_strips(first, call.workspace + s.x[p.x], i, i + 1, call.workspace + p.strips);
+        });
+      }
+      if (last == l) s.conv(job, s.plans[l], call.workspace, team);
+      else s.pair(l, first, job, call.workspace, team, clock);
+      clock.lap(1 + last);
+      l = last;
     }
   }
 }
@@ -349,43 +369,6 @@ void Synthesis::map(const float *z, float *w, float *workspace) const {
         }
     }
   }
-}
-
-void prefer_huge_pages(void *memory, size_t bytes) {
-#if defined(__linux__)
-  constexpr uintptr_t page = 2 << 20;
-  const uintptr_t begin = (reinterpret_cast<uintptr_t>(memory) + page - 1) / page * page;
-  const uintptr_t end = (reinterpret_cast<uintptr_t>(memory) + bytes) / page * page;
-  if (begin < end) madvise(reinterpret_cast<void *>(begin), end - begin, MADV_HUGEPAGE);
-#else
-  (void)memory, (void)bytes;
-#endif
-}
-
-std::vector<const char *> instruction_sets() {
-  std::vector<const char *> names;
-#if defined(CAGC_X86_LEVELS)
-  if (__builtin_cpu_supports("x86-64-v4")) names.push_back("v4");
-  if (__builtin_cpu_supports("x86-64-v3")) names.push_back("v3");
-#endif
-  names.push_back("generic");
-  return names;
-}
-
-const Kernels *find_kernels(const char *instructions) {
-  for (const char *name : instruction_sets()) {
-    if (std::strcmp(name, instructions)) continue;
-#if defined(CAGC_X86_LEVELS)
-    if (!std::strcmp(name, "v4")) return &kernels_v4;
-    if (!std::strcmp(name, "v3")) return &kernels_v3;
-#endif
-    return &kernels_generic;
-  }
-  return nullptr;
-}
-
-void pack_matrix(const Kernels &kernels, const float *matrix, int64_t k, int64_t columns, float *packed) {
-  kernels.pack(matrix, k, columns, packed);
 }
 
 }  // namespace cagc

@@ -95,6 +95,69 @@ def test_rows_of_the_transposed_convolution_reuse_their_memory(forced, monkeypat
     expect_equal(generator, program(generator), batch=5)
 
 
+def in_strips(resolution: int, shift: int = 0, **options) -> tuple[Generator, dict[str, int]]:
+    """A generator whose layers of 64 px and more are in strips, and their lanes by instruction set."""
+    generator = make(resolution, shift, seed=shift, **options)
+    return generator, {name: native._C.lanes(name) for name in INSTRUCTIONS}
+
+
+@pytest.mark.parametrize("instructions", INSTRUCTIONS)
+@pytest.mark.parametrize("shift", [0, 3, 5])
+def test_odd_widths_in_strips(instructions, shift):
+    generator, lanes = in_strips(128, shift, resample_filter=(1, 2, 4, 3))
+    compiled = program(generator, 1, instructions)
+    assert compiled.strips[-3:] == [lanes[instructions]] * 3 and compiled.strips[:5] == [1] * 5
+    assert compiled.widths[-1] == tuple(generator.config.channels[name] for name in ("b128.conv0", "b128.conv1"))
+    expect_equal(generator, compiled, batch=1)
+
+
+@pytest.mark.parametrize("threads", [1, 2, 3, 5, 16])
+@pytest.mark.parametrize("batch", [1, 2, 3])
+def test_parts_of_the_image_in_strips(threads, batch):
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        generator, _ = in_strips(128, shift=1, conv_clamp=0.7)
+        expect_equal(generator, program(generator, batch), batch)
+    finally:
+        torch.set_num_threads(before)
+
+
+def test_strips_give_the_images_of_channels(monkeypatch):
+    generator, _ = in_strips(128, shift=2)
+    z, noise = torch.randn(2, 20), [None] * len(generator.synthesis.noise_shapes())
+    images = run(program(generator), generator, z, noise)
+    monkeypatch.setattr(synthesis, "BLOCK", 0)
+    other = program(generator)
+    assert set(other.strips) == {1}
+    torch.testing.assert_close(images, run(other, generator, z, noise), rtol=0, atol=2e-5 * images.abs().max().item())
+
+
+@pytest.mark.parametrize("instructions", INSTRUCTIONS)
+def test_strips_begin_where_they_are_faster(instructions):
+    def strips(keep: float) -> list[int]:
+        full = GeneratorConfig.uniform(256).channels
+        channels = {name: round(keep * width) for name, width in full.items()}
+        generator = Generator(GeneratorConfig(256, channels, style_dim=8, mapping_layers=1))
+        return program(generator, 1, instructions).strips
+
+    lanes = native._C.lanes(instructions)
+    assert strips(0.3) == [1] * 8 + [lanes] * 5  # from b64.conv1 on
+    assert strips(0.2) == ([1] * 8 + [16] * 5 if lanes == 16 else [1] * 6 + [8] * 7)  # four columns a strip
+    assert strips(1) == [1] * 13  # one layer is not worth the change
+
+
+def test_explain_and_costs_of_strips():
+    generator, lanes = in_strips(128)
+    compiled = program(generator)
+    wide = lanes[compiled.instructions]
+    assert compiled.layouts[-1] == f"NHCW in {wide} strips" and compiled.layouts[0] == "NHWC"
+    inputs, out = compiled.widths[-2]
+    multiplications, moved = compiled.conv_cost(len(compiled.widths) - 2, 1)
+    assert multiplications == 81 * 16 * 17 * inputs * out
+    assert moved == 4 * (36 * inputs * out + 64 * 64 * inputs)  # what follows takes its output from the cache
+
+
 def test_asymmetric_filter_clamp_and_no_mapping():
     generator = make(16, resample_filter=(1, 2, 4, 3), conv_clamp=0.7, mapping_layers=0)
     expect_equal(generator, program(generator), batch=2)
@@ -114,10 +177,10 @@ def test_a_w_per_layer():
 
 
 @pytest.mark.parametrize("instructions", INSTRUCTIONS)
-@pytest.mark.parametrize("forced", sorted(FORCED))
-def test_workspace_is_kept_to_and_written_before_it_is_read(instructions, forced, monkeypatch):
+@pytest.mark.parametrize("forced, resolution", [("fast", 16), ("plain", 16), ("fast", 128)])
+def test_workspace_is_kept_to_and_written_before_it_is_read(instructions, forced, resolution, monkeypatch):
     monkeypatch.setattr(synthesis, "algorithm", FORCED[forced])
-    generator = make(16)
+    generator = make(resolution)
     compiled = program(generator, 3, instructions)
     key = 3, torch.get_num_threads()
     compiled._run(3)
@@ -136,3 +199,14 @@ def test_unknown_instructions_are_refused():
 def test_null_pointers_are_refused():
     with pytest.raises(ValueError, match="null"):
         native._C.pack_matrix("generic", 0, 8, 8, 0)
+    with pytest.raises(ValueError, match="null"):
+        native._C.pack_strips("generic", 0, 8, 8, 0)
+
+
+@pytest.mark.parametrize("field, value", [(2, 96), (3, 5), (4, 0), (0, 0), (19, 0)])
+def test_layers_that_cannot_be_in_strips_are_refused(field, value, monkeypatch):
+    generator, _ = in_strips(128)
+    compiled = program(generator)
+    compiled._layers[-2][field] = value
+    with pytest.raises(ValueError, match="synthesis"):
+        compiled._run(1)

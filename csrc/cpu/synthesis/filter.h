@@ -50,7 +50,7 @@ template <int W> void filter_rows(const ConvJob &job, int64_t begin, int64_t end
       for (int k = 0; k < 4; k++) {
         const int64_t line = i - 1 + k;
         rows[k] = line < 0 || line > r ? zeros
-                                       : t_row(job, n * job.columns() + line) + (j - 1 + left) * out;
+                                       : t_row(job, n * job.t_rows + line) + (j - 1 + left) * out;
       }
       if (left) zero(row, out);
       combine<W>(rows, job.fir, columns * out, row + left * out);

@@ -45,29 +45,32 @@ template <int Size> CAGC_INLINE void prefetch(const Patch &p, int64_t c) {
     for (int j = 0; j < 4; j++) __builtin_prefetch(p.ahead + i * p.pitch + j * p.column + c);
 }
 
-// v: of the block; `tile` within it.
+// at(i, j): a vector of the patch. Points go `step` floats apart.
+template <int W, class At> CAGC_INLINE void transform43(At &&at, float *v, int64_t step) {
+  vec<W> rows[6][6];
+  CAGC_UNROLL
+  for (int j = 0; j < 6; j++) {
+    vec<W> d[6], o[6];
+    CAGC_UNROLL
+    for (int i = 0; i < 6; i++) d[i] = at(i, j);
+    input43(d, o);
+    CAGC_UNROLL
+    for (int i = 0; i < 6; i++) rows[i][j] = o[i];
+  }
+  CAGC_UNROLL
+  for (int i = 0; i < 6; i++) {
+    vec<W> o[6];
+    input43(rows[i], o);
+    CAGC_UNROLL
+    for (int j = 0; j < 6; j++) store<W>(v + (i * 6 + j) * step, o[j]);
+  }
+}
+
 template <int W> void tile43(const Patch &p, int64_t in, const Block &block, int64_t tile) {
-  const int64_t step = block.count * in + kPointPad;
   for (int64_t c = 0; c < in; c += W) {
     prefetch<6>(p, c);
-    vec<W> rows[6][6];
-    CAGC_UNROLL
-    for (int j = 0; j < 6; j++) {
-      vec<W> d[6], o[6];
-      CAGC_UNROLL
-      for (int i = 0; i < 6; i++) d[i] = load<W>(p.data + i * p.row + j * p.column + c);
-      input43(d, o);
-      CAGC_UNROLL
-      for (int i = 0; i < 6; i++) rows[i][j] = o[i];
-    }
-    float *v = block.v + tile * in + c;
-    CAGC_UNROLL
-    for (int i = 0; i < 6; i++) {
-      vec<W> o[6];
-      input43(rows[i], o);
-      CAGC_UNROLL
-      for (int j = 0; j < 6; j++) store<W>(v + (i * 6 + j) * step, o[j]);
-    }
+    const auto at = [&](int i, int j) CAGC_LAMBDA { return load<W>(p.data + i * p.row + j * p.column + c); };
+    transform43<W>(at, block.v + tile * in + c, block.count * in + kPointPad);
   }
 }
 
@@ -75,43 +78,52 @@ template <int W> void tile43(const Patch &p, int64_t in, const Block &block, int
 constexpr int64_t mult42(int64_t a) { return a == 5 ? 4 : 1; }
 constexpr int64_t before42(int64_t a, int64_t b) { return a * 9 + mult42(a) * b; }
 
-template <int W> void tile42(const Patch &p, int64_t in, const Block &block, int64_t tile) {
-  const int64_t n = block.count;
-  const auto row = [&](int a, int b, int ja, int jb) {
-    return block.v + (before42(a, b) * n + (tile * mult42(a) + ja) * mult42(b) + jb) * in + (a * 6 + b) * kPointPad;
-  };
-  for (int64_t c = 0; c < in; c += W) {
-    prefetch<5>(p, c);
-    vec<W> rows[5][5];
+// Floats of v or m, `row` in a row, before position (ja, jb) of points (a, b).
+CAGC_INLINE int64_t place42(const Block &block, int64_t tile, int64_t row, int a, int b, int ja, int jb) {
+  return (before42(a, b) * block.count + (tile * mult42(a) + ja) * mult42(b) + jb) * row + (a * 6 + b) * kPointPad;
+}
+
+// at(i, j): a vector of the patch. v: of the block, at the vector's channel; `row` floats in a row of it.
+template <int W, class At>
+CAGC_INLINE void transform42(At &&at, const Block &block, int64_t tile, int64_t row, float *v) {
+  const auto to = [&](int a, int b, int ja, int jb) CAGC_LAMBDA { return v + place42(block, tile, row, a, b, ja, jb); };
+  vec<W> rows[5][5];
+  CAGC_UNROLL
+  for (int j = 0; j < 5; j++) {
+    vec<W> d[5], o[5];
     CAGC_UNROLL
-    for (int j = 0; j < 5; j++) {
-      vec<W> d[5], o[5];
-      CAGC_UNROLL
-      for (int i = 0; i < 5; i++) d[i] = load<W>(p.data + i * p.row + j * p.column + c);
-      input42(d, o);
-      CAGC_UNROLL
-      for (int i = 0; i < 5; i++) {
-        rows[i][j] = o[i];
-        if (j > 0) store<W>(row(i, 5, 0, j - 1) + c, o[i]);
-        if (i > 0 && j > 0) store<W>(row(5, 5, i - 1, j - 1) + c, d[i]);
-      }
-    }
+    for (int i = 0; i < 5; i++) d[i] = at(i, j);
+    input42(d, o);
     CAGC_UNROLL
     for (int i = 0; i < 5; i++) {
-      vec<W> o[5];
-      input42(rows[i], o);
-      CAGC_UNROLL
-      for (int j = 0; j < 5; j++) store<W>(row(i, j, 0, 0) + c, o[j]);
+      rows[i][j] = o[i];
+      if (j > 0) store<W>(to(i, 5, 0, j - 1), o[i]);
+      if (i > 0 && j > 0) store<W>(to(5, 5, i - 1, j - 1), d[i]);
     }
+  }
+  CAGC_UNROLL
+  for (int i = 0; i < 5; i++) {
+    vec<W> o[5];
+    input42(rows[i], o);
     CAGC_UNROLL
-    for (int i = 1; i < 5; i++) {
-      vec<W> d[5], o[5];
-      CAGC_UNROLL
-      for (int j = 0; j < 5; j++) d[j] = load<W>(p.data + i * p.row + j * p.column + c);
-      input42(d, o);
-      CAGC_UNROLL
-      for (int j = 0; j < 5; j++) store<W>(row(5, j, i - 1, 0) + c, o[j]);
-    }
+    for (int j = 0; j < 5; j++) store<W>(to(i, j, 0, 0), o[j]);
+  }
+  CAGC_UNROLL
+  for (int i = 1; i < 5; i++) {
+    vec<W> d[5], o[5];
+    CAGC_UNROLL
+    for (int j = 0; j < 5; j++) d[j] = at(i, j);
+    input42(d, o);
+    CAGC_UNROLL
+    for (int j = 0; j < 5; j++) store<W>(to(5, j, i - 1, 0), o[j]);
+  }
+}
+
+template <int W> void tile42(const Patch &p, int64_t in, const Block &block, int64_t tile) {
+  for (int64_t c = 0; c < in; c += W) {
+    prefetch<5>(p, c);
+    const auto at = [&](int i, int j) CAGC_LAMBDA { return load<W>(p.data + i * p.row + j * p.column + c); };
+    transform42<W>(at, block, tile, in, block.v + c);
   }
 }
 

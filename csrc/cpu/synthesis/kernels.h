@@ -9,28 +9,32 @@ namespace cagc {
 // apart, and those of a tile fall on one set of the L1 cache.
 __attribute__((always_inline)) inline int64_t pitch(int64_t size, int64_t channels) { return size * channels + 16; }
 
+// The same in strips, and from one channel of a row to the next.
+__attribute__((always_inline)) inline int64_t channel_pitch(int64_t size) { return size < 256 ? size : size + 16; }
+__attribute__((always_inline)) inline int64_t strips_pitch(int64_t size, int64_t channels) {
+  return channel_pitch(size) * channels + 16;
+}
+
 // One layer of one call.
 struct ConvJob {
   const StyledConv *conv;
   const float *x;           // [batch, h, w, in], modulated, rows padded to their pitch
   float *y;                 // [batch, r, r, out] likewise, modulated for the next layer; null: nobody reads it
-  const float *demod;       // [batch, out], the activation's gain included
-  const float *next;        // [batch, out], styles of the next layer
+  const float *demod;       // [batch, out_padded], the activation's gain included
+  const float *next;        // [batch, out_padded], styles of the next layer
   const float *noise;       // [r, r] of sample n at + n * noise_sample, or null
   int64_t noise_sample;
-  const float *rgb_weight;  // [batch, 3, out], modulated, or null
+  const float *rgb_weight;  // [batch, 3, out_padded], modulated, or null
   float *rgb;               // [batch, 3, r, r], added to
-  float *t;                 // up: rows of the transposed convolution, `ring` of them, [columns, out] each
+  int64_t x_rows, y_rows;   // in strips, rows of x and y that there is memory for: row i is at i % x_rows
+  float *t;                 // up: rows of the transposed convolution, `ring` of them
   int64_t ring;
+  int64_t t_row, t_rows;    // floats in a row of t, rows per sample
+  float *edge;              // strips: the last column of the transposed convolution, [batch, t_rows, out]
   const float *fir;         // [4]
   float clamp;
   int64_t size;             // of x: h = w
-  int64_t side, tiles;      // tiles per row, per sample
-
-  // Of t, and its rows per sample.
-  __attribute__((always_inline)) int64_t columns() const {
-    return side * (conv->algorithm == Algorithm::winograd42 ? 8 : 2);
-  }
+  int64_t side, tiles;      // tiles in a row, tiles per sample
 };
 
 // Consecutive tiles whose transforms are in memory together. The tiles of Algorithm::direct3 are pixels; its blocks and
@@ -45,6 +49,7 @@ constexpr int64_t kStrip = 6144;   // floats of a filtered row at a time: 24 kB
 
 struct Kernels {
   const char *name;
+  int64_t strips;  // lanes of the vectors
   int64_t (*panels)(int64_t columns);
   void (*pack)(const float *b, int64_t k, int64_t columns, float *packed);
   void (*gemm)(const float *a, int64_t lda, int64_t rows, int64_t k, const float *b, int64_t columns, int64_t begin,
@@ -55,6 +60,15 @@ struct Kernels {
   void (*filter)(const ConvJob &, int64_t begin, int64_t end, float *scratch);
   // Rows [begin, end) of a plane [2h, 2h]: the plane [h, h] up-sampled by two, or zeros where it is null.
   void (*skip)(const float *plane, int64_t h, const float *fir, int64_t begin, int64_t end, float *out, float *scratch);
+
+  // Of strips: panels, pack and gemm with the roles of weights and activations exchanged; x in strips from rows [begin,
+  // end) of x by channels; the last column of t below row `begin` of x.
+  int64_t (*row_blocks)(int64_t rows);
+  void (*pack_strips)(const float *b, int64_t k, int64_t rows, float *packed);
+  void (*gemm_strips)(const float *b, int64_t count, int64_t k, const float *a, int64_t rows, int64_t begin,
+                      int64_t end, float *out);
+  void (*to_strips)(const ConvJob &, const float *from, int64_t begin, int64_t end, float *to);
+  void (*edge)(const ConvJob &, int64_t n, int64_t begin, float *scratch);
 };
 
 extern const Kernels kernels_generic, kernels_v3, kernels_v4;

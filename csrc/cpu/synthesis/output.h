@@ -11,8 +11,8 @@ struct Epilogue {
   float strength;
 
   Epilogue(const ConvJob &job, int64_t n)
-      : demod(job.demod + n * job.conv->out), bias(job.conv->bias),
-        next(job.next ? job.next + n * job.conv->out : nullptr),
+      : demod(job.demod + n * job.conv->out_padded), bias(job.conv->bias),
+        next(job.next ? job.next + n * job.conv->out_padded : nullptr),
         noise(job.noise ? job.noise + n * job.noise_sample : nullptr), strength(job.conv->noise_strength) {}
 
   float at(int64_t pixel) const { return noise ? noise[pixel] * strength : 0.f; }
@@ -44,6 +44,27 @@ template <int W> void to_rgb(const ConvJob &job, const Place &at, const float *y
   }
 }
 
+// to(i, j, v): takes an output. Points are `step` floats apart.
+template <int W, class To> CAGC_INLINE void inverse43(const float *m, int64_t step, To &&to) {
+  vec<W> rows[4][6];
+  CAGC_UNROLL
+  for (int j = 0; j < 6; j++) {
+    vec<W> d[6], o[4];
+    CAGC_UNROLL
+    for (int i = 0; i < 6; i++) d[i] = load<W>(m + (i * 6 + j) * step);
+    output43(d, o);
+    CAGC_UNROLL
+    for (int i = 0; i < 4; i++) rows[i][j] = o[i];
+  }
+  CAGC_UNROLL
+  for (int i = 0; i < 4; i++) {
+    vec<W> o[4];
+    output43(rows[i], o);
+    CAGC_UNROLL
+    for (int j = 0; j < 4; j++) to(i, j, o[j]);
+  }
+}
+
 template <int W> void tile43(const ConvJob &job, const Block &block, int64_t tile, float *scratch) {
   const int64_t out = job.conv->out, r = job.conv->resolution, step = block.count * out + kPointPad;
   const Place at = place(job, block.first + tile);
@@ -54,34 +75,17 @@ template <int W> void tile43(const ConvJob &job, const Block &block, int64_t til
   const int64_t row = pitch(r, out);
   float *y = job.y ? job.y + (at.n * r + at.y * 4) * row + at.x * 4 * out : nullptr;
   for (int64_t c = 0; c < out; c += W) {
-    const float *m = block.m + tile * out + c;
-    vec<W> rows[4][6];
-    CAGC_UNROLL
-    for (int j = 0; j < 6; j++) {
-      vec<W> d[6], o[4];
-      CAGC_UNROLL
-      for (int i = 0; i < 6; i++) d[i] = load<W>(m + (i * 6 + j) * step);
-      output43(d, o);
-      CAGC_UNROLL
-      for (int i = 0; i < 4; i++) rows[i][j] = o[i];
-    }
     if (y) {  // the next tile's
       CAGC_UNROLL
       for (int i = 0; i < 16; i++) __builtin_prefetch(y + i / 4 * row + (4 + i % 4) * out + c);
     }
     const vec<W> demod = load<W>(e.demod + c), bias = load<W>(e.bias + c);
     const vec<W> next = y ? load<W>(e.next + c) : vec<W>{}, clamp = broadcast<W>(job.clamp);
-    CAGC_UNROLL
-    for (int i = 0; i < 4; i++) {
-      vec<W> o[4];
-      output43(rows[i], o);
-      CAGC_UNROLL
-      for (int j = 0; j < 4; j++) {
-        const vec<W> u = activate<W>(o[j] * demod + (bias + noise[i * 4 + j]), clamp);
-        if (job.rgb_weight) store<W>(scratch + (i * 4 + j) * out + c, u);
-        if (y) store<W>(y + i * row + j * out + c, u * next);
-      }
-    }
+    inverse43<W>(block.m + tile * out + c, step, [&](int i, int j, vec<W> m) CAGC_LAMBDA {
+      const vec<W> u = activate<W>(m * demod + (bias + noise[i * 4 + j]), clamp);
+      if (job.rgb_weight) store<W>(scratch + (i * 4 + j) * out + c, u);
+      if (y) store<W>(y + i * row + j * out + c, u * next);
+    });
   }
   if (job.rgb_weight) to_rgb<W>(job, {at.n, at.y * 4, at.x * 4}, scratch, 4);
 }
@@ -107,54 +111,59 @@ template <int W> void pixels(const ConvJob &job, const Block &block, int64_t til
 
 // Row of t, counted through the batch.
 CAGC_INLINE float *t_row(const ConvJob &job, int64_t row) {
-  return job.t + row % job.ring * job.columns() * job.conv->out;
+  return job.t + row % job.ring * job.t_row;
+}
+
+// to(i, j, v): takes a value of t. m: of the block, at the vector's channel; `row` floats in a row of it.
+template <int W, class To>
+CAGC_INLINE void inverse42(const Block &block, int64_t tile, int64_t row, const float *m, To &&to) {
+  const auto point = [&](int a, int b, int ja, int jb) CAGC_LAMBDA {
+    return load<W>(m + place42(block, tile, row, a, b, ja, jb));
+  };
+  vec<W> rows[4][5], d[5], o[4];
+  CAGC_UNROLL
+  for (int b = 0; b < 5; b++) {
+    CAGC_UNROLL
+    for (int a = 0; a < 5; a++) d[a] = point(a, b, 0, 0);
+    output42(d, o);
+    CAGC_UNROLL
+    for (int i = 0; i < 4; i++) rows[i][b] = o[i];
+  }
+  CAGC_UNROLL
+  for (int i = 0; i < 4; i++) {
+    output42(rows[i], o);
+    CAGC_UNROLL
+    for (int j = 0; j < 4; j++) to(2 * i, 2 * j, o[j]);
+  }
+  CAGC_UNROLL
+  for (int j = 0; j < 4; j++) {
+    CAGC_UNROLL
+    for (int a = 0; a < 5; a++) d[a] = point(a, 5, 0, j);
+    output42(d, o);
+    CAGC_UNROLL
+    for (int i = 0; i < 4; i++) to(2 * i, 2 * j + 1, o[i]);
+  }
+  CAGC_UNROLL
+  for (int i = 0; i < 4; i++) {
+    CAGC_UNROLL
+    for (int b = 0; b < 5; b++) d[b] = point(5, b, i, 0);
+    output42(d, o);
+    CAGC_UNROLL
+    for (int j = 0; j < 4; j++) {
+      to(2 * i + 1, 2 * j, o[j]);
+      to(2 * i + 1, 2 * j + 1, point(5, 5, i, j));
+    }
+  }
 }
 
 template <int W> void scatter42(const ConvJob &job, const Block &block, int64_t tile) {
-  const int64_t out = job.conv->out, n = block.count;
+  const int64_t out = job.conv->out;
   const Place at = place(job, block.first + tile);
   float *t[8];
-  for (int i = 0; i < 8; i++) t[i] = t_row(job, at.n * job.columns() + at.y * 8 + i) + at.x * 8 * out;
-  const auto point = [&](int a, int b, int ja, int jb) {
-    const int64_t row = before42(a, b) * n + (tile * mult42(a) + ja) * mult42(b) + jb;
-    return block.m + row * out + (a * 6 + b) * kPointPad;
-  };
-  for (int64_t c = 0; c < out; c += W) {
-    vec<W> rows[4][5], d[5], o[4];
-    CAGC_UNROLL
-    for (int b = 0; b < 5; b++) {
-      CAGC_UNROLL
-      for (int a = 0; a < 5; a++) d[a] = load<W>(point(a, b, 0, 0) + c);
-      output42(d, o);
-      CAGC_UNROLL
-      for (int i = 0; i < 4; i++) rows[i][b] = o[i];
-    }
-    CAGC_UNROLL
-    for (int i = 0; i < 4; i++) {
-      output42(rows[i], o);
-      CAGC_UNROLL
-      for (int j = 0; j < 4; j++) store<W>(t[2 * i] + 2 * j * out + c, o[j]);
-    }
-    CAGC_UNROLL
-    for (int j = 0; j < 4; j++) {
-      CAGC_UNROLL
-      for (int a = 0; a < 5; a++) d[a] = load<W>(point(a, 5, 0, j) + c);
-      output42(d, o);
-      CAGC_UNROLL
-      for (int i = 0; i < 4; i++) store<W>(t[2 * i] + (2 * j + 1) * out + c, o[i]);
-    }
-    CAGC_UNROLL
-    for (int i = 0; i < 4; i++) {
-      CAGC_UNROLL
-      for (int b = 0; b < 5; b++) d[b] = load<W>(point(5, b, i, 0) + c);
-      output42(d, o);
-      CAGC_UNROLL
-      for (int j = 0; j < 4; j++) {
-        store<W>(t[2 * i + 1] + 2 * j * out + c, o[j]);
-        store<W>(t[2 * i + 1] + (2 * j + 1) * out + c, load<W>(point(5, 5, i, j) + c));
-      }
-    }
-  }
+  for (int i = 0; i < 8; i++) t[i] = t_row(job, at.n * job.t_rows + at.y * 8 + i) + at.x * 8 * out;
+  for (int64_t c = 0; c < out; c += W)
+    inverse42<W>(block, tile, out, block.m + c,
+                 [&](int i, int j, vec<W> v) CAGC_LAMBDA { store<W>(t[i] + j * out + c, v); });
 }
 
 template <int W> void scatter2(const ConvJob &job, const Block &block, int64_t tile) {
@@ -162,7 +171,7 @@ template <int W> void scatter2(const ConvJob &job, const Block &block, int64_t t
   const Place at = place(job, block.first + tile);
   const float *m = block.m + tile * out;
   for (int i = 0; i < 2; i++) {
-    float *t = t_row(job, at.n * job.columns() + at.y * 2 + i) + at.x * 2 * out;
+    float *t = t_row(job, at.n * job.t_rows + at.y * 2 + i) + at.x * 2 * out;
     // Products are ordered odd-odd, even-odd (rows, columns), odd-even, even-even.
     copy<W>(m + (i ? 2 : 3) * step, t, out);
     copy<W>(m + (i ? 0 : 1) * step, t + out, out);

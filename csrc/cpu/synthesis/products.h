@@ -38,20 +38,20 @@ inline Product product_of(const StyledConv &c, int64_t i) {
 // Rows of v and m per tile, and what lies between points.
 inline int64_t v_floats(const StyledConv &c, int64_t tiles) {
   constexpr int64_t rows[] = {9, 36, 4, 81};
-  return rows[static_cast<int>(c.algorithm)] * tiles * c.in + 36 * kPointPad;
+  return rows[static_cast<int>(c.algorithm)] * tiles * c.strips * c.in + 36 * kPointPad;
 }
 
 inline int64_t m_floats(const StyledConv &c, int64_t tiles) {
   constexpr int64_t rows[] = {1, 36, 4, 81};
-  return rows[static_cast<int>(c.algorithm)] * tiles * c.out + 36 * kPointPad;
+  return rows[static_cast<int>(c.algorithm)] * tiles * c.strips * c.out + 36 * kPointPad;
 }
 
 inline int64_t weight_floats(const StyledConv &c) {
   return (c.algorithm == Algorithm::direct3 || c.algorithm == Algorithm::transposed2 ? 9 : 36) * c.in * c.out;
 }
 
-// Tiles in a row; a transposed convolution has one more position than pixels.
-inline int64_t side_of(const StyledConv &c) {
+// Rows of tiles; a transposed convolution has one more position than pixels.
+inline int64_t tile_rows_of(const StyledConv &c) {
   const int64_t size = c.resolution / c.up;
   switch (c.algorithm) {
     case Algorithm::direct3: return size;
@@ -61,8 +61,18 @@ inline int64_t side_of(const StyledConv &c) {
   }
 }
 
-inline int64_t t_rows_of(const StyledConv &c) {  // of t per tile, and columns
+// Tiles in a row of each strip.
+inline int64_t side_of(const StyledConv &c) {
+  return c.strips == 1 ? tile_rows_of(c) : c.resolution / c.up / (4 * c.strips);
+}
+
+inline int64_t t_rows_of(const StyledConv &c) {  // of t per tile; as many columns
   return c.up == 1 ? 0 : c.algorithm == Algorithm::winograd42 ? 8 : 2;
+}
+
+// Floats of a row of t.
+inline int64_t t_row_of(const StyledConv &c) {
+  return c.strips > 1 ? strips_pitch(c.resolution, c.out) : side_of(c) * t_rows_of(c) * c.out;
 }
 
 }  // namespace cagc

@@ -3,6 +3,7 @@
 #include <cstdint>
 
 #define CAGC_INLINE inline __attribute__((always_inline))
+#define CAGC_LAMBDA __attribute__((always_inline))
 #if defined(__clang__)
 #define CAGC_UNROLL _Pragma("clang loop unroll(full)")
 #else
@@ -47,6 +48,14 @@ CAGC_INLINE vec<4> sums(vec<4> a, vec<4> b, vec<4> c, vec<4> d) {
   const vec<4> q = vec<4>{c[0], d[0], c[1], d[1]} + vec<4>{c[2], d[2], c[3], d[3]};
   return vec<4>{p[0], p[1], q[0], q[1]} + vec<4>{p[2], p[3], q[2], q[3]};
 }
+
+// Lanes of two vectors by constant indices.
+#if defined(__clang__) || __GNUC__ >= 12
+#define CAGC_SHUFFLE(W, a, b, ...) __builtin_shufflevector(a, b, __VA_ARGS__)
+#else
+template <int W> struct Index { typedef int32_t type __attribute__((vector_size(W * 4))); };
+#define CAGC_SHUFFLE(W, a, b, ...) __builtin_shuffle(a, b, typename Index<W>::type{__VA_ARGS__})
+#endif
 
 // Widest vector that divides a channel count.
 #if defined(__AVX512F__)

@@ -1,5 +1,6 @@
-// The synthesis network of StyleGAN2 as one call: float32, weights frozen and packed, activations in NHWC with channels
-// padded to a multiple of kLanes. Padding channels of weights, biases and affine layers are zero.
+// The synthesis network of StyleGAN2 as one call: float32, weights frozen and packed. Activations are in NHWC with
+// channels padded to a multiple of kLanes, those of large images in strips (csrc/cpu/synthesis/strips.h). Padding
+// channels of weights, biases and affine layers are zero.
 #pragma once
 #include <cstddef>
 #include <cstdint>
@@ -23,7 +24,9 @@ struct StyledConv {
   Algorithm algorithm;
   int64_t up;                 // 1 or 2
   int64_t resolution;         // of the output
-  int64_t in, out;            // channels, padded
+  int64_t strips;             // 1: vectors of channels; else lanes_of() the kernels: vectors of pixels
+  int64_t in, out;            // channels that are stored: padded where they are the vectors
+  int64_t in_padded, out_padded;
   int64_t w, rgb_w;           // which of the ws feeds the affine layers
   const float *weight;        // packed, matrices of the algorithm
   const float *energy;        // packed [in, out]     sum of squares per filter
@@ -34,6 +37,7 @@ struct StyledConv {
   const float *rgb_affine;    // packed [style_dim, out]
   const float *rgb_affine_bias;  // [out]
   const float *rgb_bias;      // [3]
+  const float *edge_weight;   // strips with up: packed [2 in, out], taps (0, 2) and (2, 2), then [in, out], tap (1, 2)
   float noise_strength;
 };
 
@@ -52,8 +56,13 @@ std::vector<const char *> instruction_sets();
 // The kernels of an instruction set; null if it is not one of instruction_sets().
 const Kernels *find_kernels(const char *instructions);
 
-// Lays a dense matrix [k, columns], columns a multiple of kLanes, out for the kernels of an instruction set.
+// Lays a dense matrix [k, columns], columns a multiple of kLanes, out for the kernels of an instruction set. pack_strips:
+// the weights of a layer in strips, any number of columns.
 void pack_matrix(const Kernels &kernels, const float *matrix, int64_t k, int64_t columns, float *packed);
+void pack_strips(const Kernels &kernels, const float *matrix, int64_t k, int64_t columns, float *packed);
+
+// Floats of a vector of the kernels.
+int64_t lanes_of(const Kernels &kernels);
 
 // Asks for pages of 2 MB before the memory is touched: the points of a tile lie in as many small pages as there are
 // points, more than the first-level TLB holds. A hint: nothing happens where there are none.
