@@ -5,8 +5,9 @@ paper's 0.3 of every layer, and at that rounded up to multiples of 8. The ways t
 modulated, grouped convolutions: how the public code bases do it), ``reference`` (plain PyTorch), ``native`` (eager),
 ``runtime`` (compiled), under a CUDA graph where there is one, torch.compile, onnxruntime and OpenVINO, and, with
 ``--peers DIR``, the public code itself. All of one resolution and batch take turns in the same rounds. Before that,
-each must draw the reference's image to 1e-4 of its largest value. Single images are also timed with the caches flushed
-before each ("cold"): what an image costs where something else ran since the last one.
+each must draw the reference's image to 1e-4 of its largest value. A timed image follows an untimed one of the same
+generator ("warm"). Single images are also timed with the caches flushed before each ("cold"): what an image costs where
+something else ran since the last one.
 
 The **realised share** of a row is its speed-up over the full generator, run the same way in the same rounds, over the
 MAC cut; the "ratios" of a row hold its speed-up over everything else in those rounds.
@@ -59,7 +60,7 @@ class Measured:
         """Seconds of each, in turn in the same rounds, with "warm" or "cold" caches; measured once."""
         if cache not in self._times:
             cold = cache == "cold"
-            self._times[cache] = paired(self.calls, self.rounds, warmup=1, cold=cold, device=self.device)
+            self._times[cache] = paired(self.calls, self.rounds, 1, cold, self.device, steady=not cold)
         return self._times[cache]
 
 
@@ -183,7 +184,7 @@ def test_mobile_stylegan(benchmark, session):
     image = generators.build("runtime", student, 1, None)
     calls = {"mobile-stylegan": call, label("runtime", "0.3 by 8"): lambda: image(z)}
     with torch.inference_mode():
-        times = paired(calls, session.rounds(10), warmup=1)
+        times = paired(calls, session.rounds(10), warmup=1, steady=True)
     case = {"resolution": resolution, "batch": 1, "widths": "its own"}
     figures = {"ms per image": 1e3 * median(times["mobile-stylegan"])}
     about = {"shape": (1, 3, resolution, resolution), "bytes": moved, "macs": macs}
@@ -203,7 +204,7 @@ def sweep(session: Session, resolution: int, rounds: int) -> tuple[dict[str, lis
         for name in ("grouped", "runtime"):
             image = generators.build(name, generator, 1, None)
             calls[label(name, f"{keep}")] = lambda image=image, z=z: image(z)
-    return paired(calls, session.rounds(rounds), warmup=1, device=session.device), work
+    return paired(calls, session.rounds(rounds), warmup=1, device=session.device, steady=True), work
 
 
 @pytest.mark.parametrize("implementation", ("grouped", "runtime"))

@@ -75,7 +75,7 @@ def measure(session, case: str):
         about[name] = {"shape": (1, 3, *2 * (student.config.resolution,)), "bytes": moved, "macs": macs}
         calls[name] = lambda image=image: image(z)
     with torch.inference_mode():
-        times = paired(calls, session.rounds(20), warmup=2, device=session.device)
+        times = paired(calls, session.rounds(20), warmup=2, device=session.device, steady=True)
     return plans, scores, table, times, about
 
 

@@ -80,12 +80,20 @@ def flush(device: str) -> None:
 
 
 def paired(
-    candidates: Mapping[str, Call], rounds: int = 30, warmup: int = 3, cold: bool = False, device: str | None = None
+    candidates: Mapping[str, Call],
+    rounds: int = 30,
+    warmup: int = 3,
+    cold: bool = False,
+    device: str | None = None,
+    steady: bool = False,
 ) -> dict[str, list[float]]:
-    """Seconds per call of each candidate, one entry per round; ``cold`` flushes the caches before each call."""
+    """Seconds per call of each candidate, one entry per round.
+
+    cold: flush the caches before each call. steady: each timed call follows an untimed one of its own.
+    """
     device = device or default_device()
     prepare = partial(flush, device) if cold else None
-    results = measure_latency(candidates, rounds, warmup, device=device, prepare=prepare)
+    results = measure_latency(candidates, rounds, warmup, device=device, prepare=prepare, steady=steady)
     return {name: [ms / 1e3 for ms in result.times_ms] for name, result in results.items()}
 
 
