@@ -56,8 +56,8 @@ std::vector<const char *> instruction_sets();
 // The kernels of an instruction set; null if it is not one of instruction_sets().
 const Kernels *find_kernels(const char *instructions);
 
-// Lays a dense matrix [k, columns], columns a multiple of kLanes, out for the kernels of an instruction set. pack_strips:
-// the weights of a layer in strips, any number of columns.
+// Lays a dense matrix [k, columns], columns a multiple of kLanes, out for the kernels of an instruction set. Those of a
+// layer in strips, of any number of columns, are laid out by pack_strips.
 void pack_matrix(const Kernels &kernels, const float *matrix, int64_t k, int64_t columns, float *packed);
 void pack_strips(const Kernels &kernels, const float *matrix, int64_t k, int64_t columns, float *packed);
 
