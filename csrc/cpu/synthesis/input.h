@@ -53,14 +53,14 @@ template <int W, class At> CAGC_INLINE void transform43(At &&at, float *v, int64
     vec<W> d[6], o[6];
     CAGC_UNROLL
     for (int i = 0; i < 6; i++) d[i] = at(i, j);
-    input43(d, o);
+    input43<W>(d, o);
     CAGC_UNROLL
     for (int i = 0; i < 6; i++) rows[i][j] = o[i];
   }
   CAGC_UNROLL
   for (int i = 0; i < 6; i++) {
     vec<W> o[6];
-    input43(rows[i], o);
+    input43<W>(rows[i], o);
     CAGC_UNROLL
     for (int j = 0; j < 6; j++) store<W>(v + (i * 6 + j) * step, o[j]);
   }
@@ -93,7 +93,7 @@ CAGC_INLINE void transform42(At &&at, const Block &block, int64_t tile, int64_t 
     vec<W> d[5], o[5];
     CAGC_UNROLL
     for (int i = 0; i < 5; i++) d[i] = at(i, j);
-    input42(d, o);
+    input42<W>(d, o);
     CAGC_UNROLL
     for (int i = 0; i < 5; i++) {
       rows[i][j] = o[i];
@@ -104,7 +104,7 @@ CAGC_INLINE void transform42(At &&at, const Block &block, int64_t tile, int64_t 
   CAGC_UNROLL
   for (int i = 0; i < 5; i++) {
     vec<W> o[5];
-    input42(rows[i], o);
+    input42<W>(rows[i], o);
     CAGC_UNROLL
     for (int j = 0; j < 5; j++) store<W>(to(i, j, 0, 0), o[j]);
   }
@@ -113,7 +113,7 @@ CAGC_INLINE void transform42(At &&at, const Block &block, int64_t tile, int64_t 
     vec<W> d[5], o[5];
     CAGC_UNROLL
     for (int j = 0; j < 5; j++) d[j] = at(i, j);
-    input42(d, o);
+    input42<W>(d, o);
     CAGC_UNROLL
     for (int j = 0; j < 5; j++) store<W>(to(5, j, i - 1, 0), o[j]);
   }

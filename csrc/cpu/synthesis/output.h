@@ -52,14 +52,14 @@ template <int W, class To> CAGC_INLINE void inverse43(const float *m, int64_t st
     vec<W> d[6], o[4];
     CAGC_UNROLL
     for (int i = 0; i < 6; i++) d[i] = load<W>(m + (i * 6 + j) * step);
-    output43(d, o);
+    output43<W>(d, o);
     CAGC_UNROLL
     for (int i = 0; i < 4; i++) rows[i][j] = o[i];
   }
   CAGC_UNROLL
   for (int i = 0; i < 4; i++) {
     vec<W> o[4];
-    output43(rows[i], o);
+    output43<W>(rows[i], o);
     CAGC_UNROLL
     for (int j = 0; j < 4; j++) to(i, j, o[j]);
   }
@@ -125,13 +125,13 @@ CAGC_INLINE void inverse42(const Block &block, int64_t tile, int64_t row, const 
   for (int b = 0; b < 5; b++) {
     CAGC_UNROLL
     for (int a = 0; a < 5; a++) d[a] = point(a, b, 0, 0);
-    output42(d, o);
+    output42<W>(d, o);
     CAGC_UNROLL
     for (int i = 0; i < 4; i++) rows[i][b] = o[i];
   }
   CAGC_UNROLL
   for (int i = 0; i < 4; i++) {
-    output42(rows[i], o);
+    output42<W>(rows[i], o);
     CAGC_UNROLL
     for (int j = 0; j < 4; j++) to(2 * i, 2 * j, o[j]);
   }
@@ -139,7 +139,7 @@ CAGC_INLINE void inverse42(const Block &block, int64_t tile, int64_t row, const 
   for (int j = 0; j < 4; j++) {
     CAGC_UNROLL
     for (int a = 0; a < 5; a++) d[a] = point(a, 5, 0, j);
-    output42(d, o);
+    output42<W>(d, o);
     CAGC_UNROLL
     for (int i = 0; i < 4; i++) to(2 * i, 2 * j + 1, o[i]);
   }
@@ -147,7 +147,7 @@ CAGC_INLINE void inverse42(const Block &block, int64_t tile, int64_t row, const 
   for (int i = 0; i < 4; i++) {
     CAGC_UNROLL
     for (int b = 0; b < 5; b++) d[b] = point(5, b, i, 0);
-    output42(d, o);
+    output42<W>(d, o);
     CAGC_UNROLL
     for (int j = 0; j < 4; j++) {
       to(2 * i + 1, 2 * j, o[j]);

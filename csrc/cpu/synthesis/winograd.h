@@ -6,8 +6,8 @@
 namespace cagc {
 namespace {
 
-template <class V> CAGC_INLINE void input43(const V *d, V *o) {
-  const V a = d[4] - 4.f * d[2], b = d[3] - 4.f * d[1], c = d[4] - d[2], e = 2.f * (d[3] - d[1]);
+template <int W> CAGC_INLINE void input43(const vec<W> *d, vec<W> *o) {
+  const vec<W> a = d[4] - 4.f * d[2], b = d[3] - 4.f * d[1], c = d[4] - d[2], e = 2.f * (d[3] - d[1]);
   o[0] = 4.f * d[0] - 5.f * d[2] + d[4];
   o[1] = a + b;
   o[2] = a - b;
@@ -16,16 +16,16 @@ template <class V> CAGC_INLINE void input43(const V *d, V *o) {
   o[5] = 4.f * d[1] - 5.f * d[3] + d[5];
 }
 
-template <class V> CAGC_INLINE void output43(const V *m, V *y) {
-  const V a = m[1] + m[2], b = m[1] - m[2], c = m[3] + m[4], e = m[3] - m[4];
+template <int W> CAGC_INLINE void output43(const vec<W> *m, vec<W> *y) {
+  const vec<W> a = m[1] + m[2], b = m[1] - m[2], c = m[3] + m[4], e = m[3] - m[4];
   y[0] = m[0] + a + c;
   y[1] = b + 2.f * e;
   y[2] = a + 4.f * c;
   y[3] = b + 8.f * e + m[5];
 }
 
-template <class V> CAGC_INLINE void input42(const V *d, V *o) {
-  const V a = d[0] - d[2], b = d[3] - d[1], c = d[3] - d[2];
+template <int W> CAGC_INLINE void input42(const vec<W> *d, vec<W> *o) {
+  const vec<W> a = d[0] - d[2], b = d[3] - d[1], c = d[3] - d[2];
   o[0] = 2.f * a + b;
   o[1] = c - 2.f * d[1];
   o[2] = c + 2.f * (d[1] - d[2]);
@@ -33,8 +33,8 @@ template <class V> CAGC_INLINE void input42(const V *d, V *o) {
   o[4] = d[4] - d[2] - 2.f * b;
 }
 
-template <class V> CAGC_INLINE void output42(const V *m, V *y) {
-  const V a = m[1] + m[2], b = m[1] - m[2];
+template <int W> CAGC_INLINE void output42(const vec<W> *m, vec<W> *y) {
+  const vec<W> a = m[1] + m[2], b = m[1] - m[2];
   y[0] = m[0] + a + m[3];
   y[1] = b + 2.f * m[3];
   y[2] = a + 4.f * m[3];
