@@ -80,7 +80,7 @@ void Synthesis::State::lay_out() {
     const bool strips = c.strips > 1, enters = enters_strips(l);
     const int64_t x_row = strips && !enters ? strips_pitch(size, c.in) : pitch(size, c.in_padded);
     if (l && paired(l - 1)) {
-      row_floats = std::max(row_floats, kRingY * x_row);
+      row_floats = std::max(row_floats, kRing * x_row);
     } else {
       activations = std::max(activations, batch * size * x_row);
       p.x = buffer, buffer = 1 - buffer;
@@ -226,7 +226,8 @@ void Synthesis::State::own_blocks(const ConvJob &job, const LayerPlan &p, int64_
 }
 
 // Rows [begin, end) of the second layer's tiles, of sample n, by this thread alone, from its own rows of the first
-// layer's output: what one core wrote is dear to another, above all to one that shares no cache with it.
+// layer's output: what one core wrote is dear to another, above all to one that shares no cache with it. Bounds inside
+// the image are odd: rows of y that a part begins and ends with are then amid a row of the first layer's tiles.
 void Synthesis::State::segment(ConvJob up, ConvJob job, int64_t layer, int64_t n, int64_t begin, int64_t end,
                                float *workspace, Clock &clock) const {
   const int64_t thread = omp_get_thread_num(), r = job.size;
@@ -237,7 +238,7 @@ void Synthesis::State::segment(ConvJob up, ConvJob job, int64_t layer, int64_t n
   // A tile needs a row above and one below it, and row i of y rows i - 1 to i + 2 of t.
   const int64_t last_y = std::min(4 * end + 1, r), last_t = std::min(last_y + 1, r) / 8;
   int64_t done = std::max<int64_t>(4 * begin - 1, 0), tile = begin;
-  for (int64_t row = std::max<int64_t>(done - 1, 0) / 8; row <= last_t; row++) {
+  for (int64_t row = done / 8; row <= last_t; row++) {
     own_blocks(up, plans[layer], n * up.tiles + row * up.side, up.side, workspace);
     const int64_t ready = row == last_t ? last_y : 8 * row + 6;
     kernels.filter(up, n * r + done, n * r + ready, here);
@@ -257,7 +258,7 @@ void Synthesis::State::pair(int64_t layer, const ConvJob &up, const ConvJob &job
     float *here = workspace + scratch + omp_get_thread_num() * scratch_size;
     kernels.edge(up, i / pieces, i % pieces * up.conv->strips, here);
   });
-  // Between two odd rows of tiles, one row of the first layer's is computed twice.
+  // Where two parts meet, one row of the first layer's tiles is computed twice.
   const int64_t tiles = job.size / 4, parts = std::min<int64_t>(threads / std::gcd<int64_t>(threads, batch), tiles / 4);
   const auto begin = [&](int64_t i) { return i == 0 ? 0 : i == parts ? tiles : tiles * i / parts | 1; };
   team.each(batch * parts, [&](int64_t i) {
@@ -284,8 +285,8 @@ ConvJob Synthesis::State::job(int64_t layer, const SynthesisCall &call) const {
   if (!last) job.y = w + x[plans[layer + 1].x], job.next = w + plans[layer + 1].styles;
   job.noise = call.noise[layer], job.noise_sample = call.noise_sample[layer];
   if (c.rgb_weight) job.rgb_weight = w + p.rgb_weight;
-  job.x_rows = layer && paired(layer - 1) ? kRingY : batch * c.resolution / c.up;
-  job.y_rows = paired(layer) ? kRingY : batch * c.resolution;
+  job.x_rows = layer && paired(layer - 1) ? kRing : batch * c.resolution / c.up;
+  job.y_rows = paired(layer) ? kRing : batch * c.resolution;
   job.t = w + t, job.ring = std::max<int64_t>(1, p.ring), job.fir = fir, job.clamp = clamp;
   job.t_row = t_row_of(c), job.t_rows = tile_rows_of(c) * t_rows_of(c);
   if (c.strips > 1 && c.up == 2) job.edge = w + p.edge;

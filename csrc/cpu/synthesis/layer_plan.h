@@ -20,9 +20,9 @@ struct LayerPlan {
   int64_t styles, squares, demod, rgb_styles, rgb_weight, strips, edge;  // offsets in the workspace
 };
 
-// Of layers in strips, a thread keeps the rows of t that the next row of tiles and the filter need, and the rows of y
-// that the next convolution does: 8 new ones, and 3 or 5 before them.
-constexpr int64_t kRingT = 11, kRingY = 13;
+// Of a pair of layers in strips, a thread keeps the rows of t and of y that are still to be read: the filter and the
+// second convolution take 8 new ones at a time, and 3 before them.
+constexpr int64_t kRing = 8 + 3;
 
 // What counts as a tile there is one of every strip. A block is several where channels are few, and two where vectors
 // are short: one by itself gives a product too few sums to hide the latency of an addition.
@@ -39,7 +39,7 @@ inline LayerPlan plan_of(const StyledConv &c, int64_t batch, int threads) {
     const int64_t t_floats = t_rows_of(c) * t_row_of(c);
     const int64_t band = p.shared ? fit / side : threads * kTransposed / t_floats;
     p.band = std::clamp<int64_t>(band, 1, rows);
-    p.ring = c.strips > 1 ? kRingT : std::min(rows, p.band + 2) * t_rows_of(c);
+    p.ring = c.strips > 1 ? kRing : std::min(rows, p.band + 2) * t_rows_of(c);
   }
   const int64_t count = p.band * side;
   const bool pixels = c.algorithm == Algorithm::direct3 || c.algorithm == Algorithm::transposed2;
