@@ -186,6 +186,12 @@ std::unique_ptr<cagc::Synthesis> synthesis(const std::vector<std::vector<Pointer
   std::vector<cagc::StyledConv> convs;
   for (size_t i = 0; i < layers.size(); i++)
     convs.push_back(styled_conv(layers[i], noise_strengths[i], cagc::lanes_of(kernels)));
+  for (size_t i = 0; i < convs.size(); i++) {
+    const cagc::StyledConv *next = i + 1 < convs.size() ? &convs[i + 1] : nullptr;
+    if (convs[i].strips == 1) continue;
+    if (i == 0 || (next ? next->strips == 1 || (convs[i].up == 2 && next->up == 2) : convs[i].up == 2))
+      throw std::invalid_argument("synthesis: a layer in strips lacks the neighbours that it needs");
+  }
   cagc::Mapping map{{}, features};
   for (const auto &[weight, bias] : mapping) map.layers.push_back({floats(weight), floats(bias)});
   require(constant, "synthesis", "constant");

@@ -52,6 +52,6 @@ void pack_strips(const Kernels &kernels, const float *matrix, int64_t k, int64_t
   kernels.pack_strips(matrix, k, columns, packed);
 }
 
-int64_t lanes_of(const Kernels &kernels) { return kernels.strips; }
+int64_t lanes_of(const Kernels &kernels) { return kernels.lanes; }
 
 }  // namespace cagc

@@ -210,3 +210,12 @@ def test_layers_that_cannot_be_in_strips_are_refused(field, value, monkeypatch):
     compiled._layers[-2][field] = value
     with pytest.raises(ValueError, match="synthesis"):
         compiled._run(1)
+
+
+@pytest.mark.parametrize("layers", [slice(-1, None), slice(None, -1)], ids=["first", "last"])
+def test_layers_in_strips_have_the_neighbours_they_need(layers):
+    generator, _ = in_strips(128)
+    compiled = program(generator)
+    compiled._layers, compiled._strengths = compiled._layers[layers], compiled._strengths[layers]
+    with pytest.raises(ValueError, match="neighbours"):
+        compiled._run(1)

@@ -49,7 +49,7 @@ constexpr int64_t kStrip = 6144;   // floats of a filtered row at a time: 24 kB
 
 struct Kernels {
   const char *name;
-  int64_t strips;  // lanes of the vectors
+  int64_t lanes;  // of the widest vectors
   int64_t (*panels)(int64_t columns);
   void (*pack)(const float *b, int64_t k, int64_t columns, float *packed);
   void (*gemm)(const float *a, int64_t lda, int64_t rows, int64_t k, const float *b, int64_t columns, int64_t begin,

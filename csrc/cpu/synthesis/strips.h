@@ -13,7 +13,7 @@ namespace {
 
 // Matrix products: out[row][kWide] = sum over k of a[row, k] * b[k][kWide], for several b; a in blocks of rows.
 constexpr int kBlockRows = kRegisters >= 32 ? 12 : kRegisters >= 16 ? 6 : 2;
-constexpr int kTogether = 2;  // of b, for the loads of a
+constexpr int kTogether = 2;  // b that share the loads of a
 
 int64_t row_blocks(int64_t rows) { return (rows + kBlockRows - 1) / kBlockRows; }
 
@@ -23,24 +23,20 @@ void pack_strips(const float *b, int64_t k, int64_t rows, float *packed) {
       for (int64_t c = rows * p / n; c < rows * (p + 1) / n; c++) *packed++ = b[i * rows + c];
 }
 
-struct Columns {  // of b: the next k, the next b
-  const float *data;
-  int64_t row, next;
-};
-
+// b: [V][k][kWide]. out: [R][kWide] for each, `next` floats apart.
 template <int V, int R>
-__attribute__((noinline)) void outer(const float *a, int64_t k, const Columns &b, float *out, int64_t next) {
+__attribute__((noinline)) void outer(const float *a, int64_t k, const float *b, float *out, int64_t next) {
   constexpr int W = kWide;
+  const int64_t step = k * W;
   vec<W> sum[R][V];
   CAGC_UNROLL
   for (int r = 0; r < R; r++)
     CAGC_UNROLL
     for (int v = 0; v < V; v++) sum[r][v] = vec<W>{};
-  const float *from = b.data;
-  for (int64_t i = 0; i < k; i++, a += R, from += b.row) {
+  for (int64_t i = 0; i < k; i++, a += R, b += W) {
     vec<W> column[V];
     CAGC_UNROLL
-    for (int v = 0; v < V; v++) column[v] = load<W>(from + v * b.next);
+    for (int v = 0; v < V; v++) column[v] = load<W>(b + v * step);
     CAGC_UNROLL
     for (int r = 0; r < R; r++) {
       const vec<W> s = broadcast<W>(a[r]);
@@ -55,31 +51,26 @@ __attribute__((noinline)) void outer(const float *a, int64_t k, const Columns &b
 }
 
 template <int V, int R>
-void any_rows(int64_t rows, const float *a, int64_t k, const Columns &b, float *out, int64_t next) {
+void any_rows(int64_t rows, const float *a, int64_t k, const float *b, float *out, int64_t next) {
   if constexpr (R > 0) {
     if (rows == R) outer<V, R>(a, k, b, out, next);
     else any_rows<V, R - 1>(rows, a, k, b, out, next);
   }
 }
 
-// Blocks [begin, end) of `rows`. out: [count, rows, kWide].
-void multiply_strips(const Columns &b, int64_t count, int64_t k, const float *a, int64_t rows, int64_t begin,
-                     int64_t end, float *out) {
+// Blocks [begin, end) of `rows`. b: [count, k, kWide]. out: [count, rows, kWide].
+void gemm_strips(const float *b, int64_t count, int64_t k, const float *a, int64_t rows, int64_t begin, int64_t end,
+                 float *out) {
   const int64_t next = rows * kWide;
   for (int64_t p = begin, n = row_blocks(rows); p < end; p++) {
     const int64_t first = rows * p / n, size = rows * (p + 1) / n - first;
-    for (int64_t i = 0; i < count; i += kTogether) {
-      const Columns from{b.data + i * b.next, b.row, b.next};
-      float *to = out + i * next + first * kWide;
-      if (i + 1 < count) any_rows<2, kBlockRows>(size, a + first * k, k, from, to, next);
-      else any_rows<1, kBlockRows>(size, a + first * k, k, from, to, next);
-    }
+    const float *block = a + first * k;
+    float *to = out + first * kWide;
+    int64_t i = 0;
+    for (; i + kTogether <= count; i += kTogether)
+      any_rows<kTogether, kBlockRows>(size, block, k, b + i * k * kWide, to + i * next, next);
+    for (; i < count; i++) any_rows<1, kBlockRows>(size, block, k, b + i * k * kWide, to + i * next, next);
   }
-}
-
-void gemm_strips(const float *b, int64_t count, int64_t k, const float *a, int64_t rows, int64_t begin, int64_t end,
-                 float *out) {
-  multiply_strips({b, kWide, k * kWide}, count, k, a, rows, begin, end, out);
 }
 
 // Strips moved by one: what is left of a strip's first column, and right of its last. The image ends in zeros.
