@@ -9,6 +9,7 @@ from typing import Any
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from .common.reading import one_line, read_json, reading, regular_file
 from .errors import CagcError
 from .files import atomic_write
 
@@ -38,19 +39,15 @@ def read_document(path: str | Path, kind: str, version: int) -> dict[str, Any]:
     """The document at ``path`` without its format line.
 
     Raises:
-        CagcError: the file is missing, not JSON, not an object, or of another kind or version.
+        CagcError: the file is missing, not JSON, beyond a limit of :mod:`cagc.common.reading`, not an object, or of
+            another kind or version.
     """
-    path = Path(path)
-    if not path.is_file():
-        raise CagcError(f"{kind} {path}: no such file")
-    try:
-        document = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise CagcError(f"{kind} {path}: truncated or not JSON ({error})") from None
-    found = document.pop("format", None) if isinstance(document, dict) else None
-    if found != f"{kind}-{version}":
-        raise CagcError(f"{kind} {path}: got format {found!r}, expected '{kind}-{version}'")
-    return document
+    with reading(kind, path):
+        document = read_json(path)
+        found = document.pop("format", None) if isinstance(document, dict) else None
+        if found != f"{kind}-{version}":
+            raise CagcError(f"got format {found!r:.60}, expected '{kind}-{version}'")
+        return document
 
 
 def read_tensors(path: str | Path, what: str, expected: str) -> tuple[dict[str, str], dict[str, Tensor]]:
@@ -59,15 +56,16 @@ def read_tensors(path: str | Path, what: str, expected: str) -> tuple[dict[str, 
     Raises:
         CagcError: the file is missing, damaged or of another kind; ``what`` says what it should have been.
     """
-    try:
-        with safe_open(path, framework="pt") as file:
-            header = file.metadata() or {}
-            tensors = {key: file.get_tensor(key) for key in file.keys()}
-    except (SafetensorError, OSError) as error:
-        raise CagcError(f"{what} {path}: missing, truncated or not a safetensors file ({error})") from None
-    if header.get("format") != expected:
-        raise CagcError(f"{what} {path}: got format {header.get('format')!r}, expected {expected!r}")
-    return header, tensors
+    with reading(what, path):
+        try:
+            with safe_open(regular_file(path), framework="pt") as file:
+                header = file.metadata() or {}
+                tensors = {key: file.get_tensor(key) for key in file.keys()}
+        except SafetensorError as error:
+            raise CagcError(f"truncated or not a safetensors file ({one_line(error)})") from None
+        if header.get("format") != expected:
+            raise CagcError(f"got format {header.get('format')!r:.60}, expected {expected!r}")
+        return header, tensors
 
 
 def _render(value: Any, indent: str = "") -> str:
