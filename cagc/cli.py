@@ -5,7 +5,6 @@
 from __future__ import annotations
 
 import sys
-import warnings
 from dataclasses import dataclass, field
 from fractions import Fraction
 from pathlib import Path
@@ -18,7 +17,7 @@ from . import __version__, distributed
 from .budget import ChannelPlan, plan_channels
 from .checkpoints import convert, load_generator, save_generator
 from .compress import CompressConfig, compress, print_table, resume_compress
-from .console import console, one_line_errors, option_errors, phase
+from .console import command_streams, one_line_errors, option_errors, phase, shown_warnings
 from .distill import DistillConfig
 from .documents import write_json
 from .editing.commands import Edit, Mix, Morph, Project
@@ -377,6 +376,7 @@ _STYLE = (tyro.conf.PositionalMetavarFromFieldName,)
 
 def _run(command: Any) -> None:
     """Run ``command``, in as many processes as ``torchrun`` started."""
+    distributed.launch_rank()
     if distributed.launched() == 1:
         return command.run()
     if not isinstance(command, _SHARED):
@@ -389,12 +389,12 @@ def _run(command: Any) -> None:
 def main(args: list[str] | None = None) -> None:
     """Run one command; see :func:`cagc.console.one_line_errors`."""
     args = list(sys.argv[1:] if args is None else args)
-    if args == ["--version"]:
-        print(__version__)
-        return
-    with one_line_errors(), warnings.catch_warnings():
+    with command_streams(), one_line_errors():
+        if args == ["--version"]:
+            print(__version__)
+            return
         commands = _commands(_named_recipe(args))
         with option_errors():
             command = tyro.cli(commands, prog="cagc", description=__doc__, args=args, config=_STYLE)
-        warnings.showwarning = lambda message, *_: console.print(f"warning: {message}", soft_wrap=True)
-        _run(command)
+        with shown_warnings():
+            _run(command)

@@ -10,14 +10,13 @@ from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
 import torch
-from rich.markup import escape
 from rich.table import Table
 
 from . import __version__
 from .budget import ChannelPlan, plan_channels
 from .checkpoints import save_generator
 from .checks import choice
-from .console import console, phase
+from .console import console, phase, plain_console
 from .content import ContentParser
 from .distill import DistillConfig, Interrupted, RunFolder, distill
 from .distill.losses import load_perceptual
@@ -352,8 +351,7 @@ def _shown_seeds(parser: ContentParser) -> list[int]:
 def print_table(report: Report) -> None:
     """Print the report's table to standard output."""
     key = result_key(report.features)
-    # Escaped, because the console would take the features' name in its brackets for a style.
-    table = Table("", "MACs", "params", "ms", "faster", "realised", escape(key), "content L1", "content PSNR")
+    table = Table("", "MACs", "params", "ms", "faster", "realised", key, "content L1", "content PSNR")
     for name, row in report.metrics().items():
         latency = row["latency"]
         table.add_row(
@@ -369,11 +367,11 @@ def print_table(report: Report) -> None:
             ),
         )
     # A pipe has no width of its own; a table cut at 80 columns would lose its figures.
-    screen = type(console)(width=None if sys.stdout.isatty() else 140)
+    screen = plain_console(width=None if sys.stdout.isatty() else 140)
     screen.print(table)
     if report.further:
         table = Table("", *(variant.name for variant in report.variants))
         for name in report.further:
             row = (variant.further.get(name) for variant in report.variants)
-            table.add_row(escape(name), *("" if value is None else f"{value:.4g}" for value in row))
+            table.add_row(name, *("" if value is None else f"{value:.4g}" for value in row))
         screen.print(table)

@@ -1,4 +1,7 @@
-"""What a person sees of a command: phases with time and progress, on a terminal or in a log."""
+"""What a command shows on standard error: phases with time and progress, warnings, and its one line of error.
+
+No text is read as rich's markup: file names and messages hold brackets of their own. Styles are given by ``style=``.
+"""
 
 from __future__ import annotations
 
@@ -8,17 +11,27 @@ import re
 import signal
 import sys
 import time
-from collections.abc import Iterator
+import warnings
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, redirect_stderr
+from typing import Any
 
 from rich import progress
 from rich.console import Console
 
 from .callbacks import Progress, Track
 
-_RANK = int(os.environ.get("RANK", 0))
 
-console = Console(stderr=True, highlight=False, quiet=_RANK > 0)
+def _is_first_process() -> bool:
+    return os.environ.get("RANK", "0").strip() in ("", "0")
+
+
+def plain_console(**options: Any) -> Console:
+    """A rich console that prints text as it is."""
+    return Console(markup=False, emoji=False, highlight=False, **options)
+
+
+console = plain_console(stderr=True, quiet=not _is_first_process())
 """Progress and remarks, of the first of several processes; results that another program may read go to standard
 output."""
 
@@ -27,9 +40,9 @@ output."""
 def phase(title: str) -> Iterator[Track]:
     """Announce a phase, yield ``track(task) → callback(done, total)`` for its bars, close with the seconds it took."""
     start = time.perf_counter()
-    console.print(f"[bold]{title}[/bold]")
+    console.print(title, style="bold")
     columns = (
-        progress.TextColumn("  {task.description}"),
+        progress.TextColumn("  {task.description}", markup=False),
         progress.BarColumn(),
         progress.MofNCompleteColumn(),
         progress.TimeElapsedColumn(),
@@ -42,7 +55,62 @@ def phase(title: str) -> Iterator[Track]:
             return lambda done, total: bars.update(bar, completed=done, total=total, visible=done < total)
 
         yield track
-    console.print(f"  [dim]{time.perf_counter() - start:.1f} s[/dim]")
+    console.print(f"  {time.perf_counter() - start:.1f} s", style="dim")
+
+
+class _StandardError(io.TextIOBase):
+    """Standard error whose reader may go away: the rest is discarded, and the work goes on."""
+
+    def __init__(self, stream: Any) -> None:
+        self._stream = stream
+
+    def _attempt(self, function: Callable[..., Any], *arguments: Any) -> None:
+        try:
+            function(*arguments)
+        except OSError:
+            # What the buffer still holds would fail again when the interpreter closes the stream.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), self._stream.fileno())
+
+    def write(self, text: str) -> int:
+        self._attempt(self._stream.write, text)
+        return len(text)
+
+    def flush(self) -> None:
+        self._attempt(self._stream.flush)
+
+    def isatty(self) -> bool:
+        return self._stream.isatty()
+
+    def fileno(self) -> int:
+        return self._stream.fileno()
+
+    @property
+    def encoding(self) -> str:
+        return self._stream.encoding
+
+
+@contextmanager
+def command_streams() -> Iterator[None]:
+    """Make standard output and standard error usable, whatever the shell passed on.
+
+    A closed one discards what is written, a standard error whose reader has gone does not end the work, and
+    characters that the locale cannot encode are written as escapes.
+    """
+    for number in range(3):
+        try:
+            os.fstat(number)
+        except OSError:  # closed; the next file to be opened would become standard output or standard error
+            os.open(os.devnull, os.O_RDWR)
+    outputs = sys.stdout, sys.stderr
+    stdout, stderr = (stream or open(os.devnull, "w", encoding="utf-8") for stream in outputs)
+    for stream in (stdout, stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="backslashreplace")
+    sys.stdout, sys.stderr = stdout, _StandardError(stderr)
+    try:
+        yield
+    finally:
+        sys.stdout, sys.stderr = outputs
 
 
 @contextmanager
@@ -58,6 +126,19 @@ def one_line_errors() -> Iterator[None]:
         if os.environ.get("CAGC_DEBUG"):
             raise
         fail(str(error))
+
+
+def show_warning(message: Any, category: Any = None, *_: Any) -> None:
+    """Print a warning as one line; a replacement for ``warnings.showwarning``."""
+    console.print(f"warning: {' '.join(str(message).split())}", soft_wrap=True)
+
+
+@contextmanager
+def shown_warnings() -> Iterator[None]:
+    """Print warnings as :func:`show_warning` does."""
+    with warnings.catch_warnings():
+        warnings.showwarning = show_warning
+        yield
 
 
 @contextmanager
@@ -76,6 +157,6 @@ def option_errors() -> Iterator[None]:
 
 def fail(message: str) -> None:
     """Print ``error: message`` as one line and exit with status 2."""
-    where = f" (rank {_RANK})" if _RANK else ""
+    where = "" if _is_first_process() else f" (rank {os.environ['RANK']})"
     print(f"error{where}: {' '.join(message.split())}", file=sys.stderr)
     raise SystemExit(2)

@@ -43,17 +43,44 @@ def is_main() -> bool:
 
 def local_rank() -> int:
     """Number of this process on its machine, as ``torchrun`` gives it; 0 without."""
-    return int(os.environ.get("LOCAL_RANK", 0))
+    return _from_environment("LOCAL_RANK", 0, 0)
 
 
 def launched() -> int:
     """Number of processes that ``torchrun`` started; 1 without."""
-    return int(os.environ.get("WORLD_SIZE", 1))
+    return _from_environment("WORLD_SIZE", 1, 1)
+
+
+def launch_rank() -> int:
+    """Number of this process as ``torchrun`` gives it; 0 without."""
+    number = _from_environment("RANK", 0, 0)
+    if launched() > 1 and number >= launched():
+        raise CagcError(f"RANK: got {number} in the environment, expected less than WORLD_SIZE, {launched()}")
+    return number
 
 
 def restarts() -> int:
     """How often ``torchrun --max-restarts`` has started this job anew."""
-    return int(os.environ.get("TORCHELASTIC_RESTART_COUNT", 0))
+    return _from_environment("TORCHELASTIC_RESTART_COUNT", 0, 0)
+
+
+def _from_environment(name: str, default: int, least: int) -> int:
+    text = os.environ.get(name, "").strip() or str(default)
+    if not text.isdecimal() or int(text) < least:
+        raise CagcError(f"{name}: got {text!r} in the environment, expected an integer of at least {least}")
+    return int(text)
+
+
+@contextmanager
+def _peers_present() -> Iterator[None]:
+    """Raise CagcError where PyTorch cannot reach another process: its own message is about sockets."""
+    try:
+        yield
+    except RuntimeError as error:
+        reason = " ".join(str(error).split())[-160:]
+        raise CagcError(
+            f"another process of this job ended or cannot be reached; its own message says why ({reason})"
+        ) from error
 
 
 @contextmanager
@@ -68,11 +95,12 @@ def process_group(device: torch.device | str) -> Iterator[None]:
     # Its default arguments are the group that is there when it is first imported, which PyTorch's optimisers do: kept
     # so, Gloo's threads outlive the group, and one of them may abort the process while the interpreter ends.
     import_module("torch.distributed.nn.functional")
-    store, number, size = next(rendezvous("env://", timeout=_TIMEOUT))
-    # The store of torchrun's static rendezvous outlives a restart, with the addresses of the processes before.
-    store = dist.PrefixStore(f"start {restarts()}", store)
-    backend = "nccl" if device.type == "cuda" else "gloo"
-    dist.init_process_group(backend, store=store, rank=number, world_size=size, timeout=_TIMEOUT)
+    with _peers_present():
+        store, number, size = next(rendezvous("env://", timeout=_TIMEOUT))
+        # The store of torchrun's static rendezvous outlives a restart, with the addresses of the processes before.
+        store = dist.PrefixStore(f"start {restarts()}", store)
+        backend = "nccl" if device.type == "cuda" else "gloo"
+        dist.init_process_group(backend, store=store, rank=number, world_size=size, timeout=_TIMEOUT)
     yield
     # After an error the others may be gone, and leaving would wait for them.
     dist.destroy_process_group()
@@ -81,7 +109,8 @@ def process_group(device: torch.device | str) -> Iterator[None]:
 def all_sum(tensor: Tensor) -> Tensor:
     """``tensor``, replaced by its sum over all processes; the same bits in each of them."""
     if world_size() > 1:
-        dist.all_reduce(tensor)
+        with _peers_present():
+            dist.all_reduce(tensor)
     return tensor
 
 
@@ -90,7 +119,8 @@ def gather(value: T) -> list[T]:
     if world_size() == 1:
         return [value]
     values: list[Any] = [None] * world_size()
-    dist.all_gather_object(values, value)
+    with _peers_present():
+        dist.all_gather_object(values, value)
     return values
 
 
@@ -124,7 +154,8 @@ def from_main(function: Callable[[], T]) -> T:
         torch.save(result, buffer)
     size = all_sum(torch.tensor(buffer.getbuffer().nbytes, device=device)).item()
     data = torch.frombuffer(bytearray(buffer.getvalue() or size), dtype=torch.uint8).to(device)
-    dist.broadcast(data, src=0)
+    with _peers_present():
+        dist.broadcast(data, src=0)
     return result if is_main() else torch.load(io.BytesIO(data.cpu().numpy().tobytes()), weights_only=True)
 
 

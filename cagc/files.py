@@ -54,7 +54,15 @@ def atomic_write(path: str | Path) -> Iterator[Path]:
 
 
 def cache_folder() -> Path:
-    """``CAGC_CACHE_DIR``, else ``cagc`` in ``XDG_CACHE_HOME`` or in ``~/.cache``."""
+    """``CAGC_CACHE_DIR``, else ``cagc`` in ``XDG_CACHE_HOME`` or in ``~/.cache``.
+
+    For a user without a home folder: one in the folder of temporary files that no other user shares.
+    """
     if folder := os.environ.get("CAGC_CACHE_DIR"):
         return Path(folder)
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "cagc"
+    if folder := os.environ.get("XDG_CACHE_HOME"):
+        return Path(folder) / "cagc"
+    try:
+        return Path.home() / ".cache" / "cagc"
+    except RuntimeError:
+        return Path(tempfile.gettempdir()) / f"cagc-{os.getuid()}"

@@ -13,10 +13,10 @@ from typing import Any
 import numpy as np
 import torch
 from PIL import Image
-from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from torch import Tensor
 
+from ..console import plain_console
 from ..files import atomic_write
 
 ProgressCallback = Callable[[int, int, dict[str, float]], None]
@@ -41,14 +41,15 @@ class Reporter:
         self._steps, self._start, self._batch_size = steps, start, batch_size
         self._began = self._spoke = self._shared = time.monotonic()
         self._shares = ""
-        console = Console(stderr=True)
+        console = plain_console(stderr=True)
         self._plain = progress is True and not console.is_terminal
         self._bar: Progress | None = None
         if progress is True and console.is_terminal:
+            losses = TextColumn("{task.fields[losses]}", markup=False)
+            timing = TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn()
             self._bar = Progress(
-                TextColumn("distill"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[losses]}"),
-                TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn(), console=console,
-            )  # fmt: skip
+                TextColumn("distill"), BarColumn(), MofNCompleteColumn(), losses, *timing, console=console
+            )
             self._task = self._bar.add_task("distill", total=steps, completed=start, losses="")
 
     def __enter__(self) -> Reporter:
