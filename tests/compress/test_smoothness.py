@@ -14,6 +14,8 @@ from cagc.metrics.disentanglement import ATTRIBUTES, edit_leakage, linear_separa
 from cagc.metrics.ppl import authors_path_length, perceptual_path_length, slerp
 from cagc.seeds import derived_seed, z_batch
 
+from .oracles import oracle
+
 
 @dataclass(frozen=True)
 class Config:
@@ -66,7 +68,7 @@ def test_linear_generator_in_w(sampling):
 
 def test_torchmetrics_has_the_same_path_length(monkeypatch):
     """Its paths begin at the first latent, as ours with ``sampling="end"``; without torchvision it refuses to run."""
-    module = pytest.importorskip("torchmetrics.functional.image.perceptual_path_length", exc_type=ImportError)
+    module = oracle("torchmetrics.functional.image.perceptual_path_length")
     monkeypatch.setattr(module, "_TORCHVISION_AVAILABLE", True)
     network = Painter(lambda w: linear(w).sin())
     ends = [z_batch([derived_seed(f"path {what}", s) for s in range(30)], 6).double() for what in ("start", "end")]
