@@ -123,7 +123,7 @@ class Program:
         ]
         self._constant = self._own(_pad(constant.permute(1, 2, 0).reshape(16, -1), 16, padded(constant.shape[0])))
         self._fir = [2 * float(tap) for tap in reversed(weights.fir)]
-        self._clamp = torch.finfo(torch.float32).max if weights.clamp is None else float(weights.clamp)
+        self._clamp = float("inf") if weights.clamp is None else float(weights.clamp)
         self._compiled: tuple[tuple[int, int], object, torch.Tensor] | None = None
 
     def __reduce_ex__(self, protocol: object):

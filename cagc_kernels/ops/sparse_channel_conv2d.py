@@ -70,7 +70,7 @@ def sparse_channel_conv2d(
     Raises:
         TypeError, ValueError: before any work, naming the argument. The values of an index tensor are looked at once
             while it does not change (on a GPU the first call waits for it), and under ``torch.compile`` only when
-            the kernel runs.
+            the kernel runs. The op reads a copy of them: on a GPU a write through ``.data`` is not seen.
 
     Differentiable any number of times in x, weight and styles: the kernels' backward is PyTorch's convolution over the
     gathered block, in float32 for half precision, and the one full-width tensor is the gradient of ``weight``. Under
@@ -94,12 +94,13 @@ def _sparse_channel_conv2d(
     if resample_filter is None and not is_compiling():
         key = _recall.key(tensors, demodulate, padding, flip_weight, scatter, up, backend)
         if launch := _recall.find(key):
-            _check_values("in_channels", in_channels, weight.shape[1])
-            _check_values("out_channels", out_channels, weight.shape[0])
-            return launch(*tensors)
+            return launch(x, weight, *_checked_copies(in_channels, out_channels, weight), styles)
     for name, value in (("demodulate", demodulate), ("flip_weight", flip_weight), ("scatter", scatter)):
         checks.flag(name, value)
     filter_size = _check(x, weight, in_channels, out_channels, styles, padding, up, resample_filter)
+    if is_plain([in_channels, out_channels]):
+        in_channels, out_channels = _checked_copies(in_channels, out_channels, weight)
+        tensors = x, weight, in_channels, out_channels, styles
     k = weight.shape[-1]
     padding = k // 2 if padding is None else padding
     chosen = choose("sparse_channel_conv2d", backend, x)
@@ -135,9 +136,8 @@ def _check(x, weight, in_channels, out_channels, styles, padding, up, resample_f
     k = weight.shape[-1]
     if weight.shape[2] != k or k < 1:
         raise ValueError(f"weight: got a {weight.shape[2]} x {k} kernel, expected a square one")
-    for name, index, width in (("in_channels", in_channels, weight.shape[1]),
-                               ("out_channels", out_channels, weight.shape[0])):  # fmt: skip
-        _check_index(name, index, width, x.device)
+    for name, index in (("in_channels", in_channels), ("out_channels", out_channels)):
+        _check_index(name, index, x.device)
     if x.shape[1] != in_channels.shape[0]:
         raise ValueError(f"x: got {x.shape[1]} channels, expected {in_channels.shape[0]} as in_channels")
     if styles is not None:
@@ -157,7 +157,7 @@ def _check(x, weight, in_channels, out_channels, styles, padding, up, resample_f
     return check_filter("resample_filter", resample_filter, x)
 
 
-def _check_index(name: str, index: object, width: int, device: torch.device) -> None:
+def _check_index(name: str, index: object, device: torch.device) -> None:
     if not isinstance(index, torch.Tensor):
         raise TypeError(f"{name}: got {type(index).__name__}, expected an int64 tensor")
     checks.strided(name, index)
@@ -169,19 +169,30 @@ def _check_index(name: str, index: object, width: int, device: torch.device) -> 
         raise ValueError(f"{name}: is on {index.device}, expected {device} as x")
     if index.shape[0] == 0:
         raise ValueError(f"{name}: got no index, expected at least 1")
-    if is_plain([index]):
-        _check_values(name, index, width)
 
 
-# Index tensors whose values are right, with the version and the width they are right for.
+# Of index tensors: the version and the width that their values were checked for, and a copy of those values.
 _checked = WeakIdKeyDictionary()
 
 
-def _check_values(name: str, index: torch.Tensor, width: int) -> None:
+def _checked_copy(name: str, index: torch.Tensor, width: int) -> torch.Tensor:
+    """A copy of ``index`` that only this module holds, its values checked; the same tensor while they do not change.
+
+    Kernels and backward passes read through the copy: who writes to ``index`` through numpy or ``.data``, which its
+    version does not tell, cannot make them read elsewhere. On the CPU such a write is noticed; on a GPU that would
+    have to wait for the device, and the values that were checked stay in use.
+    """
     facts = None if index.is_inference() else (index._version, width)
-    if facts is not None and _checked.get(index) == facts:
-        return
-    values = index.tolist()
+    known = _checked.get(index)
+    if (
+        facts is not None
+        and known is not None
+        and known[0] == facts
+        and (index.is_cuda or torch.equal(index, known[1]))
+    ):
+        return known[1]
+    copy = index.detach().clone()
+    values = copy.tolist()
     for a, b in pairwise(values):
         if a >= b:
             what = "twice" if a == b else f"after {a}"
@@ -190,7 +201,16 @@ def _check_values(name: str, index: torch.Tensor, width: int) -> None:
         if not 0 <= value < width:
             raise ValueError(f"{name}: got {value}, expected 0 to {width - 1} as weight")
     if facts is not None:
-        _checked[index] = facts
+        _checked[index] = facts, copy
+    return copy
+
+
+def _checked_copies(in_channels, out_channels, weight) -> tuple[torch.Tensor, torch.Tensor]:
+    """:func:`_checked_copy` of both index tensors of ``weight``."""
+    return (
+        _checked_copy("in_channels", in_channels, weight.shape[1]),
+        _checked_copy("out_channels", out_channels, weight.shape[0]),
+    )
 
 
 # From here on every function takes (demodulate, flip, padding, up, scatter, backend) last: a correlation over x with
@@ -204,8 +224,7 @@ def _output(x, weight, out_channels, padding, up, scatter) -> tuple[int, int, in
 
 
 def _run(x, weight, in_channels, out_channels, styles, demodulate, flip, padding, up, scatter, backend):
-    _check_values("in_channels", in_channels, weight.shape[1])
-    _check_values("out_channels", out_channels, weight.shape[0])
+    in_channels, out_channels = _checked_copies(in_channels, out_channels, weight)
     return kernels("sparse_channel_conv2d", backend).sparse_channel_conv2d(
         x, weight, in_channels, out_channels, styles, demodulate, padding, flip, scatter, up
     )

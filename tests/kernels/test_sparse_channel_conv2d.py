@@ -267,3 +267,29 @@ def test_a_compiled_graph_refuses_bad_indices():
     compiled(x, weight, ins, outs, styles)
     with pytest.raises(ValueError, match="out_channels: got 10, expected 0 to 9"):
         compiled(x, weight, ins, torch.cat([outs[:-1], torch.tensor([10])]), styles)
+
+
+@every_backend
+@pytest.mark.parametrize("which", (2, 3), ids=("in_channels", "out_channels"))
+def test_indices_written_behind_autograd(which, backend):
+    """Through numpy, which no version tells: refused by the next call, and not read by derivatives of the last one."""
+    arguments = [t.double() if t.is_floating_point() else t for t in tensors()]
+    x, weight, *_, styles = (t.requires_grad_() if t.is_floating_point() else t for t in arguments)
+
+    def second_gradient(between):
+        y = sparse_channel_conv2d(*arguments, backend=backend)
+        first = torch.autograd.grad(y.square().sum(), (x, weight, styles), create_graph=True)
+        between()
+        return torch.autograd.grad(sum(g.square().sum() for g in first), (x, weight, styles))
+
+    index = arguments[which]
+    before = second_gradient(lambda: None)
+    after = second_gradient(lambda: index.numpy().__setitem__(-1, 10**9))
+    assert all(map(torch.equal, after, before))
+    name = ("in_channels", "out_channels")[which - 2]
+    for grad in (True, False):
+        with torch.set_grad_enabled(grad), pytest.raises(ValueError, match=f"{name}: got 1000000000, expected 0 to"):
+            sparse_channel_conv2d(*arguments, backend=backend)
+    index.data[-1] = index[-2] + 1
+    got = sparse_channel_conv2d(*arguments, backend=backend)
+    torch.testing.assert_close(got, definition(*arguments))

@@ -21,15 +21,16 @@ template <int W> CAGC_INLINE void store(float *p, vec<W> v) { *reinterpret_cast<
 // Less zero, not plus: that would be an addition, for -0 + 0 is not -0, and then no load that fills the lanes.
 template <int W> CAGC_INLINE vec<W> broadcast(float s) { return s - vec<W>{}; }
 
+// A comparison with NaN is false, so each selects `u` where it fails: a NaN stays a NaN. One min or max instruction.
 template <class V> CAGC_INLINE V bounded(V u, V clamp) {
-  u = u < clamp ? u : clamp;
-  return u > -clamp ? u : -clamp;
+  u = clamp < u ? clamp : u;
+  return -clamp > u ? -clamp : u;
 }
 
 // Leaky ReLU of slope 0.2, its gain being in what comes before, and the bound of mixed-precision generators.
 template <int W> CAGC_INLINE vec<W> activate(vec<W> u, vec<W> clamp) {
   const vec<W> low = u * 0.2f;
-  u = u > low ? u : low;
+  u = low > u ? low : u;
   return bounded(u, clamp);
 }
 

@@ -81,7 +81,7 @@ struct SynthesisCall {
 class Synthesis {
  public:
   // constant: [16, in of the first convolution]. fir: taps of the up-sampling filter in the order of a correlation,
-  // scaled to a sum of 2. clamp: bound of what every convolution and toRGB gives; FLT_MAX for none.
+  // scaled to a sum of 2. clamp: bound of what every convolution and toRGB gives; infinity for none.
   Synthesis(std::vector<StyledConv> convs, Mapping mapping, const float *constant, int64_t style_dim, const float *fir,
             float clamp, const Kernels &kernels, int64_t batch, int threads);
   ~Synthesis();

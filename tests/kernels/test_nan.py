@@ -1,0 +1,62 @@
+"""NaN stays NaN: where the generator in PyTorch gives no number, the compiled program gives none."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from cagc.models import Generator, GeneratorConfig
+from cagc.runtime.program import program
+from cagc_kernels import native
+from cagc_kernels.native import synthesis
+
+pytestmark = pytest.mark.skipif(native.REASON is not None, reason=str(native.REASON))
+
+INSTRUCTIONS = [] if native.REASON else synthesis.instruction_sets()
+
+
+def hidden(generator: Generator, bad: float, instructions: str, place: str) -> tuple[int, int]:
+    """Pixels without a number in the generator's image, and how many of them the program draws as numbers."""
+    torch.manual_seed(0)
+    noise = generator.make_noise(1, seed=1)
+    ws = torch.randn(1, generator.config.num_ws, generator.config.style_dim)
+    if place in ("noise", "w"):
+        (noise[-1] if place == "noise" else ws[0, -2]).view(-1)[-1] = bad
+    else:
+        generator.get_parameter(place).data.view(-1)[0] = bad
+    right = generator.synthesis(ws, noise=noise).isfinite()
+    found = program(generator, 1, instructions).images(ws, noise).isfinite()
+    return int((~right).sum()), int((~right & found).sum())
+
+
+def small(resolution: int, width: int, clamp: float | None) -> Generator:
+    torch.manual_seed(0)
+    config = GeneratorConfig.uniform(
+        resolution, channel_base=width * resolution, channel_max=width, style_dim=8, mapping_layers=1, conv_clamp=clamp
+    )
+    generator = Generator(config).requires_grad_(False)
+    for name, parameter in generator.named_parameters():
+        if name.endswith("noise_strength"):
+            parameter.fill_(0.5)
+    return generator
+
+
+@pytest.mark.parametrize("instructions", INSTRUCTIONS)
+@pytest.mark.parametrize("bad", (float("nan"), float("inf")), ids=str)
+@pytest.mark.parametrize("clamp", (None, 256.0))
+def test_program_hides_no_nan(instructions, bad, clamp):
+    layers = ("b8.conv0", "b8.conv1", "b8.to_rgb")
+    parts = ("weight", "bias", "affine.weight", "affine.bias")
+    places = ["b4.const", "b8.conv1.noise_strength", *(f"{layer}.{part}" for layer in layers for part in parts)]
+    for place in ("w", "noise", *(f"synthesis.{name}" for name in places)):
+        wrong, kept = hidden(small(8, 9, clamp), bad, instructions, place)
+        assert kept == 0, f"{place}: {kept} of {wrong} pixels"
+        assert wrong or (bad == float("inf") and clamp), f"{place}: no pixel of the generator is wrong"
+
+
+@pytest.mark.parametrize("instructions", INSTRUCTIONS)
+@pytest.mark.parametrize("clamp", (None, 256.0))
+def test_program_in_strips_hides_no_nan(instructions, clamp):
+    for place in ("b128.conv0.weight", "b128.conv1.bias", "b128.to_rgb.bias"):
+        wrong, kept = hidden(small(128, 4, clamp), float("nan"), instructions, f"synthesis.{place}")
+        assert wrong and kept == 0, f"{place}: {kept} of {wrong} pixels"
