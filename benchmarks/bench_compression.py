@@ -266,11 +266,6 @@ def write(out: Path, document: dict[str, Any]) -> None:
         temporary.write_text(json.dumps(document, indent=1) + "\n")
 
 
-def spread(values: list[float]) -> tuple[float, float | None]:
-    """Mean, and standard deviation where there are two values or more."""
-    return statistics.fmean(values), statistics.stdev(values) if len(values) > 1 else None
-
-
 def draws_error(row: dict[str, Any]) -> float:
     """Standard error of the mean of a row's Fréchet distances over its disjoint draws."""
     distances = row["frechet_to_teacher_of_draws"]

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from .results import Row
-from .tables import grid, of
+from .tables import document_table, of
 
 MARKERS = "<!-- headline:begin -->", "<!-- headline:end -->"
 CASE = {"resolution": 256, "batch": 1}
@@ -29,13 +29,10 @@ def table(rows: Sequence[Row]) -> str:
             row = found.get((width, implementation))
             if row is None:
                 return ""
-            ratio = row["ratios"].get("authors, full")
             machine = row["device"]
-            faster = f"{ratio['median']:.1f}×" if ratio else "1×"
-            spread = "{median:.0f} ({p10:.0f}–{p90:.0f})".format(**row["ms"])
-            lines.append((f"{name}, {by}", f"{row['macs'] / 1e9:.2f} G", spread, faster))
+            lines.append((f"{name}, {by}", row))
     where = f"{CASE['resolution']} px, batch {CASE['batch']}, {machine['cpu']}, {machine['threads']} cores"
-    return grid((where, "MACs", "ms an image (10th–90th percentile)", "faster"), lines)
+    return document_table("headline", lines, where=where)
 
 
 def sentence(document: dict[str, Any]) -> str:

@@ -11,73 +11,21 @@ import argparse
 import json
 import sys
 from pathlib import Path
-from typing import Any
 
 from cagc.files import atomic_write
 
 from . import headline, pages, tables, tables_compression, tables_editing, tables_sngan
 from .results import Row, read
+from .tables import between, document_table
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
 DOCS = ROOT / "docs" / "performance.md"
-BEGIN, END = "<!-- figures:begin -->", "<!-- figures:end -->"
+FIGURES = "<!-- figures:begin -->", "<!-- figures:end -->"
 PERFORMANCE = "<!-- performance:begin -->", "<!-- performance:end -->"
 # Of the README's table; each row's own is in docs/performance/<device>/runs.md.
 COMMAND = "pytest benchmarks/bench_generators.py -k test_generator --peers ../peers"
 DETAILS = "<!-- results:begin -->", "<!-- results:end -->"
-
-
-def compress_table(document: dict[str, Any]) -> str:
-    """Rows of one compression: size, time with its spread, realised share, distances to the data and the teacher."""
-    key = f"frechet_distance[{document['features']}]"
-    lines = [
-        "| | MACs | parameters | ms (10th–90th percentile) | MACs cut | faster | realised share | Fréchet distance "
-        "| content L1 | content PSNR |",
-        "|---" * 10 + "|",
-    ]
-    for name, row in document["generators"].items():
-        latency, fidelity = row["latency"], row["content_l1"] is not None
-        lines.append(
-            f"| {name} | {row['macs'] / 1e9:.3f} G | {row['parameters'] / 1e6:.2f} M | {latency['median_ms']:.1f} "
-            f"({latency['p10_ms']:.1f}–{latency['p90_ms']:.1f}) | {row['macs_ratio']:.2f}× | "
-            f"{row['time_ratio']:.2f}× | "
-            f"{row['realised_share']:.2f} | {row[key]:.1f} | "
-            + (f"{row['content_l1']:.4f} | {row['content_psnr_db']:.2f} dB |" if fidelity else "– | – |")
-        )
-    provenance = document["provenance"]
-    facts = [f"`{provenance['Command']}`", provenance["Machine"], provenance["Versions"], f"plan {provenance['Plan']}"]
-    return "\n".join(
-        [
-            *lines,
-            "",
-            f"{'; '.join(facts)}. Fréchet distance over {document['features']} features. "
-            "A timed image follows an untimed one of the same generator.",
-        ]
-    )
-
-
-def figures() -> str:
-    """All tables, in the order of the result files' names."""
-    parts = [compress_table(json.loads(path.read_text())) for path in sorted(RESULTS.glob("*/compress.json"))]
-    return "\n\n".join(parts)
-
-
-def rendered(readme: str) -> str:
-    """``readme`` with the tables of compressions between its markers.
-
-    Raises:
-        ValueError: a marker is missing.
-    """
-    return between(readme, BEGIN, END, figures())
-
-
-def between(text: str, begin: str, end: str, content: str) -> str:
-    """``text`` with ``content`` between two markers. Raises ValueError where one is missing."""
-    if begin not in text or end not in text:
-        raise ValueError(f"expected the markers {begin} and {end}")
-    head, rest = text.split(begin, 1)
-    return f"{head}{begin}\n{content}\n{end}{rest.split(end, 1)[1]}"
 
 
 def devices() -> dict[str, list[Row]]:
@@ -111,9 +59,15 @@ def details() -> str:
 
 def documents() -> dict[Path, str]:
     """Each file that holds tables, as the results would have it. Raises ValueError where a marker is missing."""
-    readme = between((ROOT / "README.md").read_text(), *PERFORMANCE, performance())
     runs = [json.loads(path.read_text()) for path in sorted(RESULTS.glob("*/compress.json"))]
-    readme = between(readme, *headline.MARKERS, headline.text(list(devices().values()), runs))
+    readme = (ROOT / "README.md").read_text()
+    for markers, content in (
+        (PERFORMANCE, performance()),
+        (headline.MARKERS, headline.text(list(devices().values()), runs)),
+        (FIGURES, "\n\n".join(document_table("compress", run) for run in runs)),
+        (tables_compression.MARKERS, tables_compression.tables(RESULTS, tables_compression.HEADLINE)),
+    ):
+        readme = between(readme, *markers, content)
     long = {}
     for name, made in (("editing", tables_editing.tables(RESULTS)), ("sngan", tables_sngan.tables(RESULTS))):
         page = DOCS.parent / f"{name}.md"
@@ -125,8 +79,8 @@ def documents() -> dict[Path, str]:
     students = DOCS.parent / "students.md"
     page = between(students.read_text(), *tables_compression.STEPS, tables_compression.steps_tables(RESULTS))
     return long | {
-        ROOT / "README.md": tables_compression.rendered(rendered(readme), RESULTS, tables_compression.HEADLINE),
-        students: tables_compression.rendered(page, RESULTS),
+        ROOT / "README.md": readme,
+        students: between(page, *tables_compression.MARKERS, tables_compression.tables(RESULTS)),
         DOCS: between(DOCS.read_text(), *DETAILS, details()),
     }
 

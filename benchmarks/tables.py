@@ -1,9 +1,16 @@
-"""Markdown tables from rows of benchmarks; :mod:`benchmarks.report` writes them into the README and docs."""
+"""Markdown tables from rows of benchmarks; :mod:`benchmarks.report` writes them into the README and docs.
+
+Each function chooses and sorts its rows; the macro of the same name in ``templates/tables.md.j2`` lays them out.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from statistics import median
+from functools import cache
+from pathlib import Path
+from statistics import fmean, median, stdev
+
+from jinja2 import ChainableUndefined, Environment, FileSystemLoader, Template
 
 from .layers import roof_ms
 from .layers import table as layer_table
@@ -18,8 +25,72 @@ WIDTHS = ("full", "0.3", "0.3 by 8")
 BATCHES = (1, 4, 8, 32)
 
 
+def number(value: float | None, form: str, unit: str = "") -> str:
+    """``value`` by a format specification; a dash where there is none."""
+    return "–" if value is None else f"{value:{form}}{unit}"
+
+
+def milliseconds(row: Row, per: int = 1) -> str:
+    """Median and percentiles of a row's time, over ``per`` images."""
+    ms = row["ms"]
+    digits = 1 if ms["median"] / per >= 10 else 2
+    return f"{ms['median'] / per:.{digits}f} ({ms['p10'] / per:.{digits}f}–{ms['p90'] / per:.{digits}f})"
+
+
+def faster(row: Row, other: str) -> str:
+    """How many times faster a row is than another of its rounds; a dash where that was not timed."""
+    found = row["ratios"].get(other)
+    return f"{found['median']:.2f}×" if found else "–"
+
+
+def gmacs(row: Row, form: str = ".3f", per: int = 1) -> str:
+    """10⁹ MACs of a row, over ``per`` images."""
+    return f"{row['macs'] / per / 1e9:{form}}"
+
+
+def spread(values: Sequence[float], form: str, unit: str = "") -> str:
+    """Median and range of ``values``; a dash where there are none."""
+    return f"{median(values):{form}}{unit} ({min(values):{form}}–{max(values):{form}})" if values else "–"
+
+
+def mean(rows: Sequence[Row], key: str, digits: int, unit: str = "") -> str:
+    """Mean of a figure over the rows that have it, ± its standard deviation where there are two or more."""
+    values = [row[key] for row in rows if row.get(key) is not None]
+    around = f" ± {stdev(values):.{digits}f}" if len(values) > 1 else ""
+    return f"{fmean(values):.{digits}f}{around}{unit}" if values else "–"
+
+
+@cache
+def template(name: str) -> Template:
+    """The template ``name`` of this folder's templates, with the filters of this module."""
+    environment = Environment(
+        loader=FileSystemLoader(Path(__file__).parent / "templates"), undefined=ChainableUndefined, trim_blocks=True
+    )
+    environment.filters |= {"number": number, "ms": milliseconds, "faster": faster, "gmacs": gmacs}
+    environment.filters |= {"spread": spread, "mean": mean}
+    return environment.get_template(f"{name}.md.j2")
+
+
+def table(name: str, rows: Sequence[object], **values: object) -> str:
+    """``rows`` by the macro ``name`` of tables.md.j2; an empty string where there are none."""
+    return str(getattr(template("tables").module, name)(rows, **values)).strip() if rows else ""
+
+
+def document_table(name: str, document: object, **values: object) -> str:
+    """The table of a document by the macro ``name`` of documents.md.j2, with the sentence below it."""
+    return str(getattr(template("documents").module, name)(document, **values)).strip()
+
+
+def between(text: str, begin: str, end: str, content: str) -> str:
+    """``text`` with ``content`` between two markers. Raises ValueError where one is missing."""
+    if begin not in text or end not in text:
+        raise ValueError(f"expected the markers {begin} and {end}")
+    head, rest = text.split(begin, 1)
+    return f"{head}{begin}\n{content}\n{end}{rest.split(end, 1)[1]}"
+
+
 def grid(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """A Markdown table; an empty string where there are no rows."""
+    """A Markdown table of cells; an empty string where there are no rows."""
     body = [f"| {' | '.join(row)} |" for row in rows]
     return "\n".join([f"| {' | '.join(header)} |", "|---" * len(header) + "|", *body]) if body else ""
 
@@ -41,124 +112,51 @@ def _generator_key(row: Row) -> tuple:
     )  # fmt: skip
 
 
-def _ms(row: Row, per: int = 1) -> str:
-    ms = row["ms"]
-    digits = 1 if ms["median"] / per >= 10 else 2
-    return f"{ms['median'] / per:.{digits}f} ({ms['p10'] / per:.{digits}f}–{ms['p90'] / per:.{digits}f})"
-
-
-def _ratio(row: Row, other: str) -> str:
-    found = row["ratios"].get(other)
-    return f"{found['median']:.2f}×" if found else "–"
-
-
-def _number(value: float | None, form: str, unit: str = "") -> str:
-    return "–" if value is None else f"{value:{form}}{unit}"
-
-
 def generators(rows: Sequence[Row], baseline: str = "grouped") -> str:
     """Whole images with warm caches: one row for each way to run each generator."""
-    header = (
-        "px", "batch", "memory", "widths", "run by", "ms an image (10th–90th percentile)", "images/s", "peak MB",
-        "GMACs", f"faster than {baseline}, same widths", f"than {baseline}, full", "MACs cut", "faster than full",
-        "realised share",
-    )  # fmt: skip
     found = [row for row in of(rows, "generators") if row["case"]["widths"] in WIDTHS and row["cache"] == "warm"]
-    lines = []
-    for row in sorted(found, key=_generator_key):
-        case, figures = row["case"], row["figures"]
-        half = "" if row["dtype"] == "float32" else f" {row['dtype']}"
-        lines.append((
-            str(case["resolution"]), str(case["batch"]), row["allocator"], case["widths"], row["implementation"] + half,
-            _ms(row, case["batch"]), f"{figures['images/s']:.2f}", _number(figures.get("peak MB"), ".0f"),
-            f"{row['macs'] / case['batch'] / 1e9:.2f}", _ratio(row, f"{baseline}, {case['widths']}"),
-            _ratio(row, f"{baseline}, full"), _number(figures.get("MACs cut"), ".2f", "×"),
-            _number(figures.get("speed-up"), ".2f", "×"), _number(figures.get("realised share"), ".2f"),
-        ))  # fmt: skip
-    return grid(header, lines)
+    return table("generators", sorted(found, key=_generator_key), baseline=baseline)
 
 
 def summary(rows: Sequence[Row], batches: Sequence[int] | None = None) -> str:
     """The paid-out MAC cut of each resolution and batch, against the authors' code, or the grouped way without it."""
     usual = "authors" if any(row["implementation"] == "authors" for row in rows) else "grouped"
-    several = batches is None or len(batches) > 1
-    header = (
-        "px, batch" if several else "px", "memory", "widths", "GMACs", "MACs cut", f"ms an image, {usual}", "runtime",
-        "faster, same widths", f"than {usual}, full", "realised share",
-    )  # fmt: skip
     found = {_generator_key(row): row for row in of(rows, "generators") if row["cache"] == "warm"}
     lines = []
     for row in sorted(found.values(), key=_generator_key):
-        case, figures = row["case"], row["figures"]
-        if row["implementation"] != "runtime" or row["dtype"] != "float32" or case["batch"] not in (batches or BATCHES):
+        if row["implementation"] != "runtime" or row["dtype"] != "float32":
             continue
-        name = usual if f"{usual}, {case['widths']}" in row["ratios"] else "grouped"
-        same = found.get(_generator_key(row | {"implementation": name}))
-        lines.append((
-            f"{case['resolution']}" + f", {case['batch']}" * several, row["allocator"], case["widths"],
-            f"{row['macs'] / case['batch'] / 1e9:.2f}", _number(figures.get("MACs cut"), ".2f", "×"),
-            f"{same['ms']['median'] / case['batch']:.1f}" + (f" ({name})" if name != usual else "") if same else "–",
-            f"{row['ms']['median'] / case['batch']:.1f}", _ratio(row, f"{name}, {case['widths']}"),
-            _ratio(row, f"{name}, full"), _number(figures.get("realised share"), ".2f"),
-        ))  # fmt: skip
-    return grid(header, lines)
+        if row["case"]["batch"] in (batches or BATCHES):
+            name = usual if f"{usual}, {row['case']['widths']}" in row["ratios"] else "grouped"
+            lines.append((row, name, found.get(_generator_key(row | {"implementation": name}))))
+    return table("summary", lines, usual=usual, several=batches is None or len(batches) > 1)
 
 
 def cold(rows: Sequence[Row]) -> str:
     """What an image costs when the caches were flushed before it, beside the warm row of the same run."""
     found = of(rows, "generators")
-    warm = {_generator_key(row): row for row in found if row["cache"] == "warm"}
-    lines = []
-    for row in sorted((row for row in found if row["cache"] == "cold"), key=_generator_key):
-        case, beside = row["case"], warm.get(_generator_key(row))
-        if beside and (beside["command"], beside["commit"]) != (row["command"], row["commit"]):
-            beside = None
-        slower = beside and row["ms"]["median"] / beside["ms"]["median"]
-        lines.append((
-            str(case["resolution"]), case["widths"], row["implementation"], _ms(beside) if beside else "–", _ms(row),
-            _number(slower, ".2f", "×"), _number(row["figures"].get("realised share"), ".2f"),
-        ))  # fmt: skip
-    return grid(("px", "widths", "run by", "ms, warm", "ms, cold", "slower", "realised share, cold"), lines)
+    warm = {
+        (*_generator_key(row), row["command"], row["commit"]): row for row in found if row["cache"] == "warm"
+    }  # fmt: skip
+    flushed = sorted((row for row in found if row["cache"] == "cold"), key=_generator_key)
+    return table("cold", [(r, warm.get((*_generator_key(r), r["command"], r["commit"]))) for r in flushed])
 
 
 def other_runtimes(rows: Sequence[Row]) -> str:
     """Whole images by other runtimes, in the same rounds as ours."""
-    lines = []
-    for row in sorted(of(rows, "generators", "other runtimes"), key=_generator_key):
-        case, figures = row["case"], row["figures"]
-        lines.append((
-            case["widths"], row["implementation"], _ms(row), _number(figures.get("peak MB"), ".0f"),
-            _ratio(row, f"grouped, {case['widths']}"), _number(figures.get("speed-up"), ".2f", "×"),
-            _number(figures.get("realised share"), ".2f"),
-        ))  # fmt: skip
-    header = ("widths", "run by", "ms an image", "peak MB", "faster than grouped", "than itself, full")
-    return grid((*header, "realised share"), lines)
+    return table("other_runtimes", sorted(of(rows, "generators", "other runtimes"), key=_generator_key))
 
 
 def mobile(rows: Sequence[Row]) -> str:
     """MobileStyleGAN beside our student of its resolution."""
-    lines = []
-    for row in of(rows, "generators"):
-        if row["implementation"] == "mobile-stylegan":
-            beside = ", ".join(f"{name}: {1 / found['median']:.2f}" for name, found in row["ratios"].items())
-            lines.append((str(row["case"]["resolution"]), f"{row['macs'] / 1e9:.2f}", _ms(row), beside))
-    return grid(("px", "GMACs", "MobileStyleGAN under OpenVINO, ms", "its milliseconds over those of"), lines)
+    return table("mobile", [row for row in of(rows, "generators") if row["implementation"] == "mobile-stylegan"])
 
 
 def widths(rows: Sequence[Row]) -> str:
     """MACs against milliseconds for widths of 10 % to 100 %."""
     found = sorted(of(rows, "widths"), key=lambda r: (r["case"]["resolution"], r["implementation"], r["case"]["keep"]))
     full = {(r["case"]["resolution"], r["implementation"]): r for r in found if r["case"]["keep"] == 1}
-    lines = []
-    for row in found:
-        case, whole = row["case"], full.get((row["case"]["resolution"], row["implementation"]))
-        cut = whole and whole["macs"] / row["macs"]
-        faster = whole and whole["ms"]["median"] / row["ms"]["median"]
-        lines.append((
-            str(case["resolution"]), row["implementation"], f"{case['keep']:.0%}", f"{row['macs'] / 1e9:.3f}", _ms(row),
-            _number(cut, ".2f", "×"), _number(faster, ".2f", "×"), _number(cut and faster / cut, ".2f"),
-        ))  # fmt: skip
-    return grid(("px", "run by", "width", "GMACs", "ms", "MACs cut", "faster", "realised share"), lines)
+    return table("widths", [(row, full.get((row["case"]["resolution"], row["implementation"]))) for row in found])
 
 
 def _layer_groups(rows: Sequence[Row]) -> list[tuple[str, list[dict], dict[str, float]]]:
@@ -193,13 +191,10 @@ def layer_sums(rows: Sequence[Row]) -> str:
     lines = []
     for title, found, roofs in _layer_groups(rows):
         roof = [roof_ms(layer, roofs)[0] for layer in found]
-        gain = {layer["name"]: layer["ms"] - least for layer, least in zip(found, roof, strict=True)}
-        far, whole = max(gain, key=gain.__getitem__), sum(layer["ms"] for layer in found)
-        lines.append((
-            title, f"{whole:.1f}", f"{sum(roof):.1f}", f"{sum(roof) / whole:.0%}", f"{far}, {gain[far]:.2f} ms",
-            roof_line(roofs),
-        ))  # fmt: skip
-    return grid(("generator", "ms", "roof ms", "of its roof", "most to gain", "roofs"), lines)
+        gain, far = max((layer["ms"] - least, layer["name"]) for layer, least in zip(found, roof, strict=True))
+        whole = {"ms": sum(layer["ms"] for layer in found), "roof": sum(roof), "roofs": roof_line(roofs)}
+        lines.append(whole | {"title": title, "layer": far, "gain": gain})
+    return table("layer_sums", lines)
 
 
 def roof_line(roofs: dict[str, float]) -> str:
@@ -207,39 +202,15 @@ def roof_line(roofs: dict[str, float]) -> str:
 
 
 def training(rows: Sequence[Row]) -> str:
-    lines = [
-        (
-            row["case"]["generator"], str(row["case"]["batch"]), row["dtype"], row["implementation"],
-            f"{row['macs'] / 1e9:.1f}", _ms(row),
-        )
-        for row in of(rows, "training")
-    ]  # fmt: skip
-    return grid(("student of", "batch", "precision", "phase", "GMACs", "ms a step"), lines)
+    return table("training", of(rows, "training"))
 
 
 def scores(rows: Sequence[Row]) -> str:
-    found = sorted(of(rows, "scores"), key=lambda r: (r["case"]["generator"], r["ms"]["median"]))
-    lines = [
-        (
-            r["implementation"], r["case"]["generator"], str(r["case"]["samples"]), f"{r['macs'] / 1e9:.1f}",
-            f"{r['figures']['seconds']:.2f}",
-        )
-        for r in found
-    ]  # fmt: skip
-    return grid(("score", "generator", "samples", "GMACs", "seconds"), lines)
+    return table("scores", sorted(of(rows, "scores"), key=lambda r: (r["case"]["generator"], r["ms"]["median"])))
 
 
 def plans(rows: Sequence[Row]) -> str:
-    lines = [
-        (
-            row["case"]["generator"], row["case"]["metric"], row["implementation"], f"{row['macs'] / 1e9:.4f}",
-            f"{row['figures']['full MACs'] / row['macs']:.2f}×", f"{row['figures']['predicted ms']:.2f}", _ms(row),
-            f"{row['figures']['score kept']:.4f}",
-        )
-        for row in of(rows, "plans")
-    ]  # fmt: skip
-    header = ("generator", "scores", "plan", "GMACs", "MACs cut", "predicted ms", "ms", "score kept")
-    return grid(header, lines)
+    return table("plans", of(rows, "plans"))
 
 
 def ops(rows: Sequence[Row]) -> str:
@@ -252,51 +223,27 @@ def ops(rows: Sequence[Row]) -> str:
         groups.setdefault(kind, []).append(row)
     lines = []
     for group, found in sorted(groups.items(), key=lambda item: (item[0][0], item[0][1] != "forward", item[0][2:])):
-        shares = [
-            [row["ratios"][name]["median"] for row in found if name in row["ratios"]] for name in ("copy", "torch")
-        ]
-        cells = (f"{median(s):.2f} ({min(s):.2f}–{max(s):.2f})" if s else "–" for s in shares)
-        lines.append((*group, str(len(found)), *cells))
-    return grid(("op", "pass", "dtype", "threads", "run by", "layers", "share of a copy", "times plain PyTorch"), lines)
+        ratios = [[r["ratios"][n]["median"] for r in found if n in r["ratios"]] for n in ("copy", "torch")]
+        lines.append((group, len(found), ratios))
+    return table("ops", lines)
 
 
 def peer_ops(rows: Sequence[Row]) -> str:
-    lines = []
-    for row in of(rows, "peers"):
-        case = row["case"]
-        lines.append((
-            case["op"], f"{case['channels']}×{case['side']}×{case['side']}", row["cache"], case["peer"],
-            f"{row['ms']['median']:.3f}", _ratio(row, case["peer"]), _ratio(row, "reference"),
-        ))  # fmt: skip
-    return grid(("op", "layer", "caches", "peer", "ms, native", "faster than the peer", "than plain PyTorch"), lines)
+    return table("peer_ops", of(rows, "peers"))
 
 
 def peer_medians(rows: Sequence[Row]) -> str:
     """How many times faster our op is than each peer's, medians over layers."""
     found = of(rows, "peers")
-    kinds = sorted({row["case"]["op"] for row in found})
-    lines = []
-    for peer, cache in sorted(
-        {(row["case"]["peer"], row["cache"]) for row in found}, key=lambda k: (k[0], k[1] != "warm")
-    ):
-        cells = []
-        for kind in kinds:
-            ratios = [
-                row["ratios"][peer]["median"]
-                for row in found
-                if (row["case"]["peer"], row["cache"], row["case"]["op"]) == (peer, cache, kind)
-            ]
-            cells.append(f"{median(ratios):.1f}× ({min(ratios):.1f}–{max(ratios):.1f})" if ratios else "–")
-        lines.append((peer, cache, *cells))
-    return grid(("peer", "caches", *kinds), lines)
+    groups: dict[tuple[str, str], dict[str, list[float]]] = {}
+    for row in sorted(found, key=lambda row: (row["case"]["peer"], row["cache"] != "warm")):
+        kinds = groups.setdefault((row["case"]["peer"], row["cache"]), {})
+        kinds.setdefault(row["case"]["op"], []).append(row["ratios"][row["case"]["peer"]]["median"])
+    lines = [(*group, ratios) for group, ratios in groups.items()]
+    return table("peer_medians", lines, kinds=sorted({row["case"]["op"] for row in found}))
 
 
 def sparse(rows: Sequence[Row]) -> str:
     """Layers read in place at a share of their channels, and a generator run so, beside the alternatives."""
-    found, lines = of(rows, "sparse"), []
     others = ("sliced", "sliced channels_last", "gathered", "masked", "student", "full")
-    for row in found:
-        case = row["case"]
-        name = case.get("layer") or f"generator {case['generator']} px"
-        lines.append((name, _ms(row), *(_ratio(row, other) for other in others)))
-    return grid(("layer", "ms, in place", *(f"faster than {other}" for other in others)), lines)
+    return table("sparse", of(rows, "sparse"), others=others)

@@ -118,11 +118,11 @@ def project(tmp_path, monkeypatch):
     """A README and a page without tables, and results of one device."""
     (tmp_path / "docs").mkdir()
     markers = {
-        "README.md": (*report.headline.MARKERS, *report.PERFORMANCE, report.BEGIN, report.END),
+        "README.md": (*report.headline.MARKERS, *report.PERFORMANCE, *report.FIGURES, *tables_compression.MARKERS),
         "docs/performance.md": report.DETAILS,
         "docs/editing.md": (*tables_editing.PROJECTION, *tables_editing.SMOOTHNESS),
         "docs/sngan.md": (*tables_sngan.STUDENTS, *tables_sngan.PUBLISHED),
-        "docs/students.md": (tables_compression.BEGIN, tables_compression.END, *tables_compression.STEPS),
+        "docs/students.md": (*tables_compression.MARKERS, *tables_compression.STEPS),
     }
     for name, lines in markers.items():
         (tmp_path / name).write_text("\n".join(["# Title", *lines, "the end\n"]))

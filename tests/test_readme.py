@@ -3,8 +3,6 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-import pytest
-
 from benchmarks import report
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -23,11 +21,6 @@ def test_a_changed_result_is_noticed(tmp_path, monkeypatch):
     (tmp_path / "device" / "compress.json").write_text(json.dumps(document))
     monkeypatch.setattr(report, "RESULTS", tmp_path)
     assert report.main(["--check"]) == 1
-
-
-def test_missing_markers_are_refused():
-    with pytest.raises(ValueError, match="markers"):
-        report.rendered("# nothing")
 
 
 def test_ci_runs_the_test_command_that_the_readme_prints():

@@ -64,18 +64,13 @@ def test_rows_say_how_far_a_student_is_from_its_teacher(runs, small_teacher, tmp
     document = json.loads(out.read_text())
     assert document["rows"]["l1-out 0"]["latency"]["median_ms"] > 0
     document["rows"]["l1-out 1"] = document["rows"]["l1-out 0"] | {"seed": 1, "content_l1": 0.5}
-    table = tables_compression.compression_table(document).splitlines()
+    table = tables_compression.students(document).splitlines()
     assert [line.split(" | ")[0] for line in table[2:5]] == [f"| {TEACHER}", "| l1-out", "| named"]
     assert " ± " in table[3] and " ± " not in table[4] and "12 images a side" in table[-1]
-    begin, end = tables_compression.BEGIN, tables_compression.END
-    page = tables_compression.rendered(f"a\n{begin}\nold\n{end}\nb", out.parents[1])
-    assert page.startswith(f"a\n{begin}\n| | seeds") and page.endswith(f"{end}\nb") and "old" not in page
-    assert "| named |" in page
-    short = tables_compression.rendered(f"a\n{begin}\n{end}\nb", out.parents[1], [TEACHER, "l1-out"])
+    page = tables_compression.tables(out.parents[1])
+    assert page.startswith("| | seeds") and "| named |" in page
+    short = tables_compression.tables(out.parents[1], [TEACHER, "l1-out"])
     assert TEACHER in short and "| l1-out |" in short and "| named |" not in short
-    assert tables_compression.rendered("no marker", out.parents[1]) == "no marker"
-    with pytest.raises(ValueError, match="both markers"):
-        tables_compression.rendered(begin, out.parents[1])
 
 
 def test_gaps_by_steps():

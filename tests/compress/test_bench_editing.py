@@ -6,6 +6,7 @@ import torch
 
 from benchmarks import tables_editing
 from benchmarks.bench_editing import measure
+from benchmarks.tables import document_table
 from cagc.checkpoints import load_generator
 
 
@@ -29,11 +30,11 @@ def test_every_measure_of_a_generator(small_teacher):
 def test_tables():
     facts = {"command": "cagc project a.png", "machine": {"device": "CPU", "driver": None}}
     rows = {"psnr_db": [10.0, 20.0], "content_psnr_db": [30.0, 31.0]}
-    table = tables_editing.projection_table(facts | {"images": ["a", "b"], "generators": {"Teacher": rows}})
+    table = document_table("projection", facts | {"images": ["a", "b"], "generators": {"Teacher": rows}})
     assert "| Teacher | the content | 30.00 dB | 31.00 dB | 30.50 dB |" in table
     assert table.endswith("`cagc project a.png`; device CPU.")
     facts |= {"samples": 9, "perceptual": "features", "content": "faces"}
-    table = tables_editing.smoothness_table(facts | {"generators": {"Teacher": {"m": 1.23456}, "Student": {"m": 2.0}}})
+    table = document_table("smoothness", facts | {"generators": {"Teacher": {"m": 1.23456}, "Student": {"m": 2.0}}})
     assert table.splitlines()[:3] == ["| | Teacher | Student |", "|---|---|---|", "| m | 1.235 | 2 |"]
 
 
