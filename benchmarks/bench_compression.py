@@ -132,7 +132,7 @@ class Bench:
     def features(self, generator: Generator, seed: int) -> torch.Tensor:
         """Features [samples, D] of images, one a seed from ``seed`` on, with noise drawn by seed."""
         batches = seed_batches(self.settings.samples, seed, 16)
-        return torch.cat([self.extractor(draw(generator, seeds).clamp(-1, 1)) for seeds in batches])
+        return torch.cat([self.extractor(draw(generator, seeds)) for seeds in batches])
 
     def statistics(self, found: torch.Tensor) -> FeatureStatistics:
         return FeatureStatistics(self.extractor.name).update(found)

@@ -15,7 +15,7 @@ from ..editing.directions import Directions
 from ..errors import CagcError
 from ..models import AnyGenerator
 from ..seeds import z_batch
-from .sampling import noise_for, seed_batches
+from .sampling import finite, noise_for, seed_batches
 
 ATTRIBUTES = ("content area", "content brightness", "content redness", "content height", "content side")
 
@@ -53,13 +53,13 @@ def linear_separability(
     classifier was not fitted on: figures compare with each other alone.
 
     Raises:
-        CagcError: fewer than 20 images have content.
+        CagcError: fewer than 20 images have content, or one holds NaN or infinity.
     """
     latents, found = [], []
     for seeds in seed_batches(samples, seed, batch):
         z = z_batch(seeds, generator.config.style_dim).to(generator.w_avg)
         ws = generator.ws(z)
-        images = generator.synthesis(ws, noise_for(generator, seeds, "const")).clamp(-1, 1)
+        images = finite(generator.synthesis(ws, noise_for(generator, seeds, "const")), seeds).clamp(-1, 1)
         latents.append(ws[:, 0])
         found.append(measure_attributes(images, parser(images, seeds=list(seeds))))
         if progress is not None:
@@ -129,19 +129,20 @@ def edit_leakage(
     before the edit. Keys "inside", "outside" (both in [0, 2]) and "leakage" = outside / inside.
 
     Raises:
-        CagcError: the directions are of another mapping network, or no image has both content and surroundings.
+        CagcError: the directions are of another mapping network, or no image has both content and surroundings, or one
+            holds NaN or infinity.
     """
     directions.check(generator)
     inside = outside = area = rest = 0.0
     for seeds in seed_batches(samples, seed, batch):
         ws = generator.ws(z_batch(seeds, generator.config.style_dim).to(generator.w_avg))
         noise = noise_for(generator, seeds, "const")
-        images = generator.synthesis(ws, noise).clamp(-1, 1)
+        images = finite(generator.synthesis(ws, noise), seeds).clamp(-1, 1)
         mask = parser(images, seeds=list(seeds))
         for index in range(min(count, len(directions))):
             for sign in (-strength, strength):
-                edited = generator.synthesis(directions.apply(ws, index, sign, layers), noise).clamp(-1, 1)
-                change = (edited - images).abs().mean(dim=1, keepdim=True)
+                edited = generator.synthesis(directions.apply(ws, index, sign, layers), noise)
+                change = (finite(edited, seeds).clamp(-1, 1) - images).abs().mean(dim=1, keepdim=True)
                 inside += float((change * mask).sum())
                 outside += float((change * (1 - mask)).sum())
                 area += float(mask.sum())

@@ -11,7 +11,7 @@ from ..callbacks import Progress
 from ..errors import CagcError
 from ..seeds import z_batch
 from .features import check_images
-from .sampling import draw, noise_for
+from .sampling import finite, noise_for
 
 Measure = Callable[[Tensor, Tensor, Tensor], Tensor]
 """(student's images, teacher's images, mask) → a figure per sample [N]."""
@@ -32,25 +32,31 @@ def _masked_mean(values: Tensor, mask: Tensor) -> Tensor:
     return (values * mask).sum(dim=(1, 2, 3)) / (mask.sum(dim=(1, 2, 3)) * values.shape[1])
 
 
-def _average(per_sample: Tensor, reduction: str) -> Tensor:
+def _average(per_sample: Tensor, seen: Tensor, reduction: str = "mean") -> Tensor:
+    """Mean of per_sample [N] where `seen` [N]; every other NaN stays NaN. Raises CagcError where nothing is seen."""
     if reduction == "none":
         return per_sample
     if reduction != "mean":
         raise ValueError(f"reduction must be 'mean' or 'none', got {reduction!r}")
-    seen = per_sample[~per_sample.isnan()]
-    if seen.numel() == 0:
+    if not seen.any():
         raise CagcError("the content mask is empty for every sample")
-    return seen.mean()
+    return per_sample[seen].mean()
+
+
+def _seen(mask: Tensor) -> Tensor:
+    """Whether each mask [N, 1, H, W] has content, [N]."""
+    return mask.flatten(1).amax(dim=1) > 0
 
 
 def content_l1(a: Tensor, b: Tensor, mask: Tensor, reduction: str = "mean") -> Tensor:
     """Mean |a - b| over content pixels: images [N, 3, H, W] in [-1, 1], mask [N, 1, H, W] in {0, 1} → scalar in [0, 2].
 
     Normalised by each mask's area, so that small content is not flattered. Samples without content are left out;
-    reduction "none" gives one value a sample [N], NaN for those. Raises CagcError when every mask is empty.
+    reduction "none" gives one value a sample [N], NaN for those. NaN in an image gives NaN. Raises CagcError when every
+    mask is empty.
     """
     _check(a, b, mask)
-    return _average(_masked_mean((a.double() - b.double()).abs(), mask), reduction)
+    return _average(_masked_mean((a.double() - b.double()).abs(), mask), _seen(mask), reduction)
 
 
 def content_psnr(a: Tensor, b: Tensor, mask: Tensor, reduction: str = "mean") -> Tensor:
@@ -60,7 +66,7 @@ def content_psnr(a: Tensor, b: Tensor, mask: Tensor, reduction: str = "mean") ->
     """
     _check(a, b, mask)
     mse = _masked_mean((a.double() - b.double()).square(), mask)
-    return _average(10 * torch.log10(4 / mse), reduction)
+    return _average(10 * torch.log10(4 / mse), _seen(mask), reduction)
 
 
 _ALWAYS: dict[str, Measure] = {
@@ -87,7 +93,8 @@ def evaluate_pair(
     noise: "const" (the teacher's constant maps in both), "random" (seeded, shared) or "none". Images are clamped to
     [-1, 1]. Returns content_l1, content_psnr (dB), image_l1, image_psnr (dB), content_coverage (mean share of pixels),
     samples and empty_masks (samples without content, left out of the content figures).
-    Raises CagcError for generators of different latent size or resolution, or when no sample has content.
+    Raises CagcError for generators of different latent size or resolution, when one draws NaN or infinity (it is
+    named), or when no sample has content.
     """
     seeds = seeds_known(parser, samples, seed)
     return summarize(compare_pair(student, teacher, parser, seeds, batch, noise, truncation, progress))
@@ -125,12 +132,15 @@ def compare_pair(
     parts: dict[str, list[Tensor]] = {}
     for start in range(0, len(seeds), batch):
         part = seeds[start : start + batch]
-        target = draw(teacher, part, noise, truncation).clamp(-1, 1)
+        noises = noise_for(teacher, part, noise)
         z = z_batch(part, teacher.config.style_dim).to(teacher.w_avg)
-        image = student(z, truncation=truncation, noise=noise_for(teacher, part, noise)).clamp(-1, 1)
+        target, image = (
+            finite(generator(z, truncation=truncation, noise=noises), part, name).clamp(-1, 1)
+            for name, generator in (("teacher", teacher), ("student", student))
+        )
         mask = parser(target, seeds=part)
         everything = torch.ones_like(mask)
-        seen = mask.amax(dim=(1, 2, 3)) > 0
+        seen = _seen(mask)
         for where, weight in (("content", mask), ("image", everything)):
             for name, measure in (_ALWAYS | dict(measures or {})).items():
                 value = measure(image, target, weight).to(seen.device, torch.float64)
@@ -143,6 +153,11 @@ def compare_pair(
 
 def summarize(figures: Mapping[str, Tensor]) -> dict[str, float]:
     """Means over the samples of `compare_pair`, with their number; CagcError when no sample has content."""
-    result = {key: float(_average(values, "mean")) for key, values in figures.items()}
     coverage = figures["content_coverage"]
+    everything = torch.ones_like(coverage, dtype=torch.bool)
+    of_content = [key for key in figures if key.startswith("content_") and key != "content_coverage"]
+    result = {
+        key: float(_average(values, coverage > 0 if key in of_content else everything))
+        for key, values in figures.items()
+    }
     return result | {"samples": len(coverage), "empty_masks": int((coverage == 0).sum())}

@@ -170,14 +170,15 @@ def generator_statistics(
 ) -> FeatureStatistics:
     """Statistics of `samples` images of `generator`: sample i is drawn from seed + i, whatever the batch size.
 
-    noise: "random" (seeded per sample), "const" or "none". Images are clamped to [-1, 1], as a saved image would be.
+    noise: "random" (seeded per sample), "const" or "none". Images are clamped to [-1, 1], as a saved image would be;
+    CagcError where one holds NaN or infinity.
     progress(done, samples) is called after each batch. keep: the features of every image too. Runs on the generator's
     device.
     """
     extractor = _extractor(features, generator.w_avg.device)
     stats = FeatureStatistics(extractor.name, kept=[] if keep else None)
     for seeds in seed_batches(samples, seed, batch):
-        stats.update(extractor(draw(generator, seeds, noise, truncation).clamp(-1, 1)))
+        stats.update(extractor(draw(generator, seeds, noise, truncation)))
         if progress is not None:
             progress(stats.count, samples)
     return stats

@@ -15,7 +15,7 @@ from ..callbacks import Progress
 from ..checks import choice
 from ..models import AnyGenerator
 from ..seeds import derived_seed, z_batch
-from .sampling import noise_for, seed_batches
+from .sampling import finite, noise_for, seed_batches
 
 Distance = Callable[[Tensor, Tensor], Tensor]
 
@@ -61,6 +61,7 @@ def perceptual_path_length(
 
     Raises:
         ValueError: ``space``, ``sampling`` or ``epsilon`` is not as above.
+        CagcError: an image holds NaN or infinity.
     """
     choice("space", space, ("w", "z"))
     choice("sampling", sampling, ("full", "end"))
@@ -118,7 +119,7 @@ def _distances(
     def measure() -> list[float]:
         found: list[float] = []
         for seeds in own:
-            first, second = pair(seeds)
+            first, second = (finite(images, seeds) for images in pair(seeds))
             found += [float(distance(first[i : i + 1], second[i : i + 1])) for i in range(len(seeds))]
             if progress is not None:
                 progress(len(found), sum(map(len, own)))

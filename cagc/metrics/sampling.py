@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 import torch
 from torch import Tensor, nn
 
+from ..errors import CagcError
 from ..seeds import derived_seed, z_batch
 
 NOISE_MODES = ("random", "const", "none")
@@ -39,7 +40,23 @@ def noise_for(generator: nn.Module, seeds: Sequence[int], mode: str) -> str | li
     return [torch.cat(maps).to(generator.w_avg.device) for maps in zip(*samples)]
 
 
+def finite(images: Tensor, seeds: Sequence[int], name: str = "generator") -> Tensor:
+    """`images` [N, ...], one a seed, as they are.
+
+    Raises CagcError where the generator `name` drew NaN or infinity: a figure over the other images would be of another
+    generator.
+    """
+    bad = ~images.isfinite().flatten(1).all(dim=1)
+    if bad.any():
+        raise CagcError(
+            f"{name}: got NaN or infinity in {int(bad.sum())} of {len(images)} images, the first of seed "
+            f"{seeds[int(bad.nonzero()[0])]}; expected finite images"
+        )
+    return images
+
+
 def draw(generator: nn.Module, seeds: Sequence[int], noise: str = "random", truncation: float = 1.0) -> Tensor:
-    """Images [N, 3, R, R] of `generator`, one a seed."""
+    """Images [N, 3, R, R] of `generator`, one a seed, clamped to [-1, 1]. Raises CagcError as :func:`finite`."""
     z = z_batch(seeds, generator.config.style_dim).to(generator.w_avg)
-    return generator(z, truncation=truncation, noise=noise_for(generator, seeds, noise))
+    images = generator(z, truncation=truncation, noise=noise_for(generator, seeds, noise))
+    return finite(images, seeds).clamp(-1, 1)

@@ -6,8 +6,12 @@ import pytest
 import torch
 
 from cagc.errors import CagcError
+from cagc.metrics.disentanglement import linear_separability
 from cagc.metrics.fidelity import content_l1, content_psnr, evaluate_pair
+from cagc.metrics.frechet import generator_statistics
+from cagc.metrics.ppl import perceptual_path_length
 from cagc.models.stylegan2 import Generator, GeneratorConfig
+from cagc.seeds import z_batch
 
 
 @pytest.fixture
@@ -122,8 +126,6 @@ def test_result_does_not_depend_on_the_batch_and_the_parser_sees_the_teacher():
     one = evaluate_pair(student, teacher, parser, samples=5, seed=2, batch=5)
     assert [seed for seed, _ in seen] == [2, 3, 4, 5, 6]
     with torch.no_grad():
-        from cagc.seeds import z_batch
-
         expected = teacher(z_batch([4], 16), noise="const").clamp(-1, 1)
     torch.testing.assert_close(seen[2][1][None], expected)
     other = evaluate_pair(student, teacher, parser, samples=5, seed=2, batch=2)
@@ -138,3 +140,20 @@ def test_generators_that_do_not_match_are_refused():
         evaluate_pair(make(0, style_dim=8), make(0), left_half)
     with pytest.raises(CagcError, match="empty for every sample"):
         evaluate_pair(make(0), make(1), lambda images, seeds: torch.zeros_like(images[:, :1]), samples=2)
+
+
+def test_nan_is_neither_left_out_nor_taken_for_an_empty_mask(pair):
+    a, b, mask = pair
+    a[1, 0, 0, 7] = torch.nan
+    assert content_l1(a, b, mask).isnan() and content_psnr(a, b, mask, "none").isnan().tolist() == [False, True, False]
+    broken = make(0)
+    broken.synthesis.b16.to_rgb.bias.data[0] = torch.nan
+    for student, teacher, name in ((broken, make(1), "student"), (make(1), broken, "teacher")):
+        with pytest.raises(CagcError, match=f"{name}: got NaN or infinity in 2 of 2 images, the first of seed 4"):
+            evaluate_pair(student, teacher, left_half, samples=2, seed=4)
+    with pytest.raises(CagcError, match="generator: got NaN or infinity"):
+        generator_statistics(broken, 2, features="efficientnet-lite0@32")
+    with pytest.raises(CagcError, match="generator: got NaN or infinity"):
+        perceptual_path_length(broken, lambda x, y: (x - y).square().mean(), 2)
+    with pytest.raises(CagcError, match="generator: got NaN or infinity"):
+        linear_separability(broken, left_half, 2)
