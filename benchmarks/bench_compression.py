@@ -25,7 +25,7 @@ import torch
 
 from cagc import assets, content
 from cagc.checkpoints import generator_hash, load_generator
-from cagc.distill.cifar import open_images
+from cagc.data.dataset import ImageDataset
 from cagc.distill.losses import FeatureDistance, perceptual_loss
 from cagc.errors import CagcError
 from cagc.files import atomic_write
@@ -122,7 +122,7 @@ class Bench:
         path = assets.faces64() / "images.zip" if data is None and teacher is None else data
         self.real = None
         if path is not None:
-            images = open_images(path, self.teacher.config.resolution)
+            images = ImageDataset(path, self.teacher.config.resolution)
             self.real = dataset_statistics(images, features=self.extractor)
         found = self.features(self.teacher, REFERENCE_SEEDS)
         self.reference = self.statistics(found)

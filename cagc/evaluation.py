@@ -13,8 +13,7 @@ from torch import Tensor
 from . import content, distributed
 from .callbacks import Track
 from .checks import at_least_one
-from .distill.cifar import CifarDataset
-from .distill.data import ImageDataset
+from .data.dataset import ImageDataset
 from .distill.losses import PerceptualDistance, load_perceptual
 from .editing.directions import find_directions
 from .errors import CagcError
@@ -103,7 +102,7 @@ def evaluate(
     student: AnyGenerator,
     teacher: AnyGenerator,
     parser: content.ContentParser | Callable[..., Tensor] | str,
-    data: ImageDataset | CifarDataset | None = None,
+    data: ImageDataset | None = None,
     others: Mapping[str, AnyGenerator] | None = None,
     samples: int = 1000,
     pairs: int = 200,

@@ -10,9 +10,8 @@ import torch
 
 from . import assets, content, distributed
 from .checkpoints import load_checkpoint, load_generator
+from .data.dataset import ImageDataset
 from .distill import DistillConfig, RunFolder, distill
-from .distill.cifar import CifarDataset, open_images
-from .distill.data import ImageDataset
 from .errors import CagcError
 from .models import AnyDiscriminator, AnyGenerator
 from .plan import ChannelPlan
@@ -76,7 +75,7 @@ class Inputs:
             raise CagcError("data: got none, expected a folder or zip of real images to go with the teacher")
         parser = content.load(self.content, self.classes or None, device)
         resolution = teacher.config.resolution
-        data = None if path is None else open_images(path, resolution, self.convert_images)
+        data = None if path is None else ImageDataset(path, resolution, convert=self.convert_images)
         return LoadedInputs(device, teacher, discriminator, data, parser)
 
     def to_dict(self) -> dict[str, Any]:
@@ -99,7 +98,7 @@ class LoadedInputs:
     device: torch.device
     teacher: AnyGenerator
     discriminator: AnyDiscriminator | None
-    data: ImageDataset | CifarDataset | None
+    data: ImageDataset | None
     parser: content.ContentParser
 
 

@@ -1,7 +1,8 @@
 """Distillation of a pruned generator from its teacher."""
 
+from ..data.dataset import ImageDataset
+from ..data.stream import ImageStream
 from .config import DistillConfig
-from .data import ImageDataset, ImageStream
 from .draws import Draws
 from .latents import Latents
 from .loop import Interrupted, distill

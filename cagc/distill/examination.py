@@ -9,12 +9,12 @@ from typing import Any
 import torch
 
 from .. import content, distributed
+from ..data.dataset import ImageDataset
 from ..metrics import features
 from ..metrics.frechet import result_key
 from ..metrics.reference import reference_statistics
 from ..metrics.shared import compare, drawn_statistics
 from .config import DistillConfig
-from .data import ImageDataset
 from .teachers import LiveTeacher
 from .trainer import Trainer
 

@@ -15,13 +15,14 @@ import torch
 
 from .. import content, distributed
 from ..checkpoints import Checkpoint, save_checkpoint, save_generator
+from ..data.dataset import ImageDataset
+from ..data.stream import ImageStream
 from ..errors import CagcError
 from ..models import AnyDiscriminator, AnyGenerator
 from ..plan import ChannelPlan
 from .augment import Augment
 from .checks import check_fit, identity, new_discriminator
 from .config import DistillConfig
-from .data import ImageDataset, ImageStream
 from .examination import Examination, peak_memory
 from .memory import estimate
 from .progress import Averages, ProgressCallback, Reporter, TensorBoard, pair_grid, write_png
@@ -127,7 +128,7 @@ def _prepare(
             discriminator = new_discriminator(student, teacher, config.seed)
     trainer = Trainer(student, teacher, discriminator, config, parser, None, augment, plan.kept if plan else None)
     if stream is not None:
-        stream.numbers = trainer.layout.numbers
+        stream.sampler.numbers = trainer.layout.numbers
     return _Run(trainer, stream, folder, config, Examination(trainer, data, config, parser)), what
 
 

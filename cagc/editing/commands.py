@@ -16,7 +16,7 @@ from .. import content
 from ..checkpoints import load_generator
 from ..checks import at_least_one
 from ..console import console, phase
-from ..distill.data import ImageDataset, read_image
+from ..data.dataset import ImageDataset, read_image
 from ..documents import write_json
 from ..errors import CagcError
 from ..files import atomic_write, check_target

@@ -9,8 +9,7 @@ import torch
 
 from .. import distributed
 from ..callbacks import Progress
-from ..distill.cifar import CifarDataset
-from ..distill.data import ImageDataset
+from ..data.dataset import ImageDataset
 from ..errors import CagcError
 from ..files import cache_folder
 from .features import FeatureExtractor
@@ -19,7 +18,7 @@ from .shared import shared_statistics
 
 
 def reference_statistics(
-    data: ImageDataset | CifarDataset,
+    data: ImageDataset,
     samples: int,
     features: FeatureExtractor,
     device: torch.device | str = "cpu",

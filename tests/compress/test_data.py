@@ -1,8 +1,10 @@
-"""Image sets: every kind of file a folder can hold, and an order that can be replayed."""
+"""Image sets: every kind of file that a folder or a zip can hold."""
 
 import io
+import os
+import pickle
 import re
-import warnings
+import shutil
 import zipfile
 
 import numpy as np
@@ -10,21 +12,17 @@ import pytest
 import torch
 from PIL import Image
 
-from cagc.distill.data import ImageDataset, ImageStream, read_image
+from cagc.data import files, images
+from cagc.data.dataset import ImageDataset, read_image
+from cagc.data.images import open_image, to_rgb
 from cagc.errors import CagcError
+
+from .image_forms import png_forms, tiff_forms, write_set
 
 
 def gradient(width=24, height=24):
     x, y = np.meshgrid(np.linspace(0, 255, width), np.linspace(0, 255, height))
     return np.stack([x, y, 255 - x], -1).astype(np.uint8)
-
-
-def write_set(folder, count, size=16):
-    rng = np.random.default_rng(0)
-    folder.mkdir(parents=True, exist_ok=True)
-    for i in range(count):
-        Image.fromarray(rng.integers(0, 256, (size, size, 3), dtype=np.uint8)).save(folder / f"{i:03d}.png")
-    return folder
 
 
 def uint8(image):
@@ -127,6 +125,38 @@ def test_every_mode_becomes_rgb(tmp_path):
     assert set(np.unique(images["bilevel.png"])) == {0, 255}
 
 
+def check_form(name, data, colours, alpha):
+    """Compare with numpy: exact, but for soft alpha of 16-bit colours, which are rounded before and after blending."""
+    expected = np.rint(255 * (colours * alpha[..., None] + 1 - alpha[..., None]))
+    found = np.asarray(to_rgb(open_image(data), data)).astype(float)
+    exact = set(np.unique(alpha)) <= {0, 1} or "16" not in name
+    assert np.abs(found - expected).max() <= (0 if exact else 1), name
+
+
+def test_every_form_of_png_and_tiff_shows_its_samples():
+    forms = list(png_forms())
+    assert len(forms) > 40
+    for form in forms:
+        check_form(*form)
+    pytest.importorskip("tifffile", reason="tifffile is not installed")
+    for form in tiff_forms():
+        check_form(*form)
+
+
+def test_pixels_without_a_known_range_are_refused():
+    tifffile = pytest.importorskip("tifffile", reason="tifffile is not installed")
+    planes = np.zeros((3, 8, 8), np.uint16)
+    for pixels, options, message in (
+        (np.zeros((8, 8), np.float32), {}, "floating point"),
+        (np.full((8, 8), 70000, np.uint32), {}, "from 70000 to 70000, expected 0 to 65535"),
+        (planes, {"photometric": "rgb", "planarconfig": "separate"}, "in uncompressed planes"),
+    ):
+        stream = io.BytesIO()
+        tifffile.imwrite(stream, pixels, **options)
+        with pytest.raises(CagcError, match=message):
+            to_rgb(open_image(stream.getvalue()), stream.getvalue())
+
+
 def truncated_png():
     stream = io.BytesIO()
     Image.fromarray(np.random.default_rng(1).integers(0, 256, (32, 32, 3), dtype=np.uint8)).save(stream, "PNG")
@@ -181,6 +211,88 @@ def test_a_program_behind_an_image_suffix_is_not_run(tmp_path):
         assert len(ImageDataset(tmp_path, 8)) == 1
 
 
+def test_images_beyond_the_limits_are_named_and_skipped(tmp_path, monkeypatch):
+    monkeypatch.setattr(images, "MAX_PIXELS", 4000)
+    monkeypatch.setattr(files, "MAX_FILE_BYTES", 9000)
+    write_set(tmp_path, 2)
+    Image.new("RGB", (64, 63)).save(tmp_path / "many.png")
+    Image.fromarray(np.random.default_rng(0).integers(0, 256, (60, 60, 3), dtype=np.uint8)).save(tmp_path / "long.bmp")
+    with pytest.warns(UserWarning, match="MAX_PIXELS") as seen:
+        assert len(ImageDataset(tmp_path, 8)) == 2
+    assert "got 10,854 bytes, expected at most 9,000 (MAX_FILE_BYTES)" in str(seen[0].message)
+
+
+def test_what_is_no_regular_file_is_not_waited_for(tmp_path):
+    write_set(tmp_path, 1)
+    os.mkfifo(tmp_path / "b.png")
+    (tmp_path / "c.png").symlink_to("/dev/zero")
+    with pytest.warns(UserWarning, match="b.png is a FIFO.*c.png is a device"):
+        assert len(ImageDataset(tmp_path, 8)) == 1
+    for read in (lambda path: ImageDataset(path, 8), lambda path: read_image(path, 8)):
+        with pytest.raises(CagcError, match="is a FIFO, expected a file"):
+            read(tmp_path / "b.png")
+
+
+def zip_of(images, **options):
+    stream = io.BytesIO()
+    with zipfile.ZipFile(stream, "w", **options) as archive:
+        for i, pixels in enumerate(images):
+            png = io.BytesIO()
+            Image.fromarray(pixels).save(png, "PNG")
+            archive.writestr(f"{i:03d}.png", png.getvalue())
+    return bytearray(stream.getvalue())
+
+
+def test_entries_of_a_zip_that_cannot_be_unpacked_are_skipped(tmp_path):
+    noise = np.random.default_rng(0).integers(0, 256, (3, 16, 16, 3), dtype=np.uint8)
+    whole = zip_of(noise, compression=zipfile.ZIP_DEFLATED)
+    directory = whole.index(b"PK\x01\x02")
+    for change, message in (
+        ({40: 0xFF, 41: 0xFF, 42: 0xFF}, "000.png"),  # the deflated bytes
+        ({directory + 10: 99}, "compression method 99, expected 0"),
+        ({directory + 8: 1}, "encrypted"),
+    ):
+        damaged = bytearray(whole)
+        for place, value in change.items():
+            damaged[place] = value
+        (tmp_path / "set.zip").write_bytes(damaged)
+        with pytest.warns(UserWarning, match=f"skipped 1 of 3 .*{message}"):
+            assert len(ImageDataset(tmp_path / "set.zip", 16)) == 2
+    (tmp_path / "set.zip").write_bytes(zip_of(noise, compression=zipfile.ZIP_LZMA))
+    with pytest.raises(CagcError, match="compression method 14"):
+        ImageDataset(tmp_path / "set.zip", 16)
+    overlapping, second = bytearray(whole), whole.index(b"PK\x01\x02", directory + 4)
+    overlapping[second + 20 : second + 24] = len(whole).to_bytes(4, "little")
+    newer = bytearray(whole)
+    newer[directory + 6] = 99
+    for damaged, message in ((overlapping, "overlap"), (newer, "zip file version 9.9"), (whole[:-30], "not a zip")):
+        (tmp_path / "set.zip").write_bytes(damaged)
+        with pytest.raises(CagcError, match=message) as error:
+            ImageDataset(tmp_path / "set.zip", 16)
+        assert "set.zip" in str(error.value)
+
+
+def test_workers_that_share_a_zip_read_the_images_of_their_indices(tmp_path):
+    noise = np.random.default_rng(0).integers(0, 256, (120, 24, 24, 3), dtype=np.uint8)
+    (tmp_path / "set.zip").write_bytes(zip_of(noise))
+    data = ImageDataset(tmp_path / "set.zip", 24, cache_bytes=0)
+    right = torch.stack(list(data))
+    loader = torch.utils.data.DataLoader(data, batch_size=2, num_workers=2, multiprocessing_context="fork")
+    for _ in range(2):
+        assert torch.equal(torch.cat(list(loader)), right)
+    assert torch.equal(torch.stack(list(pickle.loads(pickle.dumps(data)))), right)  # as spawn sends it
+
+
+def test_a_set_is_known_by_its_content(tmp_path):
+    first = write_set(tmp_path / "a", 3)
+    known = ImageDataset(first, 8).fingerprint()
+    shutil.copytree(first, tmp_path / "b")
+    os.utime(tmp_path / "b" / "000.png", (0, 0))
+    assert ImageDataset(tmp_path / "b", 8).fingerprint() == known != ImageDataset(first, 16).fingerprint()
+    shutil.copy2(first / "001.png", tmp_path / "b" / "002.png")
+    assert ImageDataset(tmp_path / "b", 8).fingerprint() != known
+
+
 @pytest.mark.parametrize(
     "content, message",
     [
@@ -206,86 +318,3 @@ def test_a_file_that_is_no_zip_is_an_error(tmp_path):
         ImageDataset(tmp_path / "set.zip", 8)
     with pytest.raises(ValueError, match="resolution"):
         ImageDataset(tmp_path, 0)
-
-
-def take(stream, count):
-    return [next(stream) for _ in range(count)]
-
-
-def test_stream_repeats_with_its_seed_and_changes_with_another(tmp_path):
-    data = ImageDataset(write_set(tmp_path, 7), 8)
-    first, again, other = (take(ImageStream(data, 3, seed), 6) for seed in (5, 5, 6))
-    assert all(torch.equal(a, b) for a, b in zip(first, again))
-    assert not all(torch.equal(a, b) for a, b in zip(first, other))
-
-
-def test_every_epoch_shows_every_image_once_in_another_order(tmp_path):
-    data = ImageDataset(write_set(tmp_path, 6), 8)
-    images = torch.cat(take(ImageStream(data, 2, seed=1, flip=False), 6))
-    key = {data[i].numpy().tobytes(): i for i in range(6)}
-    order = [key[image.numpy().tobytes()] for image in images]
-    assert sorted(order[:6]) == sorted(order[6:]) == list(range(6))
-    assert order[:6] != order[6:]
-
-
-def test_about_half_of_the_images_are_mirrored(tmp_path):
-    data = ImageDataset(write_set(tmp_path, 10), 8)
-    plain = torch.cat(take(ImageStream(data, 10, seed=3, flip=False), 40))
-    flipped = torch.cat(take(ImageStream(data, 10, seed=3), 40))
-    same = (plain == flipped).flatten(1).all(1)
-    mirrored = (plain.flip(3) == flipped).flatten(1).all(1)
-    assert (same ^ mirrored).all()
-    assert 160 < mirrored.sum() < 240
-
-
-@pytest.mark.parametrize("stop", [0, 1, 4, 9])
-def test_position_survives_a_restart_exactly(tmp_path, stop):
-    data = ImageDataset(write_set(tmp_path, 7), 8)
-    stream = ImageStream(data, 3, seed=2)
-    take(stream, stop)
-    state = stream.state_dict()
-    ahead = take(stream, 5)
-    restored = ImageStream(ImageDataset(tmp_path, 8), 3, seed=2)
-    restored.load_state_dict(state)
-    assert all(torch.equal(a, b) for a, b in zip(ahead, take(restored, 5)))
-
-
-def test_position_of_another_run_is_refused(tmp_path):
-    data = ImageDataset(write_set(tmp_path, 4), 8)
-    state = ImageStream(data, 2, seed=1).state_dict()
-    for stream, key in ((ImageStream(data, 2, seed=2), "seed"), (ImageStream(data, 2, seed=1, flip=False), "flip")):
-        with pytest.raises(CagcError, match=key):
-            stream.load_state_dict(state)
-    with pytest.raises(CagcError, match="images"):
-        ImageStream(data, 2, seed=1).load_state_dict(state | {"images": 5})
-    with pytest.raises(CagcError, match="position"):
-        ImageStream(data, 2, seed=1).load_state_dict({"seed": 1})
-
-
-def test_a_set_smaller_than_the_batch_is_refused(tmp_path):
-    data = ImageDataset(write_set(tmp_path, 3), 8)
-    with pytest.raises(CagcError, match="3 usable images are fewer than the batch of 4"):
-        ImageStream(data, 4)
-    with pytest.raises(ValueError, match="batch"):
-        ImageStream(data, 0)
-
-
-def test_good_sets_give_no_warning(tmp_path):
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        next(ImageStream(ImageDataset(write_set(tmp_path, 2), 8), 2))
-
-
-def test_images_decoded_ahead_come_in_the_same_order(tmp_path):
-    write_set(tmp_path, 7)
-    kept, late = ImageDataset(tmp_path, 8), ImageDataset(tmp_path, 8, cache_bytes=0)
-    assert kept.is_cached and not late.is_cached
-    expected = take(ImageStream(kept, 3, seed=2), 8)
-    stream = ImageStream(late, 3, seed=2)
-    for batch in expected[:3]:
-        assert torch.equal(next(stream), batch)
-    restored = ImageStream(late, 3, seed=2)
-    next(restored)
-    restored.load_state_dict(stream.state_dict())
-    for batch in expected[3:]:
-        assert torch.equal(next(restored), batch)

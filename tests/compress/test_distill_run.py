@@ -14,8 +14,8 @@ import torch
 from PIL import Image
 
 from cagc.checkpoints import load_checkpoint, load_generator, save_generator
+from cagc.data.dataset import ImageDataset
 from cagc.distill import DistillConfig, Interrupted, LiveTeacher, NonFiniteLoss, RecordedTeacher, RunFolder, distill
-from cagc.distill.data import ImageDataset
 from cagc.errors import CagcError
 from cagc.metrics.fidelity import evaluate_pair
 from cagc.models import Generator, GeneratorConfig

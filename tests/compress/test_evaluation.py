@@ -15,7 +15,7 @@ from cagc import evaluation
 from cagc.checkpoints import load_generator, save_generator
 from cagc.cli import main
 from cagc.content import load as load_parser
-from cagc.distill.data import ImageDataset
+from cagc.data.dataset import ImageDataset
 from cagc.metrics.fidelity import evaluate_pair
 from cagc.metrics.frechet import generator_statistics
 from cagc.metrics.kid import kernel_distance

@@ -9,7 +9,7 @@ import pytest
 import torch
 from PIL import Image
 
-from cagc.distill.data import ImageDataset
+from cagc.data.dataset import ImageDataset
 from cagc.metrics import reference
 from cagc.metrics.features import FeatureExtractor
 from cagc.metrics.reference import reference_statistics

@@ -1,9 +1,10 @@
-"""Train an SN-GAN from scratch on CIFAR-10 or any folder or zip of images: hinge loss, five discriminator updates each.
+"""Train an SN-GAN from scratch on a folder or zip of images: hinge loss, five discriminator updates each.
 
 Writes a run folder (see `cagc.distill.distill`) and in it `teacher.safetensors` with the averaged generator and the
 discriminator. The published model is `--width 256 --discriminator-width 128 --config.steps 50000`.
 
-    python tools/sngan/train_teacher.py --data cifar-10-python.tar.gz --out run
+    python tools/sngan/cifar_to_zip.py cifar-10-python.tar.gz cifar10.zip
+    python tools/sngan/train_teacher.py --data cifar10.zip --out run
 """
 
 from __future__ import annotations
@@ -16,8 +17,8 @@ import tyro
 
 from cagc.checkpoints import Checkpoint, load_discriminator, save_checkpoint
 from cagc.console import one_line_errors
+from cagc.data.dataset import ImageDataset
 from cagc.distill import DistillConfig, distill
-from cagc.distill.cifar import open_images
 from cagc.models import SNGANConfig, SNGANDiscriminator, SNGANDiscriminatorConfig, SNGANGenerator
 from cagc.recipes import RECIPES
 
@@ -32,7 +33,7 @@ class Options:
     """Options of the command.
 
     Attributes:
-        data: CIFAR-10 archive or its folder, or a folder or zip of images.
+        data: folder or zip of images; `cifar_to_zip.py` makes one of CIFAR-10's archive.
         convert_images: crop and convert images that are not square or not RGB, instead of refusing them.
         out: folder of the run.
         width: of every layer of the generator.
@@ -60,7 +61,7 @@ class Options:
 
 def train(options: Options) -> None:
     """Run the training."""
-    data = open_images(options.data, options.resolution, options.convert_images)
+    data = ImageDataset(options.data, options.resolution, convert=options.convert_images)
     torch.manual_seed(options.config.seed)
     generator = SNGANGenerator(SNGANConfig.uniform(options.resolution, options.width, z_dim=options.z_dim))
     judge = SNGANDiscriminator(SNGANDiscriminatorConfig(options.resolution, options.discriminator_width))

@@ -1,0 +1,1 @@
+"""Image sets, image files and content parsers: everything that reads pixels from disk."""

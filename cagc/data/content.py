@@ -1,0 +1,226 @@
+"""Content parsers: which pixels of an image are the content of interest.
+
+A parser maps images [N, 3, H, W] in [-1, 1] to a mask [N, 1, H, W] of zeros and ones, in the images' dtype and on their
+device. Channel scores and distillation losses look at the pixels of ones only. `load` makes one from a short spec:
+the embedded face parser, BiSeNet weights, a folder or zip of masks, any callable, or `everything`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import inspect
+import json
+from collections.abc import Callable, Iterable, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Protocol, runtime_checkable
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor, nn
+
+from .. import assets
+from ..errors import CagcError
+from ..models import bisenet, face_parser
+from .masks import MaskFolder, check_images, resize_mask, validate_mask
+
+SPECS = "'faces', 'everything', BiSeNet weights (.pth, .pt, .safetensors), a folder or zip of masks, or a callable"
+
+
+@runtime_checkable
+class ContentParser(Protocol):
+    """`name` is what plans and reports record. `seeds` are the seeds that the images were drawn from, where known.
+
+    A parser may have an attribute `fingerprint`, a string of its name and of the content of its weights or masks, by
+    which a run that is resumed knows it; without one its name must do.
+    """
+
+    name: str
+
+    def __call__(self, images: Tensor, seeds: Sequence[int] | None = None) -> Tensor: ...
+
+
+class Everything:
+    """Every pixel is content: content-agnostic scores and losses."""
+
+    name = "everything"
+
+    def __call__(self, images: Tensor, seeds: Sequence[int] | None = None) -> Tensor:
+        check_images(images)
+        return torch.ones_like(images[:, :1])
+
+
+class CallableParser:
+    """A user's function of the images (and of `seeds`, if it has a parameter of that name).
+
+    It may return [N, 1, H, W] or [N, H, W], boolean or of zeros and ones; anything else is a CagcError.
+    """
+
+    def __init__(self, function: Callable[..., Tensor]) -> None:
+        self.function = function
+        self.name = f"callable:{getattr(function, '__qualname__', type(function).__name__)}"
+        try:
+            self._wants_seeds = "seeds" in inspect.signature(function).parameters
+        except (TypeError, ValueError):
+            self._wants_seeds = False
+
+    def __call__(self, images: Tensor, seeds: Sequence[int] | None = None) -> Tensor:
+        check_images(images)
+        with torch.no_grad():
+            mask = self.function(images, seeds=seeds) if self._wants_seeds else self.function(images)
+        if isinstance(mask, Tensor) and mask.ndim == 3:
+            mask = mask[:, None]
+        return validate_mask(mask, images, self.name).to(images)
+
+
+class LabelParser:
+    """Content by class name over a network that labels pixels. Subclasses set the attributes and `label`."""
+
+    kind: str
+    class_names: tuple[str, ...]
+    default_classes: tuple[str, ...]
+    images_per_pass: int
+
+    def __init__(self, net: nn.Module, classes: Iterable[str] | None, device: torch.device | str) -> None:
+        self.device = torch.device(device)
+        self.net = net.to(self.device).eval().requires_grad_(False)
+        self.classes = choose_classes(classes, self.class_names, self.default_classes)
+        self.name = f"{self.kind}({','.join(self.classes)})"
+        self._chosen = torch.tensor([self.class_names.index(c) for c in self.classes], device=self.device)
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """Name, and hash of the network's weights."""
+        digest = hashlib.sha256()
+        for key, tensor in self.net.state_dict().items():
+            digest.update(key.encode() + tensor.cpu().numpy().tobytes())
+        return f"{self.name} {digest.hexdigest()[:16]}"
+
+    def label(self, images: Tensor) -> Tensor:
+        """float32 images on the network's device → class index per pixel [N, h, w]."""
+        raise NotImplementedError
+
+    def resize(self, mask: Tensor, size: tuple[int, int]) -> Tensor:
+        """Boolean mask of `label`'s size → the images' size."""
+        return resize_mask(mask, size)
+
+    @torch.no_grad()
+    def __call__(self, images: Tensor, seeds: Sequence[int] | None = None) -> Tensor:
+        check_images(images)
+        size = (images.shape[-2], images.shape[-1])
+        masks = []
+        for part in images.split(self.images_per_pass):
+            labels = self.label(part.to(self.device, torch.float32))
+            masks.append(self.resize(torch.isin(labels, self._chosen), size))
+        mask = torch.cat(masks) if masks else torch.empty(0, *size)
+        return mask[:, None].to(images)
+
+
+class FaceContent(LabelParser):
+    """The embedded face parser: background, person (hair, neck, clothes), face.
+
+    Content by default is person and face: the parser draws no line between hair and clothes, and leaving out hair
+    would lose what the CAGC authors keep (hair, neck, hats).
+    """
+
+    kind = "faces"
+    class_names = face_parser.CLASSES
+    default_classes = ("person", "face")
+    images_per_pass = 64
+
+    def label(self, images: Tensor) -> Tensor:
+        return face_parser.label_pixels(self.net, images)
+
+
+class BiSeNetContent(LabelParser):
+    """BiSeNet with a user's weights; content by default as the CAGC authors have it: all but background and cloth.
+
+    `resize_rule` is `resize_mask`'s rule from 512 px to the images' size.
+    """
+
+    kind = "bisenet"
+    class_names = bisenet.CLASSES
+    default_classes = tuple(c for c in bisenet.CLASSES if c not in ("background", "cloth"))
+    images_per_pass = 8
+    resize_rule = "nearest"
+
+    def label(self, images: Tensor) -> Tensor:
+        return self.net(bisenet.preprocess(images)).argmax(dim=1)
+
+    def resize(self, mask: Tensor, size: tuple[int, int]) -> Tensor:
+        return resize_mask(mask, size, self.resize_rule)
+
+
+def choose_classes(wanted: Iterable[str] | None, names: Sequence[str], default: Sequence[str]) -> tuple[str, ...]:
+    """Class names in the network's order. `wanted`: names, or one string with commas; None takes `default`.
+
+    Raises:
+        CagcError: a name that the parser does not know (the known ones are listed), or no name at all.
+    """
+    if wanted is None:
+        return tuple(default)
+    chosen = {c.strip() for c in (wanted.split(",") if isinstance(wanted, str) else wanted)} - {""}
+    unknown = sorted(chosen - set(names))
+    if unknown or not chosen:
+        raise CagcError(f"classes: expected some of {', '.join(names)}; got {', '.join(unknown) or 'none'}")
+    return tuple(name for name in names if name in chosen)
+
+
+def load_face_parser(path: str | Path) -> face_parser.FaceParser:
+    """Weights that `tools/faces64/train_parser.py` wrote; CagcError if the file is damaged or another kind of file."""
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata = file.metadata() or {}
+            state = {key: file.get_tensor(key).float() for key in file.keys()}
+        net = face_parser.FaceParser(json.loads(metadata["widths"]))
+        net.load_state_dict(state)
+    except (OSError, SafetensorError) as error:
+        raise CagcError(f"cannot read the face parser {path}: {error}") from error
+    except (KeyError, TypeError, ValueError, RuntimeError) as error:
+        raise CagcError(f"{path} does not hold a face parser: {str(error).splitlines()[0]}") from error
+    return net
+
+
+def _is_face_parser(path: Path) -> bool:
+    try:
+        with safe_open(path, framework="pt") as file:
+            return (file.metadata() or {}).get("format") == "cagc-face-parser"
+    except (OSError, SafetensorError):
+        return False
+
+
+def load(
+    spec: str | Path | Callable[..., Tensor],
+    classes: Iterable[str] | None = None,
+    device: torch.device | str = "cpu",
+) -> ContentParser:
+    """Make a content parser.
+
+    spec: `"faces"` (embedded, 64 px working resolution), `"everything"`, the path of BiSeNet weights or of a face
+    parser trained by `tools/faces64`, a folder or zip of masks named by seed, or a callable images → mask.
+    classes: class names that count as content, for parsers that have classes. device: where a network runs; images may
+    be on any device.
+
+    Raises:
+        CagcError: an unknown spec or class, or a file that cannot be used. TypeError: not a spec at all.
+    """
+    if callable(spec):
+        parser = spec if isinstance(spec, ContentParser) else CallableParser(spec)
+    elif not isinstance(spec, (str, Path)):
+        raise TypeError(f"content: expected {SPECS}, got {type(spec).__name__}")
+    elif spec == "faces":
+        return FaceContent(load_face_parser(assets.faces64() / "parser.safetensors"), classes, device)
+    elif spec == "everything":
+        parser = Everything()
+    else:
+        path = Path(spec)
+        if not path.exists():
+            raise CagcError(f"content: expected {SPECS}; got {str(spec)!r}, neither a name nor an existing path")
+        if path.suffix == ".safetensors" and _is_face_parser(path):
+            return FaceContent(load_face_parser(path), classes, device)
+        if path.suffix in (".pth", ".pt", ".safetensors"):
+            return BiSeNetContent(bisenet.load_bisenet(path), classes, device)
+        parser = MaskFolder(path)
+    if classes is not None:
+        raise CagcError(f"classes: the content parser {parser.name} has none; leave classes out")
+    return parser

@@ -1,0 +1,217 @@
+"""Image sets: the images of a folder or a zip as square tensors."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import warnings
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..callbacks import Progress
+from ..common.reading import one_line, reading
+from ..errors import CagcError
+from .files import open_files, read_file
+from .images import SUFFIXES, open_image, to_rgb
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+
+def _square(image: Image.Image, resolution: int) -> np.ndarray:
+    """uint8 [3, resolution, resolution]: centre crop to a square, antialiased resize."""
+    from PIL import Image
+
+    side = min(image.size)
+    left, top = (image.width - side) // 2, (image.height - side) // 2
+    box = (left, top, left + side, top + side)
+    resized = image.resize((resolution, resolution), Image.Resampling.LANCZOS, box=box)
+    return np.asarray(resized).transpose(2, 0, 1).copy()
+
+
+def _decode(data: bytes, resolution: int, convert: bool) -> tuple[np.ndarray, str]:
+    """uint8 [3, resolution, resolution], and what was done to make it so, "" if nothing."""
+    with open_image(data) as image:
+        _check_form(image, convert)
+        mode = image.mode
+        rgb = to_rgb(image, data)
+        (width, height), pixels = rgb.size, _square(rgb, resolution)
+    steps = {
+        f"{mode} turned into RGB": mode != "RGB",
+        "centre-cropped": width != height,
+        f"resized to {resolution} px": min(width, height) != resolution,
+    }
+    done = ", ".join(step for step, taken in steps.items() if taken)
+    return pixels, done and f"{width} x {height} px, {done}"
+
+
+class _WrongForm(CagcError):
+    """An image that is not square or not RGB, and no leave to convert it."""
+
+
+def _check_form(image: Image.Image, convert: bool) -> None:
+    if convert or (image.mode == "RGB" and image.width == image.height and not image.has_transparency_data):
+        return
+    alpha = " with transparency" if image.mode == "RGB" and image.has_transparency_data else ""
+    raise _WrongForm(
+        f"{image.width} x {image.height} px, {image.mode}{alpha}; expected a square RGB image "
+        "(--convert-images crops and converts)"
+    )
+
+
+def read_image(path: str | os.PathLike[str], resolution: int, convert: bool = False) -> tuple[Tensor, str]:
+    """One image file as [3, resolution, resolution] float32 in [-1, 1], and what was done to make it so, "" if nothing.
+
+    Raises:
+        CagcError: the file does not exist or cannot be decoded, or is not square or not RGB and ``convert`` is false.
+    """
+    with reading("image", path):
+        pixels, done = _decode(read_file(path), resolution, convert)
+    return torch.from_numpy(pixels).float().div_(127.5).sub_(1), done
+
+
+class ImageDataset(Sequence[Tensor]):
+    """The images of a folder (recursive) or zip as tensors [3, resolution, resolution] float32 in [-1, 1], RGB.
+
+    Images must be square and RGB, unless `convert`: then they are centre-cropped, and other modes turned into RGB as by
+    `to_rgb`. They are resized (Lanczos, antialiased), in the order of their names. Hidden files, `__MACOSX` and files
+    without an image suffix are no images. A file that cannot be decoded is left out, kept with its
+    reason in `skipped`, and named in one warning. A set of up to `cache_bytes` decoded is read at once and kept
+    as uint8; a larger one has its headers checked now and is decoded on demand, where a file that turns out broken is
+    named the same way and replaced by the next good one.
+
+    Attributes: names (of the usable images), skipped (name → reason), changed (name → what was done to an image that
+    was decoded, where anything was), resolution.
+    Raises CagcError when the path does not exist, holds no image, holds only broken ones, or one that is not square or
+    not RGB without `convert`; ValueError for a resolution below 1. `progress(done, total)` is called as files are read.
+    """
+
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        resolution: int,
+        cache_bytes: int = 512 << 20,
+        progress: Progress | None = None,
+        convert: bool = False,
+    ):
+        if resolution < 1:
+            raise ValueError(f"resolution must be at least 1, got {resolution}")
+        self.path, self.resolution, self.convert = Path(path), int(resolution), convert
+        if not self.path.exists():
+            raise CagcError(f"data: {self.path} does not exist; expected a folder or a zip of images")
+        with reading("data:", self.path):
+            self._files = open_files(self.path)
+        if not self._files.names:
+            raise CagcError(f"data: {self.path} holds no image ({', '.join(SUFFIXES)})")
+        cached = len(self._files.names) * 3 * self.resolution**2 <= cache_bytes
+        self.skipped: dict[str, str] = {}
+        self.changed: dict[str, str] = {}
+        self._digests: dict[str, str] = {}
+        kept = self._read_all(self._decode if cached else self._check_header, progress)
+        self.names = list(kept)
+        self._cache = torch.from_numpy(np.stack(list(kept.values()))) if cached and kept else None
+        self._complain()
+
+    def _read_all(self, read: Callable[[str, bytes], Any], progress: Progress | None) -> dict[str, Any]:
+        kept, names = {}, self._files.names
+
+        def first_read(name: str) -> Any:
+            data = self._files.read(name)
+            self._digests[name] = hashlib.blake2b(data, digest_size=16).hexdigest()
+            return read(name, data)
+
+        with ThreadPoolExecutor(max_workers=min(4, os.cpu_count() or 1)) as pool:
+            for done, (name, value) in enumerate(zip(names, pool.map(lambda n: _attempt(first_read, n), names)), 1):
+                if isinstance(value, _WrongForm):
+                    pool.shutdown(cancel_futures=True)
+                    raise CagcError(f"data: {name} in {self.path}: {value}")
+                if isinstance(value, Exception):
+                    self.skipped[name] = one_line(value)
+                else:
+                    kept[name] = value
+                if progress is not None:
+                    progress(done, len(names))
+        return kept
+
+    def _check_header(self, name: str, data: bytes) -> None:
+        with open_image(data) as image:
+            _check_form(image, self.convert)
+
+    def _decode(self, name: str, data: bytes) -> np.ndarray:
+        pixels, done = _decode(data, self.resolution, self.convert)
+        if done:
+            self.changed[name] = done
+        return pixels
+
+    def _complain(self) -> None:
+        if not self.skipped:
+            return
+        shown = ", ".join(f"{name} ({reason})" for name, reason in list(self.skipped.items())[:5])
+        more = f" and {len(self.skipped) - 5} more" if len(self.skipped) > 5 else ""
+        if not self.names:
+            raise CagcError(f"data: none of the {len(self.skipped)} images in {self.path} can be read: {shown}{more}")
+        warnings.warn(
+            f"data: skipped {len(self.skipped)} of {len(self.skipped) + len(self.names)} images in "
+            f"{self.path}: {shown}{more}",
+            stacklevel=3,
+        )
+
+    @property
+    def is_cached(self) -> bool:
+        """Whether the decoded images are kept."""
+        return self._cache is not None
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def __getitem__(self, index: int) -> Tensor:
+        """Image `index` as a tensor [3, R, R] float32 in [-1, 1]."""
+        return self.batch([index])[0]
+
+    def batch(self, indices: Sequence[int]) -> Tensor:
+        """Images [N, 3, R, R] float32 in [-1, 1] at `indices`, each in [-len, len). Raises IndexError outside."""
+        return self.pixels(indices).float().div_(127.5).sub_(1)
+
+    def pixels(self, indices: Sequence[int]) -> Tensor:
+        """What `batch` returns, as uint8 in [0, 255]."""
+        for index in indices:
+            if not -len(self) <= index < len(self):
+                raise IndexError(f"index {index} is outside a set of {len(self)} images")
+        if self._cache is not None:
+            return self._cache[torch.as_tensor(indices, dtype=torch.long)]
+        return torch.from_numpy(np.stack([self._decode_late(i) for i in indices]))
+
+    def _decode_late(self, index: int) -> np.ndarray:
+        for step in range(len(self)):
+            name = self.names[(index + step) % len(self)]
+            if name in self.skipped:
+                continue
+            value = _attempt(lambda n: self._decode(n, self._files.read(n)), name)
+            if not isinstance(value, Exception):
+                return value
+            self.skipped[name] = one_line(value)
+            warnings.warn(f"data: skipped {name} in {self.path} ({one_line(value)})", stacklevel=4)
+        raise CagcError(f"data: no image in {self.path} can be decoded any more")
+
+    def fingerprint(self) -> str:
+        """Hash, 16 hexadecimal digits, of the resolution and of the name and content of every image file."""
+        content = [self.resolution, *((name, self._digests[name]) for name in self.names)]
+        return hashlib.sha256(repr(content).encode()).hexdigest()[:16]
+
+    def describe(self) -> str:
+        """One line for a log or a report: path, images used, images skipped."""
+        skipped = f", {len(self.skipped)} skipped" if self.skipped else ""
+        return f"{self.path.name}: {len(self):,} images at {self.resolution} px{skipped}"
+
+
+def _attempt(read: Callable[[str], Any], name: str) -> Any:
+    try:
+        return read(name)
+    except Exception as error:  # a decoder may raise anything at all on a broken file
+        return error

@@ -1,0 +1,89 @@
+"""The image files of a folder or a zip: their names, and their bytes within limits."""
+
+from __future__ import annotations
+
+import os
+import zipfile
+from pathlib import Path, PurePosixPath
+
+from ..common.reading import regular_file
+from ..errors import CagcError
+from .images import SUFFIXES
+
+MAX_FILE_BYTES = 256 << 20
+"""Largest image file, in bytes, as it lies in a folder or as it unpacks from a zip."""
+
+
+def _is_image(path: PurePosixPath) -> bool:
+    hidden = any(part.startswith(".") or part == "__MACOSX" for part in path.parts)
+    return not hidden and path.suffix.lower() in SUFFIXES
+
+
+def _check_size(size: int) -> None:
+    if size > MAX_FILE_BYTES:
+        raise CagcError(f"got {size:,} bytes, expected at most {MAX_FILE_BYTES:,} (MAX_FILE_BYTES)")
+
+
+def read_file(path: str | os.PathLike[str]) -> bytes:
+    """Return the bytes of an image file.
+
+    Raises:
+        CagcError: it is too large, or a folder, FIFO, socket or device. OSError: it cannot be opened.
+    """
+    _check_size(regular_file(path).stat().st_size)
+    with open(path, "rb") as file:
+        data = file.read(MAX_FILE_BYTES + 1)
+    _check_size(len(data))
+    return data
+
+
+class ImageFolder:
+    """The image files below a folder. `names`: relative paths with forward slashes, sorted."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        found = (Path(folder, name).relative_to(root) for folder, _, names in os.walk(root) for name in names)
+        self.names = sorted(path.as_posix() for path in found if _is_image(PurePosixPath(path.as_posix())))
+
+    def read(self, name: str) -> bytes:
+        """Return the bytes of the file `name`. Raises as `read_file`."""
+        return read_file(self.root / name)
+
+
+class ImageZip:
+    """The image files in a zip, readable from several threads and processes. `names` are sorted.
+
+    Raises:
+        CagcError: its entries claim more bytes than the file has, or `path` is no regular file. A damaged directory
+            may raise anything.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        size = regular_file(path).stat().st_size
+        self._archive, self._process = zipfile.ZipFile(path), os.getpid()
+        entries = [info for info in self._archive.infolist() if not info.is_dir()]
+        if sum(info.compress_size for info in entries) > size:
+            raise CagcError("got entries that overlap, expected each to have bytes of its own")
+        self.names = sorted({info.filename for info in entries if _is_image(PurePosixPath(info.filename))})
+
+    def __getstate__(self) -> dict[str, object]:
+        return self.__dict__ | {"_archive": None, "_process": None}
+
+    def read(self, name: str) -> bytes:
+        """Return the unpacked bytes of the entry `name`.
+
+        Raises CagcError if they are too many or packed by another method than deflate; damage may raise anything.
+        """
+        if self._process != os.getpid():  # processes that fork share the position of an open file
+            self._archive, self._process = zipfile.ZipFile(self.path), os.getpid()
+        info = self._archive.getinfo(name)
+        _check_size(info.file_size)
+        if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+            raise CagcError(f"got zip compression method {info.compress_type}, expected 0 (stored) or 8 (deflated)")
+        return self._archive.read(info)
+
+
+def open_files(path: Path) -> ImageFolder | ImageZip:
+    """Return the image files of a folder or zip. Raises what `ImageZip` does; FileNotFoundError if nothing is there."""
+    return ImageFolder(path) if path.is_dir() else ImageZip(path)

@@ -1,0 +1,214 @@
+"""Opens an untrusted image: documented formats only, within limits, as 8-bit RGB or as a content mask.
+
+`open_image` is the one place that hands a file to Pillow, whose own list of formats includes PostScript, which starts
+another program.
+"""
+
+from __future__ import annotations
+
+import functools
+import io
+import re
+import sys
+import threading
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from ..errors import CagcError
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF", "PPM", "AVIF")
+"""Pillow's names of the formats that are read, recognised by content."""
+SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm", ".avif")
+"""Suffixes of the files of a folder or zip that count as images, in lower case."""
+MAX_PIXELS = 1 << 26
+"""Largest image, 67 megapixels, and the most pixels that the threads of a process decode at the same time."""
+
+# Rawmodes of 16-bit colour, which Pillow reduces to the high byte of each sample: channels and byte order.
+_DEEP_COLOUR = re.compile(r"(RGBX?|RGBA|LA);16([BLN])")
+_SWAPPED = {"B": "L", "L": "B", "N": "B" if sys.byteorder == "little" else "L"}
+_BITS, _PHOTOMETRIC, _PLANES = 258, 262, 284  # TIFF tags
+
+
+@functools.cache
+def _formats() -> tuple[str, ...]:
+    from PIL import Image
+
+    Image.init()
+    return tuple(name for name in FORMATS if name in Image.OPEN)  # AVIF and WebP depend on how Pillow was built
+
+
+_header_lock = threading.Lock()
+
+
+def open_image(data: bytes) -> Image.Image:
+    """Return the image in `data` with its header read and its pixels not yet decoded.
+
+    Raises:
+        CagcError: not an image of `FORMATS`, or larger than `MAX_PIXELS`. A damaged header may raise anything.
+    """
+    from PIL import Image, UnidentifiedImageError
+
+    # The filters of warnings belong to the process, hence one thread at a time; decoding runs outside the lock.
+    with _header_lock, warnings.catch_warnings():
+        warnings.simplefilter("error", Image.DecompressionBombWarning)
+        try:
+            image = Image.open(io.BytesIO(data), formats=_formats())
+            count = image.width * image.height
+        except (Image.DecompressionBombWarning, Image.DecompressionBombError):
+            count = MAX_PIXELS + 1
+        except UnidentifiedImageError:
+            raise CagcError("not an image") from None
+    if count > MAX_PIXELS:
+        raise CagcError(f"got more than {MAX_PIXELS / 1e6:.0f} megapixels, expected at most that many (MAX_PIXELS)")
+    tags = getattr(image, "tag_v2", {})
+    if tags.get(_PLANES) == 2 and max(tags.get(_BITS, (8,))) > 8 and image.tile[0].codec_name == "raw":
+        raise CagcError("got 16-bit samples in uncompressed planes, which Pillow misreads, expected interleaved ones")
+    key, depth = image.info.get("transparency"), {"L;2": 2, "L;4": 4}.get(_rawmode(image))
+    if depth and isinstance(key, int):
+        image.info["transparency"] = key * 255 // (2**depth - 1)  # Pillow scales the samples and not this
+    return image
+
+
+def _rawmode(image: Image.Image) -> str | None:
+    """How samples are stored, in Pillow's notation, if they are all stored alike; only before decoding."""
+    names = {tile.args if isinstance(tile.args, str) else tile.args[0] for tile in image.tile if tile.args}
+    name = names.pop() if len(names) == 1 else None
+    return name if isinstance(name, str) else None
+
+
+class _PixelBudget:
+    """Makes threads wait rather than decode more than `MAX_PIXELS` at the same time."""
+
+    def __init__(self) -> None:
+        self._used, self._changed = 0, threading.Condition()
+
+    @contextmanager
+    def spend(self, pixels: int) -> Iterator[None]:
+        with self._changed:
+            self._changed.wait_for(lambda: self._used + pixels <= MAX_PIXELS)
+            self._used += pixels
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._used -= pixels
+                self._changed.notify_all()
+
+
+_budget = _PixelBudget()
+
+
+def _upright(image: Image.Image) -> Image.Image:
+    from PIL import ImageOps
+
+    ImageOps.exif_transpose(image, in_place=True)
+    return image
+
+
+def _deep_samples(image: Image.Image, data: bytes) -> tuple[np.ndarray, int] | None:
+    """Samples [H, W, C], upright, of an image of more than 8 bits a sample, and its white; None for another image."""
+    rawmode = _rawmode(image) or ""
+    if image.mode.startswith("I"):
+        top = 4095 if rawmode.startswith("I;12") else 65535
+        inverted = getattr(image, "tag_v2", {}).get(_PHOTOMETRIC) == 0
+        samples = np.asarray(_upright(image))[..., None]
+        return (top - samples if inverted else samples), top
+    if not (found := _DEEP_COLOUR.fullmatch(rawmode)):
+        return None
+    channels, order = found.groups()
+    if channels == "LA":  # the four bytes of a pixel, as if they were four channels
+        image.tile = [tile._replace(args="RGBA") for tile in image.tile]
+        pixels = np.asarray(_upright(image)).astype(np.uint16)
+        return pixels[..., 0::2] << 8 | pixels[..., 1::2], 65535
+    # Read again in the other byte order, the high byte that Pillow keeps is the low one.
+    other, swapped = open_image(data), f"{channels};16{_SWAPPED[order]}"
+    other.tile = [
+        tile._replace(args=swapped if isinstance(tile.args, str) else (swapped, *tile.args[1:])) for tile in other.tile
+    ]
+    high, low = (np.asarray(_upright(each)) for each in (image, other))
+    return high.astype(np.uint16) << 8 | low, 65535
+
+
+def _opaque(samples: np.ndarray, key: object) -> np.ndarray | None:
+    """Where samples [H, W, 1 or 3] are not the transparent colour `key`; None if there is no such colour."""
+    if not isinstance(key, (int, tuple)):
+        return None
+    return (samples != np.asarray(key)).any(axis=-1)
+
+
+def _eight_bits(image: Image.Image, data: bytes) -> Image.Image:
+    """The image upright, with 8 bits a sample, rounded, and a transparent colour of deep samples as alpha."""
+    from PIL import Image
+
+    if image.mode == "F":
+        raise CagcError("floating point pixels have no known range")
+    key = image.info.get("transparency")
+    if (deep := _deep_samples(image, data)) is None:
+        return _upright(image)
+    samples, top = deep
+    if samples.min() < 0 or samples.max() > top:
+        raise CagcError(f"got samples from {samples.min()} to {samples.max()}, expected 0 to {top}")
+    opaque = _opaque(samples, key)
+    scaled = np.empty(samples.shape, np.uint8)
+    for rows in range(0, len(samples), 256):  # blocks, so that large images need no wide copy of themselves
+        scaled[rows : rows + 256] = (samples[rows : rows + 256].astype(np.uint32) * 255 + top // 2) // top
+    if opaque is not None:
+        scaled = np.concatenate([scaled, np.where(opaque, 255, 0).astype(np.uint8)[..., None]], axis=-1)
+    return Image.fromarray(scaled[..., 0] if scaled.shape[-1] == 1 else scaled)  # 2 channels are LA, 4 are RGBA
+
+
+def to_rgb(image: Image.Image, data: bytes) -> Image.Image:
+    """Return what `open_image(data)` opened as 8-bit RGB, upright: EXIF rotation applied, transparency laid over white.
+
+    16-bit samples are rounded to 8 bits.
+
+    Raises:
+        CagcError: floating point pixels, whose range the file does not tell, or integers beyond 16 bits. Damaged
+            pixels may raise anything.
+    """
+    from PIL import Image
+
+    with _budget.spend(image.width * image.height):
+        image = _eight_bits(image, data)
+        if image.has_transparency_data:
+            image = image.convert("RGBA")
+            image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
+        return image if image.mode == "RGB" else image.convert("RGB")
+
+
+def read_mask(data: bytes) -> np.ndarray:
+    """Return the content that an image file marks, boolean [H, W], upright.
+
+    Where a pixel is more than half transparent, alpha is the mask and colours do not count. Otherwise content is what
+    is brighter than mid-grey, in a file of zeros and ones what is not zero, and in a palette image what is not black.
+
+    Raises:
+        CagcError: as `open_image`, and NaN among floating point pixels. Damaged pixels may raise anything.
+    """
+    with open_image(data) as image, _budget.spend(image.width * image.height):
+        palette, wide, key = image.mode == "P", image.mode[0] in "IF", image.info.get("transparency")
+        if wide:
+            deep = _deep_samples(image, data)
+            pixels = np.asarray(_upright(image)) if deep is None else deep[0][..., 0]
+            alpha = _opaque(pixels[..., None], key)
+        else:
+            image = _eight_bits(image, data)
+            alpha = None
+            if image.has_transparency_data:
+                alpha = np.asarray(image.convert("RGBA").getchannel("A")) > 127
+            pixels = np.asarray(image.convert("L"))
+        if alpha is not None and not alpha.all():
+            return alpha
+        if np.isnan(pixels).any():
+            raise CagcError("got NaN among its pixels, expected numbers")
+        largest = pixels.max()
+        if largest <= 1:
+            return pixels > (0.5 if pixels.dtype.kind == "f" else 0)
+        return pixels > (0 if palette else 127 if largest <= 255 else 32767)

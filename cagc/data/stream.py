@@ -1,0 +1,127 @@
+"""Endless batches of training images in an order that can be taken up again at any sample."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, Sampler
+
+from ..errors import CagcError
+
+_WORKERS = min(4, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
+
+
+class Images(Protocol):
+    """What a stream draws from. A set that is not `is_cached` is read in worker processes, so it must pickle."""
+
+    def __len__(self) -> int: ...
+
+    def batch(self, indices: Sequence[int]) -> Tensor: ...
+
+
+class ShuffledSampler(Sampler[list[tuple[int, bool]]]):
+    """Endless batches of (image, mirrored): every epoch a new order and new mirrorings, from one seed.
+
+    Sample number k depends on (seed, k) alone. Iteration begins at sample `position`; batches run across the end of an
+    epoch. `numbers`: the samples of each batch that are delivered, for one of several processes; by default all.
+    """
+
+    def __init__(self, images: int, batch: int, seed: int, flip: bool) -> None:
+        self.images, self.batch, self.seed, self.flip = images, batch, seed, flip
+        self.numbers: Sequence[int] = range(batch)
+        self.position = 0
+        self._epoch: tuple[int, np.ndarray, np.ndarray] | None = None
+
+    def _draw(self, number: int) -> tuple[int, bool]:
+        epoch, offset = divmod(number, self.images)
+        if self._epoch is None or self._epoch[0] != epoch:
+            rng = np.random.default_rng((self.seed, epoch))
+            order = rng.permutation(self.images)
+            self._epoch = epoch, order, rng.random(self.images) < 0.5
+        return int(self._epoch[1][offset]), bool(self.flip and self._epoch[2][offset])
+
+    def __iter__(self) -> Iterator[list[tuple[int, bool]]]:
+        start = self.position
+        while True:
+            yield [self._draw(start + number) for number in self.numbers]
+            start += self.batch
+
+
+class _Mirrored(Dataset[Tensor]):
+    """Fetches a whole batch of (image, mirrored) at once, as uint8 where the images have `pixels`."""
+
+    def __init__(self, images: Images) -> None:
+        self.images = images
+
+    def __getitems__(self, drawn: list[tuple[int, bool]]) -> Tensor | CagcError:
+        read = getattr(self.images, "pixels", self.images.batch)
+        try:
+            found = read([index for index, _ in drawn])
+        except CagcError as error:  # raised in a worker process, it would arrive with the worker's traceback
+            return error
+        mirrored = torch.tensor([flip for _, flip in drawn], device=found.device)
+        return torch.where(mirrored[:, None, None, None], found.flip(3), found)
+
+
+def _as_it_is(batch: Any) -> Any:
+    return batch
+
+
+class ImageStream(Iterator[Tensor]):
+    """Endless batches [batch, 3, R, R] float32 in [-1, 1] of a data set, drawn by `ShuffledSampler`.
+
+    A stream restored from `state_dict` goes on exactly where it was, even in the middle of an epoch. Images that are
+    not kept decoded are decoded ahead of their use by the worker processes of a `DataLoader`.
+
+    Raises:
+        CagcError: the set is smaller than a batch. ValueError: a batch below 1.
+    """
+
+    def __init__(self, dataset: Images, batch: int, seed: int = 0, flip: bool = True) -> None:
+        if batch < 1:
+            raise ValueError(f"batch: got {batch}, expected at least 1")
+        if len(dataset) < batch:
+            raise CagcError(f"data: {len(dataset)} usable images are fewer than the batch of {batch}")
+        self.sampler = ShuffledSampler(len(dataset), batch, seed, flip)
+        workers = 0 if getattr(dataset, "is_cached", True) else _WORKERS
+        self._loader = DataLoader(
+            _Mirrored(dataset), batch_sampler=self.sampler, collate_fn=_as_it_is, num_workers=workers,
+            prefetch_factor=1 if workers else None,
+            generator=torch.Generator(),  # without one of its own it would draw from the global generator
+        )  # fmt: skip
+        self._batches: Iterator[Tensor | CagcError] | None = None
+
+    @property
+    def position(self) -> int:
+        """Samples delivered so far, those of all processes."""
+        return self.sampler.position
+
+    def __next__(self) -> Tensor:
+        if self._batches is None:
+            self._batches = iter(self._loader)
+        images = next(self._batches)
+        if isinstance(images, CagcError):
+            raise images
+        # The running iterator counts for itself: it is batches ahead of what was delivered.
+        self.sampler.position += self.sampler.batch
+        return images if images.is_floating_point() else images.float().div_(127.5).sub_(1)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Position of the stream (samples drawn) with what it depends on, JSON-ready."""
+        sampler = self.sampler
+        return {"position": sampler.position, "seed": sampler.seed, "flip": sampler.flip, "images": sampler.images}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Continue from `state`. Raises CagcError when it belongs to another seed, flip setting or number of images."""
+        for key, value in self.state_dict().items():
+            if key not in state:
+                raise CagcError(f"data: the saved position has no entry {key!r}")
+            if key != "position" and state[key] != value:
+                raise CagcError(f"data: the saved position is for {key} = {state[key]}, this run has {value}")
+        self.sampler.position = int(state["position"])
+        self._batches = None

@@ -1,0 +1,203 @@
+"""Write the training images of CIFAR-10 as a zip of PNG files, which every command takes as `--data`.
+
+Reads what the authors of CIFAR-10 distribute (Krizhevsky, "Learning Multiple Layers of Features from Tiny Images",
+2009): the Python or the binary archive, or the folder that either unpacks to. The Python archive holds pickles; they
+are read as containers, numbers, strings and bytes, and nothing in them is run.
+
+    python tools/sngan/cifar_to_zip.py cifar-10-python.tar.gz cifar10.zip
+"""
+
+from __future__ import annotations
+
+import gzip
+import io
+import pickle
+import re
+import tarfile
+import zipfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+import tyro
+from PIL import Image
+
+from cagc.common.reading import reading, regular_file
+from cagc.console import one_line_errors
+from cagc.errors import CagcError
+from cagc.files import atomic_write, check_target
+
+MAX_BYTES = 1 << 30
+"""Most bytes that an archive may unpack to; CIFAR-10 has 184 million."""
+SIDE = 32
+_PIXELS = 3 * SIDE**2
+_BATCH = re.compile(r"(?:.*/)?(data_batch_\d+(?:\.bin)?)")
+_ZIP_DATE = (1980, 1, 1, 0, 0, 0)  # a fixed date, so that the same images make the same file
+
+
+class _Limited(io.RawIOBase):
+    """Reads a stream up to `MAX_BYTES`. Raises CagcError beyond: a small file can unpack to any size."""
+
+    def __init__(self, stream: io.BufferedIOBase) -> None:
+        self._stream, self._left = stream, MAX_BYTES
+
+    def readable(self) -> bool:
+        return True
+
+    def read(self, size: int = -1) -> bytes:
+        data = self._stream.read(self._left + 1 if size < 0 else min(size, self._left + 1))
+        self._left -= len(data)
+        if self._left < 0:
+            raise CagcError(f"unpacks to more than {MAX_BYTES:,} bytes (MAX_BYTES), which CIFAR-10 does not")
+        return data
+
+
+def _files(path: Path) -> Iterator[tuple[str, bytes]]:
+    """Name and bytes of every training batch in an archive or folder, in the order that they lie there."""
+    if path.is_dir():
+        for file in sorted(path.rglob("data_batch_*")):
+            if (found := _BATCH.fullmatch(file.name)) and file.is_file():
+                with file.open("rb") as stream:
+                    yield found[1], _Limited(stream).read()
+        return
+    with regular_file(path).open("rb") as packed:
+        zipped = packed.peek(2)[:2] == b"\x1f\x8b"
+        with tarfile.open(fileobj=_Limited(gzip.GzipFile(fileobj=packed) if zipped else packed), mode="r|") as archive:
+            for member in archive:
+                if member.isfile() and (found := _BATCH.fullmatch(member.name)):
+                    yield found[1], archive.extractfile(member).read()
+
+
+class _Dtype:
+    """A pickled numpy dtype: its name, such as u1. What else is told of it cannot matter for bytes."""
+
+    def __init__(self, name: bytes | str, *options: int) -> None:
+        self.name = name.decode("ascii") if isinstance(name, bytes) else name
+
+    def restore(self, state: Any) -> None:
+        pass
+
+
+class _Array:
+    """A pickled numpy array, which is made from its bytes and never by numpy's own `__setstate__`."""
+
+    def __init__(self, *arguments: Any) -> None:
+        self.pixels: np.ndarray | None = None
+
+    def restore(self, state: Any) -> None:
+        _, shape, dtype, fortran, data = state
+        if dtype.name.lstrip("|") != "u1" or fortran or not isinstance(data, bytes):
+            raise CagcError(f"got an array of {dtype.name}, expected bytes in C order (u1)")
+        self.pixels = np.frombuffer(data, np.uint8).reshape(shape)
+
+
+class _Encode:
+    """`_codecs.encode`, by which Python 3 writes bytes in protocol 2."""
+
+    def __new__(cls, text: str, encoding: str) -> bytes:
+        if encoding != "latin1":
+            raise CagcError(f"got bytes in {encoding!r}, expected latin1")
+        return text.encode("latin1")
+
+
+def _from_buffer(data: bytes, dtype: _Dtype, shape: tuple[int, ...], order: str) -> _Array:
+    array = _Array()
+    array.restore((None, shape, dtype, order != "C", data))
+    return array
+
+
+_NUMPY = {"_reconstruct": _Array, "dtype": _Dtype, "ndarray": None, "_frombuffer": _from_buffer}
+
+
+class _InertUnpickler(pickle._Unpickler):
+    """Unpickler in Python, for its memo is a dictionary; nothing that a file names is imported or called."""
+
+    dispatch = dict(pickle._Unpickler.dispatch)
+
+    def find_class(self, module: str, name: str) -> Any:
+        if re.fullmatch(r"numpy(\._?core\.(multiarray|numeric))?", module) and name in _NUMPY:
+            return _NUMPY[name]
+        if (module, name) == ("_codecs", "encode"):
+            return _Encode
+        raise CagcError(f"asks for {module}.{name}, which is refused: expected arrays of bytes, as in CIFAR-10")
+
+    def load_build(self) -> None:
+        state = self.stack.pop()
+        if not isinstance(self.stack[-1], (_Array, _Dtype)):
+            raise CagcError(f"sets the state of a {type(self.stack[-1]).__name__}, which is refused")
+        self.stack[-1].restore(state)
+
+    def load_bytearray8(self) -> None:
+        self.append(self.read(int.from_bytes(self.read(8), "little")))  # no buffer of a size that is only claimed
+
+    dispatch[pickle.BUILD[0]], dispatch[pickle.BYTEARRAY8[0]] = load_build, load_bytearray8
+
+
+def _binary(data: bytes) -> np.ndarray:
+    if not data or len(data) % (_PIXELS + 1):
+        raise CagcError(
+            f"got {len(data)} bytes, expected a multiple of {_PIXELS + 1}: a label and 3 x {SIDE} x {SIDE} pixels"
+        )
+    return np.frombuffer(data, np.uint8).reshape(-1, _PIXELS + 1)[:, 1:]
+
+
+def _pickled(data: bytes) -> np.ndarray:
+    document = _InertUnpickler(io.BytesIO(data), encoding="bytes").load()
+    found = document.get(b"data", document.get("data")) if isinstance(document, dict) else None
+    pixels = found.pixels if isinstance(found, _Array) else None
+    if pixels is None or pixels.shape[1:] != (_PIXELS,):
+        got = "none" if pixels is None else str(list(pixels.shape))
+        raise CagcError(f"got pixels {got}, expected an entry 'data' of uint8 [n, {_PIXELS}]")
+    return pixels
+
+
+def read_images(path: Path) -> dict[str, np.ndarray]:
+    """Return the training images by the name of their batch, uint8 [n, 3, 32, 32], batches in the order of their names.
+
+    Raises:
+        CagcError: the archive is damaged or holds no training batch, or a batch is not as it must be.
+    """
+    images = {}
+    with reading("data:", path):
+        for name, data in _files(path):
+            with reading("batch", name):
+                pixels = _binary(data) if name.endswith(".bin") else _pickled(data)
+            images[name.removesuffix(".bin")] = pixels.reshape(-1, 3, SIDE, SIDE)
+        if not images:
+            raise CagcError("holds no CIFAR-10 training batch (data_batch_1 to data_batch_5)")
+    return dict(sorted(images.items()))
+
+
+@dataclass
+class Options:
+    """Options of the command.
+
+    Attributes:
+        archive: `cifar-10-python.tar.gz`, `cifar-10-binary.tar.gz`, or the folder that either unpacks to.
+        out: zip to write.
+        overwrite: replace `out` if it exists.
+    """
+
+    archive: Annotated[Path, tyro.conf.Positional]
+    out: Annotated[Path, tyro.conf.Positional]
+    overwrite: bool = False
+
+
+def convert(options: Options) -> None:
+    """Write the zip. Raises CagcError as `read_images`, or if `out` cannot be written."""
+    check_target(options.out, options.overwrite)
+    batches = read_images(options.archive)
+    with atomic_write(options.out) as temporary, zipfile.ZipFile(temporary, "w", zipfile.ZIP_STORED) as bundle:
+        for name, images in batches.items():
+            for i, image in enumerate(images):
+                stream = io.BytesIO()
+                Image.fromarray(image.transpose(1, 2, 0)).save(stream, "PNG")
+                bundle.writestr(zipfile.ZipInfo(f"{name}/{i:05d}.png", _ZIP_DATE), stream.getvalue())
+    print(f"{options.out}: {sum(map(len, batches.values())):,} images")
+
+
+if __name__ == "__main__":
+    with one_line_errors():
+        convert(tyro.cli(Options, description=__doc__))
