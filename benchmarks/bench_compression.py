@@ -170,7 +170,7 @@ class Bench:
         total = 0.0
         for seeds in seed_batches(self.settings.pairs, STUDENT_SEEDS, 16):
             noise = noise_for(self.teacher, seeds, "random")
-            z = z_batch(seeds, self.teacher.config.style_dim)
+            z = z_batch(seeds, self.teacher.z_dim)
             target, image = (g(z, noise=noise).clamp(-1, 1) for g in (self.teacher, generator))
             mask = self.parser(target, seeds=list(seeds)).to(target)
             total += float(perceptual_loss(image, target, self.distance, mask)) * len(seeds)

@@ -101,7 +101,7 @@ def measure(
         generator = generators.random_generator(config, session.device, dtype)
         measured.work[width] = generators.work(generator, batch)
         weights = sum(p.nbytes for p in generator.parameters())
-        z = z_batch(range(batch), config.style_dim).to(session.device, dtype)
+        z = z_batch(range(batch), config.z_dim).to(session.device, dtype)
         expected = generators.build("reference", generator, batch, None)(z)
         for name in filter(session.wants, names):
             make = lambda name=name, g=generator: generators.build(name, g, batch, session.peers)  # noqa: E731
@@ -180,7 +180,7 @@ def test_mobile_stylegan(benchmark, session):
     except Unavailable as reason:
         pytest.skip(str(reason))
     config = GeneratorConfig(resolution, generators.widths(resolution, *WIDTHS["0.3 by 8"]))
-    student, z = generators.random_generator(config, "cpu"), z_batch(range(1), config.style_dim)
+    student, z = generators.random_generator(config, "cpu"), z_batch(range(1), config.z_dim)
     image = generators.build("runtime", student, 1, None)
     calls = {"mobile-stylegan": call, label("runtime", "0.3 by 8"): lambda: image(z)}
     with torch.inference_mode():
@@ -199,7 +199,7 @@ def sweep(session: Session, resolution: int, rounds: int) -> tuple[dict[str, lis
     for keep in KEEPS[:: len(KEEPS) - 1] if session.quick else KEEPS:
         config = GeneratorConfig(resolution, generators.widths(resolution, keep, 8))
         generator = generators.random_generator(config, session.device)
-        z = z_batch(range(1), config.style_dim).to(session.device)
+        z = z_batch(range(1), config.z_dim).to(session.device)
         work[keep] = generators.work(generator)
         for name in ("grouped", "runtime"):
             image = generators.build(name, generator, 1, None)

@@ -67,7 +67,7 @@ def measure(session, case: str):
     table = measure_table(teacher, repeats=1 if session.quick else 3)
     plans = make_plans(teacher, scores, table)
     calls, about = {}, {}
-    z = z_batch(range(1), teacher.config.style_dim).to(session.device)
+    z = z_batch(range(1), teacher.z_dim).to(session.device)
     for name, plan in plans.items():
         student = prune(teacher, plan).eval()
         image = generators.build("runtime", student, 1, None)

@@ -34,7 +34,7 @@ def measure(session, batch: int) -> tuple[dict[str, list[float]], dict[str, tupl
         torch.manual_seed(0)
         generator = SNGANGenerator(SNGANConfig.uniform(width=channels)).eval().to(session.device)
         work[width] = generators.work(generator, batch)
-        z = z_batch(range(batch), generator.config.style_dim).to(session.device)
+        z = z_batch(range(batch), generator.z_dim).to(session.device)
         for name in names:
             try:
                 image = generators.build(name, generator, batch, None)

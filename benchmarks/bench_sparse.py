@@ -22,7 +22,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from cagc import plan_channels, prune, score_channels
+from cagc import at, plan_channels, prune, score_channels
 from cagc.models import GeneratorConfig
 from cagc_kernels import explain, sparse_channel_conv2d
 from cagc_kernels.backend import refusal
@@ -97,8 +97,8 @@ def elastic(kept: float, side: int) -> dict[str, Call]:
     """The full generator, a view of it and the pruned student, eager, batch 1."""
     full = random_generator(GeneratorConfig.uniform(side), DEVICE)
     plan = plan_channels(full, score_channels(full, "random", samples=1), keep=kept, round_to=1)
-    generators = {"view": full.at(plan), "student": prune(full, plan).eval(), "full": full}
-    z = torch.randn(1, full.config.style_dim, device=DEVICE)
+    generators = {"view": at(full, plan), "student": prune(full, plan).eval(), "full": full}
+    z = torch.randn(1, full.z_dim, device=DEVICE)
     want = generators["student"](z, noise="const")
     torch.testing.assert_close(
         generators["view"](z, noise="const"), want, rtol=1e-3, atol=1e-3 * want.abs().max().item()

@@ -71,7 +71,7 @@ def _replayed(make: Callable[[Generator, int], Image], generator: Generator, bat
     if generator.w_avg.device.type != "cuda":
         raise Unavailable("CUDA graphs need a CUDA device")
     run, out = make(generator, batch), []
-    z = generator.w_avg.new_zeros(batch, generator.config.style_dim)
+    z = generator.w_avg.new_zeros(batch, generator.z_dim)
     try:
         replay = graphed(lambda: out.__setitem__(slice(None), [run(z)]))
     except RuntimeError as error:
@@ -86,7 +86,7 @@ def _replayed(make: Callable[[Generator, int], Image], generator: Generator, bat
 
 
 def _grouped(generator: Generator, batch: int) -> Image:
-    return lambda z: grouped_synthesis(generator, generator.ws(z))
+    return lambda z: grouped_synthesis(generator, generator.mapping(z))
 
 
 def _runtime(generator: Generator, batch: int) -> Image:

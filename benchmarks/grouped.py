@@ -58,7 +58,7 @@ def _to_rgb(layer: ToRGB, x: torch.Tensor, w: torch.Tensor) -> torch.Tensor:
 
 
 def grouped_synthesis(generator: Generator, ws: torch.Tensor) -> torch.Tensor:
-    """Image [N, 3, R, R] of ``ws`` [N, num_ws, style_dim], with the stored noise maps."""
+    """Image [N, 3, R, R] of ``ws`` [N, num_ws, w_dim], with the stored noise maps."""
     synthesis, rgb, index = generator.synthesis, None, 0
     x = synthesis.b4.const.expand(len(ws), -1, -1, -1)
     for resolution in synthesis.resolutions:

@@ -87,13 +87,13 @@ def of_program(generator: Generator, batch: int, dtype: torch.dtype) -> Counts:
     choose, synthesis.choose = synthesis.choose, lambda problem, device, time: configs.default(problem)
     try:
         with counted():
-            program = triton_program(generator, batch, dtype, torch.device("cpu"))
-            network = TritonSynthesis(generator.synthesis, program)
-            z = torch.zeros(batch, generator.config.style_dim, dtype=dtype)
+            program = triton_program(generator.frozen_weights(), batch, dtype, torch.device("cpu"))
+            network = TritonSynthesis(generator, program)
+            z = torch.zeros(batch, generator.z_dim, dtype=dtype)
             program.workspace(batch)
         with counted() as counts:
             w = program.map(z)
-            network(w[:, None].expand(-1, generator.config.num_ws, -1), noise="const")
+            network(w[:, None].expand(-1, generator.num_ws, -1), noise_mode="const")
     finally:
         synthesis.choose = choose
     return counts
@@ -103,7 +103,7 @@ def of_program(generator: Generator, batch: int, dtype: torch.dtype) -> Counts:
 def of_eager(generator: Generator, batch: int, dtype: torch.dtype) -> Counts:
     """Of the generator's own layers with the kernels that CUDA takes where they were compiled."""
     generator = generator.to(dtype)
-    z = torch.zeros(batch, generator.config.style_dim, dtype=dtype)
+    z = torch.zeros(batch, generator.z_dim, dtype=dtype)
     with use_backend("native"), counted() as counts:
         generator(z, noise="const")
     return counts

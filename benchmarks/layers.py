@@ -63,10 +63,10 @@ def table(rows: list[dict], measured: dict[str, float]) -> str:
 
 def shape(config: GeneratorConfig, batch: int, name: str) -> tuple[int, ...]:
     """Of what layer ``name`` gives; the mapping network and the styles give vectors."""
-    block, _, part = name.partition(".")
-    if not part:
-        return (batch, config.style_dim if name == "mapping" else sum(config.channels.values()))
-    return (batch, 3 if part == "to_rgb" else config.channels[name], *2 * (int(block[1:]),))
+    for spec in config.layers():
+        if spec.name == name:
+            return (batch, spec.out_width, *spec.size)
+    return (batch, config.w_dim if name == "mapping" else sum(config.channels.values()))
 
 
 def as_rows(rows: list[dict], case: dict, config: GeneratorConfig, executor: str, device: str) -> list[Row]:

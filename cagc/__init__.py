@@ -12,7 +12,7 @@ from . import content, runtime
 from .budget import ChannelPlan, plan_channels
 from .checkpoints import load_discriminator, load_generator, save_generator
 from .distill import DistillConfig, distill
-from .elastic import nested_plans
+from .elastic import at, nested_plans
 from .errors import CagcError
 from .evaluation import evaluate
 from .models import Discriminator, DiscriminatorConfig, Generator, GeneratorConfig
@@ -29,6 +29,7 @@ __all__ = [
     "Generator",
     "GeneratorConfig",
     "__version__",
+    "at",
     "content",
     "distill",
     "evaluate",

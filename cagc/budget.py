@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import replace
 from itertools import chain, combinations
 from typing import Any
 
@@ -18,7 +17,7 @@ from .checkpoints import generator_hash
 from .checks import at_least_one, choice
 from .errors import CagcError
 from .metrics.latency_table import LatencyTable, latency_table
-from .metrics.macs import total_macs, total_parameters
+from .metrics.macs import WidthCosts
 from .models import AnyGenerator
 from .plan import ChannelPlan
 from .scores.document import ChannelScores
@@ -63,7 +62,7 @@ class _Budget:
     """
 
     def __init__(self, generator: AnyGenerator, unit: str, amount: float, table: LatencyTable | None = None) -> None:
-        self.config, self.unit, self.table = generator.config, unit, table
+        self.unit, self.table, self.counts = unit, table, WidthCosts(generator.config.layers())
         self.full = dict(generator.config.channels)
         self.strides = (1,) if table is None else (1, 2, 4, 8)
         self.limit = amount * self.cost(self.full) if amount <= 1 and table is None else amount
@@ -71,8 +70,7 @@ class _Budget:
     def cost(self, widths: Widths) -> float:
         if self.table is not None:
             return self.table.cost(widths)
-        config = replace(self.config, channels=widths)
-        return total_macs(config) if self.unit == "MACs" else 4 * total_parameters(config)
+        return self.counts.macs(widths) if self.unit == "MACs" else 4 * self.counts.parameters(widths)
 
     def check(self, floor: Widths) -> None:
         least, most = self.cost(floor), self.cost(self.full)

@@ -27,13 +27,13 @@ class _Drawing(nn.Module):
         self.generator, self.truncation, self.noise = generator, truncation, noise
 
     def forward(self, z: torch.Tensor) -> torch.Tensor:
-        return self.generator(z, truncation=self.truncation, noise=self.noise)
+        return self.generator(z, truncation_psi=self.truncation, noise_mode=self.noise)
 
 
 def export_onnx(
     generator: AnyGenerator, path: str | Path, batch: int = 1, truncation: float = 1.0, noise: str = "const"
 ) -> None:
-    """Write ``generator`` as ONNX: input "z" [batch, style_dim], output "image" [batch, 3, R, R], float32.
+    """Write ``generator`` as ONNX: input "z" [batch, z_dim], output "image" [batch, 3, R, R], float32.
 
     The graph is that of the reference path, in standard operators of opset 18, the weights inside the file.
 
@@ -58,7 +58,7 @@ def export_onnx(
     missing = [name for name in PACKAGES if find_spec(name) is None]
     if missing:
         raise CagcError(f"export: needs the packages {' and '.join(PACKAGES)} (pip install 'cagc[export]')")
-    z = torch.zeros(batch, generator.config.style_dim, dtype=generator.w_avg.dtype)
+    z = torch.zeros(batch, generator.z_dim, dtype=generator.w_avg.dtype)
     drawing = _Drawing(generator, truncation, noise).train(generator.training)
     with atomic_write(path) as temporary, use_backend("reference"), torch.no_grad(), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # about PyTorch's own exporter

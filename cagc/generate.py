@@ -72,8 +72,8 @@ def generate(
     done = 0
     for start in range(0, len(seeds), batch):
         chunk = seeds[start : start + batch]
-        z = z_batch(chunk, generator.config.style_dim, like.device).to(like.dtype)
-        images = compiled(z, truncation, noise_for(generator, chunk, noise)).clamp(-1, 1)
+        z = z_batch(chunk, generator.z_dim, like.device).to(like.dtype)
+        images = compiled(z, truncation_psi=truncation, noise=noise_for(generator, chunk, noise)).clamp(-1, 1)
         out.mkdir(parents=True, exist_ok=True)
         for image in images:
             with atomic_write(paths[done]) as temporary:

@@ -117,7 +117,7 @@ def interpolation_strip(
     """Images [steps, 3, R, R] along the straight line in W from the w of one seed to that of the other."""
     if steps < 2:
         raise ValueError(f"steps must be at least 2, got {steps}")
-    start, end = generator.ws(z_batch(seeds, generator.config.style_dim).to(generator.w_avg), truncation=truncation)
+    start, end = generator.ws(z_batch(seeds, generator.z_dim).to(generator.w_avg), truncation=truncation)
     path = torch.stack([torch.lerp(start, end, float(t)) for t in torch.linspace(0, 1, steps)])
     return generator.synthesis(path, noise=noise)
 
@@ -197,10 +197,10 @@ def comparison_figures(
     others: label → generator for rows between the two, in order (e.g. "Before distillation"). Every row shows the same
     latents `seeds` with the teacher's constant noise maps; parser as in `evaluate_pair`.
     """
-    z = z_batch(seeds, teacher.config.style_dim).to(teacher.w_avg)
+    z = z_batch(seeds, teacher.z_dim).to(teacher.w_avg)
     noise = noise_for(teacher, seeds, "const")
     generators = {"Teacher": teacher, **(others or {}), "Student": student}
-    images = {label: g(z, truncation=truncation, noise=noise).clamp(-1, 1) for label, g in generators.items()}
+    images = {label: g(z, truncation_psi=truncation, noise=noise).clamp(-1, 1) for label, g in generators.items()}
     figures = [
         _comparison(images, seeds),
         _content(images["Teacher"], parser(images["Teacher"], seeds=list(seeds))),

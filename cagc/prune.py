@@ -10,7 +10,6 @@ import torch
 from .channels import slice_state
 from .checks import choice
 from .models import AnyGenerator
-from .models.stylegan2 import ToRGB
 from .plan import ChannelPlan, check_kept
 from .svs import singular_value_scaling
 
@@ -45,11 +44,11 @@ def prune(generator: AnyGenerator, plan: ChannelPlan, rescale: str = "keep") -> 
     kept = {name: torch.tensor(indices) for name, indices in plan.kept.items()}
     state = slice_state(generator.state_dict(), groups, kept)
     if rescale == "keep":
-        for group in groups:
-            for consumer in group.consumers:
-                if isinstance(generator.get_submodule(consumer), ToRGB):
-                    key = f"{consumer}.weight"
-                    state[key] = state[key] * math.sqrt(len(plan.kept[group.name]) / group.width)
+        for spec in generator.config.layers():
+            # Modulated, but not normalised after it: the weight's run-time scale shows in the output.
+            if spec.w is not None and not spec.demodulate:
+                key = f"{spec.module}.weight"
+                state[key] = state[key] * math.sqrt(len(plan.kept[spec.reads]) / spec.in_width)
     with torch.random.fork_rng(devices=[]):
         student = type(generator)(replace(generator.config, channels=plan.channels()))
     student.to(generator.w_avg)

@@ -16,12 +16,12 @@ def derived_seed(*parts: str | int) -> int:
     return int.from_bytes(hashlib.sha256(repr(parts).encode()).digest()[:8], "little") >> 1
 
 
-def z_from_seed(seed: int, style_dim: int) -> torch.Tensor:
-    """Standard normal latent [style_dim], float32, on the CPU, a function of ``seed`` alone."""
-    return torch.randn(style_dim, generator=torch.Generator().manual_seed(int(seed)))
+def z_from_seed(seed: int, z_dim: int) -> torch.Tensor:
+    """Standard normal latent [z_dim], float32, on the CPU, a function of ``seed`` alone."""
+    return torch.randn(z_dim, generator=torch.Generator().manual_seed(int(seed)))
 
 
-def z_batch(seeds: Iterable[int], style_dim: int, device: torch.device | str = "cpu") -> torch.Tensor:
-    """Latents [N, style_dim] of ``seeds``, float32."""
-    rows = [z_from_seed(seed, style_dim) for seed in seeds]
-    return torch.stack(rows).to(device) if rows else torch.empty(0, style_dim, device=device)
+def z_batch(seeds: Iterable[int], z_dim: int, device: torch.device | str = "cpu") -> torch.Tensor:
+    """Latents [N, z_dim] of ``seeds``, float32."""
+    rows = [z_from_seed(seed, z_dim) for seed in seeds]
+    return torch.stack(rows).to(device) if rows else torch.empty(0, z_dim, device=device)

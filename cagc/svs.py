@@ -11,11 +11,11 @@ import copy
 import torch
 
 from .errors import CagcError
-from .models.stylegan2 import Generator
+from .models import AnyGenerator
 
 
 @torch.no_grad()
-def singular_value_scaling(generator: Generator) -> Generator:
+def singular_value_scaling(generator: AnyGenerator) -> AnyGenerator:
     """A copy of ``generator`` with every weight and bias of its synthesis network rescaled.
 
     A weight [out, ...] (convolutions, affine layers and toRGB) is taken as the matrix [out, -1] = U·diag(σ)·Vᵀ and
@@ -28,14 +28,15 @@ def singular_value_scaling(generator: Generator) -> Generator:
     Raises:
         CagcError: ``generator`` is no style-based one.
     """
-    if not isinstance(generator, Generator):
+    if all(spec.w is None for spec in generator.config.layers()):
         raise CagcError(f"rescale 'svs': got a {type(generator).__name__}, expected a style-based generator")
     scaled = copy.deepcopy(generator)
-    for name, parameter in scaled.synthesis.named_parameters():
-        if name.endswith(".weight"):
-            parameter.copy_(root_of_singular_values(parameter))
-        elif name.endswith(".bias"):
-            parameter.mul_((parameter.norm() + 1e-8).rsqrt())
+    for module in scaled.synthesis.modules():
+        own = dict(module.named_parameters(recurse=False))
+        if "weight" in own:
+            own["weight"].copy_(root_of_singular_values(own["weight"]))
+        if "bias" in own:
+            own["bias"].mul_((own["bias"].norm() + 1e-8).rsqrt())
     return scaled
 
 

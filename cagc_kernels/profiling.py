@@ -23,6 +23,8 @@ R = TypeVar("R")
 
 # How many wish for ranges: the environment, and each context that is open, in any thread.
 active = 0
+# Called with the name of each layer that begins; see :func:`observed_layers`.
+_observers: list[Callable[[str], Any]] = []
 _push: Callable[[str], Any] | None = None
 _pop: Callable[[], Any] | None = None
 _NOTHING = nullcontext()
@@ -72,11 +74,23 @@ def _range(name: str) -> Iterator[None]:
         pop()
 
 
+@contextmanager
+def observed_layers(observer: Callable[[str], Any]) -> Iterator[None]:
+    """Call ``observer(name)`` inside the block when a layer of a generator begins, in any thread."""
+    _observers.append(observer)
+    try:
+        yield
+    finally:
+        _observers.remove(observer)
+
+
 def layer_range(name: str) -> AbstractContextManager[None]:
     """A range around a layer, or a context that does nothing while ranges are off or a graph is compiled."""
-    if not active or torch.compiler.is_compiling():
+    if not (active or _observers) or torch.compiler.is_compiling():
         return _NOTHING
-    return _range(name)
+    for observer in _observers:
+        observer(name)
+    return _range(name) if active else _NOTHING
 
 
 def ranged(name: str, function: Callable[..., R], x: object, *arguments: object) -> R:

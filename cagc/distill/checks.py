@@ -22,14 +22,14 @@ def check_fit(
     ours = student.config
     for name, got, expected in (
         ("resolution", ours.resolution, teacher.resolution),
-        ("style_dim", ours.style_dim, teacher.style_dim),
+        ("z_dim", student.z_dim, teacher.z_dim),
     ):
         if got != expected:
             raise CagcError(f"student: got {name} {got}, expected the teacher's {expected}")
     if isinstance(teacher, LiveTeacher):
-        depth = teacher.generator.config.mapping_layers
-        if ours.mapping_layers != depth:
-            raise CagcError(f"student: got {ours.mapping_layers} mapping layers, expected the teacher's {depth}")
+        got, depth = (sum(s.kind == "mapping" for s in c.layers()) for c in (ours, teacher.generator.config))
+        if got != depth:
+            raise CagcError(f"student: got {got} mapping layers, expected the teacher's {depth}")
         if teacher.generator.w_avg.device != student.w_avg.device:
             raise CagcError(
                 f"teacher: got device {teacher.generator.w_avg.device}, expected the student's {student.w_avg.device}"

@@ -22,7 +22,7 @@ class Draws:
         discriminator: latents of the images that the discriminator sees as fake.
         path: latents of the path length images.
         path_noise: standard normal, shaped as those images.
-        offsets: [N, style_dim], moves of the w of ``generator`` that the relation loss compares.
+        offsets: [N, w_dim], moves of the w of ``generator`` that the relation loss compares.
         augment: numbers of the augmentation, by the images that they are for: "real", "fake", "generator", "r1".
     """
 

@@ -7,8 +7,7 @@ from dataclasses import dataclass, replace
 
 from torch import Tensor
 
-from ..models import Generator
-from ..models.stylegan2 import Noise
+from ..models import AnyGenerator, Noise
 
 
 @dataclass(frozen=True)
@@ -16,9 +15,9 @@ class Latents:
     """Everything random about one batch of generated images: given these, a generator is a function.
 
     Attributes:
-        z: [N, style_dim], standard normal; None where ``w`` is given.
+        z: [N, z_dim], standard normal; None where ``w`` is given.
         z_mix, mixing_index: style mixing, as in ``Generator.ws``.
-        w: [N, style_dim], instead of ``z``.
+        w: [N, w_dim], instead of ``z``.
         rows: [N], the recorded samples that ``w`` belongs to.
         seeds: of ``z``, where it was drawn by seed.
         noise: of the student, as in ``Generator.synthesis``.
@@ -44,10 +43,10 @@ class Latents:
         noise, teacher_noise = (_noise_of(noise, part) for noise in (self.noise, self.teacher_noise))
         return replace(self, **cut, noise=noise, teacher_noise=teacher_noise)
 
-    def ws(self, generator: Generator, truncation: float = 1.0) -> Tensor:
-        """``ws`` [N, num_ws, style_dim] of these latents for ``generator``."""
+    def ws(self, generator: AnyGenerator, truncation: float = 1.0) -> Tensor:
+        """``ws`` [N, num_ws, w_dim] of these latents for ``generator``."""
         if self.w is not None:
-            return self.w[:, None].expand(-1, generator.config.num_ws, -1)
+            return self.w[:, None].expand(-1, generator.num_ws, -1)
         return generator.ws(self.z, self.z_mix, self.mixing_index, truncation)
 
 

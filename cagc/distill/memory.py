@@ -13,7 +13,6 @@ import torch
 from torch import Tensor
 from torch.autograd.graph import saved_tensors_hooks
 
-from ..models import Discriminator, Generator
 from .regularizers import path_lengths, r1_penalty
 from .teachers import LiveTeacher
 from .trainer import Trainer
@@ -51,19 +50,28 @@ class MemoryEstimate:
         ) + (f", {targets} the teacher's targets" if self.targets else "")
 
 
-def estimate(trainer: Trainer) -> MemoryEstimate | None:
-    """Memory of a step of ``trainer`` with every regulariser due; None for networks other than those of StyleGAN2.
+def estimate(trainer: Trainer) -> MemoryEstimate:
+    """Memory of a step of ``trainer`` with every regulariser due.
 
-    Runs the networks on one and on two images. Draws no random numbers and changes nothing.
+    Runs the networks on one and on two images. Draws no random numbers and changes nothing: statistics that a network
+    keeps of its inputs are put back.
     """
+    buffers = [b for network in (trainer.g, trainer.d) if network is not None for b in network.buffers()]
+    before = [buffer.clone() for buffer in buffers]
+    try:
+        return _estimate(trainer)
+    finally:
+        for buffer, value in zip(buffers, before, strict=True):
+            buffer.copy_(value)
+
+
+def _estimate(trainer: Trainer) -> MemoryEstimate:
     g, d, config = trainer.g, trainer.d, trainer.config
-    if not isinstance(g, Generator) or not isinstance(d, (Discriminator, type(None))):
-        return None
-    side = g.config.resolution
+    side = g.img_resolution
 
     def image(count: int) -> tuple[Tensor, Tensor]:
         with trainer.autocast():
-            ws = g.ws(torch.zeros(count, g.config.style_dim, device=trainer.device, dtype=trainer.dtype))
+            ws = g.mapping(torch.zeros(count, g.z_dim, device=trainer.device, dtype=trainer.dtype))
             ws = ws if ws.requires_grad else ws.requires_grad_(True)
             return g.synthesis(ws, "const").to(trainer.dtype), ws
 
@@ -72,7 +80,7 @@ def estimate(trainer: Trainer) -> MemoryEstimate | None:
             return d(images).to(trainer.dtype)
 
     def blank(count: int) -> Tensor:
-        shape = (count, 3, side, side)
+        shape = (count, g.img_channels, side, side)
         return torch.zeros(shape, device=trainer.device, dtype=trainer.dtype, requires_grad=True)
 
     def penalty(count: int) -> Tensor:

@@ -112,7 +112,7 @@ class Objective:
         return {name: weight for name, weight in weights.items() if weight}
 
     def targets(self, latents: Latents, offsets: Tensor | None) -> Targets:
-        """Run the teacher and the parser on the images of ``latents``; ``offsets``: moves of w [N, style_dim].
+        """Run the teacher and the parser on the images of ``latents``; ``offsets``: moves of w [N, w_dim].
 
         Raises:
             CagcError: the mask has another shape or values than it must.

@@ -28,7 +28,7 @@ def relation_layers(generator: Generator, resolutions: Sequence[int]) -> list[st
 
 @torch.no_grad()
 def latent_directions(generator: Generator, resolutions: Sequence[int], count: int = 5) -> Tensor:
-    """Directions of w [D, style_dim], of length 1, that move the styles most.
+    """Directions of w [D, w_dim], of length 1, that move the styles most.
 
     With A the rows of both styles' weights at a resolution, each scaled to length 1, these are the ``count`` leading
     eigenvectors of AᵀA, for every resolution from 8 up to the largest of ``resolutions`` that ``generator`` has.
@@ -46,6 +46,6 @@ def latent_directions(generator: Generator, resolutions: Sequence[int], count: i
 
 
 def draw_offsets(directions: Tensor, strength: float, streams: SampleStreams) -> Tensor:
-    """Offsets of w [N, style_dim]: a direction of ``directions`` [D, style_dim] each, times strength · N(0, 1)."""
+    """Offsets of w [N, w_dim]: a direction of ``directions`` [D, w_dim] each, times strength · N(0, 1)."""
     chosen = torch.tensor(streams.integers("direction", len(directions)), device=directions.device)
     return directions[chosen] * (strength * streams.normal("length", 1)).to(directions)

@@ -22,7 +22,7 @@ class Teacher(Protocol):
     """Source of targets. ``fingerprint`` names it in a run folder."""
 
     resolution: int
-    style_dim: int
+    z_dim: int
     fingerprint: str
 
     def latents(self, streams: SampleStreams, mixing_probability: float) -> Latents:
@@ -43,7 +43,7 @@ class Teacher(Protocol):
     ) -> list[Tensor]:
         """Target images [N, 3, r, r]: of every resolution, lowest first, if ``intermediate``, else the last alone.
 
-        ``features``: to fill, see ``SynthesisNetwork.forward``. ``offset`` [N, style_dim] is added to every w.
+        ``features``: to fill, see ``SynthesisNetwork.forward``. ``offset`` [N, z_dim] is added to every w.
         """
         ...
 
@@ -58,24 +58,24 @@ class LiveTeacher:
         self.generator = generator
         self.seeds = None if seeds is None else list(seeds)
         self.resolution = generator.config.resolution
-        self.style_dim = generator.config.style_dim
+        self.z_dim = generator.z_dim
         self.fingerprint = generator_hash(generator)
 
     def latents(self, streams: SampleStreams, mixing_probability: float) -> Latents:
         """Draw z, and with ``mixing_probability`` a second z with a layer index for the whole batch."""
         if self.seeds is not None:
             seeds = [self.seeds[i] for i in streams.integers("seed", len(self.seeds))]
-            return Latents(z=z_batch(seeds, self.style_dim, streams.device), seeds=seeds)
-        z, rng = streams.normal("z", self.style_dim), streams.batch("mixing")
-        if torch.rand([], generator=rng).item() >= mixing_probability or self.generator.config.num_ws < 2:
+            return Latents(z=z_batch(seeds, self.z_dim, streams.device), seeds=seeds)
+        z, rng = streams.normal("z", self.z_dim), streams.batch("mixing")
+        if torch.rand([], generator=rng).item() >= mixing_probability or self.generator.num_ws < 2:
             return Latents(z=z)
-        index = int(torch.randint(1, self.generator.config.num_ws, [], generator=rng))
-        return Latents(z=z, z_mix=streams.normal("z_mix", self.style_dim), mixing_index=index)
+        index = int(torch.randint(1, self.generator.num_ws, [], generator=rng))
+        return Latents(z=z, z_mix=streams.normal("z_mix", self.z_dim), mixing_index=index)
 
     def sample_latents(self, count: int, device: torch.device | str) -> Latents:
         """See :class:`Teacher`: of seeds 0, 1, … or of the first of ``seeds``."""
         seeds = list(range(count)) if self.seeds is None else self.seeds[:count]
-        return Latents(z=z_batch(seeds, self.style_dim, device), seeds=seeds, noise="const", teacher_noise="const")
+        return Latents(z=z_batch(seeds, self.z_dim, device), seeds=seeds, noise="const", teacher_noise="const")
 
     @torch.no_grad()
     def rgbs(
@@ -99,7 +99,7 @@ class RecordedTeacher:
     It is also a set of real images (``len`` and ``batch``), for the discriminator.
 
     Args:
-        ws: [n, style_dim] floating point.
+        ws: [n, z_dim] floating point.
         images: [n, 3, R, R] uint8, R a power of two from 4 on.
         device: where batches are delivered.
 
@@ -109,7 +109,7 @@ class RecordedTeacher:
 
     def __init__(self, ws: Tensor, images: Tensor, device: torch.device | str = "cpu") -> None:
         if ws.ndim != 2 or not ws.is_floating_point():
-            raise CagcError(f"ws: got {ws.dtype} {list(ws.shape)}, expected floating point [n, style_dim]")
+            raise CagcError(f"ws: got {ws.dtype} {list(ws.shape)}, expected floating point [n, z_dim]")
         if (
             images.ndim != 4
             or images.shape[1] != 3
@@ -122,7 +122,7 @@ class RecordedTeacher:
         block_resolutions(images.shape[2])
         self.device = torch.device(device)
         self.recorded_ws, self.images = ws.float(), images
-        self.resolution, self.style_dim = images.shape[2], ws.shape[1]
+        self.resolution, self.z_dim = images.shape[2], ws.shape[1]
         digest = hashlib.sha256(self.recorded_ws.contiguous().numpy())
         digest.update(images.contiguous().numpy())
         self.fingerprint = f"recorded-{digest.hexdigest()[:16]}"

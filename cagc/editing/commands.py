@@ -55,8 +55,8 @@ class Pair:
         if self.student is not None:
             generators["Student"] = load_generator(self.student, device)
             teacher, student = generators.values()
-            for name in ("resolution", "style_dim", "num_ws"):
-                ours, theirs = getattr(student.config, name), getattr(teacher.config, name)
+            for name in ("img_resolution", "w_dim", "num_ws"):
+                ours, theirs = getattr(student, name), getattr(teacher, name)
                 if ours != theirs:
                     raise CagcError(f"student: got {name} {ours}, expected the teacher's {theirs}")
             if mapping_hash(teacher) != mapping_hash(student):
@@ -93,7 +93,7 @@ def write_png(path: Path, rows: Mapping[str, Tensor]) -> None:
 
 
 def _draw_seeds(generator: AnyGenerator, seeds: Sequence[int]) -> Tensor:
-    return generator.ws(z_batch(seeds, generator.config.style_dim).to(generator.w_avg))
+    return generator.ws(z_batch(seeds, generator.z_dim).to(generator.w_avg))
 
 
 @dataclass
@@ -266,12 +266,12 @@ class Morph:
                 return *_draw_seeds(generator, ends), noise_for(generator, [0], "const"), None
         found = Projection.load(self.projection)
         if max(ends) >= len(found.ws) or tuple(found.ws.shape[1:]) != (
-            generator.config.num_ws,
-            generator.config.style_dim,
+            generator.num_ws,
+            generator.z_dim,
         ):
             raise CagcError(
                 f"projection: {self.projection} holds w of {list(found.ws.shape)}, expected at least {max(ends) + 1} "
-                f"of [{generator.config.num_ws}, {generator.config.style_dim}]"
+                f"of [{generator.num_ws}, {generator.z_dim}]"
             )
         like = generator.w_avg
         noises = [[noise[i : i + 1].to(like) for noise in found.noise] for i in ends]
@@ -309,7 +309,7 @@ class Edit:
             raise CagcError("strengths: got none, expected at least one")
         generators = self.pair.load()
         teacher = generators["Teacher"]
-        layers = parse_layers(self.layers, teacher.config.num_ws)
+        layers = parse_layers(self.layers, teacher.num_ws)
         if self.directions is not None:
             directions = Directions.load(self.directions)
         else:

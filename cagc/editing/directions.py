@@ -32,7 +32,7 @@ class Directions:
     """Unit vectors in W with the spread of w along them.
 
     Attributes:
-        vectors: [K, style_dim], most important first.
+        vectors: [K, w_dim], most important first.
         spread: [K], the standard deviation that a strength of 1 stands for.
         source: what they were found in: "w" or the name of a layer.
         mapping: hash of the mapping network whose w they move.
@@ -47,7 +47,7 @@ class Directions:
         return len(self.vectors)
 
     def apply(self, ws: Tensor, index: int, strength: float | Tensor, layers: Sequence[int] | None = None) -> Tensor:
-        """``ws`` [N, num_ws, style_dim] moved along direction ``index``.
+        """``ws`` [N, num_ws, w_dim] moved along direction ``index``.
 
         Args:
             ws: to move.
@@ -96,7 +96,7 @@ class Directions:
 
 def mapping_hash(generator: AnyGenerator) -> str:
     """SHA-256, 16 hexadecimal digits, of the mapping network's weights and the length of w."""
-    digest = hashlib.sha256(str(generator.config.style_dim).encode())
+    digest = hashlib.sha256(str(generator.z_dim).encode())
     for name, tensor in sorted(generator.mapping.named_parameters()):
         digest.update(name.encode())
         digest.update(tensor.detach().to("cpu", torch.float32).contiguous().numpy().tobytes())
@@ -131,14 +131,14 @@ def find_directions(
     names = list(generator.config.channels)
     if layer is not None and layer not in names:
         raise CagcError(f"layer: got {layer!r}, expected one of {', '.join(names)}")
-    if layer is None and isinstance(generator.mapping, torch.nn.Identity):
+    if layer is None and not any(spec.kind == "mapping" for spec in generator.config.layers()):
         layer = names[0]
     samples = samples if layer is None else min(samples, 1000)
-    if not 1 <= count <= min(samples - 1, generator.config.style_dim):
-        raise CagcError(f"count: got {count}, expected 1 to {min(samples - 1, generator.config.style_dim)}")
+    if not 1 <= count <= min(samples - 1, generator.z_dim):
+        raise CagcError(f"count: got {count}, expected 1 to {min(samples - 1, generator.z_dim)}")
     rng = torch.Generator().manual_seed(seed)
-    z = torch.randn(samples, generator.config.style_dim, generator=rng).to(generator.w_avg)
-    w = generator.mapping(z).double()
+    z = torch.randn(samples, generator.z_dim, generator=rng).to(generator.w_avg)
+    w = generator.mapping.w(z).double()
     centred = w - w.mean(dim=0)
     if layer is None:
         values, vectors = torch.linalg.eigh(centred.T @ centred / (samples - 1))
@@ -163,7 +163,7 @@ def _activations(generator: AnyGenerator, w: Tensor, layer: str, batch: int, pro
     rows = []
     for part in w.split(batch):
         features: dict[str, Tensor] = {}
-        generator.synthesis(part[:, None].expand(-1, generator.config.num_ws, -1), noise="none", features=features)
+        generator.synthesis(part[:, None].expand(-1, generator.num_ws, -1), noise="none", features=features)
         rows.append(features[layer].flatten(1).double())
         if progress is not None:
             progress(sum(map(len, rows)), len(w))
@@ -182,9 +182,7 @@ def edited_images(
     """Images [len(strengths), 3, R, R] of one seed by generator, each moved along direction ``index``."""
     images = {}
     for label, generator in generators.items():
-        ws = generator.ws(z_batch([seed], generator.config.style_dim).to(generator.w_avg)).expand(
-            len(strengths), -1, -1
-        )
+        ws = generator.ws(z_batch([seed], generator.z_dim).to(generator.w_avg)).expand(len(strengths), -1, -1)
         moved = directions.apply(ws, index, torch.tensor(list(strengths)), layers)
         images[label] = generator.synthesis(moved, noise_for(generator, [seed], "const")).clamp(-1, 1)
     return images

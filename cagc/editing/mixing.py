@@ -21,7 +21,7 @@ ANIMATIONS = {".gif": "GIF", ".webp": "WEBP", ".mp4": "MP4", ".png": "PNG"}
 
 
 def mix_styles(ws: Tensor, styles: Tensor, layers: Sequence[int]) -> Tensor:
-    """``ws`` [N, num_ws, style_dim] with ``layers`` taken from ``styles`` of the same shape (Karras et al. 2019, 3.1).
+    """``ws`` [N, num_ws, w_dim] with ``layers`` taken from ``styles`` of the same shape (Karras et al. 2019, 3.1).
 
     Raises:
         CagcError: a layer is out of range. ValueError: the shapes differ.
@@ -44,7 +44,7 @@ def morph(
     end_noise: Sequence[Tensor] | None = None,
     batch: int = 8,
 ) -> Tensor:
-    """Images [steps, 3, R, R] on the straight line in W+ from ``start`` to ``end`` [num_ws, style_dim].
+    """Images [steps, 3, R, R] on the straight line in W+ from ``start`` to ``end`` [num_ws, w_dim].
 
     Noise maps [1, 1, h, w], where given for both ends, are interpolated along, at unit variance.
 

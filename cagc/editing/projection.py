@@ -87,7 +87,7 @@ class Projection:
     """What was found: the best of every image over all steps.
 
     Attributes:
-        ws: [N, num_ws, style_dim].
+        ws: [N, num_ws, w_dim].
         noise: a map [N, 1, h, w] per convolution.
         losses: mean loss over the images, by step.
         stopped: "steps", "stalled" or "interrupted".
@@ -174,7 +174,7 @@ class _Search:
         self.generator, self.targets, self.config, self.perceptual = generator, targets, config, perceptual
         self.mask = None if mask is None else mask.to(targets)
         mean = _mean_w(generator, config.seed)
-        layers = generator.config.num_ws if config.space == "w+" else 1
+        layers = generator.num_ws if config.space == "w+" else 1
         self.w = mean.expand(len(targets), layers, -1).clone().requires_grad_(True)
         rng = torch.Generator().manual_seed(config.seed)
         shapes = generator.synthesis.noise_shapes()
@@ -194,7 +194,7 @@ class _Search:
         self.best_noise = [noise.detach().clone() for noise in self.maps]
 
     def ws(self, w: Tensor) -> Tensor:
-        return w.expand(-1, self.generator.config.num_ws, -1)
+        return w.expand(-1, self.generator.num_ws, -1)
 
     def step(self) -> None:
         self.optimizer.step(self._closure)
@@ -253,5 +253,5 @@ def _spread(noise: Tensor) -> Tensor:
 @torch.no_grad()
 def _mean_w(generator: AnyGenerator, seed: int, samples: int = 1000) -> Tensor:
     rng = torch.Generator().manual_seed(seed)
-    z = torch.randn(samples, generator.config.style_dim, generator=rng).to(generator.w_avg)
-    return generator.mapping(z).mean(dim=0)
+    z = torch.randn(samples, generator.z_dim, generator=rng).to(generator.w_avg)
+    return generator.mapping.w(z).mean(dim=0)

@@ -57,7 +57,7 @@ def linear_separability(
     """
     latents, found = [], []
     for seeds in seed_batches(samples, seed, batch):
-        z = z_batch(seeds, generator.config.style_dim).to(generator.w_avg)
+        z = z_batch(seeds, generator.z_dim).to(generator.w_avg)
         ws = generator.ws(z)
         images = finite(generator.synthesis(ws, noise_for(generator, seeds, "const")), seeds).clamp(-1, 1)
         latents.append(ws[:, 0])
@@ -135,7 +135,7 @@ def edit_leakage(
     directions.check(generator)
     inside = outside = area = rest = 0.0
     for seeds in seed_batches(samples, seed, batch):
-        ws = generator.ws(z_batch(seeds, generator.config.style_dim).to(generator.w_avg))
+        ws = generator.ws(z_batch(seeds, generator.z_dim).to(generator.w_avg))
         noise = noise_for(generator, seeds, "const")
         images = finite(generator.synthesis(ws, noise), seeds).clamp(-1, 1)
         mask = parser(images, seeds=list(seeds))

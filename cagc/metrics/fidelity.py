@@ -123,8 +123,8 @@ def compare_pair(
 
     measures: further figures by name, "image_<name>" of the whole image and "content_<name>" of the content.
     """
-    for key in ("resolution", "style_dim"):
-        ours, theirs = getattr(student.config, key), getattr(teacher.config, key)
+    for key in ("img_resolution", "w_dim"):
+        ours, theirs = getattr(student, key), getattr(teacher, key)
         if ours != theirs:
             raise CagcError(f"student and teacher differ in {key}: {ours} and {theirs}")
     if batch < 1:
@@ -133,9 +133,9 @@ def compare_pair(
     for start in range(0, len(seeds), batch):
         part = seeds[start : start + batch]
         noises = noise_for(teacher, part, noise)
-        z = z_batch(part, teacher.config.style_dim).to(teacher.w_avg)
+        z = z_batch(part, teacher.z_dim).to(teacher.w_avg)
         target, image = (
-            finite(generator(z, truncation=truncation, noise=noises), part, name).clamp(-1, 1)
+            finite(generator(z, truncation_psi=truncation, noise=noises), part, name).clamp(-1, 1)
             for name, generator in (("teacher", teacher), ("student", student))
         )
         mask = parser(target, seeds=part)

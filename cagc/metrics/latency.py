@@ -181,7 +181,7 @@ def measure_generators(
     seed: int = 0,
     progress: Progress | None = None,
 ) -> dict[str, LatencyResult]:
-    """Time whole images: z [batch, style_dim] → image [batch, 3, R, R] with constant noise, by `cagc.runtime.compile`.
+    """Time whole images: z [batch, z_dim] → image [batch, 3, R, R] with constant noise, by `cagc.runtime.compile`.
 
     A timed image follows an untimed one of the same generator, as where one generator draws many; by turns alone, the
     weights of a small generator would have left the caches for those of the large one. All generators must be on one
@@ -197,7 +197,7 @@ def measure_generators(
     def image(generator: nn.Module) -> Callable[[], Any]:
         dtype = next(generator.parameters()).dtype
         compiled = runtime.compile(generator, batch, dtype, device)
-        z = z_batch(range(seed, seed + batch), generator.config.style_dim).to(device, dtype)
+        z = z_batch(range(seed, seed + batch), generator.z_dim).to(device, dtype)
         return lambda: compiled(z)
 
     calls = {name: image(generator) for name, generator in generators.items()}

@@ -11,7 +11,7 @@ import hashlib
 import json
 from bisect import bisect_right
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
 from statistics import median
@@ -24,7 +24,7 @@ from ..callbacks import Progress
 from ..documents import read_document, write_document
 from ..errors import CagcError
 from ..files import cache_folder
-from ..models.stylegan2 import Generator, GeneratorConfig
+from ..models import AnyConfig, AnyGenerator, LayerSpec, build_generator
 from .latency import machine_info
 from .layer_latency import check_executor, profile_layers
 
@@ -52,8 +52,9 @@ class LatencyTable:
         grid: layer → widths at which it was measured, ascending, the last one ``full``.
         ms: layer → [input width on its grid][output width on its grid], made monotonic: a narrower layer is never
             counted as dearer than a wider one.
-        rgb: "b{r}.to_rgb" → [input width on its grid], where it is not part of the layer before.
+        rgb: toRGB → [input width on its grid], where it is not part of the layer before.
         fixed: what does not depend on widths: the mapping network.
+        reads: toRGB → the layer that it reads. Files that do not say are of StyleGAN2: every second layer, in order.
     """
 
     device: str
@@ -64,8 +65,13 @@ class LatencyTable:
     ms: dict[str, list[list[float]]]
     rgb: dict[str, list[float]]
     fixed: float
+    reads: dict[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
+        if not self.reads:
+            object.__setattr__(self, "reads", dict(zip(self.rgb, list(self.full)[1::2], strict=False)))
+        images = {layer: rgb for rgb, layer in self.reads.items()}
+        object.__setattr__(self, "_image_of", images)
         object.__setattr__(self, "_layer", lru_cache(maxsize=None)(self._interpolate))
 
     def cost(self, widths: Widths) -> float:
@@ -85,7 +91,7 @@ class LatencyTable:
         low = (1 - v) * table[row][column] + v * table[row][column + 1]
         high = (1 - v) * table[row + 1][column] + v * table[row + 1][column + 1]
         ms = (1 - u) * low + u * high
-        values = self.rgb.get(_rgb(name))
+        values = self.rgb.get(self._image_of.get(name))
         if values is not None:
             ms += (1 - v) * values[column] + v * values[column + 1]
         return ms
@@ -102,18 +108,13 @@ class LatencyTable:
         except TypeError as error:
             raise CagcError(f"latency table {path}: {error}") from None
 
-    def check(self, generator: Generator) -> None:
+    def check(self, generator: AnyGenerator) -> None:
         """Raise CagcError unless the table is of this generator's layers and of the device it is on."""
         if self.full != dict(generator.config.channels):
             raise CagcError(f"latency table: measured for layers {self.full}, got {generator.config.channels}")
         device = device_name(generator.w_avg.device)
         if self.device != device:
             raise CagcError(f"latency table: measured on {self.device}, got a generator on {device}; measure it there")
-
-
-def _rgb(name: str) -> str:
-    """The toRGB that reads layer ``name``; an empty string where none does."""
-    return name.replace("conv1", "to_rgb") if name.endswith("conv1") else ""
 
 
 def _place(grid: list[int], width: int) -> tuple[int, float]:
@@ -140,8 +141,26 @@ def _monotonic(table: list[list[float]]) -> list[list[float]]:
     return table
 
 
+def _images(config: AnyConfig) -> list[LayerSpec]:
+    """The toRGB layers of a network whose convolutions form a chain.
+
+    Raises CagcError for any other: its layers cannot all be timed between two widths that alternate.
+    """
+    names, images = list(config.channels), []
+    following = dict(zip(names, names[1:], strict=False))
+    for spec in config.layers():
+        if spec.kind == "to_rgb":
+            images.append(spec)
+        elif spec.kind == "conv" and following.get(spec.reads) != spec.writes:
+            raise CagcError(
+                f"latency: got a generator of architecture {config.architecture!r}, whose {spec.name} leads from "
+                f"{spec.reads} to {spec.writes}, expected convolutions that form a chain"
+            )
+    return images
+
+
 def measure_table(
-    generator: Generator,
+    generator: AnyGenerator,
     batch: int = 1,
     executor: str | None = None,
     repeats: int = 3,
@@ -156,7 +175,7 @@ def measure_table(
     """
     config, device = generator.config, generator.w_avg.device
     executor = check_executor(executor, device)
-    full, names = dict(config.channels), list(config.channels)
+    full, names, images = dict(config.channels), list(config.channels), _images(config)
     grid = {name: _grid(width, shares) for name, width in full.items()}
     size = max(map(len, grid.values()))
     seen: dict[tuple[str, int, int], float] = {}
@@ -165,32 +184,34 @@ def measure_table(
         index = {name: min((a, b)[i % 2], len(grid[name]) - 1) for i, name in enumerate(names)}
         probe = _random(config, {n: grid[n][i] for n, i in index.items()}, generator)
         times = {row["name"]: row["ms"] for row in profile_layers(probe, batch, executor, repeats)}
-        fixed.append(times["mapping"])
+        fixed.append(times.get("mapping", 0.0))
         styles = times.get("styles", 0.0) / sum(probe.config.channels.values())
         for below, name in zip(names, names[1:], strict=False):
             seen[name, index[below], index[name]] = times[name] + styles * grid[below][index[below]]
-            rgb = _rgb(name)
-            if rgb in times:
-                seen[rgb, index[name], -1] = min(times[rgb], seen.get((rgb, index[name], -1), times[rgb]))
+        for image in images:
+            if image.row in times:
+                place = image.name, index[image.reads], -1
+                seen[place] = min(times[image.row], seen.get(place, times[image.row]))
         if progress is not None:
             progress(done + 1, size**2)
     ms, rgb = {}, {}
     for below, name in zip(names, names[1:], strict=False):
         ms[name] = _monotonic([[seen[name, i, j] for j in range(len(grid[name]))] for i in range(len(grid[below]))])
-        to_rgb = _rgb(name)
-        if (to_rgb, 0, -1) in seen:
-            (rgb[to_rgb],) = _monotonic([[seen[to_rgb, i, -1] for i in range(len(grid[name]))]])
-    return LatencyTable(device_name(device), executor, batch, full, grid, ms, rgb, median(fixed))
+    for image in images:
+        if (image.name, 0, -1) in seen:
+            (rgb[image.name],) = _monotonic([[seen[image.name, i, -1] for i in range(len(grid[image.reads]))]])
+    reads = {image.name: image.reads for image in images}
+    return LatencyTable(device_name(device), executor, batch, full, grid, ms, rgb, median(fixed), reads)
 
 
-def _random(config: GeneratorConfig, widths: Widths, like: Generator) -> Generator:
+def _random(config: AnyConfig, widths: Widths, like: AnyGenerator) -> AnyGenerator:
     with torch.random.fork_rng(devices=[]):
-        made = Generator(replace(config, channels=dict(widths)))
+        made = build_generator(replace(config, channels=dict(widths)).to_dict())
     return made.to(like.w_avg).eval().requires_grad_(False)
 
 
 def latency_table(
-    generator: Generator,
+    generator: AnyGenerator,
     batch: int = 1,
     executor: str | None = None,
     path: str | Path | None = None,
@@ -203,12 +224,11 @@ def latency_table(
         path: of the document; None: in :func:`cache_folder`, named after the device.
 
     Raises:
-        CagcError: the table at ``path`` is of other layers or another device, or this is no StyleGAN2.
+        CagcError: the table at ``path`` is of other layers or another device, or the generator's convolutions form
+            no chain.
         ValueError: ``batch`` is below 1, or another executor.
     """
-    if not isinstance(generator.config, GeneratorConfig):
-        name = generator.config.architecture
-        raise CagcError(f"latency: got a generator of architecture {name!r}, but layers are timed in stylegan2 alone")
+    _images(generator.config)
     if batch < 1:
         raise ValueError(f"batch: got {batch}, expected at least 1")
     executor = check_executor(executor, generator.w_avg.device)
@@ -230,7 +250,7 @@ def latency_table(
     return table
 
 
-def _cache_path(generator: Generator, batch: int, executor: str) -> Path:
+def _cache_path(generator: AnyGenerator, batch: int, executor: str) -> Path:
     device = device_name(generator.w_avg.device)
     versions = [torch.__version__, __version__]
     facts = [device, batch, executor, generator.config.to_dict(), str(generator.w_avg.dtype), *versions]

@@ -3,31 +3,21 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import torch
 
 from cagc_kernels import backend
+from cagc_kernels.profiling import observed_layers
 
 from .. import runtime
 from ..checks import choice
-from ..models.stylegan2 import Generator
+from ..models import AnyGenerator
 from ..seeds import z_batch
 from .work import layer_work
 
 Row = dict[str, Any]
 EXECUTORS = ("runtime", "eager")
-
-
-def layer_names(generator: Generator) -> list[str]:
-    """ "mapping", then "b4.conv1", "b4.to_rgb", "b8.conv0", ... in the order in which they run."""
-    names = ["mapping"]
-    for resolution in generator.synthesis.resolutions:
-        block = getattr(generator.synthesis, f"b{resolution}")
-        names += [f"b{resolution}.{part}" for part in ("conv0", "conv1", "to_rgb") if hasattr(block, part)]
-    return names
 
 
 class _Marks:
@@ -54,27 +44,16 @@ class _Marks:
         return spent
 
 
-@contextmanager
-def _hooked(generator: Generator, marks: _Marks) -> Iterator[None]:
-    handles = []
-    for name in layer_names(generator):
-        module = generator.mapping if name == "mapping" else generator.synthesis.get_submodule(name)
-        hook = lambda module, arguments, name=name: marks.mark(name)  # noqa: E731
-        handles.append(module.register_forward_pre_hook(hook))
-    try:
-        yield
-    finally:
-        for handle in handles:
-            handle.remove()
-
-
-def _eager_rows(generator: Generator, batch: int, z: torch.Tensor, repeats: int) -> list[Row]:
+def _eager_rows(generator: AnyGenerator, batch: int, z: torch.Tensor, repeats: int) -> list[Row]:
+    rows = {spec.module: spec.row for spec in generator.config.layers() if spec.row is not None}
+    rows["mapping"] = "mapping"
     runs = []
     with torch.inference_mode():
         for _ in range(repeats):
             marks = _Marks(z.device)
-            with _hooked(generator, marks):
-                generator(z, noise="const")
+            # By ranges and not by hooks, which would keep layers from being fused.
+            with observed_layers(lambda name: name in rows and marks.mark(rows[name])):
+                generator(z, noise_mode="const")
                 marks.mark("end")
             runs.append(marks.milliseconds())
     work = layer_work(generator, batch)
@@ -91,7 +70,7 @@ def default_executor(device: torch.device | str) -> str:
     return "runtime" if (kind, taken) == ("cpu", "native") else "eager"
 
 
-def profile_layers(generator: Generator, batch: int = 1, executor: str | None = None, repeats: int = 5) -> list[Row]:
+def profile_layers(generator: AnyGenerator, batch: int = 1, executor: str | None = None, repeats: int = 5) -> list[Row]:
     """Rows of name, ms, macs, bytes and kernel, in the order in which the layers run; they add up to a call.
 
     The milliseconds are the least of ``repeats`` calls, after an untimed one, in inference mode with constant noise.
@@ -108,7 +87,7 @@ def profile_layers(generator: Generator, batch: int = 1, executor: str | None = 
         if value < 1:
             raise ValueError(f"{name}: got {value}, expected at least 1")
     executor = check_executor(executor, generator.w_avg.device)
-    z = z_batch(range(batch), generator.config.style_dim).to(generator.w_avg)
+    z = z_batch(range(batch), generator.z_dim).to(generator.w_avg)
     if executor == "eager":
         _eager_rows(generator, batch, z, 1)
         return _eager_rows(generator, batch, z, repeats)

@@ -6,23 +6,30 @@ convolution at its **input** resolution; blur, noise, demodulation, biases and a
 
 from __future__ import annotations
 
-from functools import singledispatch
+from collections.abc import Mapping, Sequence
+from functools import lru_cache
 
-from ..models import AnyConfig, AnyGenerator, GeneratorConfig, SNGANConfig
+from ..models import AnyConfig, AnyGenerator, LayerSpec
 
 
 def count_macs(generator: AnyGenerator | AnyConfig) -> dict[str, int]:
-    """MACs of one image by layer.
+    """MACs of one image by layer: those of :class:`cagc.models.LayerSpec` that multiply, and their ".affine" layers.
 
-    StyleGAN2 has "mapping", "b{r}.conv0", "b{r}.conv1", "b{r}.to_rgb" and their ".affine" layers; SN-GAN "fc",
-    "b{r}.conv0", "b{r}.conv1", "b{r}.skip" and "to_rgb".
+    The fully connected layers from z to w are one row, "mapping".
     """
-    return _macs(getattr(generator, "config", generator))
+    counts: dict[str, int] = {}
+    for spec in _layers(generator):
+        if spec.positions:
+            _add(counts, spec, spec.macs, spec.affine_macs)
+    return counts
 
 
 def count_parameters(generator: AnyGenerator | AnyConfig) -> dict[str, int]:
-    """Trainable parameters by layer: the layers of :func:`count_macs`, and StyleGAN2's "b4.const" or SN-GAN's norms."""
-    return _parameters(getattr(generator, "config", generator))
+    """Trainable parameters by layer: the layers of :func:`count_macs`, learned inputs and normalisations."""
+    counts: dict[str, int] = {}
+    for spec in _layers(generator):
+        _add(counts, spec, spec.parameters, spec.affine_parameters)
+    return counts
 
 
 def total_macs(generator: AnyGenerator | AnyConfig) -> int:
@@ -35,62 +42,39 @@ def total_parameters(generator: AnyGenerator | AnyConfig) -> int:
     return sum(count_parameters(generator).values())
 
 
-@singledispatch
-def _macs(config: GeneratorConfig) -> dict[str, int]:
-    names = list(config.channels)
-    macs = {"mapping": config.mapping_layers * config.style_dim**2}
-    for previous, name in zip(names, names[1:]):
-        block = name.split(".")[0]
-        resolution = int(block[1:])
-        pixels = (resolution // 2 if name.endswith("conv0") else resolution) ** 2
-        width_in, width_out = config.channels[previous], config.channels[name]
-        macs[name] = 9 * width_in * width_out * pixels
-        macs[f"{name}.affine"] = config.style_dim * width_in
-        if name.endswith("conv1"):
-            macs[f"{block}.to_rgb"] = 3 * width_out * resolution**2
-            macs[f"{block}.to_rgb.affine"] = config.style_dim * width_out
-    return macs
+class WidthCosts:
+    """MACs and parameters of a network at any widths; each layer is counted once per pair of widths."""
+
+    def __init__(self, layers: Sequence[LayerSpec]) -> None:
+        self.layers = layers
+        self._of_layer = lru_cache(maxsize=None)(self._count)
+
+    def macs(self, widths: Mapping[str, int]) -> int:
+        """MACs of one image with the channel groups as wide as ``widths`` (group → width) says."""
+        return self._total(widths, 0)
+
+    def parameters(self, widths: Mapping[str, int]) -> int:
+        """Trainable parameters at ``widths``."""
+        return self._total(widths, 1)
+
+    def _total(self, widths: Mapping[str, int], which: int) -> int:
+        return sum(
+            self._of_layer(i, widths.get(spec.reads), widths.get(spec.writes))[which]
+            for i, spec in enumerate(self.layers)
+        )
+
+    def _count(self, index: int, read: int | None, written: int | None) -> tuple[int, int]:
+        spec = self.layers[index]
+        spec = spec.at({group: w for group, w in ((spec.reads, read), (spec.writes, written)) if w is not None})
+        return spec.macs + spec.affine_macs, spec.parameters + spec.affine_parameters
 
 
-@singledispatch
-def _parameters(config: GeneratorConfig) -> dict[str, int]:
-    names = list(config.channels)
-    parameters = {
-        "mapping": config.mapping_layers * (config.style_dim**2 + config.style_dim),
-        "b4.const": 16 * config.channels["b4.const"],
-    }
-    for previous, name in zip(names, names[1:]):
-        block = name.split(".")[0]
-        width_in, width_out = config.channels[previous], config.channels[name]
-        parameters[name] = 9 * width_in * width_out + width_out + 1
-        parameters[f"{name}.affine"] = (config.style_dim + 1) * width_in
-        if name.endswith("conv1"):
-            parameters[f"{block}.to_rgb"] = 3 * width_out + 3
-            parameters[f"{block}.to_rgb.affine"] = (config.style_dim + 1) * width_out
-    return parameters
+def _layers(generator: AnyGenerator | AnyConfig) -> tuple[LayerSpec, ...]:
+    return getattr(generator, "config", generator).layers()
 
 
-def _sngan_layers(config: SNGANConfig) -> dict[str, tuple[int, int, int, int]]:
-    """Inputs, outputs, taps and pixels of each convolution; a shortcut counts at the resolution of its sum."""
-    layers, width = {}, config.channels["b4"]
-    for hidden, out in zip(list(config.channels)[1::2], list(config.channels)[2::2]):
-        block = out.split(".")[0]
-        pixels = int(block[1:]) ** 2
-        layers[hidden] = (width, config.channels[hidden], 9, pixels)
-        layers[out] = (config.channels[hidden], config.channels[out], 9, pixels)
-        layers[f"{block}.skip"] = (width, config.channels[out], 1, pixels)
-        width = config.channels[out]
-    return layers | {"to_rgb": (width, 3, 9, config.resolution**2)}
-
-
-@_macs.register
-def _(config: SNGANConfig) -> dict[str, int]:
-    macs = {"fc": 16 * config.z_dim * config.channels["b4"]}
-    return macs | {name: i * o * taps * pixels for name, (i, o, taps, pixels) in _sngan_layers(config).items()}
-
-
-@_parameters.register
-def _(config: SNGANConfig) -> dict[str, int]:
-    parameters = {"fc": 16 * (config.z_dim + 1) * config.channels["b4"]}
-    parameters |= {name: (i * taps + 1) * o for name, (i, o, taps, _) in _sngan_layers(config).items()}
-    return parameters | {f"{name}.norm": 2 * width for name, width in config.channels.items()}
+def _add(counts: dict[str, int], spec: LayerSpec, own: int, affine: int) -> None:
+    name = "mapping" if spec.kind == "mapping" else spec.name
+    counts[name] = counts.get(name, 0) + own
+    if spec.w is not None:
+        counts[f"{name}.affine"] = affine

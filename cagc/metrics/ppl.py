@@ -133,7 +133,7 @@ def _path(
     generator: AnyGenerator, seeds: Sequence[int], space: str, sampling: str, epsilon: float
 ) -> tuple[Tensor, Tensor]:
     """``ws`` at both ends of each pair's step."""
-    dim, like = generator.config.style_dim, generator.w_avg
+    dim, like = generator.z_dim, generator.w_avg
     starts, ends, places = ([derived_seed(f"path {what}", s) for s in seeds] for what in ("start", "end", "place"))
     start, end = (z_batch(drawn, dim).to(like) for drawn in (starts, ends))
     t = torch.stack([torch.rand(1, generator=torch.Generator().manual_seed(place)) for place in places]).to(like)

@@ -31,9 +31,8 @@ def noise_for(generator: nn.Module, seeds: Sequence[int], mode: str) -> str | li
     if mode not in NOISE_MODES:
         raise ValueError(f"noise must be one of {', '.join(NOISE_MODES)}, got {mode!r}")
     if mode == "const":
-        buffers = dict(generator.named_buffers())
-        keys = [f"synthesis.{name}.noise_const" for name in generator.config.channels]
-        return [buffers[key][None, None] for key in keys if key in buffers]
+        noisy = [spec.module for spec in generator.config.layers() if spec.noise]
+        return [generator.get_submodule(module).noise_const[None, None] for module in noisy]
     if mode == "none":
         return mode
     samples = [generator.make_noise(1, seed=derived_seed("noise", seed), device="cpu") for seed in seeds]
@@ -57,6 +56,6 @@ def finite(images: Tensor, seeds: Sequence[int], name: str = "generator") -> Ten
 
 def draw(generator: nn.Module, seeds: Sequence[int], noise: str = "random", truncation: float = 1.0) -> Tensor:
     """Images [N, 3, R, R] of `generator`, one a seed, clamped to [-1, 1]. Raises CagcError as :func:`finite`."""
-    z = z_batch(seeds, generator.config.style_dim).to(generator.w_avg)
-    images = generator(z, truncation=truncation, noise=noise_for(generator, seeds, noise))
+    z = z_batch(seeds, generator.z_dim).to(generator.w_avg)
+    images = generator(z, truncation_psi=truncation, noise=noise_for(generator, seeds, noise))
     return finite(images, seeds).clamp(-1, 1)

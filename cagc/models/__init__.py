@@ -1,18 +1,24 @@
 """Generators and discriminators.
 
-A generator has ``config`` (``resolution``, ``channels``, ``style_dim``, ``num_ws``), ``ws(z)``, ``synthesis(ws)`` and
-``channel_groups()``; nothing outside this package asks which of the models it is.
+:mod:`cagc.models.protocol` says what a generator offers; nothing outside this package asks which of the models it is.
+To add an architecture, write its module here (a config with ``layers()``, a mapping and a synthesis network) and name
+it in ``_GENERATORS``.
 """
 
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ..checks import choice
+from ..errors import CagcError
+from .base import Synthesis
 from .discriminator import Discriminator, DiscriminatorConfig
+from .protocol import Config as AnyConfig
+from .protocol import Generator as AnyGenerator
+from .protocol import LayerSpec, Noise
 from .sngan import SNGANConfig, SNGANDiscriminator, SNGANDiscriminatorConfig, SNGANGenerator
 from .stylegan2 import Generator, GeneratorConfig, block_resolutions
+from .stylegan2_elastic import ElasticSynthesis
 
-AnyGenerator = Generator | SNGANGenerator
-AnyConfig = GeneratorConfig | SNGANConfig
 AnyDiscriminator = Discriminator | SNGANDiscriminator
 
 _GENERATORS = {"stylegan2": (Generator, GeneratorConfig), "sngan": (SNGANGenerator, SNGANConfig)}
@@ -20,6 +26,9 @@ _DISCRIMINATORS = {
     "stylegan2": (Discriminator, DiscriminatorConfig),
     "sngan": (SNGANDiscriminator, SNGANDiscriminatorConfig),
 }
+
+# Synthesis networks that run at some channels of another's weights, by architecture.
+_VIEWS = {"stylegan2": ElasticSynthesis}
 
 __all__ = [
     "AnyConfig",
@@ -29,6 +38,8 @@ __all__ = [
     "DiscriminatorConfig",
     "Generator",
     "GeneratorConfig",
+    "LayerSpec",
+    "Noise",
     "SNGANConfig",
     "SNGANDiscriminator",
     "SNGANDiscriminatorConfig",
@@ -36,6 +47,7 @@ __all__ = [
     "build_discriminator",
     "build_generator",
     "new_discriminator",
+    "synthesis_view",
 ]
 
 
@@ -66,3 +78,17 @@ def new_discriminator(config: AnyConfig) -> AnyDiscriminator:
         return SNGANDiscriminator(SNGANDiscriminatorConfig(config.resolution))
     widths = {r: config.channels[f"b{r}.conv1"] for r in block_resolutions(config.resolution)}
     return Discriminator(DiscriminatorConfig(config.resolution, widths))
+
+
+def synthesis_view(generator: AnyGenerator, kept: Mapping[str, Sequence[int]], keep_rgb_scale: bool) -> Synthesis:
+    """The synthesis network of ``generator`` at the channels ``kept`` (group → ascending indices), sharing its weights.
+
+    ``keep_rgb_scale``: toRGB layers keep the scale that the full width gave them.
+
+    Raises:
+        CagcError: the architecture has no such network.
+    """
+    name = generator.config.architecture
+    if name not in _VIEWS:
+        raise CagcError(f"plan: a view runs generators of architecture {', '.join(_VIEWS)}, got {name}")
+    return _VIEWS[name](generator.synthesis, kept, keep_rgb_scale)

@@ -35,17 +35,6 @@ def ordered_channels(channels: Mapping[str, int], layers: Sequence[str]) -> dict
     return {name: channels[name] for name in layers}
 
 
-def check_latents(z: torch.Tensor, z_mix: torch.Tensor | None, width: int, truncation: object) -> None:
-    """Raise ValueError unless both are [N, ``width``] of one N, and ``truncation`` is a finite number."""
-    for name, latent in (("z", z), ("z_mix", z_mix)):
-        if latent is not None and (latent.ndim != 2 or latent.shape[1] != width):
-            raise ValueError(f"{name}: got shape {list(latent.shape)}, expected [N, {width}]")
-    if z_mix is not None and len(z_mix) != len(z):
-        raise ValueError(f"z_mix: got {len(z_mix)} latents, expected {len(z)} as z")
-    if not isinstance(truncation, (int, float)) or not math.isfinite(truncation):
-        raise ValueError(f"truncation: got {truncation!r}, expected a finite number")
-
-
 def with_conv_clamp(network: Network, conv_clamp: float | None) -> Network:
     """A copy of a generator or discriminator whose layers are bounded by ``conv_clamp``, with the same weights.
 

@@ -17,11 +17,12 @@ from torch.nn.utils.parametrizations import spectral_norm
 from cagc_kernels import bias_act
 from cagc_kernels.profiling import layer_range
 
-from ..channels import ChannelAxis, ChannelGroup
 from ..checks import at_least_one
-from .layers import check_latents, ordered_channels
+from .base import BaseGenerator, Mapping, Synthesis
+from .layers import ordered_channels
+from .protocol import LayerSpec, Noise
 from .sngan_folded import FoldedSynthesis
-from .stylegan2 import Noise, block_resolutions
+from .stylegan2 import block_resolutions
 
 
 def layer_names(resolution: int) -> list[str]:
@@ -57,20 +58,53 @@ class SNGANConfig:
         """Every layer of the same width; 32 px and 256 are the published ones."""
         return cls(resolution, dict.fromkeys(layer_names(resolution), width), **options)
 
+    c_dim = 0
+    num_ws = 1
+    img_channels = 3
+
     @property
-    def style_dim(self) -> int:
+    def w_dim(self) -> int:
         """Length of w, which is z."""
         return self.z_dim
 
     @property
-    def mapping_layers(self) -> int:
-        """There is no mapping network."""
-        return 0
+    def img_resolution(self) -> int:
+        """Height and width of an image."""
+        return self.resolution
 
-    @property
-    def num_ws(self) -> int:
-        """All layers share one w."""
-        return 1
+    def layers(self) -> tuple[LayerSpec, ...]:
+        """Every layer in the order of execution; a shortcut is counted at the resolution of the sum it joins."""
+        below, blocks = "b4", block_resolutions(self.resolution)[1:]
+        width = self.channels
+        specs = [
+            LayerSpec("fc", "projection", "synthesis.fc", self.z_dim, width["b4"], (4, 4), (1, 1), positions=1,
+                      writes="b4", row="fc"),
+        ]  # fmt: skip
+        norm = "b4.norm", "fc"
+        for r in blocks:
+            half, size, hidden, out, skip = (r // 2, r // 2), (r, r), f"b{r}.conv0", f"b{r}.conv1", f"b{r}.skip"
+            specs += [
+                self._norm(*norm, f"b{r}.norm0", below, half),
+                LayerSpec(hidden, "conv", f"synthesis.{hidden}", width[below], width[hidden], size, half, 3, up=2,
+                          positions=r * r, reads=below, writes=hidden, row=hidden),
+                self._norm(f"{hidden}.norm", hidden, f"b{r}.norm1", hidden, size),
+                LayerSpec(out, "conv", f"synthesis.{out}", width[hidden], width[out], size, size, 3,
+                          positions=r * r, reads=hidden, writes=out, added=half, row=out),
+                LayerSpec(skip, "conv", f"synthesis.{skip}", width[below], width[out], half, half,
+                          positions=r * r, reads=below, writes=out, row=skip),
+            ]  # fmt: skip
+            below, norm = out, (f"{out}.norm", out)
+        r = self.resolution
+        specs += [
+            self._norm(*norm, "norm", below, (r, r)),
+            LayerSpec("to_rgb", "to_rgb", "synthesis.to_rgb", width[below], self.img_channels, (r, r), kernel=3,
+                      positions=r * r, reads=below, row="to_rgb"),
+        ]  # fmt: skip
+        return tuple(specs)
+
+    def _norm(self, name: str, row: str, module: str, group: str, size: tuple[int, int]) -> LayerSpec:
+        width = self.channels[group]
+        return LayerSpec(name, "norm", f"synthesis.{module}", width, width, size, reads=group, writes=group, row=row)
 
     def to_dict(self) -> dict[str, Any]:
         """As JSON-ready containers."""
@@ -102,6 +136,25 @@ class Projection(nn.Module):
         return F.linear(z, self.weight.flatten(0, 2), self.bias.flatten()).unflatten(1, self.bias.shape)
 
 
+class ToRGB(Conv2d):
+    """3×3 convolution to an image in [-1, 1] by tanh: x [N, I, h, w] → [N, 3, h, w]."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return bias_act(F.conv2d(x, self.weight, padding=1), self.bias, act="tanh", gain=1)
+
+
+class LatentMapping(Mapping):
+    """z is w: truncation pulls it towards ``w_avg``, which is 0."""
+
+    def w(self, z: torch.Tensor, c: torch.Tensor | None = None) -> torch.Tensor:
+        """``z`` itself."""
+        return z
+
+    def truncated(self, w: torch.Tensor, psi: float) -> torch.Tensor:
+        """``w`` times ``psi``."""
+        return w * psi
+
+
 class SynthesisBlock(nn.Module):
     """Pre-activation residual block with nearest up-sampling: x [N, I, h, w] → [N, O, 2h, 2w]."""
 
@@ -114,15 +167,19 @@ class SynthesisBlock(nn.Module):
         self.skip = Conv2d(in_channels, out_channels, 1)
 
     def forward(self, x: torch.Tensor, features: dict[str, torch.Tensor], name: str) -> torch.Tensor:
-        hidden = self.conv0(F.interpolate(F.relu(self.norm0(x)), scale_factor=2))
+        with layer_range(f"synthesis.{name}.conv0"):
+            hidden = self.conv0(F.interpolate(F.relu(self.norm0(x)), scale_factor=2))
         features[f"{name}.conv0"] = hidden
+        with layer_range(f"synthesis.{name}.conv1"):
+            out = self.conv1(F.relu(self.norm1(hidden)))
         # A 1×1 convolution commutes with nearest up-sampling, at a quarter of the work.
-        out = self.conv1(F.relu(self.norm1(hidden))) + F.interpolate(self.skip(x), scale_factor=2)
+        with layer_range(f"synthesis.{name}.skip"):
+            out = out + F.interpolate(self.skip(x), scale_factor=2)
         features[f"{name}.conv1"] = out
         return out
 
 
-class SynthesisNetwork(nn.Module):
+class SynthesisNetwork(Synthesis):
     """ws [N, 1, z_dim] → image."""
 
     def __init__(self, config: SNGANConfig) -> None:
@@ -136,124 +193,57 @@ class SynthesisNetwork(nn.Module):
             self.add_module(f"b{r}", SynthesisBlock(width, hidden, out))
             width = out
         self.norm = nn.BatchNorm2d(width)
-        self.to_rgb = Conv2d(width, 3)
+        self.to_rgb = ToRGB(width, 3)
 
     def forward(
         self,
         ws: torch.Tensor,
-        noise: Noise = "none",
+        noise_mode: str = "none",
+        noise: Noise | None = None,
         return_rgbs: bool = False,
         features: dict[str, torch.Tensor] | None = None,
+        **options: Any,
     ) -> torch.Tensor | list[torch.Tensor]:
         """Image [N, 3, resolution, resolution] in [-1, 1] from ``ws`` [N, 1, z_dim].
 
         Args:
             ws: z, one for all layers.
-            noise: accepted and without effect: this model has none.
+            noise_mode, noise: accepted and without effect: this model has none.
             return_rgbs: return a list, which holds the image alone.
             features: a dict to fill with the output [N, C, h, w] of each layer, by its name in ``config.channels``.
+            options: ``force_fp32``, ``fused_modconv`` and ``update_emas`` of NVlabs' scripts, without effect.
 
         Raises:
             ValueError: the shape of ``ws`` is not as above.
+            TypeError: another option.
         """
-        if ws.ndim != 3 or tuple(ws.shape[1:]) != (1, self.config.z_dim):
-            raise ValueError(f"ws: got shape {list(ws.shape)}, expected [N, 1, {self.config.z_dim}]")
+        self.check_options(options)
+        self.check_ws(ws)
         features = {} if features is None else features
         with layer_range("synthesis.fc"):
             x = features["b4"] = self.fc(ws[:, 0])
         for r in self.resolutions:
-            with layer_range(f"synthesis.b{r}"):
-                x = getattr(self, f"b{r}")(x, features, f"b{r}")
+            x = getattr(self, f"b{r}")(x, features, f"b{r}")
         with layer_range("synthesis.to_rgb"):
-            x = F.conv2d(F.relu(self.norm(x)), self.to_rgb.weight, padding=1)
-            image = bias_act(x, self.to_rgb.bias, act="tanh", gain=1)
+            image = self.to_rgb(F.relu(self.norm(x)))
         return [image] if return_rgbs else image
-
-    def styles(self, ws: torch.Tensor) -> dict[str, torch.Tensor]:
-        """Ones [N, I] for every convolution: nothing is modulated."""
-        return {
-            name: ws.new_ones(len(ws), layer.in_channels)
-            for name, layer in self.named_modules()
-            if isinstance(layer, Conv2d)
-        }
-
-    def noise_shapes(self) -> list[tuple[int, int]]:
-        """None."""
-        return []
 
     def folded(self) -> FoldedSynthesis:
         """For inference: the same images up to rounding in about half the time of a narrow one."""
         return FoldedSynthesis(self)
 
 
-class SNGANGenerator(nn.Module):
-    """SN-GAN generator, with the interface of the StyleGAN2 one. Truncation pulls z towards ``w_avg``, which is 0."""
+class SNGANGenerator(BaseGenerator):
+    """SN-GAN generator: one w, which is z, for all layers."""
 
     def __init__(self, config: SNGANConfig) -> None:
         super().__init__()
         self.config = config
-        self.mapping = nn.Identity()
+        self.mapping = LatentMapping(config)
         self.synthesis = SynthesisNetwork(config)
-        self.register_buffer("w_avg", torch.zeros(config.z_dim))
-
-    def forward(
-        self,
-        z: torch.Tensor,
-        z_mix: torch.Tensor | None = None,
-        mixing_index: int | None = None,
-        truncation: float = 1.0,
-        noise: Noise = "none",
-        return_rgbs: bool = False,
-    ) -> torch.Tensor | list[torch.Tensor]:
-        """Image [N, 3, R, R] in [-1, 1] from ``z`` [N, z_dim]; see :meth:`ws` and :meth:`SynthesisNetwork.forward`."""
-        return self.synthesis(self.ws(z, z_mix, mixing_index, truncation), noise, return_rgbs)
-
-    def ws(
-        self,
-        z: torch.Tensor,
-        z_mix: torch.Tensor | None = None,
-        mixing_index: int | None = None,
-        truncation: float = 1.0,
-    ) -> torch.Tensor:
-        """``ws`` [N, 1, z_dim] of ``z`` [N, z_dim], times ``truncation``.
-
-        Raises:
-            ValueError: ``z`` or ``truncation`` is not as above, or ``z_mix`` is given: of one w nothing can be mixed.
-        """
-        check_latents(z, None, self.config.z_dim, truncation)
-        if z_mix is not None or mixing_index is not None:
-            raise ValueError("z_mix: got one, expected None: this model has a single w")
-        return (z if truncation == 1 else z * truncation)[:, None]
 
     def estimate_w_avg(self, samples: int = 10_000, seed: int = 0) -> None:
         """The mean of z is known to be 0."""
-
-    def make_noise(self, batch: int = 1, seed: int | None = None, device: Any = None) -> list[torch.Tensor]:
-        """No noise maps."""
-        return []
-
-    def channel_groups(self) -> list[ChannelGroup]:
-        """Outputs of the projection, of each block's first convolution, and of each block.
-
-        The output of a block is the sum of its second convolution and its shortcut, which ties the channels of both.
-        """
-        names = [f"b{r}" for r in self.synthesis.resolutions]
-        groups = [self._group("b4", ["fc"], self._readers(names[0]))]
-        for name, following in zip(names, [*names[1:], None]):
-            groups.append(self._group(f"{name}.conv0", [f"{name}.conv0"], [f"{name}.norm1", f"{name}.conv1"]))
-            groups.append(self._group(f"{name}.conv1", [f"{name}.conv1", f"{name}.skip"], self._readers(following)))
-        return groups
-
-    @staticmethod
-    def _readers(block: str | None) -> list[str]:
-        return ["norm", "to_rgb"] if block is None else [f"{block}.norm0", f"{block}.conv0", f"{block}.skip"]
-
-    def _group(self, name: str, producers: list[str], readers: list[str]) -> ChannelGroup:
-        axes = [ChannelAxis(f"synthesis.{p}.{part}", 0) for p in producers for part in ("weight", "bias")]
-        norm, *convs = (f"synthesis.{reader}" for reader in readers)
-        axes += [ChannelAxis(f"{norm}.{part}", 0) for part in ("weight", "bias", "running_mean", "running_var")]
-        axes += [ChannelAxis(f"{conv}.weight", 1) for conv in convs]
-        return ChannelGroup(name, self.config.channels[name], f"synthesis.{producers[0]}", tuple(convs), tuple(axes))
 
 
 @dataclass(frozen=True)

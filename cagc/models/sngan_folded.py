@@ -14,6 +14,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from .base import Synthesis
+
 # Rows: taps of the transposed kernel; columns: those of the 3×3 one that they sum up.
 _PARITIES = ((0, 0, 1), (0, 1, 1), (1, 1, 0), (1, 0, 0))
 
@@ -72,7 +74,7 @@ class FoldedBlock(nn.Module):
         return out.add_(F.interpolate(F.conv2d(x, self.skip), scale_factor=2))
 
 
-class FoldedSynthesis(nn.Module):
+class FoldedSynthesis(Synthesis):
     """ws [N, 1, z_dim] → image, as :class:`cagc.models.sngan.SynthesisNetwork` in evaluation mode, up to rounding.
 
     The weights are copies; there are no gradients.
@@ -92,14 +94,13 @@ class FoldedSynthesis(nn.Module):
         self.register_buffer("to_rgb_bias", synthesis.to_rgb.bias.clone())
 
     @torch.no_grad()
-    def forward(self, ws: Tensor, noise: Any = "none") -> Tensor:
-        """Image [N, 3, R, R] in [-1, 1] from ``ws`` [N, 1, z_dim]; ``noise`` is accepted and without effect.
+    def forward(self, ws: Tensor, noise_mode: str = "none", noise: Any = None) -> Tensor:
+        """Image [N, 3, R, R] in [-1, 1] from ``ws`` [N, 1, z_dim]; noise is accepted and without effect.
 
         Raises:
             ValueError: the shape of ``ws`` is not as above.
         """
-        if ws.ndim != 3 or tuple(ws.shape[1:]) != (1, self.config.z_dim):
-            raise ValueError(f"ws: got shape {list(ws.shape)}, expected [N, 1, {self.config.z_dim}]")
+        self.check_ws(ws)
         x = F.linear(ws[:, 0], self.fc, self.fc_bias).view(len(ws), 4, 4, -1).permute(0, 3, 1, 2)
         for r in self.resolutions:
             x = getattr(self, f"b{r}")(x)

@@ -7,7 +7,6 @@ unscaled and multiplied by 1/sqrt(fan_in) at run time (equalised learning rate),
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -15,13 +14,14 @@ import torch
 from torch import nn
 
 from cagc_kernels import bias_act, modulated_conv2d, setup_filter, styled_conv2d, upsample2d
+from cagc_kernels.frozen import GeneratorWeights
 from cagc_kernels.profiling import layer_range
 
-from ..channels import ChannelAxis, ChannelGroup
 from ..checks import at_least_one
-from .layers import FullyConnected, bounded, check_clamp, check_latents, ordered_channels, wide
-
-Noise = str | Sequence[torch.Tensor]
+from .base import BaseGenerator, Mapping, Synthesis, has_hooks
+from .layers import FullyConnected, bounded, check_clamp, ordered_channels, wide
+from .protocol import LayerSpec, Noise
+from .stylegan2_frozen import frozen_weights
 
 
 def block_resolutions(resolution: int) -> list[int]:
@@ -84,27 +84,83 @@ class GeneratorConfig:
         }
         return cls(resolution, width, **options)
 
+    architecture = "stylegan2"
+    c_dim = 0
+    img_channels = 3
+
+    @property
+    def z_dim(self) -> int:
+        """Length of z."""
+        return self.style_dim
+
+    @property
+    def w_dim(self) -> int:
+        """Length of w."""
+        return self.style_dim
+
+    @property
+    def img_resolution(self) -> int:
+        """Height and width of an image."""
+        return self.resolution
+
     @property
     def num_ws(self) -> int:
-        """Number of w vectors that one image takes."""
+        """Number of w vectors that one image takes: one per convolution, and one for the last toRGB."""
         return len(self.channels)
+
+    def layers(self) -> tuple[LayerSpec, ...]:
+        """Every layer in the order of execution; a toRGB shares its w with the next up-sampling convolution."""
+        specs = [
+            LayerSpec(
+                f"mapping.fc{i}", "mapping", f"mapping.fc{i}", self.style_dim, self.style_dim, positions=1,
+                row="mapping",
+            )
+            for i in range(self.mapping_layers)
+        ]  # fmt: skip
+        const = "b4.const"
+        specs.append(LayerSpec(const, "const", f"synthesis.{const}", 0, self.channels[const], (4, 4), writes=const))
+        below, index = const, 0
+        for r in block_resolutions(self.resolution):
+            if r > 4:
+                specs.append(self._conv(f"b{r}.conv0", below, r, index, up=2))
+                below, index = f"b{r}.conv0", index + 1
+            specs.append(self._conv(f"b{r}.conv1", below, r, index))
+            below, index = f"b{r}.conv1", index + 1
+            specs.append(
+                LayerSpec(
+                    f"b{r}.to_rgb", "to_rgb", f"synthesis.b{r}.to_rgb", self.channels[below], self.img_channels,
+                    (r, r), positions=r * r, reads=below, w=index, w_dim=self.style_dim,
+                    added=(r // 2, r // 2) if r > 4 else None, row=f"b{r}.to_rgb",
+                )
+            )  # fmt: skip
+        return tuple(specs)
+
+    def _conv(self, name: str, below: str, r: int, index: int, up: int = 1) -> LayerSpec:
+        """A styled 3×3 convolution; the paper's code counts an up-sampling one at its input's resolution."""
+        side = r // up
+        return LayerSpec(
+            name, "conv", f"synthesis.{name}", self.channels[below], self.channels[name], (r, r), (side, side),
+            kernel=3, up=up, positions=side * side, reads=below, writes=name, w=index, w_dim=self.style_dim,
+            demodulate=True, noise=True, row=name,
+        )  # fmt: skip
 
     def to_dict(self) -> dict[str, Any]:
         """As JSON-ready containers, without a ``conv_clamp`` of None: the checkpoints written before it had none."""
         return {name: value for name, value in asdict(self).items() if name != "conv_clamp" or value is not None}
 
 
-class MappingNetwork(nn.Module):
-    """z [N, style_dim] → w [N, style_dim]: normalisation to unit mean square, then fully connected layers."""
+class MappingNetwork(Mapping):
+    """z → ws by way of w: normalisation to unit mean square, then fully connected layers."""
 
     def __init__(self, config: GeneratorConfig) -> None:
-        super().__init__()
+        super().__init__(config)
         self.depth = config.mapping_layers
         for i in range(self.depth):
             layer = FullyConnected(config.style_dim, config.style_dim, "lrelu", config.lr_multiplier)
             self.add_module(f"fc{i}", layer)
 
-    def forward(self, z: torch.Tensor) -> torch.Tensor:
+    def w(self, z: torch.Tensor, c: torch.Tensor | None = None) -> torch.Tensor:
+        """One w [N, w_dim] for each ``z`` [N, z_dim]; there are no labels ``c``."""
         x = z * (z.square().mean(dim=1, keepdim=True) + 1e-8).rsqrt()
         for i in range(self.depth):
             x = getattr(self, f"fc{i}")(x)
@@ -182,7 +238,12 @@ class ToRGB(nn.Module):
 
 
 class SynthesisBlock(nn.Module):
-    """All layers of one resolution. The 4 px block starts from a learned constant [C, 4, 4] and has no ``conv0``."""
+    """All layers of one resolution. The 4 px block starts from a learned constant [C, 4, 4] and has no ``conv0``.
+
+    ``fuses_styles``: whether ``conv0`` can multiply its output by the styles of ``conv1``.
+    """
+
+    fuses_styles = True
 
     def __init__(self, config: GeneratorConfig, resolution: int) -> None:
         super().__init__()
@@ -198,7 +259,7 @@ class SynthesisBlock(nn.Module):
         self.to_rgb = ToRGB(config, width[f"b{resolution}.conv1"])
 
 
-class SynthesisNetwork(nn.Module):
+class SynthesisNetwork(Synthesis):
     """ws → image, with the sum over resolutions of up-sampled RGB (skip architecture)."""
 
     def __init__(self, config: GeneratorConfig) -> None:
@@ -212,24 +273,30 @@ class SynthesisNetwork(nn.Module):
     def forward(
         self,
         ws: torch.Tensor,
-        noise: Noise = "random",
+        noise_mode: str = "random",
+        noise: Noise | None = None,
         return_rgbs: bool = False,
         features: dict[str, torch.Tensor] | None = None,
+        **options: Any,
     ) -> torch.Tensor | list[torch.Tensor]:
-        """Image [N, 3, resolution, resolution], nominally in [-1, 1], from ``ws`` [N, num_ws, style_dim].
+        """Image [N, 3, resolution, resolution], nominally in [-1, 1], from ``ws`` [N, num_ws, w_dim].
 
         Args:
             ws: one w per layer; the toRGB of a resolution shares its w with the next up-sampling convolution.
-            noise: "random" (fresh per image), "const" (the stored maps), "none", or one tensor [1 or N, 1, h, w] per
-                convolution in the order of :meth:`Generator.make_noise`.
+            noise_mode: "random" (fresh per image), "const" (the stored maps) or "none".
+            noise: instead of ``noise_mode``: one tensor [1 or N, 1, h, w] per convolution in the order of
+                :meth:`BaseGenerator.make_noise`, or a mode.
             return_rgbs: return the accumulated RGB of every resolution instead, lowest first.
             features: a dict to fill with the output [N, C, h, w] of each layer, by its name in ``config.channels``.
+            options: ``force_fp32``, ``fused_modconv`` and ``update_emas`` of NVlabs' scripts, without effect.
 
         Raises:
             ValueError: the shape of ``ws``, or the kind, number or shape of ``noise``, is not as above.
+            TypeError: another option.
         """
-        self._check_ws(ws)
-        noises = self._check_noise(noise, ws.shape[0])
+        self.check_options(options)
+        self.check_ws(ws)
+        noises = self.check_noise(noise_mode, noise, ws.shape[0])
         rgb, rgbs, index, x = None, [], 0, None
         for resolution in self.resolutions:
             block = getattr(self, f"b{resolution}")
@@ -238,7 +305,7 @@ class SynthesisNetwork(nn.Module):
                 x = block.const.expand(ws.shape[0], -1, -1, -1)
                 _record(features, "b4.const", x)
             else:
-                if features is None and isinstance(block, SynthesisBlock):
+                if features is None and block.fuses_styles and not has_hooks(block.conv0, block.conv1):
                     # conv1 alone reads what conv0 writes: its modulation joins conv0's last pass over memory.
                     styles = bounded(block.conv1.styles(ws[:, index + 1]))
                     conv0_options, conv1_options = {"next_styles": styles}, {"styles": styles}
@@ -259,7 +326,7 @@ class SynthesisNetwork(nn.Module):
 
     def styles(self, ws: torch.Tensor) -> dict[str, torch.Tensor]:
         """Styles [N, I] of every modulated convolution, by its module name ("b8.conv0", "b8.to_rgb", ...)."""
-        self._check_ws(ws)
+        self.check_ws(ws)
         styles, index = {}, 0
         for resolution in self.resolutions:
             block = getattr(self, f"b{resolution}")
@@ -270,127 +337,22 @@ class SynthesisNetwork(nn.Module):
             styles[f"b{resolution}.to_rgb"] = block.to_rgb.affine(ws[:, index])
         return styles
 
-    def noise_shapes(self) -> list[tuple[int, int]]:
-        """Height and width of the noise of each convolution."""
-        return [(4, 4)] + [(r, r) for r in self.resolutions[1:] for _ in range(2)]
-
-    def _check_ws(self, ws: torch.Tensor) -> None:
-        expected = (self.config.num_ws, self.config.style_dim)
-        if ws.ndim != 3 or tuple(ws.shape[1:]) != expected:
-            raise ValueError(f"ws: got shape {list(ws.shape)}, expected [N, {expected[0]}, {expected[1]}]")
-
-    def _check_noise(self, noise: Noise, batch: int) -> Sequence[str | torch.Tensor]:
-        shapes = self.noise_shapes()
-        if noise is None or isinstance(noise, str):
-            if noise not in ("random", "const", "none"):
-                raise ValueError(f"noise: got {noise!r}, expected 'random', 'const', 'none' or {len(shapes)} tensors")
-            return [noise] * len(shapes)
-        if len(noise) != len(shapes):
-            raise ValueError(f"noise: got {len(noise)} tensors, expected {len(shapes)}")
-        for i, (tensor, (h, w)) in enumerate(zip(noise, shapes)):
-            if tensor.ndim != 4 or tensor.shape[0] not in (1, batch) or tuple(tensor.shape[1:]) != (1, h, w):
-                raise ValueError(f"noise[{i}]: got shape {list(tensor.shape)}, expected [1 or {batch}, 1, {h}, {w}]")
-        return noise
-
 
 def _record(features: dict[str, torch.Tensor] | None, name: str, x: torch.Tensor) -> None:
     if features is not None:
         features[name] = x
 
 
-class Generator(nn.Module):
-    """StyleGAN2 generator. ``w_avg`` [style_dim] is the mean of w, towards which truncation pulls."""
+class Generator(BaseGenerator):
+    """StyleGAN2 generator."""
 
     def __init__(self, config: GeneratorConfig) -> None:
         super().__init__()
         self.config = config
         self.mapping = MappingNetwork(config)
         self.synthesis = SynthesisNetwork(config)
-        self.register_buffer("w_avg", torch.zeros(config.style_dim))
 
-    def forward(
-        self,
-        z: torch.Tensor,
-        z_mix: torch.Tensor | None = None,
-        mixing_index: int | None = None,
-        truncation: float = 1.0,
-        noise: Noise = "random",
-        return_rgbs: bool = False,
-    ) -> torch.Tensor | list[torch.Tensor]:
-        """Image [N, 3, R, R] from ``z`` [N, style_dim]; see :meth:`ws` and :meth:`SynthesisNetwork.forward`."""
-        ws = self.ws(z, z_mix, mixing_index, truncation)
-        return self.synthesis(ws, noise=noise, return_rgbs=return_rgbs)
-
-    def ws(
-        self,
-        z: torch.Tensor,
-        z_mix: torch.Tensor | None = None,
-        mixing_index: int | None = None,
-        truncation: float = 1.0,
-    ) -> torch.Tensor:
-        """``ws`` [N, num_ws, style_dim] of ``z`` [N, style_dim].
-
-        Args:
-            z: standard normal latents.
-            z_mix: as many latents, whose w replaces that of ``z`` from layer ``mixing_index`` on (style mixing).
-            mixing_index: in 1 … num_ws - 1; required with ``z_mix``.
-            truncation: ψ in ``w_avg + ψ (w - w_avg)``.
-
-        Raises:
-            ValueError: a shape, ``mixing_index`` or ``truncation`` is not as above.
-        """
-        check_latents(z, z_mix, self.config.style_dim, truncation)
-        num_ws = self.config.num_ws
-        ws = self._truncated_w(z, truncation)[:, None].expand(-1, num_ws, -1)
-        if z_mix is None:
-            return ws
-        if mixing_index is None or not 1 <= mixing_index < num_ws:
-            raise ValueError(f"mixing_index: got {mixing_index}, expected 1 to {num_ws - 1} with z_mix")
-        mixed = self._truncated_w(z_mix, truncation)[:, None]
-        return torch.cat([ws[:, :mixing_index], mixed.expand(-1, num_ws - mixing_index, -1)], dim=1)
-
-    def _truncated_w(self, z: torch.Tensor, truncation: float) -> torch.Tensor:
-        with layer_range("mapping"):
-            w = self.mapping(z)
-        return w if truncation == 1 else torch.lerp(self.w_avg.to(w.dtype).expand_as(w), w, truncation)
-
-    @torch.no_grad()
-    def estimate_w_avg(self, samples: int = 10_000, seed: int = 0) -> None:
-        """Set ``w_avg`` to the mean w of ``samples`` latents drawn from ``seed``."""
-        z = torch.randn(samples, self.config.style_dim, generator=torch.Generator().manual_seed(seed))
-        self.w_avg.copy_(self.mapping(z.to(self.w_avg)).mean(dim=0))
-
-    def make_noise(
-        self, batch: int = 1, seed: int | None = None, device: torch.device | str | None = None
-    ) -> list[torch.Tensor]:
-        """Standard normal noise [batch, 1, h, w] for each convolution: b4.conv1, b8.conv0, b8.conv1, ..."""
-        rng = None if seed is None else torch.Generator().manual_seed(seed)
-        device = self.w_avg.device if device is None else device
-        return [
-            torch.randn(batch, 1, h, w, generator=rng).to(device, self.w_avg.dtype)
-            for h, w in self.synthesis.noise_shapes()
-        ]
-
-    def at(self, plan: Any, **options: Any) -> Generator:
-        """This generator at the widths of a ``ChannelPlan``, its weights shared; see :func:`cagc.elastic.at`."""
-        from ..elastic import at
-
-        return at(self, plan, **options)
-
-    def channel_groups(self) -> list[ChannelGroup]:
-        """The constant input's and every convolution's channels, in the order of ``config.channels``."""
-        names = list(self.config.channels)
-        groups = []
-        for i, name in enumerate(names):
-            producer = f"synthesis.{name}"
-            axes = [ChannelAxis(producer if i == 0 else f"{producer}.weight", 0)]
-            if i > 0:
-                axes.append(ChannelAxis(f"{producer}.bias", 0))
-            consumers = [f"synthesis.{names[i + 1]}"] if i + 1 < len(names) else []
-            if name.endswith("conv1"):
-                consumers.append(f"synthesis.{name.removesuffix('conv1')}to_rgb")
-            for consumer in consumers:
-                axes += [ChannelAxis(f"{consumer}.weight", 1)]
-                axes += [ChannelAxis(f"{consumer}.affine.{part}", 0) for part in ("weight", "bias")]
-            groups.append(ChannelGroup(name, self.config.channels[name], producer, tuple(consumers), tuple(axes)))
-        return groups
+    def frozen_weights(self) -> GeneratorWeights | None:
+        """Weights for the compiled programs, in float64 on the CPU; None for a subclass, which they do not know."""
+        known = type(self) is Generator and type(self.synthesis) is SynthesisNetwork
+        return frozen_weights(self) if known else None

@@ -1,7 +1,7 @@
 """Inference at the speed of the machine: a generator frozen for one batch, dtype and device.
 
     compiled = cagc.runtime.compile(generator, batch=1)
-    images = compiled(z, truncation=0.7)                      # as generator(z, truncation=0.7, noise="const")
+    images = compiled(z, truncation_psi=0.7)                  # as generator(z, truncation_psi=0.7)
 
 What runs it is told by :meth:`CompiledGenerator.explain`:
 
@@ -18,8 +18,7 @@ from __future__ import annotations
 import copy
 import threading
 import time
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -27,16 +26,20 @@ from torch import Tensor, nn
 from cagc_kernels import backend
 from cagc_kernels.native.synthesis import Program
 
-from ..elastic import ElasticGenerator
-from ..models import AnyGenerator, Generator
-from ..models.stylegan2 import SynthesisNetwork
-from .graph import Graphed, graphed
-from .program import described, eager_kernels, profile_rows, program, shell, triton_program
+from ..models import AnyConfig, AnyGenerator, Noise
+from ..models.base import GeneratorNames, Mapping, Synthesis
+from .graph import Graphed
+from .program import (
+    CompiledMapping,
+    ProgramSynthesis,
+    TritonSynthesis,
+    convolutions,
+    described,
+    eager_kernels,
+    profile_rows,
+    triton_program,
+)
 
-if TYPE_CHECKING:
-    from cagc_kernels.triton.synthesis import Program as TritonProgram
-
-Noise = str | Sequence[Tensor]
 DTYPES = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
 
 
@@ -52,7 +55,7 @@ def compile(
     compiled; compile again.
 
     Args:
-        generator: of any architecture of :mod:`cagc.models`, or a view of one (``generator.at(plan)``); it is not
+        generator: of any architecture of :mod:`cagc.models`, or a view of one (``cagc.at(generator, plan)``); it is not
             changed.
         batch: images per call that the kernels are chosen for.
         dtype: of latents and images: float32, float64, float16 or bfloat16.
@@ -71,7 +74,7 @@ def compile(
     device = _device(device)
     if any(tensor.is_meta for tensor in (*generator.parameters(), *generator.buffers())):
         raise ValueError("generator: has weights on the meta device, expected them in memory")
-    if isinstance(generator, ElasticGenerator):
+    if hasattr(generator, "pruned"):
         generator = generator.pruned()  # a copy of the weights either way, and then only of the plan's
     return CompiledGenerator(generator, batch, dtype, device)
 
@@ -88,7 +91,7 @@ def _device(device: torch.device | str) -> torch.device:
     return found
 
 
-class CompiledGenerator:
+class CompiledGenerator(GeneratorNames):
     """A frozen generator; see :func:`compile`. Calls from several threads wait for each other; it cannot be copied.
 
     Attributes:
@@ -101,62 +104,88 @@ class CompiledGenerator:
         self.config, self.batch, self.dtype, self.device = generator.config, batch, dtype, device
         self._lock = threading.Lock()
         self._program, self.reason = _program(generator, batch, dtype, device)
+        frozen, self._folded = None, False
         if self._program is not None:
-            self._frozen = shell(generator, self._program)
+            w_avg = generator.w_avg.to(self._program.device, self._program.dtype, copy=True)
+            self._mapping = CompiledMapping(self.config, self._program.map, w_avg)
+            synthesis = ProgramSynthesis if isinstance(self._program, Program) else TritonSynthesis
+            self._synthesis = synthesis(generator, self._program)
         else:
-            self._frozen = copy.deepcopy(generator).eval().requires_grad_(False)
-            self._folded = hasattr(self._frozen.synthesis, "folded")
+            frozen = copy.deepcopy(generator).eval().requires_grad_(False)
+            self._folded = hasattr(frozen.synthesis, "folded")
             if self._folded:
-                self._frozen.synthesis = self._frozen.synthesis.folded()
-            self._frozen.to(device, dtype)
+                frozen.synthesis = frozen.synthesis.folded()
+            frozen.to(device, dtype)
+            self._mapping, self._synthesis = frozen.mapping, frozen.synthesis
+        self._eager = frozen
+        self._held = [*self._mapping.state_dict().values(), *self._synthesis.state_dict().values()]
+        self._draw: Any = self._synthesis
         self._whole: Graphed | None = None
         if device.type == "cuda":
-            self._frozen, self._whole = graphed(self._frozen)
+            self._mapping, self._draw, self._whole = graphed(self.config, self._mapping, self._synthesis)
 
     def __reduce_ex__(self, protocol: object):
         raise TypeError("a compiled generator cannot be copied or pickled: compile the generator again")
 
     @torch.inference_mode()
-    def ws(
-        self, z: Tensor, z_mix: Tensor | None = None, mixing_index: int | None = None, truncation: float = 1.0
+    def mapping(
+        self,
+        z: Tensor,
+        c: Tensor | None = None,
+        truncation_psi: float = 1,
+        truncation_cutoff: int | None = None,
     ) -> Tensor:
-        """``ws`` [N, num_ws, style_dim] of ``z`` [N, style_dim], as the generator's.
+        """``ws`` [N, num_ws, w_dim] of ``z`` [N, z_dim], as the generator's.
 
         Raises:
             TypeError, ValueError: another dtype or device than compiled for, or as the generator does.
         """
         z = self._given("z", z)
-        z_mix = None if z_mix is None else self._given("z_mix", z_mix)
         with self._lock:
-            return self._frozen.ws(z, z_mix, mixing_index, truncation).to(self.dtype)
+            return self._mapping(z, c, truncation_psi, truncation_cutoff).to(self.dtype)
 
     @torch.inference_mode()
-    def synthesis(self, ws: Tensor, noise: Noise = "const") -> Tensor:
-        """Image [N, 3, R, R], a tensor of its own, from ``ws`` [N, num_ws, style_dim]; noise as the generator takes it.
+    def synthesis(self, ws: Tensor, noise_mode: str = "const", noise: Noise | None = None) -> Tensor:
+        """Image [N, 3, R, R], a tensor of its own, from ``ws`` [N, num_ws, w_dim]; noise as the generator takes it.
 
         Raises:
             TypeError, ValueError: another dtype or device than compiled for, or as the generator does.
         """
-        ws, noise = self._given("ws", ws), self._given_noise(noise)
+        ws, noise = self._given("ws", ws), self._given_noise(noise_mode, noise)
         with self._lock:
-            return self._frozen.synthesis(ws, noise=noise).to(self.dtype)
+            return self._draw(ws, noise=noise).to(self.dtype)
 
     @torch.inference_mode()
-    def __call__(self, z: Tensor, truncation: float = 1.0, noise: Noise = "const") -> Tensor:
-        """Image [N, 3, R, R] from ``z`` [N, style_dim], as the generator's up to rounding.
+    def __call__(
+        self,
+        z: Tensor,
+        c: Tensor | None = None,
+        truncation_psi: float = 1,
+        truncation_cutoff: int | None = None,
+        noise_mode: str = "const",
+        noise: Noise | None = None,
+    ) -> Tensor:
+        """Image [N, 3, R, R] from ``z`` [N, z_dim], as the generator's up to rounding.
 
         N may differ from ``batch``: buffers and graphs are then made anew for it.
 
         Raises:
             TypeError, ValueError: another dtype or device than compiled for, or as the generator does.
         """
-        if self._whole is None or truncation != 1:
-            return self.synthesis(self.ws(z, truncation=truncation), noise)
-        z, noise = self._given("z", z), self._given_noise(noise)
+        z, noise = self._given("z", z), self._given_noise(noise_mode, noise)
         with self._lock:
-            return self._whole(z, noise=noise).to(self.dtype)
+            if self._whole is not None and truncation_psi == 1 and c is None:
+                return self._whole(z, noise=noise).to(self.dtype)
+            ws = self._mapping(z, c, truncation_psi, truncation_cutoff).to(self.dtype)
+            return self._draw(self._given("ws", ws), noise=noise).to(self.dtype)
 
-    def _given_noise(self, noise: Noise) -> Noise:
+    @property
+    def w_avg(self) -> Tensor:
+        """Mean of w [w_dim], towards which truncation pulls."""
+        return self._mapping.w_avg
+
+    def _given_noise(self, noise_mode: str, noise: Noise | None) -> Noise:
+        noise = noise_mode if noise is None else noise
         return noise if isinstance(noise, str) else [self._given(f"noise[{i}]", n) for i, n in enumerate(noise)]
 
     def _given(self, name: str, tensor: Tensor) -> Tensor:
@@ -172,18 +201,19 @@ class CompiledGenerator:
     @property
     def memory(self) -> int:
         """Bytes held: weights, packed or copied, and the buffers of the calls so far."""
-        tensors = list(self._frozen.state_dict().values())
-        owned = sum(t.numel() * t.element_size() for t in tensors if t.device.type != "meta")
-        holders = self._program, self._frozen.mapping, self._frozen.synthesis, self._whole
-        return owned + sum(getattr(holder, "memory", 0) for holder in holders)
+        owned = sum(tensor.numel() * tensor.element_size() for tensor in self._held)
+        return owned + sum(getattr(holder, "memory", 0) for holder in self._holders())
+
+    def _holders(self) -> list[Any]:
+        return [self._program, self._draw, self._whole, getattr(self._mapping, "function", None)]
 
     def explain(self) -> list[dict[str, str]]:
         """A row for each convolution, in order: layer, kernel, layout and why."""
-        names = [name for name in self.config.channels if not name.endswith((".const", "b4"))]
+        names = [spec.name for spec in convolutions(self.config)]
         if self._program is None:
             layer, layout = ("folded layer", "NHWC") if self._folded else ("eager layer", "NCHW")
             kernel = f"CUDA graph of the {layer}" if self.device.type == "cuda" else layer
-            parts = eager_kernels(self._frozen, self.batch, self.device)
+            parts = eager_kernels(self._eager, self.batch, self.device)
             return [
                 {"layer": name, "kernel": " ".join([kernel, *parts.get(name, ())]), "layout": layout,
                  "why": str(self.reason)}
@@ -212,35 +242,37 @@ class CompiledGenerator:
         mapping, seconds = [], []
         for _ in range(repeats):
             start = time.perf_counter()
-            ws = self.ws(z).float()
+            ws = self.mapping(z).float()
             mapping.append(time.perf_counter() - start)
-            seconds.append(torch.zeros(self.config.num_ws, dtype=torch.float64))
+            # The first one is the time of the styles.
+            seconds.append(torch.zeros(1 + len(convolutions(self.config)), dtype=torch.float64))
             with self._lock:
-                self._frozen.synthesis(ws, noise=noise, seconds=seconds[-1])
+                self._synthesis(ws, noise=noise, seconds=seconds[-1])
         return profile_rows(self.config, self._program, len(z), min(mapping), torch.stack(seconds).amin(dim=0).tolist())
 
 
-def _program(
-    generator: AnyGenerator, batch: int, dtype: torch.dtype, device: torch.device
-) -> tuple[Program | TritonProgram | None, str | None]:
+def graphed(config: AnyConfig, mapping: Mapping, synthesis: Synthesis) -> tuple[CompiledMapping, Graphed, Graphed]:
+    """Both networks under CUDA graphs: w, images from ws, and images from z without truncation, for one graph."""
+    whole = Graphed(lambda z, noise: synthesis(mapping(z), noise=noise))
+    return CompiledMapping(config, Graphed(mapping.w), mapping.w_avg), Graphed(synthesis), whole
+
+
+def _program(generator: AnyGenerator, batch: int, dtype: torch.dtype, device: torch.device) -> tuple[Any, str | None]:
     """The program for this generator, or None and why there is none."""
     name = "triton" if device.type == "cuda" or backend.preferred() == "triton" else "native"
-    if reason := _refusal(generator, dtype, device, name):
-        return None, reason
-    return program(generator, batch) if name == "native" else triton_program(generator, batch, dtype, device), None
-
-
-def _refusal(generator: AnyGenerator, dtype: torch.dtype, device: torch.device, name: str) -> str | None:
-    """Why the program of a backend cannot run this; None if it can."""
     if dtype == torch.float64:
-        return "the compiled program computes in float32, not float64"
-    if type(generator) is not Generator or type(generator.synthesis) is not SynthesisNetwork:
-        return "the compiled program runs StyleGAN2 alone"
-    if len(generator.config.resample_filter) != 4:
-        return f"the compiled program filters with 4 taps, not {len(generator.config.resample_filter)}"
-    if generator.config.mapping_layers < 1:
-        return "the compiled program needs a mapping network"
+        return None, "the compiled program computes in float32, not float64"
+    if not hasattr(generator, "frozen_weights"):
+        return None, "the compiled program runs StyleGAN2 alone"
     if reason := backend.refusal(name, "modulated_conv2d", device.type):
-        return reason
-    preferred = backend.preferred()
-    return None if preferred in (None, name) else f"the {preferred} backend is preferred"
+        return None, reason
+    if backend.preferred() not in (None, name):
+        return None, f"the {backend.preferred()} backend is preferred"
+    weights = generator.frozen_weights()
+    if weights is None:
+        return None, "the compiled program runs StyleGAN2 alone"
+    if len(weights.fir) != 4:
+        return None, f"the compiled program filters with 4 taps, not {len(weights.fir)}"
+    if not weights.mapping:
+        return None, "the compiled program needs a mapping network"
+    return Program(weights, batch) if name == "native" else triton_program(weights, batch, dtype, device), None

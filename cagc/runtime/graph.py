@@ -1,15 +1,12 @@
-"""CUDA graphs over a generator and over its networks, one per batch size and kind of noise."""
+"""CUDA graphs over the networks of a generator, one per batch size and kind of noise."""
 
 from __future__ import annotations
 
-import copy
 import warnings
 from collections.abc import Callable, Sequence
 
 import torch
-from torch import Tensor, nn
-
-from ..models import AnyGenerator
+from torch import Tensor
 
 WARM_UP = 3  # calls outside the graph: lazy initialisation, autotuning
 
@@ -32,15 +29,16 @@ def capture(function: Callable[..., Tensor], inputs: Sequence[Tensor]) -> Captur
     return static, graph.replay, output
 
 
-class Graphed(nn.Module):
-    """``module`` under a graph for each shape of its inputs and kind of noise; outputs are copies of the graph's.
+class Graphed:
+    """``function(x)`` or ``function(x, noise=...)`` under a graph for each shape of its inputs and kind of noise.
+
+    Outputs are copies of the graph's.
 
     Where capturing runs out of memory, a warning says so and these shapes stay eager.
     """
 
-    def __init__(self, module: nn.Module) -> None:
-        super().__init__()
-        self.module = module
+    def __init__(self, function: Callable[..., Tensor]) -> None:
+        self.function = function
         self._graphs: dict[tuple[object, ...], Captured | None] = {}
 
     @property
@@ -49,12 +47,12 @@ class Graphed(nn.Module):
         tensors = [t for graph in self._graphs.values() if graph for t in (*graph[0], graph[2])]
         return sum(t.numel() * t.element_size() for t in tensors)
 
-    def forward(self, x: Tensor, noise: str | Sequence[Tensor] | None = None) -> Tensor:
+    def __call__(self, x: Tensor, noise: str | Sequence[Tensor] | None = None) -> Tensor:
         maps = () if noise is None or isinstance(noise, str) else tuple(noise)
         inputs = (x, *maps)
 
         def eager(x: Tensor, *maps: Tensor) -> Tensor:
-            return self.module(x) if noise is None else self.module(x, noise=maps or noise)
+            return self.function(x) if noise is None else self.function(x, noise=maps or noise)
 
         key = (None if maps else noise, *(tensor.shape for tensor in inputs))
         if key not in self._graphs:
@@ -77,22 +75,3 @@ class Graphed(nn.Module):
             warnings.warn(f"no CUDA graph for batch {len(inputs[0])}, it runs eagerly: {error}", stacklevel=2)
         torch.cuda.empty_cache()
         return None
-
-
-class Images(nn.Module):
-    """z [N, style_dim] → images, without truncation: both networks as one, for one graph."""
-
-    def __init__(self, generator: AnyGenerator) -> None:
-        super().__init__()
-        self.generator = generator
-
-    def forward(self, z: Tensor, noise: str | Sequence[Tensor]) -> Tensor:
-        return self.generator.synthesis(self.generator.ws(z), noise=noise)
-
-
-def graphed(generator: AnyGenerator) -> tuple[AnyGenerator, Graphed]:
-    """(``generator`` with each network under graphs of its own, :class:`Images` of it under graphs); weights shared."""
-    apart = copy.copy(generator)
-    networks = {name: Graphed(getattr(generator, name)) for name in ("mapping", "synthesis")}
-    apart._modules = generator._modules | networks
-    return apart, Graphed(Images(generator))

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 import torch
 
 from ..channels import ChannelGroup
+from ..models import AnyGenerator
 
 CONSUMERS = ("main", "all")
 
@@ -27,3 +28,16 @@ def combine_consumers(
     """
     count = 1 if consumers == "main" else None
     return {group.name: torch.stack([values[name] for name in group.consumers[:count]]).sum(dim=0) for group in groups}
+
+
+def traced_weights(
+    generator: AnyGenerator, modules: Sequence[str]
+) -> tuple[dict[str, torch.Tensor], list[torch.Tensor]]:
+    """Detached parameters of the synthesis network by name, and of them the ``weight`` of each of ``modules``.
+
+    The weights require gradients; the generator is left as it is.
+    """
+    names = {parameter: name for name, parameter in generator.synthesis.named_parameters()}
+    state = {name: parameter.detach() for parameter, name in names.items()}
+    weights = [state[names[generator.get_submodule(module).weight]].requires_grad_() for module in modules]
+    return state, weights

@@ -15,7 +15,7 @@ from torch.func import functional_call
 
 from ..content import ContentCoverage, ContentParser, validate_mask
 from ..models import AnyGenerator
-from .consumers import combine_consumers, consumer_names
+from .consumers import combine_consumers, consumer_names, traced_weights
 from .samples import SampleBatch, stream
 
 Disturb = Callable[[torch.Tensor, Sequence[int] | None], torch.Tensor]
@@ -70,8 +70,7 @@ def content_gradients(
     A pixel that is not replaced has loss and gradient exactly zero. The generator is left as it was.
     """
     synthesis = generator.synthesis
-    state = {name: p.detach() for name, p in synthesis.named_parameters()}
-    weights = [state[f"{module.removeprefix('synthesis.')}.weight"].requires_grad_() for module in modules]
+    state, weights = traced_weights(generator, modules)
     with torch.enable_grad():
         image = functional_call(synthesis, state, (batch.ws.detach(),), {"noise": batch.noise})
     seen = image.detach()

@@ -16,7 +16,7 @@ import torch
 from torch.func import functional_call
 
 from ..models import AnyGenerator
-from .consumers import combine_consumers, consumer_names
+from .consumers import combine_consumers, consumer_names, traced_weights
 from .samples import SampleBatch, stream
 
 
@@ -25,9 +25,9 @@ class PrincipalAxes:
     """Principal axes of a set of w.
 
     Attributes:
-        mean: [style_dim].
-        axes: [style_dim, style_dim], one a row, of length 1, the largest variance first; signs are arbitrary.
-        shares: [style_dim], share of the variance along each, summing to 1.
+        mean: [w_dim].
+        axes: [w_dim, w_dim], one a row, of length 1, the largest variance first; signs are arbitrary.
+        shares: [w_dim], share of the variance along each, summing to 1.
     """
 
     mean: torch.Tensor
@@ -37,7 +37,7 @@ class PrincipalAxes:
     @classmethod
     @torch.no_grad()
     def of(cls, w: torch.Tensor) -> PrincipalAxes:
-        """Of ``w`` [n, style_dim], in float64."""
+        """Of ``w`` [n, w_dim], in float64."""
         w = w.double()
         mean = w.mean(dim=0)
         variances, axes = torch.linalg.eigh((w - mean).t() @ (w - mean) / len(w))
@@ -45,15 +45,15 @@ class PrincipalAxes:
         return cls(mean, axes.t().flip(0), variances / variances.sum())
 
     def draw(self, count: int, rng: torch.Generator) -> torch.Tensor:
-        """Axes [count, style_dim] with p ∝ their share of the variance, with replacement."""
+        """Axes [count, w_dim] with p ∝ their share of the variance, with replacement."""
         return self.axes[torch.multinomial(self.shares.cpu(), count, replacement=True, generator=rng)]
 
 
 @torch.no_grad()
 def principal_axes(generator: AnyGenerator, samples: int = 10_000, seed: int = 0) -> PrincipalAxes:
     """Principal axes of the generator's w, over ``samples`` latents drawn from ``seed``."""
-    z = torch.randn(samples, generator.config.style_dim, generator=stream("principal-axes", seed))
-    return PrincipalAxes.of(torch.cat([generator.mapping(part.to(generator.w_avg)) for part in z.split(1000)]))
+    z = torch.randn(samples, generator.z_dim, generator=stream("principal-axes", seed))
+    return PrincipalAxes.of(torch.cat([generator.mapping.w(part.to(generator.w_avg)) for part in z.split(1000)]))
 
 
 def move_gradients(
@@ -61,12 +61,11 @@ def move_gradients(
 ) -> list[dict[str, torch.Tensor]]:
     """∂ Σ|G(w + offset) - G(w)| / ∂W [out, in, kh, kw] of the ``weight`` of each of ``modules``, by offset.
 
-    The sum is over the batch; both images carry a gradient. ``offsets`` [n, style_dim]. The unmoved image is drawn once
+    The sum is over the batch; both images carry a gradient. ``offsets`` [n, w_dim]. The unmoved image is drawn once
     for all of them. The generator is left as it was.
     """
     synthesis = generator.synthesis
-    state = {name: p.detach() for name, p in synthesis.named_parameters()}
-    weights = [state[f"{module.removeprefix('synthesis.')}.weight"].requires_grad_() for module in modules]
+    state, weights = traced_weights(generator, modules)
     gradients = []
     with torch.enable_grad():
         image = functional_call(synthesis, state, (batch.ws.detach(),), {"noise": batch.noise})
@@ -91,7 +90,7 @@ def diversity_scores(
     Args:
         generator: any state and device; not changed.
         batches: the images to score over.
-        directions: batch → directions of w [n, style_dim] to try on it.
+        directions: batch → directions of w [n, w_dim] to try on it.
         strength: α, how far w moves along a direction.
         batch_rule: "per-sample" takes each sample's own gradients, and the mean of its scores over samples: how samples
             are batched does not matter. "batch-sum" is the authors' code: gradients are summed over a batch before the

@@ -7,8 +7,7 @@ from dataclasses import dataclass
 
 import torch
 
-from ..models import AnyGenerator
-from ..models.stylegan2 import Noise
+from ..models import AnyGenerator, Noise
 from ..seeds import derived_seed, z_batch
 
 
@@ -17,7 +16,7 @@ class SampleBatch:
     """Arguments of one call of ``generator.synthesis``.
 
     Attributes:
-        ws: [n, num_ws, style_dim].
+        ws: [n, num_ws, w_dim].
         noise: "const", "none", or a tensor [1 or n, 1, h, w] per convolution.
         seeds: that the images were drawn from, for parsers which know images by seed.
     """
@@ -57,9 +56,9 @@ def draw_samples(
     for size in sizes:
         part = tuple(int(seed) for seed in seeds[start : start + size])
         start += size
-        z = z_batch(part, generator.config.style_dim).to(generator.w_avg)
+        z = z_batch(part, generator.z_dim).to(generator.w_avg)
         with torch.no_grad():
-            ws = generator.ws(z, truncation=truncation)
+            ws = generator.mapping(z, truncation_psi=truncation)
         yield SampleBatch(ws, _noise(generator, part) if noise == "random" else noise, part)
 
 

@@ -7,7 +7,6 @@ from collections.abc import Iterable
 import torch
 
 from ..models import AnyGenerator
-from ..models.stylegan2 import SynthesisLayer
 from .consumers import combine_consumers, consumer_names
 from .samples import SampleBatch, stream
 
@@ -24,7 +23,8 @@ def incoming_l1(weight: torch.Tensor) -> torch.Tensor:
 
 def _scaled_weight(generator: AnyGenerator, module: str) -> tuple[torch.Tensor, bool]:
     layer = generator.get_submodule(module)
-    return (layer.weight * layer.weight_gain).detach().double(), isinstance(layer, SynthesisLayer)
+    demodulate = any(spec.demodulate for spec in generator.config.layers() if spec.module == module)
+    return (layer.weight * layer.weight_gain).detach().double(), demodulate
 
 
 def _demodulation(weight: torch.Tensor, styles: torch.Tensor) -> torch.Tensor:
@@ -34,7 +34,7 @@ def _demodulation(weight: torch.Tensor, styles: torch.Tensor) -> torch.Tensor:
 def effective_weights(generator: AnyGenerator, module: str, styles: torch.Tensor) -> torch.Tensor:
     """What ``module`` convolves with, [N, O, I, kh, kw] float64: scaled weights under ``styles`` [N, I], demodulated.
 
-    Only StyleGAN2's 3×3 convolutions are demodulated.
+    Only the layers that :class:`cagc.models.LayerSpec` says so of are demodulated.
     """
     weight, demodulate = _scaled_weight(generator, module)
     styles = styles.double()
@@ -52,8 +52,16 @@ def mean_effective_weight(generator: AnyGenerator, module: str, styles: torch.Te
 
 @torch.no_grad()
 def _styles(generator: AnyGenerator, batches: Iterable[SampleBatch]) -> dict[str, torch.Tensor]:
-    parts = [generator.synthesis.styles(batch.ws) for batch in batches]
-    return {f"synthesis.{name}": torch.cat([part[name] for part in parts]).double() for name in parts[0]}
+    """Styles [N, I] of every convolution by its module, over all batches; ones where nothing modulates it."""
+    specs = [spec for spec in generator.config.layers() if spec.kind in ("conv", "to_rgb")]
+    modulated = any(spec.w is not None for spec in specs)
+    found: dict[str, list[torch.Tensor]] = {spec.module: [] for spec in specs}
+    for batch in batches:
+        styles = generator.synthesis.styles(batch.ws) if modulated else {}
+        for spec in specs:
+            ones = batch.ws.new_ones(len(batch), spec.in_width)
+            found[spec.module].append(ones if spec.w is None else styles[spec.name])
+    return {module: torch.cat(parts).double() for module, parts in found.items()}
 
 
 @torch.no_grad()

@@ -250,7 +250,7 @@ def test_folder_in_use_is_refused_and_overwriting_spares_what_is_not_ours(networ
 @pytest.mark.parametrize(
     "options, message",
     [
-        ({"style_dim": 8}, "student: got style_dim 8, expected the teacher's 16"),
+        ({"style_dim": 8}, "student: got z_dim 8, expected the teacher's 16"),
         ({"resolution": 32}, "student: got resolution 32, expected the teacher's 16"),
         ({"mapping_layers": 3}, "student: got 3 mapping layers, expected the teacher's 2"),
     ],
@@ -352,7 +352,7 @@ def test_recorded_teacher_regresses_and_needs_no_data_without_gan(networks, tmp_
     z = torch.randn(16, 16, generator=torch.Generator().manual_seed(2))
     images = teacher(z, noise="none").detach()
     pixels = images.clamp(-1, 1).add(1).mul(127.5).round().to(torch.uint8)
-    source = RecordedTeacher(teacher.mapping(z).detach(), pixels)
+    source = RecordedTeacher(teacher.mapping.w(z).detach(), pixels)
     config = replace(CONFIG, steps=60, gan_weight=0, path_weight=0, learning_rate=0.01, noise="none", sample_every=60,
                      log_every=10, checkpoint_every=60)  # fmt: skip
     average = distill(student, source, None, None, config, tmp_path / "run", progress=False)

@@ -38,7 +38,7 @@ def test_projection_finds_an_image_of_the_generator(options):
     targets = g(z, noise="none").clamp(-1, 1)
     found = project(g, targets, pixels_only(40, **options))
     images = g.synthesis(found.ws, found.noise)
-    start = g.synthesis(g.mapping(torch.randn(500, 12)).mean(dim=0).expand(2, g.config.num_ws, -1), "none")
+    start = g.synthesis(g.mapping.w(torch.randn(500, 12)).mean(dim=0).expand(2, g.num_ws, -1), "none")
     everything = torch.ones_like(targets[:, :1])
     gain = content_psnr(images, targets, everything, "none") - content_psnr(start, targets, everything, "none")
     assert gain.min() > 1
@@ -196,7 +196,7 @@ def test_video(tmp_path):
 def test_directions_are_the_principal_ones_of_w():
     g = generator()
     found = find_directions(g, count=4, samples=3000)
-    w = g.mapping(torch.randn(3000, 12, generator=torch.Generator().manual_seed(0)))
+    w = g.mapping.w(torch.randn(3000, 12, generator=torch.Generator().manual_seed(0)))
     spread = ((w - w.mean(dim=0)) @ found.vectors.T).std(dim=0)
     torch.testing.assert_close(found.spread, spread, rtol=1e-4, atol=1e-5)
     torch.testing.assert_close(found.vectors @ found.vectors.T, torch.eye(4), rtol=0, atol=1e-5)

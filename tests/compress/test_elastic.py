@@ -8,6 +8,7 @@ from itertools import pairwise
 import pytest
 import torch
 
+import cagc
 from cagc import runtime
 from cagc.budget import plan_channels
 from cagc.checkpoints import save_generator
@@ -33,10 +34,10 @@ def z() -> torch.Tensor:
 @pytest.mark.parametrize("options", [{"keep": 0.3}, {"keep": 0.8}, {"keep": 1.0}, {"macs": 0.2, "min_width": 2}])
 def test_equal_to_the_pruned_student(generator, scores, z, options: dict, rescale: str):
     plan = plan_channels(generator, scores, round_to=1, **options)
-    view, student = generator.at(plan, rescale=rescale), prune(generator, plan, rescale=rescale)
+    view, student = cagc.at(generator, plan, rescale=rescale), prune(generator, plan, rescale=rescale)
     assert view.config == student.config and total_macs(view) == plan.cost["macs"][1]
     noise = generator.make_noise(3, seed=1)
-    for arguments in ({"noise": noise}, {"noise": "const", "truncation": 0.7, "z_mix": z.flip(0), "mixing_index": 2}):
+    for arguments in ({"noise": noise}, {"noise": "const", "truncation_psi": 0.7}):
         ours, theirs = (g(z, return_rgbs=True, **arguments) for g in (view, student))
         for a, b in zip(ours, theirs, strict=True):
             torch.testing.assert_close(a, b, rtol=1e-12, atol=1e-12)
@@ -52,26 +53,26 @@ def test_float32_within_its_rounding(generator, scores, z):
     single = copy.deepcopy(generator).float()
     plan = plan_channels(single, score_channels(single, "random", samples=1), keep=0.3, round_to=1)
     want = prune(generator, plan_channels(generator, scores, keep=0.3, round_to=1))(z, noise="const")
-    got = single.at(plan)(z.float(), noise="const")
+    got = cagc.at(single, plan)(z.float(), noise="const")
     torch.testing.assert_close(got.double(), want, rtol=1e-4, atol=1e-5 * want.abs().max().item())
 
 
 def test_a_view_shares_every_weight(generator, scores, z):
     g = copy.deepcopy(generator)
-    view = g.at(plan_channels(g, scores, keep=0.5, round_to=1))
+    view = cagc.at(g, plan_channels(g, scores, keep=0.5, round_to=1))
     assert {p.data_ptr() for p in view.parameters()} == {p.data_ptr() for p in g.parameters()}
     before = view(z, noise="const")
     with torch.no_grad():
         g.synthesis.b16.to_rgb.bias += 1
     torch.testing.assert_close(view(z, noise="const"), before + 1)
     g.float()
-    assert view(z.float(), noise="const", truncation=0.5).dtype == torch.float32
+    assert view(z.float(), noise="const", truncation_psi=0.5).dtype == torch.float32
 
 
 @pytest.mark.parametrize("part", ("", "synthesis"))
 def test_moving_a_view_moves_all_of_the_generator(generator, scores, part):
     g = copy.deepcopy(generator)
-    g.at(plan_channels(g, scores, keep=0.5)).get_submodule(part).to("meta")
+    cagc.at(g, plan_channels(g, scores, keep=0.5)).get_submodule(part).to("meta")
     moved = g.get_submodule(part)
     assert {t.device.type for t in (*moved.parameters(), *moved.buffers())} == {"meta"}
 
@@ -80,7 +81,7 @@ def test_gradients_are_the_students_at_kept_channels_and_zero_elsewhere(generato
     g = copy.deepcopy(generator)
     plan = plan_channels(g, scores, keep=0.5, round_to=1)
     student = prune(g, plan)
-    g.at(plan)(z, noise="const").square().mean().backward()
+    cagc.at(g, plan)(z, noise="const").square().mean().backward()
     student(z, noise="const").square().mean().backward()
     ours, theirs = g.synthesis.b8.conv0.weight.grad, student.synthesis.b8.conv0.weight.grad
     rows, columns = (torch.tensor(plan.kept[name]) for name in ("b8.conv0", "b4.conv1"))
@@ -96,16 +97,16 @@ def test_a_view_freezes_into_the_student(generator, scores, z):
     plan = plan_channels(trained, scores, keep=0.5, round_to=1)
     with torch.no_grad():
         trained.synthesis.b16.conv0.weight.mul_(1.5).add_(0.1)
-    view = trained.at(plan, check=False)
+    view = cagc.at(trained, plan, check=False)
     student, want = view.pruned(), view(z, noise="const")
     assert student.config == view.config
     torch.testing.assert_close(student(z, noise="const"), want)
-    compiled = runtime.compile(trained.float().at(plan, check=False))
+    compiled = runtime.compile(cagc.at(trained.float(), plan, check=False))
     torch.testing.assert_close(compiled(z.float()), want.float(), rtol=1e-3, atol=1e-3 * want.abs().max().item())
 
 
 def test_path_length_step_runs_through_a_view(generator, scores, z):
-    view = generator.at(plan_channels(generator, scores, keep=0.5, round_to=1))
+    view = cagc.at(generator, plan_channels(generator, scores, keep=0.5, round_to=1))
     ws = view.ws(z).detach().requires_grad_()
     image = view.synthesis(ws, "const")
     (g,) = torch.autograd.grad((image * torch.randn_like(image)).sum(), ws, create_graph=True)
@@ -119,23 +120,23 @@ def test_another_generators_plan(generator, scores):
     with torch.no_grad():
         trained.synthesis.b8.conv0.weight[0, 0, 0, 0] += 1
     with pytest.raises(CagcError, match="plan: made for generator"):
-        trained.at(plan)
-    assert trained.at(plan, check=False).config.channels == plan.channels()
+        cagc.at(trained, plan)
+    assert cagc.at(trained, plan, check=False).config.channels == plan.channels()
     other = Generator(GeneratorConfig.uniform(32, channel_base=256, channel_max=24, style_dim=16, mapping_layers=2))
     with pytest.raises(CagcError, match="b32"):
-        other.at(plan, check=False)
+        cagc.at(other, plan, check=False)
     with pytest.raises(ValueError, match="rescale: got 'svs', expected one of keep, none"):
-        generator.at(plan, rescale="svs")
+        cagc.at(generator, plan, rescale="svs")
     with pytest.raises(CagcError, match="view"):
-        generator.at(plan).at(plan)
+        cagc.at(cagc.at(generator, plan), plan)
     damaged = copy.deepcopy(plan)
     damaged.kept["b8.conv0"] = [2, 1]
     with pytest.raises(CagcError, match="b8.conv0"):
-        generator.at(damaged)
+        cagc.at(generator, damaged)
 
 
 def test_a_view_has_nothing_to_save_or_slice(generator, scores, tmp_path):
-    view = generator.at(plan_channels(generator, scores, keep=0.5))
+    view = cagc.at(generator, plan_channels(generator, scores, keep=0.5))
     with pytest.raises(CagcError, match="pruned"):
         save_generator(view, tmp_path / "view.safetensors")
     with pytest.raises(CagcError, match="full generator"):

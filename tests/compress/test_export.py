@@ -38,7 +38,7 @@ def test_the_graph_draws_the_same_images(generator, tmp_path):
     assert [(i.name, i.shape) for i in session.get_inputs()] == [("z", [2, 16])]
     z = z_batch((1, 2), 16)
     with torch.no_grad():
-        expected = generator(z, truncation=0.7, noise="const")
+        expected = generator(z, truncation_psi=0.7, noise="const")
     (image,) = session.run(["image"], {"z": z.numpy()})
     torch.testing.assert_close(torch.from_numpy(image), expected, rtol=1e-4, atol=1e-4)
 

@@ -51,7 +51,7 @@ def test_truncation_pulls_towards_the_mean():
     g = small()
     g.estimate_w_avg(2000)
     z = torch.randn(3, 12)
-    torch.testing.assert_close(g.ws(z, truncation=0.0), g.w_avg.expand(3, g.config.num_ws, 12))
+    torch.testing.assert_close(g.ws(z, truncation=0.0), g.w_avg.expand(3, g.num_ws, 12))
     halfway = (g.ws(z) + g.w_avg) / 2
     torch.testing.assert_close(g.ws(z, truncation=0.5), halfway)
 
@@ -121,13 +121,15 @@ def test_groups_cover_every_axis_that_runs_over_channels():
     "call, message",
     [
         (lambda g: g(torch.randn(2, 11)), r"z: got shape \[2, 11\], expected \[N, 12\]"),
-        (lambda g: g(torch.randn(2, 12), torch.randn(2, 12)), "mixing_index: got None"),
-        (lambda g: g(torch.randn(2, 12), torch.randn(2, 12), 6), "mixing_index: got 6, expected 1 to 5"),
-        (lambda g: g(torch.randn(2, 12), torch.randn(3, 12), 2), "z_mix: got 3 latents, expected 2 as z"),
-        (lambda g: g(torch.randn(2, 12), truncation=float("nan")), "truncation: got nan, expected a finite number"),
-        (lambda g: g(torch.randn(2, 12), truncation=None), "truncation: got None, expected a finite number"),
+        (lambda g: g.ws(torch.randn(2, 12), torch.randn(2, 12)), "mixing_index: got None"),
+        (lambda g: g.ws(torch.randn(2, 12), torch.randn(2, 12), 6), "mixing_index: got 6, expected 1 to 5"),
+        (lambda g: g.ws(torch.randn(2, 12), torch.randn(3, 12), 2), "z_mix: got 3 latents, expected 2 as z"),
+        (lambda g: g(torch.randn(2, 12), truncation_psi=float("nan")), "truncation_psi: got nan, expected a finite"),
+        (lambda g: g(torch.randn(2, 12), truncation_psi=None), "truncation_psi: got None, expected a finite"),
         (lambda g: g(torch.randn(2, 12), noise="loud"), "noise: got 'loud'"),
-        (lambda g: g(torch.randn(2, 12), noise=None), "noise: got None, expected 'random', 'const', 'none' or 5 ten"),
+        (lambda g: g(torch.randn(2, 12), torch.zeros(2, 3)), r"c: got shape \[2, 3\], expected \[2, 0\]"),
+        (lambda g: g.mapping(torch.randn(2, 12), truncation_cutoff=-1), "truncation_cutoff: got -1"),
+        (lambda g: g(torch.randn(2, 12), fp32=True), "fp32: got an unknown option"),
         (lambda g: g(torch.randn(2, 12), noise=[]), "noise: got 0 tensors, expected 5"),
         (lambda g: g(torch.randn(2, 12), noise=g.make_noise(3)), r"noise\[0\]: got shape \[3, 1, 4, 4\]"),
         (lambda g: g.synthesis(torch.randn(2, 12)), r"ws: got shape \[2, 12\], expected \[N, 6, 12\]"),

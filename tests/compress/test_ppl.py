@@ -18,12 +18,12 @@ def test_equal_to_the_derivative_along_the_path():
     g = generator().double()
     expected = []
     for seed in range(5, 9):
-        a, b = (g.mapping(z_batch([derived_seed(f"path {end}", seed)], 12).double()) for end in ("start", "end"))
+        a, b = (g.mapping.w(z_batch([derived_seed(f"path {end}", seed)], 12).double()) for end in ("start", "end"))
         t = torch.rand(1, generator=torch.Generator().manual_seed(derived_seed("path place", seed))).double()
         noise = g.make_noise(1, seed=derived_seed("noise", seed))
 
         def image(at: torch.Tensor) -> torch.Tensor:
-            return g.synthesis(torch.lerp(a, b, at)[:, None].expand(-1, g.config.num_ws, -1), noise)
+            return g.synthesis(torch.lerp(a, b, at)[:, None].expand(-1, g.num_ws, -1), noise)
 
         derivative = (image(t + 1e-6) - image(t - 1e-6)) / 2e-6
         expected.append(derivative.square().mean().item())

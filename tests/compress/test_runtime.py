@@ -44,9 +44,9 @@ def test_same_images_as_the_generator(generator, preferred, noise):
             z = torch.randn(batch, 16)
             given = generator.make_noise(batch, seed=1) if noise == "list" else noise
             torch.manual_seed(7)
-            images = compiled(z, truncation=0.6, noise=given)
+            images = compiled(z, truncation_psi=0.6, noise=given)
             torch.manual_seed(7)
-            close(images, generator(z, truncation=0.6, noise=given))
+            close(images, generator(z, truncation_psi=0.6, noise=given))
 
 
 def test_style_mixing_and_ws(generator):
@@ -77,7 +77,7 @@ def test_images_do_not_alias(generator):
 
 def test_calls_of_several_threads_wait_for_each_other(generator, monkeypatch):
     compiled, busy, most = runtime.compile(generator), [], []
-    network = compiled._frozen.synthesis.forward
+    network = compiled._synthesis.forward
 
     def watched(*arguments, **options):
         busy.append(None)
@@ -86,7 +86,7 @@ def test_calls_of_several_threads_wait_for_each_other(generator, monkeypatch):
         busy.pop()
         return network(*arguments, **options)
 
-    monkeypatch.setattr(compiled._frozen.synthesis, "forward", watched)
+    monkeypatch.setattr(compiled._synthesis, "forward", watched)
     z = torch.randn(4, 1, 16)
     with ThreadPoolExecutor(4) as pool:
         list(pool.map(compiled, z))
@@ -136,7 +136,7 @@ def test_half_precision_is_rounded_float32(generator, dtype):
 def test_other_architectures_run_eagerly():
     torch.manual_seed(0)
     generator = SNGANGenerator(SNGANConfig.uniform(8)).eval()
-    compiled, z = runtime.compile(generator), torch.randn(2, generator.config.style_dim)
+    compiled, z = runtime.compile(generator), torch.randn(2, generator.z_dim)
     close(compiled(z), generator(z))
     assert compiled.explain()[0]["kernel"] == "folded layer" and compiled.memory > 0
 
@@ -252,19 +252,17 @@ def test_one_graph_for_an_image(generator, monkeypatch):
     """And one for each network where w is asked for or truncated; all of the same weights."""
     recorder = Recorder()
     monkeypatch.setattr(graph, "capture", recorder.capture)
-    apart, whole = graph.graphed(generator)
+    mapping, draw, whole = runtime.graphed(generator.config, generator.mapping, generator.synthesis)
     z, given = torch.randn(2, 16), generator.make_noise(2)
     for noise in ("const", given):
         assert torch.equal(whole(z, noise=noise), generator(z, noise=noise))
     assert recorder.captured == 2
-    images = apart.synthesis(apart.ws(z, truncation=0.5), noise=given)
-    assert torch.equal(images, generator(z, truncation=0.5, noise=given))
-    assert recorder.captured == 4 and apart.w_avg is generator.w_avg
+    images = draw(mapping(z, truncation_psi=0.5), noise=given)
+    assert torch.equal(images, generator(z, truncation_psi=0.5, noise=given))
+    assert recorder.captured == 4 and mapping.w_avg is generator.w_avg
     with pytest.raises(ValueError, match=r"z: got shape \[2, 15\]"):
         whole(z[:, 1:], noise="const")
-    assert generator(z[:0]).shape == whole(z[:0], noise="const").shape and not isinstance(
-        generator.mapping, graph.Graphed
-    )
+    assert generator(z[:0]).shape == whole(z[:0], noise="const").shape
 
 
 def test_out_of_memory_while_capturing_leaves_eager(generator, monkeypatch):

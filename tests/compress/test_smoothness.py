@@ -12,6 +12,7 @@ from cagc.editing.directions import Directions, mapping_hash
 from cagc.errors import CagcError
 from cagc.metrics.disentanglement import ATTRIBUTES, edit_leakage, linear_separability, measure_attributes
 from cagc.metrics.ppl import authors_path_length, perceptual_path_length, slerp
+from cagc.models.base import BaseGenerator, Mapping
 from cagc.seeds import derived_seed, z_batch
 
 from .oracles import oracle
@@ -19,25 +20,30 @@ from .oracles import oracle
 
 @dataclass(frozen=True)
 class Config:
-    style_dim: int = 6
+    z_dim: int = 6
+    c_dim: int = 0
+    w_dim: int = 6
     num_ws: int = 2
-    resolution: int = 8
-    channels: tuple = ()
+    img_resolution: int = 8
+
+    def layers(self):
+        return ()
 
 
-class Painter(nn.Module):
+class Same(Mapping):
+    """w is z."""
+
+    def w(self, z, c=None):
+        return z
+
+
+class Painter(BaseGenerator):
     """Image from w by a function of (w, noise); w is z."""
 
     def __init__(self, paint, noisy: bool = False) -> None:
         super().__init__()
         self.config, self.paint, self.noisy = Config(), paint, noisy
-        self.mapping = nn.Linear(6, 6, bias=False)
-        nn.init.eye_(self.mapping.weight)
-        self.register_buffer("w_avg", torch.zeros(6, dtype=torch.float64))
-        self.double()
-
-    def ws(self, z, truncation=1.0):
-        return z[:, None].expand(-1, 2, -1)
+        self.mapping = Same(self.config).double()
 
     def make_noise(self, batch, seed=None, device=None):
         return [torch.randn(batch, 1, 8, 8, generator=torch.Generator().manual_seed(seed))] if self.noisy else []

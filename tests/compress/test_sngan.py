@@ -58,7 +58,7 @@ def test_image():
     assert images.shape == (3, 3, 16, 16)
     assert images.abs().max() <= 1
     torch.testing.assert_close(generator(z[1:2]), images[1:2])
-    torch.testing.assert_close(generator(z, truncation=0.5), generator(z / 2))
+    torch.testing.assert_close(generator(z, truncation_psi=0.5), generator(z / 2))
     features: dict[str, torch.Tensor] = {}
     rgbs = generator.synthesis(generator.ws(z), "random", return_rgbs=True, features=features)
     torch.testing.assert_close(rgbs[-1], images)
@@ -156,6 +156,6 @@ def test_bad_input():
     with pytest.raises(ValueError, match="ws: got shape"):
         generator.synthesis(torch.zeros(2, 3, 9))
     with pytest.raises(ValueError, match="z_mix"):
-        generator(torch.zeros(1, 9), torch.zeros(1, 9), 1)
+        generator.ws(torch.zeros(1, 9), torch.zeros(1, 9), 1)
     with pytest.raises(ValueError, match="images: got shape"):
         SNGANDiscriminator(SNGANDiscriminatorConfig())(torch.zeros(1, 3, 16, 16))

@@ -37,7 +37,7 @@ def options(tool, small_teacher, tmp_path):
     for i, image in enumerate(images):
         file = tmp_path / "ab"[i % 2] / f"{i + 3:05d}.png"
         Image.fromarray(image.permute(1, 2, 0).numpy()).save(file)
-    np.savez(tmp_path / "latents.npz", w=start.g_ema.mapping(z).numpy(), first=3)
+    np.savez(tmp_path / "latents.npz", w=start.g_ema.mapping.w(z).numpy(), first=3)
     torch.manual_seed(2)
     small = Generator(GeneratorConfig.uniform(16, 128, 10, style_dim=16, mapping_layers=2))
     small.mapping.load_state_dict(start.g_ema.mapping.state_dict())

@@ -83,7 +83,7 @@ def test_images_are_the_generators(monkeypatch, batch, mode, dtype):
     given = [noise.to(DEVICE, dtype) for noise in generator.make_noise(batch)]
     z = torch.randn(batch, 8).to(DEVICE, dtype)
     program = compiled(generator, batch, dtype)
-    image = program(z, truncation=0.7, noise=given)
+    image = program(z, truncation_psi=0.7, noise=given)
     oracle = generator.double()
     # From the same w: what the mapping network rounds is not asked about here.
     ws = program.ws(z, truncation=0.7)
@@ -100,9 +100,9 @@ def test_launches_of_an_image(monkeypatch, mode):
     monkeypatch.setattr(synthesis, "holds_all", lambda config, channels: mode == POLYPHASE)
     generator, ws = make(32), torch.randn(3, 1, 8).half().expand(-1, 8, -1)
     with launches.counted():
-        program = compiled(generator, 3, torch.float16)._frozen
+        program = compiled(generator, 3, torch.float16)
     with launches.counted() as counts:
-        program.mapping(ws[:, 0])
+        program._mapping.w(ws[:, 0])
         program.synthesis(ws, noise="const")
         program.synthesis(ws, noise="random")
     more = {"fir_act_kernel": 6, "to_rgb_kernel": 8} if mode == TRANSPOSED else {}

@@ -56,7 +56,7 @@ def test_split_into_batches(case: Case):
 @cases("9", having="z_pool")
 def test_principal_axes(case: Case):
     g = generator(case)
-    axes = PrincipalAxes.of(g.mapping(case["z_pool"].to(g.w_avg)))
+    axes = PrincipalAxes.of(g.mapping.w(case["z_pool"].to(g.w_avg)))
     torch.testing.assert_close(axes.mean, case.f64("mean_w"), rtol=1e-6, atol=1e-9)
     torch.testing.assert_close(axes.shares, case.f64("var_ratio"), rtol=1e-5, atol=1e-9)
     agreement = (axes.axes * case.f64("components")).sum(dim=1).abs()

@@ -44,7 +44,7 @@ def latents(case: Case, g):
     if "wplus" in case:
         return case.f64("wplus")
     if "w" in case and case.options.get("input_is_latent"):
-        return case.f64("w")[:, None].expand(-1, g.config.num_ws, -1)
+        return case.f64("w")[:, None].expand(-1, g.num_ws, -1)
     mix = case.f64("z2") if "z2" in case else None
     return g.ws(case.f64("z"), mix, case.options.get("inject_index"), case.options.get("truncation", 1.0))
 

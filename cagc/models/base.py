@@ -1,0 +1,267 @@
+"""What all generators share: from z to ws with truncation and labels, noise maps, and NVlabs' attributes."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import nn
+from torch.nn.modules import module as torch_module
+
+from cagc_kernels.profiling import layer_range
+
+from ..channels import ChannelGroup
+from .protocol import NOISE_MODES, Config, Noise, Size, channel_groups, noise_shapes
+
+# Options of NVlabs' synthesis networks that need nothing here: layers run in the dtype of their weights, kernels are
+# chosen by cagc_kernels, and no running statistics are kept.
+_NVLABS_OPTIONS = ("force_fp32", "fused_modconv", "update_emas")
+
+
+def check_latents(name: str, z: torch.Tensor, width: int) -> None:
+    """Raise ValueError unless ``z`` is [N, ``width``]."""
+    if z.ndim != 2 or z.shape[1] != width:
+        raise ValueError(f"{name}: got shape {list(z.shape)}, expected [N, {width}]")
+
+
+def has_hooks(*modules: nn.Module) -> bool:
+    """Whether a forward hook of any kind would see the input or the output of one of ``modules``."""
+    if torch_module._global_forward_hooks or torch_module._global_forward_pre_hooks:
+        return True
+    return any(module._forward_hooks or module._forward_pre_hooks for module in modules)
+
+
+class Mapping(nn.Module):
+    """z [N, z_dim] → ws [N, num_ws, w_dim]. A subclass says what w of z is; ``w_avg`` [w_dim] is the mean of w."""
+
+    def __init__(self, config: Config) -> None:
+        super().__init__()
+        self.z_dim, self.c_dim, self.w_dim, self.num_ws = config.z_dim, config.c_dim, config.w_dim, config.num_ws
+        self.register_buffer("w_avg", torch.zeros(config.w_dim))
+
+    def w(self, z: torch.Tensor, c: torch.Tensor | None = None) -> torch.Tensor:
+        """One w [N, w_dim] for each ``z`` [N, z_dim], neither truncated nor repeated."""
+        raise NotImplementedError
+
+    def forward(
+        self,
+        z: torch.Tensor,
+        c: torch.Tensor | None = None,
+        truncation_psi: float = 1,
+        truncation_cutoff: int | None = None,
+        update_emas: bool = False,
+    ) -> torch.Tensor:
+        """``ws`` [N, num_ws, w_dim] of ``z`` [N, z_dim].
+
+        Args:
+            z: standard normal latents.
+            c: labels [N, c_dim]; None where c_dim is 0.
+            truncation_psi: ψ in ``w_avg + ψ (w - w_avg)``.
+            truncation_cutoff: how many of the ws, from the first on, are truncated; None: all.
+            update_emas: accepted for scripts written for NVlabs' networks, without effect: ``w_avg`` is not tracked.
+
+        Raises:
+            ValueError: a shape, ``truncation_psi`` or ``truncation_cutoff`` is not as above.
+        """
+        check_latents("z", z, self.z_dim)
+        if c is not None and tuple(c.shape) != (len(z), self.c_dim):
+            raise ValueError(f"c: got shape {list(c.shape)}, expected [{len(z)}, {self.c_dim}]")
+        if not isinstance(truncation_psi, (int, float)) or not math.isfinite(truncation_psi):
+            raise ValueError(f"truncation_psi: got {truncation_psi!r}, expected a finite number")
+        cutoff = self.num_ws if truncation_cutoff is None else truncation_cutoff
+        if isinstance(cutoff, bool) or not isinstance(cutoff, int) or cutoff < 0:
+            raise ValueError(f"truncation_cutoff: got {cutoff!r}, expected None or an integer of at least 0")
+        with layer_range("mapping"):
+            w = self.w(z, c)
+        truncated = w if truncation_psi == 1 else self.truncated(w, truncation_psi)
+        if cutoff >= self.num_ws or truncation_psi == 1:
+            return truncated[:, None].expand(-1, self.num_ws, -1)
+        rest = w[:, None].expand(-1, self.num_ws - cutoff, -1)
+        return torch.cat([truncated[:, None].expand(-1, cutoff, -1), rest], dim=1)
+
+    def truncated(self, w: torch.Tensor, psi: float) -> torch.Tensor:
+        """``w`` [N, w_dim] drawn towards ``w_avg``: ``w_avg + psi (w - w_avg)``."""
+        return torch.lerp(self.w_avg.to(w.dtype).expand_as(w), w, psi)
+
+
+class Synthesis(nn.Module):
+    """Checks of the arguments of a synthesis network; ``config`` says what it takes."""
+
+    config: Config
+
+    @property
+    def num_ws(self) -> int:
+        """w vectors that one image takes."""
+        return self.config.num_ws
+
+    def noise_shapes(self) -> list[Size]:
+        """Height and width of the noise map of each noisy layer, in order."""
+        return noise_shapes(self.config)
+
+    def check_ws(self, ws: torch.Tensor) -> None:
+        """Raise ValueError unless ``ws`` is [N, num_ws, w_dim]."""
+        expected = (self.config.num_ws, self.config.w_dim)
+        if ws.ndim != 3 or tuple(ws.shape[1:]) != expected:
+            raise ValueError(f"ws: got shape {list(ws.shape)}, expected [N, {expected[0]}, {expected[1]}]")
+
+    def check_noise(self, noise_mode: str, noise: Noise | None, batch: int) -> Sequence[str | torch.Tensor]:
+        """Mode or map of each noisy layer, from the arguments of ``forward``.
+
+        Raises ValueError unless these are a mode of :data:`NOISE_MODES` or a map [1 or ``batch``, 1, h, w] per layer.
+        """
+        return check_noise(self.config, noise_mode if noise is None else noise, batch)
+
+    def check_options(self, options: dict[str, Any]) -> None:
+        """Raise TypeError for an option that neither this nor NVlabs' synthesis network has."""
+        for name in options:
+            if name not in _NVLABS_OPTIONS:
+                raise TypeError(f"{name}: got an unknown option, expected those of {type(self).__name__}.forward")
+
+
+def check_noise(config: Config, noise: Noise, batch: int) -> Sequence[str | torch.Tensor]:
+    """See :meth:`Synthesis.check_noise`."""
+    shapes = noise_shapes(config)
+    if noise is None or isinstance(noise, str):
+        if noise not in NOISE_MODES:
+            raise ValueError(f"noise: got {noise!r}, expected 'random', 'const', 'none' or {len(shapes)} tensors")
+        return [noise] * len(shapes)
+    if len(noise) != len(shapes):
+        raise ValueError(f"noise: got {len(noise)} tensors, expected {len(shapes)}")
+    for i, (tensor, (h, w)) in enumerate(zip(noise, shapes)):
+        if tensor.ndim != 4 or tensor.shape[0] not in (1, batch) or tuple(tensor.shape[1:]) != (1, h, w):
+            raise ValueError(f"noise[{i}]: got shape {list(tensor.shape)}, expected [1 or {batch}, 1, {h}, {w}]")
+    return noise
+
+
+class GeneratorNames:
+    """NVlabs' attributes, read from ``config``, and style mixing by ``mapping``."""
+
+    config: Config
+    mapping: Any
+
+    def ws(
+        self,
+        z: torch.Tensor,
+        z_mix: torch.Tensor | None = None,
+        mixing_index: int | None = None,
+        truncation: float = 1.0,
+    ) -> torch.Tensor:
+        """``ws`` [N, num_ws, w_dim] of ``z`` [N, z_dim], mixed with those of ``z_mix`` (style mixing).
+
+        Args:
+            z: standard normal latents.
+            z_mix: as many latents, whose w replaces that of ``z`` from layer ``mixing_index`` on.
+            mixing_index: in 1 … num_ws - 1; required with ``z_mix``.
+            truncation: ψ, see :meth:`Mapping.forward`.
+
+        Raises:
+            ValueError: a shape, ``mixing_index`` or ``truncation`` is not as above.
+        """
+        if z_mix is None:
+            return self.mapping(z, truncation_psi=truncation)
+        if self.num_ws == 1:
+            raise ValueError("z_mix: got one, expected None: this model has a single w")
+        check_latents("z_mix", z_mix, self.z_dim)
+        if len(z_mix) != len(z):
+            raise ValueError(f"z_mix: got {len(z_mix)} latents, expected {len(z)} as z")
+        if mixing_index is None or not 1 <= mixing_index < self.num_ws:
+            raise ValueError(f"mixing_index: got {mixing_index}, expected 1 to {self.num_ws - 1} with z_mix")
+        ws, mixed = (self.mapping(latents, truncation_psi=truncation) for latents in (z, z_mix))
+        return torch.cat([ws[:, :mixing_index], mixed[:, mixing_index:]], dim=1)
+
+    @property
+    def z_dim(self) -> int:
+        """Length of z."""
+        return self.config.z_dim
+
+    @property
+    def c_dim(self) -> int:
+        """Length of a class label; 0 without labels."""
+        return self.config.c_dim
+
+    @property
+    def w_dim(self) -> int:
+        """Length of w."""
+        return self.config.w_dim
+
+    @property
+    def num_ws(self) -> int:
+        """w vectors that one image takes."""
+        return self.config.num_ws
+
+    @property
+    def img_resolution(self) -> int:
+        """Height and width of an image."""
+        return self.config.img_resolution
+
+    @property
+    def img_channels(self) -> int:
+        """Channels of an image."""
+        return self.config.img_channels
+
+
+class BaseGenerator(GeneratorNames, nn.Module):
+    """A generator from its ``config``, ``mapping`` and ``synthesis``, which a subclass sets."""
+
+    config: Config
+    mapping: Mapping
+    synthesis: Synthesis
+
+    def forward(
+        self,
+        z: torch.Tensor,
+        c: torch.Tensor | None = None,
+        truncation_psi: float = 1,
+        truncation_cutoff: int | None = None,
+        noise_mode: str = "const",
+        update_emas: bool = False,
+        **synthesis_options: Any,
+    ) -> torch.Tensor | list[torch.Tensor]:
+        """Image [N, img_channels, R, R], nominally in [-1, 1], from ``z`` [N, z_dim].
+
+        Args:
+            z, c, truncation_psi, truncation_cutoff, update_emas: see :meth:`Mapping.forward`.
+            noise_mode, synthesis_options: see the ``forward`` of the synthesis network.
+        """
+        ws = self.mapping(z, c, truncation_psi, truncation_cutoff)
+        return self.synthesis(ws, noise_mode=noise_mode, **synthesis_options)
+
+    @torch.no_grad()
+    def estimate_w_avg(self, samples: int = 10_000, seed: int = 0) -> None:
+        """Set ``w_avg`` to the mean w of ``samples`` latents drawn from ``seed``."""
+        z = torch.randn(samples, self.z_dim, generator=torch.Generator().manual_seed(seed))
+        self.w_avg.copy_(self.mapping.w(z.to(self.w_avg)).mean(dim=0))
+
+    def make_noise(
+        self, batch: int = 1, seed: int | None = None, device: torch.device | str | None = None
+    ) -> list[torch.Tensor]:
+        """Standard normal noise [batch, 1, h, w] for each noisy layer, in the order of ``config.layers()``."""
+        rng = None if seed is None else torch.Generator().manual_seed(seed)
+        device = self.w_avg.device if device is None else device
+        return [
+            torch.randn(batch, 1, h, w, generator=rng).to(device, self.w_avg.dtype)
+            for h, w in noise_shapes(self.config)
+        ]
+
+    def channel_groups(self) -> list[ChannelGroup]:
+        """Groups of channels in the order of ``config.channels``, see :func:`cagc.models.protocol.channel_groups`."""
+        return channel_groups(self.config.layers())
+
+    @property
+    def w_avg(self) -> torch.Tensor:
+        """Mean of w [w_dim], towards which truncation pulls."""
+        return self.mapping.w_avg
+
+    # Saved under "w_avg", as files of this package always had it, though the buffer is the mapping network's.
+    def state_dict(self, *args: Any, destination: Any = None, prefix: str = "", keep_vars: bool = False) -> Any:
+        """As :meth:`torch.nn.Module.state_dict`, with the mean of w under the name "w_avg"."""
+        state = super().state_dict(*args, destination=destination, prefix=prefix, keep_vars=keep_vars)
+        state[f"{prefix}w_avg"] = state.pop(f"{prefix}mapping.w_avg")
+        return state
+
+    def _load_from_state_dict(self, state: dict[str, Any], prefix: str, *rest: Any) -> None:
+        if f"{prefix}w_avg" in state:
+            state[f"{prefix}mapping.w_avg"] = state.pop(f"{prefix}w_avg")
+        super()._load_from_state_dict(state, prefix, *rest)

@@ -1,0 +1,60 @@
+"""Weights of a StyleGAN2 generator as the compiled programs take them: gains included, in float64 on the CPU."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from cagc_kernels.frozen import ConvWeights, GeneratorWeights, ToRGBWeights
+
+
+@torch.no_grad()
+def frozen_weights(generator: Any) -> GeneratorWeights:
+    """Of a :class:`cagc.models.stylegan2.Generator`."""
+    cpu, config = copy.deepcopy(generator).to("cpu", torch.float64), generator.config
+    taps = torch.tensor(config.resample_filter, dtype=torch.float64)
+    mapping = [getattr(cpu.mapping, f"fc{i}") for i in range(cpu.mapping.depth)]
+    return GeneratorWeights(
+        convs=_convs(cpu.synthesis),
+        mapping=[(layer.weight * layer.weight_gain, layer.bias * layer.bias_gain) for layer in mapping],
+        constant=cpu.synthesis.b4.const,
+        fir=(taps / taps.sum()).tolist(),
+        style_dim=config.w_dim,
+        clamp=config.conv_clamp,
+    )
+
+
+def _convs(synthesis: Any) -> list[ConvWeights]:
+    convs: list[ConvWeights] = []
+    for resolution in synthesis.resolutions:
+        block = getattr(synthesis, f"b{resolution}")
+        if resolution > 4:
+            convs.append(_conv(block.conv0, len(convs), None))
+        convs.append(_conv(block.conv1, len(convs), block.to_rgb))
+    return convs
+
+
+def _conv(layer: Any, index: int, to_rgb: Any | None) -> ConvWeights:
+    affine, affine_bias = _affine(layer)
+    rgb = None
+    if to_rgb is not None:
+        rgb = ToRGBWeights((to_rgb.weight * to_rgb.weight_gain).flatten(1), *_affine(to_rgb), to_rgb.bias, index + 1)
+    return ConvWeights(
+        weight=layer.weight * layer.weight_gain,
+        affine=affine,
+        affine_bias=affine_bias,
+        bias=layer.bias,
+        noise_strength=float(layer.noise_strength),
+        resolution=layer.resolution,
+        up=layer.up,
+        w=index,
+        to_rgb=rgb,
+    )
+
+
+def _affine(layer: Any) -> tuple[Tensor, Tensor]:
+    affine = layer.affine
+    return affine.weight * affine.weight_gain, affine.bias * affine.bias_gain
