@@ -23,6 +23,7 @@ from .distill.losses import load_perceptual
 from .documents import write_json
 from .errors import CagcError
 from .evaluation import Tools, evaluate
+from .files import holds_files, locked
 from .metrics.frechet import result_key
 from .metrics.macs import total_macs, total_parameters
 from .models import AnyGenerator
@@ -36,7 +37,7 @@ from .scores import METRICS, score_channels
 # Far from the seeds that scoring draws from, so that figures are of latents the compression has not seen.
 _HELD_OUT = 1_000_000
 
-_OWN_FILES = ("config.json", "plan.json", "pruned.safetensors", "student.safetensors", "metrics.json", "report.html")
+_OWN_FILES = ("plan.json", "pruned.safetensors", "student.safetensors", "metrics.json", "report.html")
 _OWN_FOLDERS = ("distill", "grids", "baseline")
 
 
@@ -145,33 +146,44 @@ def compress(config: CompressConfig, resume: bool = False) -> Report:
         CagcError: an input cannot be used, the budget cannot be met, or the folder exists; before anything is written.
     """
     config = config.resolve()
-    distillation = config.distillation
     if not resume:
         _check_out(config)
     with phase("Opening teacher, images and content parser"):
-        loaded = config.inputs().load(need_data=distillation.gan_weight > 0)
+        loaded = config.inputs().load(need_data=config.distillation.gan_weight > 0)
     _describe(loaded)
     _check_request(config, loaded)
     folders = {config.metric: config.out} | ({config.baseline: config.out / "baseline"} if config.baseline else {})
     plans = {metric: _plan(config, loaded, metric, folder, resume) for metric, folder in folders.items()}
-    if not resume:
-        _claim(config)
-    try:
-        students = {
-            metric: _distill(config, loaded, plans[metric], folder, resume) for metric, folder in folders.items()
-        }
-    except Interrupted as interruption:
-        step = str(interruption).partition(";")[0]
-        raise Interrupted(f"{step}; go on with `cagc compress --resume --out {config.out}`") from None
-    student, pruned = students.pop(config.metric)
-    others = {"Before distillation": pruned} | {f"Pruned by {metric}": other for metric, (other, _) in students.items()}
+    config.out.mkdir(parents=True, exist_ok=True)
+    with locked(config.out):
+        if not resume:
+            _claim(config)
+        try:
+            students = {
+                metric: _distill(config, loaded, plans[metric], folder, resume) for metric, folder in folders.items()
+            }
+        except Interrupted as interruption:
+            step = str(interruption).partition(";")[0]
+            raise Interrupted(f"{step}; go on with `cagc compress --resume --out {config.out}`") from None
+        return _conclude(config, loaded, plans[config.metric], students)
+
+
+def _conclude(
+    config: CompressConfig,
+    loaded: LoadedInputs,
+    plan: ChannelPlan,
+    students: dict[str, tuple[AnyGenerator, AnyGenerator]],
+) -> Report:
+    """Evaluate the students (metric → student and pruned student), write what the folder ends with, and print it."""
+    student, pruned = students[config.metric]
+    others = {"Before distillation": pruned}
+    others |= {f"Pruned by {metric}": other for metric, (other, _) in students.items() if metric != config.metric}
     with phase("Evaluating") as track:
         variants = evaluate(
             student, loaded.teacher, loaded.parser, loaded.data, others, config.evaluation_samples,
             config.pairs, config.features, seed=_HELD_OUT + config.seed, track=track,
             metrics=config.evaluation_metrics,
         )  # fmt: skip
-    plan = plans[config.metric]
     with phase("Writing the report"):
         report = _report(config, loaded, plan, variants, student, pruned)
         page = write_report(config.out, report)
@@ -230,7 +242,8 @@ def _check_out(config: CompressConfig) -> None:
     out = config.out
     if out.exists() and not out.is_dir():
         raise CagcError(f"out: {out} is a file, expected a folder")
-    if out.is_dir() and any(out.iterdir()):
+    # A compression that was killed before it had anything to keep leaves at most its config.json.
+    if out.is_dir() and holds_files(out, ["config.json"]):
         if not config.overwrite:
             raise CagcError(f"out: {out} exists and is not empty; add --overwrite, --resume, or choose another --out")
         if not (out / "config.json").is_file():
@@ -238,12 +251,15 @@ def _check_out(config: CompressConfig) -> None:
 
 
 def _claim(config: CompressConfig) -> None:
-    """Clear the folder of an earlier compression, and record what this one is."""
+    """Clear the folder of an earlier compression, and record what this one is.
+
+    ``config.json``, by which the folder is known for a compression's, is there throughout.
+    """
+    _check_out(config)
     for name in _OWN_FOLDERS:
         shutil.rmtree(config.out / name, ignore_errors=True)
     for name in _OWN_FILES:
         (config.out / name).unlink(missing_ok=True)
-    config.out.mkdir(parents=True, exist_ok=True)
     options = {field.name: getattr(config, field.name) for field in fields(CompressConfig)}
     options |= {"out": str(config.out), "overwrite": False, "distillation": config.distillation.to_dict()}
     options |= config.inputs().to_dict()

@@ -77,10 +77,7 @@ def _peers_present() -> Iterator[None]:
     try:
         yield
     except RuntimeError as error:
-        reason = " ".join(str(error).split())[-160:]
-        raise CagcError(
-            f"another process of this job ended or cannot be reached; its own message says why ({reason})"
-        ) from error
+        raise CagcError("another process of this job ended or cannot be reached; its own message says why") from error
 
 
 @contextmanager

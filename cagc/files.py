@@ -1,14 +1,24 @@
-"""Files that are either whole or absent."""
+"""Files that are either whole or absent, in folders that one process at a time works in."""
 
 from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from .errors import CagcError
+
+try:
+    import fcntl
+except ImportError:  # Windows: folders are not locked there
+    fcntl = None
+
+# Of the names of temporary files.
+_PREFIX = ".cagc-"
+# Folders whose leftovers this process has removed.
+_CLEANED: set[Path] = set()
 
 
 def check_target(path: str | Path, overwrite: bool = True) -> None:
@@ -26,6 +36,7 @@ def atomic_write(path: str | Path) -> Iterator[Path]:
 
     Readers see the old file or the new one, never a part. On an exception the temporary file is removed and
     ``path`` is untouched. The temporary name keeps the suffix of ``path``, because some writers choose a format by it.
+    Temporary files that killed writers left in the folder are removed by the first call for it in a process.
 
     Raises:
         CagcError: the folder of ``path`` does not exist.
@@ -33,24 +44,88 @@ def atomic_write(path: str | Path) -> Iterator[Path]:
     """
     path = Path(path)
     check_target(path)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.stem}-", suffix=path.suffix)
-    os.close(handle)
-    temporary = Path(name)
+    if path.parent.resolve() not in _CLEANED:
+        remove_leftovers(path.parent)
     try:
-        yield temporary
-        mask = os.umask(0)
-        os.umask(mask)
-        temporary.chmod(0o666 & ~mask)
-        with temporary.open("rb") as file:
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
+        with _temporary_file(path) as temporary:
+            yield temporary
+            mask = os.umask(0)
+            os.umask(mask)
+            temporary.chmod(0o666 & ~mask)
+            with temporary.open("rb") as file:
+                os.fsync(file.fileno())
+            os.replace(temporary, path)
     except OSError as error:
         if error.errno is not None and error.filename is None:  # a full disk does not say where
             error.filename = str(path)
         raise
+
+
+@contextmanager
+def _temporary_file(path: Path) -> Iterator[Path]:
+    """A new file beside ``path``, removed at the end unless it was renamed; its lock tells that the writer lives."""
+    while True:
+        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f"{_PREFIX}{path.stem[:40]}-", suffix=path.suffix)
+        _lock(handle, wait=True)
+        if os.path.exists(name):  # else another process took it for a leftover before the lock was there
+            break
+        os.close(handle)
+    try:
+        yield Path(name)
     finally:
+        os.close(handle)
         with suppress(FileNotFoundError):
-            temporary.unlink()
+            os.unlink(name)
+
+
+def remove_leftovers(folder: str | Path) -> None:
+    """Remove the temporary files that killed writers left in ``folder``; those of living ones are locked and stay."""
+    folder = Path(folder)
+    for leftover in folder.glob(f"{_PREFIX}*"):
+        with suppress(OSError):
+            handle = os.open(leftover, os.O_RDONLY)
+            try:
+                if _lock(handle):
+                    leftover.unlink()
+            finally:
+                os.close(handle)
+    _CLEANED.add(folder.resolve())
+
+
+def holds_files(folder: Path, besides: Iterable[str] = ()) -> bool:
+    """Whether a file lies anywhere in ``folder``, other than ``besides`` at its top and temporary files."""
+    spared = {folder / name for name in besides}
+    files = (path for path in folder.rglob("*") if not path.is_dir() or path.is_symlink())
+    return any(path not in spared and not path.name.startswith(_PREFIX) for path in files)
+
+
+@contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Keep other processes out of ``folder``; the lock ends with the block or with the process, however it dies.
+
+    Raises:
+        CagcError: another process holds the lock.
+    """
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        if not _lock(handle):
+            raise CagcError(f"{folder}: another process is at work in this folder; wait until it has ended, or stop it")
+        yield
+    finally:
+        os.close(handle)
+
+
+def _lock(handle: int, wait: bool = False) -> bool:
+    """Whether the lock of an open file was to be had; a file system that has no locks gives it to everyone."""
+    if fcntl is None:
+        return True
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+    except BlockingIOError:
+        return False
+    except OSError:
+        pass
+    return True
 
 
 def cache_folder() -> Path:

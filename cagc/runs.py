@@ -115,11 +115,20 @@ def load_teacher(path: Path | None, device: torch.device | str = "cpu") -> tuple
     return generator, checkpoint.d
 
 
-def distill_run(student: Path, inputs: Inputs, config: DistillConfig, out: Path, plan: Path | None = None) -> Path:
+def distill_run(
+    student: Path,
+    inputs: Inputs,
+    config: DistillConfig,
+    out: Path,
+    plan: Path | None = None,
+    overwrite: bool = False,
+) -> Path:
     """Distil the checkpoint ``student``, pruned by ``plan``, in the new run folder ``out``; return the path of the
     trained student."""
     sources = {"student": _absolute(student), "plan": _absolute(plan), **inputs.to_dict()}
-    return _distill(load_generator(student), inputs, config, out, resume=False, sources=sources, plan=plan)
+    return _distill(
+        load_generator(student), inputs, config, out, resume=False, sources=sources, plan=plan, overwrite=overwrite
+    )
 
 
 def resume_distill_run(out: Path) -> Path:
@@ -146,11 +155,12 @@ def _distill(
     resume: bool,
     sources: dict[str, Any] | None = None,
     plan: Path | None = None,
+    overwrite: bool = False,
 ) -> Path:
     loaded = inputs.load(need_data=config.gan_weight > 0)
     distill(
         student.to(loaded.device), loaded.teacher, loaded.discriminator, loaded.data, config, out, loaded.parser,
-        resume=resume, sources=sources, plan=plan and ChannelPlan.load(plan),
+        resume=resume, sources=sources, plan=plan and ChannelPlan.load(plan), overwrite=overwrite,
     )  # fmt: skip
     return RunFolder(out).student
 

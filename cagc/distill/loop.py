@@ -7,7 +7,7 @@ import sys
 import threading
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -92,12 +92,13 @@ def distill(
 
     run, what = distributed.together(prepare)
     distributed.agree("distill", what | config.to_dict() | {"out_dir": str(out_dir), "resume": resume})
-    if resume:
-        run.resume(what)
-    else:
-        run.start(what, overwrite, sources)
-    run.loop(progress)
-    return run.finish(what)
+    with run.locked(create=not resume):
+        if resume:
+            run.resume(what)
+        else:
+            run.start(what, overwrite, sources)
+        run.loop(progress)
+        return run.finish(what)
 
 
 def _prepare(
@@ -147,7 +148,14 @@ class _Run:
         self.examination = examination
         self.averages = Averages()
         self.board: TensorBoard | None = None
-        self.saved, self.processes = -1, distributed.world_size()
+        self.processes = distributed.world_size()
+
+    @contextmanager
+    def locked(self, create: bool) -> Iterator[None]:
+        """Keep the processes of other runs out of the folder."""
+        with ExitStack() as stack:
+            self._write(lambda: stack.enter_context(self.folder.locked(create)))
+            yield
 
     def start(self, what: dict[str, Any], overwrite: bool, sources: dict[str, Any] | None) -> None:
         """Begin a new run in the folder."""
@@ -159,6 +167,8 @@ class _Run:
 
         def restore() -> None:
             self.folder.open(what, self.config.to_dict())
+            if not self.folder.checkpoints():  # killed before the first one
+                self.folder.save(self.trainer.step, self.state())
             self.folder.restore(self.load)
             self.folder.trim_log(self.trainer.step)
 
@@ -192,7 +202,7 @@ class _Run:
         if self.stream is not None:
             self.stream.load_state_dict(state["data"])
         self.averages.load_state_dict(state["averages"], self.trainer.device)
-        self.saved, self.processes = self.trainer.step, state["processes"]
+        self.processes = state["processes"]
 
     def save(self) -> None:
         """Write a checkpoint, if every process has the same finite weights."""
@@ -200,7 +210,6 @@ class _Run:
             raise NonFiniteLoss(f"a weight is no finite number at step {self.trainer.step}")
         distributed.agree(f"weights at step {self.trainer.step}", self.trainer.checksums())
         self._write(lambda: self.folder.save(self.trainer.step, self.state()))
-        self.saved = self.trainer.step
 
     def loop(self, progress: bool | ProgressCallback) -> None:
         """Train up to the last step, or until interrupted."""
@@ -223,10 +232,19 @@ class _Run:
         """Add to an error that ends the run which checkpoint it can be taken up from."""
         try:
             yield
-        except (NonFiniteLoss, OSError) as error:
-            reason = error if isinstance(error, NonFiniteLoss) else f"cannot write: {error}"
+        except (CagcError, OSError) as error:
+            reason = error if isinstance(error, CagcError) else f"cannot write: {error}"
             kind = NonFiniteLoss if isinstance(error, NonFiniteLoss) else CagcError
-            raise kind(f"{reason}; the checkpoint of step {self.saved} is kept in {self.folder.path}") from None
+            raise kind(f"{reason}; {self._kept()}") from None
+
+    def _kept(self) -> str:
+        """What an ended run can be taken up from."""
+        path = self.folder.path
+        if not path.is_dir():
+            return f"the folder of the run, {path}, was removed, and nothing of the run is left in it"
+        if not self.folder.checkpoints():
+            return f"no checkpoint is left in {path}"
+        return f"the checkpoint of step {self.folder.last_step()} is kept in {path}"
 
     def _announce(self) -> None:
         """Tell how much memory a step takes, and warn where the GPU has less."""

@@ -8,17 +8,18 @@ import os
 import shutil
 import warnings
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from ..common.fingerprint import fingerprint
 from ..documents import write_json
 from ..errors import CagcError
-from ..files import atomic_write
+from ..files import atomic_write, holds_files, locked, remove_leftovers
 
-_OWN_FILES = ("config.json", "metrics.jsonl", "student.safetensors", "discriminator.safetensors")
 _OWN_FOLDERS = ("checkpoints", "samples", "tensorboard")
 _KEPT_CHECKPOINTS = 2
 
@@ -39,6 +40,25 @@ class RunFolder:
         self._checkpoints = self.path / "checkpoints"
         self._metrics = self.path / "metrics.jsonl"
 
+    @contextmanager
+    def locked(self, create: bool) -> Iterator[None]:
+        """Keep other processes out of the folder, which is made first with ``create``.
+
+        Raises:
+            CagcError: another process is at work in it, it is a file, or it does not exist or cannot be created.
+        """
+        if self.path.exists() and not self.path.is_dir():
+            raise CagcError(f"out_dir: {self.path} is a file, expected a folder")
+        if create:
+            try:
+                self.path.mkdir(parents=True, exist_ok=True)
+            except OSError as error:
+                raise CagcError(f"out_dir: {self.path} cannot be created: {error}") from error
+        elif not self.path.is_dir():
+            raise CagcError(f"resume: {self.path} holds no run (no config.json)")
+        with locked(self.path):
+            yield
+
     def create(
         self,
         identity: dict[str, Any],
@@ -48,27 +68,33 @@ class RunFolder:
     ) -> None:
         """Start a new run. ``overwrite`` deletes an earlier run in the folder, and nothing else that lies there.
 
+        A run that was killed before its first checkpoint leaves nothing to go on from: its folder is taken over.
+
         Raises:
-            CagcError: the folder is a file, or is not empty, without ``overwrite``; or it cannot be written to.
+            CagcError: the folder holds something else, without ``overwrite``; or it cannot be written to.
         """
-        if self.path.exists() and not self.path.is_dir():
-            raise CagcError(f"out_dir: {self.path} is a file, expected a folder")
-        if self.path.is_dir() and any(self.path.iterdir()):
-            if not overwrite:
-                raise CagcError(f"out_dir: {self.path} is not empty; resume the run in it, or overwrite it")
-            self._remove_run()
-        try:
-            self._checkpoints.mkdir(parents=True, exist_ok=True)
-            self.samples.mkdir(exist_ok=True)
-        except OSError as error:
-            raise CagcError(f"out_dir: {self.path} cannot be created: {error}") from error
+        if not overwrite and holds_files(self.path, [self._config.name]):
+            raise CagcError(
+                f"out_dir: {self.path} is not empty; resume the run in it, or overwrite it (--resume, --overwrite)"
+            )
+        self._remove_run()
+        self._make_folders()
         write_json(self._config, {"identity": identity, "settings": settings, "sources": sources or {}})
 
+    def _make_folders(self) -> None:
+        try:
+            for folder in (self._checkpoints, self.samples):
+                folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise CagcError(f"out_dir: {self.path} cannot be created: {error}") from error
+
     def _remove_run(self) -> None:
+        """Remove everything but ``config.json``, whose replacement makes the folder that of another run."""
         for name in _OWN_FOLDERS:
             shutil.rmtree(self.path / name, ignore_errors=True)
-        for name in _OWN_FILES:
-            (self.path / name).unlink(missing_ok=True)
+        for path in (self.student, self.discriminator, self._metrics):
+            path.unlink(missing_ok=True)
+        remove_leftovers(self.path)
 
     def open(self, identity: dict[str, Any], settings: dict[str, Any]) -> None:
         """Take up the run in the folder, with the settings that may change between two starts.
@@ -84,6 +110,9 @@ class RunFolder:
                 raise CagcError(
                     f"resume: the run in {self.path} has {name} = {before.get(name)!r}, this one has {now.get(name)!r}"
                 )
+        self._make_folders()
+        for folder in (self.path, self._checkpoints, self.samples):
+            remove_leftovers(folder)
         write_json(self._config, document | {"settings": settings})
 
     def config(self) -> dict[str, Any]:
@@ -101,10 +130,10 @@ class RunFolder:
             raise CagcError(f"resume: {self._config} cannot be read: {error}") from error
 
     def save(self, step: int, state: dict[str, Any]) -> Path:
-        """Write the checkpoint of ``step`` and drop all but the last two."""
+        """Write the checkpoint of ``step`` with a checksum of its content, and drop all but the last two."""
         path, buffer = self._checkpoints / f"step-{step:09d}.pt", io.BytesIO()
         # Written straight to a file, a full disk would be an internal error of torch's and not an OSError.
-        torch.save(state, buffer)
+        torch.save(state | {"checksum": fingerprint(state)}, buffer)
         with atomic_write(path) as temporary:
             temporary.write_bytes(buffer.getbuffer())
         for old in self.checkpoints()[:-_KEPT_CHECKPOINTS]:
@@ -114,6 +143,10 @@ class RunFolder:
     def checkpoints(self) -> list[Path]:
         """Checkpoint files, oldest first."""
         return sorted(self._checkpoints.glob("step-*.pt"))
+
+    def last_step(self) -> int:
+        """Step of the newest checkpoint."""
+        return int(self.checkpoints()[-1].stem.removeprefix("step-"))
 
     def restore(self, load: Callable[[dict[str, Any]], None]) -> Path:
         """Hand the newest sound checkpoint to ``load``; a damaged one is warned of, deleted and passed over.
@@ -164,8 +197,12 @@ def _step_of(line: str) -> float:
 
 
 def _read(path: Path) -> dict[str, Any]:
-    # torch's reader does not check the archive's checksums, so a flipped bit would pass for a weight.
+    # torch's reader does not check the archive's checksums. An archive that was written anew has right ones for any
+    # content, which is why the content has one of its own.
     with zipfile.ZipFile(path) as archive:
         if (broken := archive.testzip()) is not None:
             raise zipfile.BadZipFile(f"checksum of {os.path.basename(broken)} does not match")
-    return torch.load(path, map_location="cpu", weights_only=True)
+    state = torch.load(path, map_location="cpu", weights_only=True)
+    if state.pop("checksum", None) != fingerprint(state):
+        raise ValueError("the checksum of its content does not match")
+    return state

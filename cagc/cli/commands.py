@@ -1,36 +1,32 @@
-"""Content-aware compression of style-based GANs. `cagc COMMAND --help` tells what a command takes."""
-
-# Every command is a dataclass: its fields are its options, its docstrings their help.
+"""The commands of ``cagc``: each is a dataclass whose fields are its options and whose docstrings are their help."""
 
 from __future__ import annotations
 
-import sys
 from dataclasses import dataclass, field
 from fractions import Fraction
 from pathlib import Path
-from typing import Annotated, Any, Union
+from typing import Annotated
 
 import tyro
 from tyro.constructors import PrimitiveConstructorSpec
 
-from . import __version__, distributed
-from .budget import ChannelPlan, plan_channels
-from .checkpoints import convert, load_generator, save_generator
-from .compress import CompressConfig, compress, print_table, resume_compress
-from .console import command_streams, one_line_errors, option_errors, phase, shown_warnings
-from .distill import DistillConfig
-from .documents import write_json
-from .editing.commands import Edit, Mix, Morph, Project
-from .errors import CagcError
-from .evaluation import evaluate
-from .export import export_onnx
-from .files import check_target
-from .generate import generate, parse_seeds
-from .prune import prune
-from .recipes import RECIPES, Recipe, recipe
-from .report import Report
-from .runs import Inputs, distill_run, load_teacher, open_device, resume_distill_run
-from .scores import ChannelScores, score_channels
+from .. import distributed
+from ..budget import ChannelPlan, plan_channels
+from ..checkpoints import convert, load_generator, save_generator
+from ..compress import CompressConfig, compress, print_table, resume_compress
+from ..console import phase
+from ..distill import DistillConfig
+from ..documents import write_json
+from ..errors import CagcError
+from ..evaluation import evaluate
+from ..export import export_onnx
+from ..files import check_target
+from ..generate import generate, parse_seeds
+from ..prune import prune
+from ..recipes import RECIPES
+from ..report import Report
+from ..runs import Inputs, distill_run, load_teacher, open_device, resume_distill_run
+from ..scores import ChannelScores, score_channels
 
 
 def _fraction(text: str) -> float:
@@ -197,6 +193,8 @@ class Distill:
     """Gives what is left out below: quick, paper, everything, stylekd, dcp, svs or sngan."""
     resume: bool = False
     """Go on with an interrupted run in --out, with the options it was started with."""
+    overwrite: bool = False
+    """Replace an earlier run in --out."""
     config: tyro.conf.OmitArgPrefixes[DistillConfig] = field(default_factory=DistillConfig)
 
     def run(self) -> None:
@@ -209,7 +207,7 @@ class Distill:
             inputs = Inputs(
                 self.teacher, self.data, self.content, self.classes, self.device, self.convert_images
             )  # fmt: skip
-            path = distill_run(self.student, inputs, self.config, self.out, self.plan)
+            path = distill_run(self.student, inputs, self.config, self.out, self.plan, self.overwrite)
         if distributed.is_main():
             print(path)
 
@@ -340,61 +338,3 @@ class Export:
         check_target(self.out, self.overwrite)
         export_onnx(load_teacher(self.generator)[0], self.out, self.batch, self.truncation, self.noise)
         print(self.out)
-
-
-def _named_recipe(args: list[str]) -> Recipe | None:
-    """The recipe that the option --recipe names: its settings are the defaults of the other options."""
-    for i, word in enumerate(args):
-        option, equals, value = word.partition("=")
-        if option == "--recipe" and (equals or i + 1 < len(args)):
-            return recipe(value if equals else args[i + 1])
-    return None
-
-
-def _commands(named: Recipe | None) -> type:
-    compress = Compress(distillation=(named or RECIPES["quick"]).distillation)
-    distill = Distill(out=tyro.MISSING, config=named.distillation if named else DistillConfig())
-    return Union[
-        Annotated[Compress, tyro.conf.subcommand("compress", default=compress)],
-        Score,
-        Prune,
-        Annotated[Distill, tyro.conf.subcommand("distill", default=distill)],
-        Evaluate,
-        Generate,
-        Project,
-        Mix,
-        Morph,
-        Edit,
-        Convert,
-        Export,
-    ]
-
-
-_SHARED = (Score, Distill, Evaluate)
-_STYLE = (tyro.conf.PositionalMetavarFromFieldName,)
-
-
-def _run(command: Any) -> None:
-    """Run ``command``, in as many processes as ``torchrun`` started."""
-    distributed.launch_rank()
-    if distributed.launched() == 1:
-        return command.run()
-    if not isinstance(command, _SHARED):
-        names = ", ".join(kind.__name__.lower() for kind in _SHARED)
-        raise CagcError(f"torchrun: got {distributed.launched()} processes, which only {names} can share")
-    with distributed.process_group(open_device(command.device)):
-        command.run()
-
-
-def main(args: list[str] | None = None) -> None:
-    """Run one command; see :func:`cagc.console.one_line_errors`."""
-    args = list(sys.argv[1:] if args is None else args)
-    with command_streams(), one_line_errors():
-        if args == ["--version"]:
-            print(__version__)
-            return
-        commands = _commands(_named_recipe(args))
-        with option_errors():
-            command = tyro.cli(commands, prog="cagc", description=__doc__, args=args, config=_STYLE)
-        with shown_warnings():
-            _run(command)
