@@ -23,8 +23,8 @@ import torch
 import torch.utils.cpp_extension
 
 from cagc.checkpoints import load_generator
+from cagc.checkpoints.rosinality import generator_from_rosinality, generator_to_rosinality
 from cagc.models import Generator
-from cagc.rosinality import generator_from_rosinality, generator_to_rosinality
 
 
 class Unavailable(Exception):

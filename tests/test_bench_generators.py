@@ -71,7 +71,7 @@ def checkout(folder: Path, model: str) -> Path:
 
 WORKING = """
 import torch, op
-from cagc.rosinality import generator_from_rosinality, generator_to_rosinality
+from cagc.checkpoints.rosinality import generator_from_rosinality, generator_to_rosinality
 
 class Generator(torch.nn.Module):
     def __init__(self, size, style_dim, n_mlp, generator_net_shape):

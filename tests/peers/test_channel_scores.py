@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from cagc.rosinality import generator_from_rosinality
+from cagc.checkpoints.rosinality import generator_from_rosinality
 from cagc.scores.activations import ACTIVATION_METRICS, MapStatistics, activation_scores, map_statistics
 from cagc.scores.samples import SampleBatch
 from cagc.scores.weights import (

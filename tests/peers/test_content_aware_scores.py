@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from cagc.rosinality import generator_from_rosinality
+from cagc.checkpoints.rosinality import generator_from_rosinality
 from cagc.scores.consumers import consumer_names
 from cagc.scores.content_aware import content_aware_scores, content_gradients
 from cagc.scores.samples import SampleBatch, batch_sizes

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from cagc.rosinality import generator_from_rosinality
+from cagc.checkpoints.rosinality import generator_from_rosinality
 from cagc.scores.diversity import PrincipalAxes, diversity_scores
 from cagc.scores.samples import SampleBatch, batch_sizes
 

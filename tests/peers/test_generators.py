@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from cagc.checkpoints import Checkpoint, to_rosinality
+from cagc.checkpoints.rosinality import discriminator_from_rosinality, generator_from_rosinality
 from cagc.metrics.macs import total_parameters
-from cagc.rosinality import discriminator_from_rosinality, generator_from_rosinality
 
 from .vectors import Case, cases, iter_cases, load_torch
 

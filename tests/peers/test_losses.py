@@ -6,11 +6,11 @@ import torch
 import torch.nn.functional as F
 
 from cagc.checkpoints import Checkpoint, to_rosinality
+from cagc.checkpoints.rosinality import generator_from_rosinality
 from cagc.content import apply_mask, resize_mask
 from cagc.distill.losses import discriminator_loss, generator_loss, rgb_loss
 from cagc.distill.regularizers import path_length_penalty, path_lengths, r1_penalty
 from cagc.models.bisenet import CLASSES
-from cagc.rosinality import generator_from_rosinality
 
 from .vectors import Case, cases, load_torch
 

@@ -7,9 +7,9 @@ import torch
 
 from cagc.budget import kept_channels, plan_channels, removed_channels
 from cagc.checkpoints import Checkpoint, generator_hash, to_rosinality
+from cagc.checkpoints.rosinality import generator_from_rosinality
 from cagc.metrics.macs import total_macs, total_parameters
 from cagc.prune import prune
-from cagc.rosinality import generator_from_rosinality
 from cagc.scores import ChannelScores
 from cagc.scores.content_aware import content_aware_scores
 

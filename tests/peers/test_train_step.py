@@ -8,12 +8,12 @@ from collections.abc import Iterator
 import torch
 
 from cagc.checkpoints import Checkpoint, to_rosinality
+from cagc.checkpoints.rosinality import discriminator_from_rosinality, generator_from_rosinality
 from cagc.distill.config import DistillConfig
 from cagc.distill.draws import Draws
 from cagc.distill.latents import Latents
 from cagc.distill.teachers import LiveTeacher
 from cagc.distill.trainer import Trainer
-from cagc.rosinality import discriminator_from_rosinality, generator_from_rosinality
 
 from .test_losses import content_mask
 from .vectors import Case, cases, load_torch

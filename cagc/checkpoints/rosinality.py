@@ -6,16 +6,20 @@ never from the order of keys.
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
-import torch
+from torch import Tensor
 
-from .errors import CagcError
-from .models import Discriminator, DiscriminatorConfig, Generator, GeneratorConfig
-from .models.stylegan2 import block_resolutions, layer_names
-from .state_dicts import State, count, filter_taps, load, need
+from ..common.inert_values import Record
+from ..common.wrappings import Part
+from ..errors import CagcError
+from ..models import Discriminator, DiscriminatorConfig, Generator, GeneratorConfig
+from ..models.stylegan2 import block_resolutions, layer_names
+from .states import as_part, check_resolution, draw_missing_noise, fill, filter_taps, numbered, set_mean_w, width_of
 
 LAYOUT = "rosinality's StyleGAN2 layout"
+_KERNELS = r"convs\.\d+\.conv\.blur\.kernel|to_rgbs\.\d+\.upsample\.kernel"
 _AFFINE = {"affine.weight": "modulation.weight", "affine.bias": "modulation.bias"}
 
 
@@ -59,70 +63,82 @@ def _discriminator_names(config: DiscriminatorConfig) -> dict[str, str]:
     return names
 
 
-def _state(document: Any, source: str) -> State:
-    if not isinstance(document, dict) or not all(isinstance(t, torch.Tensor) for t in document.values()):
-        raise CagcError(f"{source}: got {type(document).__name__}, expected a state dict of tensors")
-    return {key.removeprefix("module."): tensor for key, tensor in document.items()}
-
-
-def generator_config(state: State, source: str) -> GeneratorConfig:
-    """Configuration of a generator from the shapes of its state dict.
+def generator_config(part: Part, source: str, lr_multiplier: float = 0.01) -> GeneratorConfig:
+    """Configuration of a generator from the shapes of its state dict; ``lr_multiplier`` does not show in them.
 
     Raises:
         CagcError: a tensor that every such generator has is missing or has another rank.
     """
-    convs = count(state, r"convs\.(\d+)\.conv\.weight")
+    convs = numbered(part, r"convs\.(\d+)\.conv\.weight", source)
     if convs % 2:
         raise CagcError(f"{source}: got {convs} convolutions after the first, expected two per resolution")
-    resolution = 4 * 2 ** (convs // 2)
-    constant = need(state, "input.input", source, LAYOUT)
-    widths = [constant.shape[1]]
+    depth = numbered(part, r"style\.(\d+)\.weight", source, first=1)
+    if not depth:
+        raise CagcError(f"{source}: has no mapping network (tensor 'style.1.weight' is missing); expected {LAYOUT}")
+    resolution = check_resolution(4 * 2 ** (convs // 2), source)
+    widths = [width_of(part, "input.input", 1, 4, source, LAYOUT)]
     for key in ["conv1.conv.weight"] + [f"convs.{i}.conv.weight" for i in range(convs)]:
-        weight = need(state, key, source, LAYOUT)
-        if weight.ndim != 5:
-            raise CagcError(f"{source}: {key} has shape {list(weight.shape)}, expected [1, out, in, 3, 3]")
-        widths.append(weight.shape[1])
-    affine = need(state, "conv1.conv.modulation.weight", source, LAYOUT)
+        widths.append(width_of(part, key, 1, 5, source, LAYOUT))
     return GeneratorConfig(
         resolution=resolution,
         channels=dict(zip(layer_names(resolution), widths)),
-        style_dim=affine.shape[1],
-        mapping_layers=count(state, r"style\.(\d+)\.weight") - 1,
-        resample_filter=filter_taps(state, r"to_rgbs\.\d+\.upsample\.kernel"),
+        style_dim=width_of(part, "conv1.conv.modulation.weight", 1, 2, source, LAYOUT),
+        mapping_layers=depth,
+        lr_multiplier=lr_multiplier,
+        resample_filter=filter_taps(part, _KERNELS, 4, source),
     )
 
 
-def generator_from_rosinality(document: Any, source: str = "state dict") -> Generator:
-    """Generator, float32, of a "g" or "g_ema" state dict, pruned or not; ``w_avg`` is left at zero.
+def generator_from_rosinality(state: Any, source: str = "state dict") -> Generator:
+    """Generator, float32, of a "g" or "g_ema" state dict, pruned or not.
+
+    ``w_avg`` is the "latent_avg" beside it, or an estimate; noise maps that are missing are drawn from the weights.
+
+    Args:
+        state: tensors by name, or a :class:`~cagc.common.wrappings.Part` of a file.
+        source: begins every message.
 
     Raises:
-        CagcError: names the tensor that is missing or has another shape.
+        CagcError: names the tensor that is missing or has another shape, or a filter that cannot be expressed.
     """
-    state = _state(document, source)
-    generator = Generator(generator_config(state, source))
-    load(generator, state, _generator_names(generator.config), source, LAYOUT, optional="noise_const")
+    part = as_part(state, source)
+    config = generator_config(part, source, _lr_multiplier(part))
+    names = _generator_names(config)
+    generator = fill(lambda: Generator(config), part, names, source, LAYOUT, optional="noise_const")
+    missing = [ours for ours, theirs in names.items() if ours.endswith("noise_const") and theirs not in part.tensors]
+    draw_missing_noise(generator, missing, source)
+    set_mean_w(generator, part.tensors.get("latent_avg", part.beside.get("latent_avg")), source)
     return generator
 
 
-def discriminator_from_rosinality(document: Any, source: str = "state dict") -> Discriminator:
-    """Discriminator, float32, of a "d" state dict.
+def _lr_multiplier(part: Part) -> float:
+    """Of the mapping network, from a pickled module or from training options beside it; else the published one."""
+    options = part.beside.get("args")
+    options = options.state if isinstance(options, Record) else options if isinstance(options, dict) else {}
+    for value in (part.options.get("style.1.lr_mul"), options.get("lr_mlp")):
+        if type(value) in (int, float) and math.isfinite(value) and value > 0:
+            return float(value)
+    return 0.01
+
+
+def discriminator_from_rosinality(state: Any, source: str = "state dict") -> Discriminator:
+    """Discriminator, float32, of a "d" state dict; see :func:`generator_from_rosinality`.
 
     Raises:
-        CagcError: names the tensor that is missing or has another shape.
+        CagcError: names the tensor that is missing or has another shape, or a filter that cannot be expressed.
     """
-    state = _state(document, source)
-    blocks = count(state, r"convs\.(\d+)\.conv1\.0\.weight") - 1
-    resolution = 4 * 2 ** max(blocks, 0)
-    widths = [need(state, "convs.0.0.weight", source, LAYOUT).shape[0]]
-    widths += [need(state, f"convs.{i}.conv2.1.weight", source, LAYOUT).shape[0] for i in range(1, blocks + 1)]
+    part = as_part(state, source)
+    blocks = numbered(part, r"convs\.(\d+)\.conv1\.0\.weight", source, first=1)
+    resolution = check_resolution(4 * 2**blocks, source)
+    widths = [width_of(part, "convs.0.0.weight", 0, 4, source, LAYOUT)]
+    widths += [width_of(part, f"convs.{i}.conv2.1.weight", 0, 4, source, LAYOUT) for i in range(1, blocks + 1)]
     channels = dict(zip(reversed(block_resolutions(resolution)), widths))
-    taps = filter_taps(state, r"convs\.\d+\.skip\.0\.kernel")
-    discriminator = Discriminator(DiscriminatorConfig(resolution, channels, resample_filter=taps))
-    load(discriminator, state, _discriminator_names(discriminator.config), source, LAYOUT)
-    return discriminator
+    taps = filter_taps(part, r"convs\.\d+\.(?:skip|conv2)\.0\.kernel", 1, source)
+    config = DiscriminatorConfig(resolution, channels, resample_filter=taps)
+    return fill(lambda: Discriminator(config), part, _discriminator_names(config), source, LAYOUT)
 
 
-def generator_to_rosinality(generator: Generator) -> State:
+def generator_to_rosinality(generator: Generator) -> dict[str, Tensor]:
     """State dict that rosinality's and the authors' ``Generator`` load with ``strict=True``.
 
     It has no place for ``conv_clamp``, which is left out, and theirs has one ``lr_multiplier``, which the mapping's
@@ -149,7 +165,7 @@ def generator_to_rosinality(generator: Generator) -> State:
     return state
 
 
-def discriminator_to_rosinality(discriminator: Discriminator) -> State:
+def discriminator_to_rosinality(discriminator: Discriminator) -> dict[str, Tensor]:
     """State dict that rosinality's and the authors' ``Discriminator`` load with ``strict=True``."""
     ours = discriminator.state_dict()
     names = _discriminator_names(discriminator.config)

@@ -1,0 +1,111 @@
+"""The layouts of networks that are read, and those that are only told by name: one entry each.
+
+A layout is found by names of tensors that no other has ("anchors"), with whatever prefix they have in a file.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from ..common.torch_files import Document
+from ..common.wrappings import Part, parts
+from ..errors import CagcError
+from .basicsr import generator_from_basicsr
+from .nvlabs import discriminator_from_nvlabs, generator_from_nvlabs
+from .rosinality import discriminator_from_rosinality, generator_from_rosinality
+
+GENERATOR, DISCRIMINATOR, OTHER = "generator", "discriminator", "other"
+
+
+@dataclass(frozen=True)
+class Layout:
+    """How one code base names the tensors of a network.
+
+    Attributes:
+        title: of the layout, as docs/checkpoints.md and messages call it.
+        network: :data:`GENERATOR`, :data:`DISCRIMINATOR`, or :data:`OTHER`, which is not read.
+        anchors: names of tensors; two of them tell the layout, and so do fewer where it has no more.
+        build: makes the network of a part of a file; the second argument begins its messages.
+        told_by: what some name must contain beside an anchor.
+        found_in: the files that have it, for the table of docs/checkpoints.md.
+    """
+
+    title: str
+    network: str
+    anchors: tuple[str, ...]
+    build: Callable[[Part, str], Any] | None = None
+    told_by: str = ""
+    found_in: str = ""
+
+    def recognises(self, part: Part) -> bool:
+        """Whether the tensors of ``part`` are named so."""
+        named = sum(anchor in part.tensors for anchor in self.anchors)
+        return named >= min(2, len(self.anchors)) and (
+            not self.told_by or any(self.told_by in name for name in part.tensors)
+        )
+
+
+_STYLEGAN2 = ("input.input", "conv1.conv.weight", "to_rgb1.conv.weight", "style.1.weight")
+
+LAYOUTS = (
+    Layout("swagan of rosinality", OTHER, _STYLEGAN2, told_by="iwt."),
+    Layout(
+        "rosinality's StyleGAN2 generator", GENERATOR, _STYLEGAN2[:3], generator_from_rosinality,
+        found_in="training files with `args` and optimiser states, the paper's authors, DCP-GAN, StyleGAN-NADA, "
+        "Anycost; `decoder.` in pSp, e4e and HyperStyle",
+    ),
+    Layout(
+        "rosinality's StyleGAN2 discriminator", DISCRIMINATOR,
+        ("final_conv.0.weight", "final_linear.0.weight", "convs.0.0.weight"), discriminator_from_rosinality,
+        found_in="the same training files, under `d`",
+    ),
+    Layout(
+        "BasicSR's StyleGAN2 generator", GENERATOR,
+        ("constant_input.weight", "style_conv1.modulated_conv.weight", "style_mlp.1.weight"), generator_from_basicsr,
+        found_in="`params_ema` and `params` of BasicSR; `stylegan_decoder.` in GFPGAN",
+    ),
+    Layout("StyleGAN3", OTHER, ("mapping.w_avg", "synthesis.input.weight", "synthesis.input.freqs"),
+           told_by="synthesis.input."),
+    Layout(
+        "NVlabs' StyleGAN2 generator", GENERATOR,
+        ("synthesis.b4.const", "synthesis.b4.conv1.weight", "mapping.w_avg", "mapping.fc0.weight"),
+        generator_from_nvlabs,
+        found_in="`.pkl` snapshots of stylegan2-ada-pytorch and of stylegan3's `stylegan2` configuration, with every "
+        "pickle protocol; the network alone; its state dict alone",
+    ),
+    Layout(
+        "NVlabs' StyleGAN2 discriminator", DISCRIMINATOR, ("b4.conv.weight", "b4.fc.weight", "b4.out.weight"),
+        discriminator_from_nvlabs, found_in="the same snapshots, under `D`",
+    ),
+    Layout("lucidrains' StyleGAN2", OTHER, ("initial_block", "blocks.0.to_style1.weight")),
+    Layout("R3GAN", OTHER, ("MainLayers.0.TransitionLayer.Basis",)),
+    Layout("an encoder of pSp or e4e", OTHER, ("encoder.input_layer.0.weight",)),
+    Layout("a BiSeNet face parser, which --content takes", OTHER, ("cp.resnet.conv1.weight",)),
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A network in a file, not read yet."""
+
+    layout: Layout
+    part: Part
+
+    def build(self, source: str) -> Any:
+        """The network. Raises CagcError if it is of a layout that is only told by name, or not as the layout has it."""
+        if self.layout.build is None:
+            raise CagcError(f"{source}: {self.layout.title}, which is not supported")
+        return self.layout.build(self.part, source)
+
+
+def candidates(document: Document) -> list[Candidate]:
+    """Every network in ``document`` whose layout is known, also those that are only told by name."""
+    anchors = dict.fromkeys(anchor for layout in LAYOUTS for anchor in layout.anchors)
+    found: dict[tuple[str, str], Candidate] = {}
+    for part in parts(document, anchors):
+        layout = next((layout for layout in LAYOUTS if layout.recognises(part)), None)
+        if layout is not None:
+            found.setdefault((part.place, part.prefix), Candidate(layout, part))
+    return list(found.values())
