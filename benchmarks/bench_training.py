@@ -36,7 +36,8 @@ PRECISIONS = ("float32", "float16", "bfloat16") if CUDA else ("float32",)
 def networks(case: str, device: str) -> tuple[Generator, Discriminator, Generator]:
     """Teacher, its discriminator, and a student with 0.3 of every layer, rounded up to multiples of 8."""
     if case == "faces64":
-        teacher, discriminator = load_teacher(None, device)
+        teacher, checkpoint = load_teacher(None, device)
+        discriminator = checkpoint.d
         full = teacher.config.channels
         kept = {name: min(c, -(-(c - int(0.7 * c)) // 8) * 8) for name, c in full.items()}
         config = GeneratorConfig(**teacher.config.to_dict() | {"channels": kept})

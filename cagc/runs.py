@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from . import assets, content, distributed
-from .checkpoints import load_checkpoint, load_generator
+from .checkpoints import Checkpoint, load_checkpoint, load_generator
 from .data.dataset import ImageDataset
 from .distill import DistillConfig, RunFolder, distill
 from .errors import CagcError
@@ -67,7 +67,9 @@ class Inputs:
             one's own.
         """
         device = open_device(self.device)
-        teacher, discriminator = load_teacher(self.teacher, device)
+        teacher, checkpoint = load_teacher(self.teacher, device)
+        # Only training, which also needs data, uses the discriminator: one that cannot be read hinders nothing else.
+        discriminator = checkpoint.d if need_data else None
         path = self.data
         if path is None and self.teacher is None:
             path = assets.faces64() / "images.zip"
@@ -93,7 +95,8 @@ class Inputs:
 
 @dataclass(frozen=True)
 class LoadedInputs:
-    """:class:`Inputs`, opened; ``discriminator`` is None where the checkpoint has none, ``data`` if none was given."""
+    """:class:`Inputs`, opened; ``data`` is None if none was given, ``discriminator`` where the checkpoint has none or
+    without ``need_data``."""
 
     device: torch.device
     teacher: AnyGenerator
@@ -102,8 +105,8 @@ class LoadedInputs:
     parser: content.ContentParser
 
 
-def load_teacher(path: Path | None, device: torch.device | str = "cpu") -> tuple[AnyGenerator, AnyDiscriminator | None]:
-    """The generator and, if it is there, the discriminator of a checkpoint; of the embedded face teacher for None.
+def load_teacher(path: Path | None, device: torch.device | str = "cpu") -> tuple[AnyGenerator, Checkpoint]:
+    """The generator of a checkpoint, and the checkpoint for what else is in it; of the embedded face teacher for None.
 
     Raises:
         CagcError: the checkpoint cannot be read or holds no generator.
@@ -111,8 +114,8 @@ def load_teacher(path: Path | None, device: torch.device | str = "cpu") -> tuple
     checkpoint = load_checkpoint(path or "faces64", device)
     generator = checkpoint.g_ema or checkpoint.g
     if generator is None:
-        raise CagcError(f"checkpoint {path}: holds no generator ('g_ema' or 'g')")
-    return generator, checkpoint.d
+        raise CagcError(f"checkpoint {path}: holds no generator ('g_ema' or 'g'){checkpoint.unknown}")
+    return generator, checkpoint
 
 
 def distill_run(

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
+from safetensors.torch import save
 
 from ..common.reading import parse_json
 from ..common.torch_files import Document
@@ -69,8 +70,6 @@ def _check_options(options: Any, tensors: int) -> None:
 
 def native_file(networks: dict[str, Any], metadata: dict[str, Any] | None, dtype: torch.dtype | None) -> bytes:
     """Content of a native file with ``networks`` by name, tensors converted to ``dtype``."""
-    from safetensors.torch import save
-
     tensors, configs = {}, {}
     for name, network in networks.items():
         configs[name] = network.config.to_dict()

@@ -231,8 +231,12 @@ class BaseGenerator(GeneratorNames, nn.Module):
     @torch.no_grad()
     def estimate_w_avg(self, samples: int = 10_000, seed: int = 0) -> None:
         """Set ``w_avg`` to the mean w of ``samples`` latents drawn from ``seed``."""
-        z = torch.randn(samples, self.z_dim, generator=torch.Generator().manual_seed(seed))
-        self.w_avg.copy_(self.mapping.w(z.to(self.w_avg)).mean(dim=0))
+        rng, total = torch.Generator().manual_seed(seed), torch.zeros_like(self.w_avg)
+        # At the published width all samples are one part; a width that a file claims must not fill the memory.
+        for part in torch.arange(samples).split(max(1, 2**24 // self.z_dim)):
+            z = torch.randn(len(part), self.z_dim, generator=rng)
+            total += self.mapping.w(z.to(self.w_avg)).sum(dim=0)
+        self.w_avg.copy_(total / samples)
 
     def make_noise(
         self, batch: int = 1, seed: int | None = None, device: torch.device | str | None = None

@@ -307,7 +307,7 @@ def test_full_disk_keeps_the_last_checkpoint(networks, data, whole, tmp_path, mo
         run(networks, data, out)
     monkeypatch.undo()
     assert sorted(p.name for p in (out / "checkpoints").iterdir()) == ["step-000000000.pt", "step-000000002.pt"]
-    monkeypatch.setattr("cagc.checkpoints.save", Mock(side_effect=OSError(28, "No space left on device")))
+    monkeypatch.setattr("cagc.checkpoints.native.save", Mock(side_effect=OSError(28, "No space left on device")))
     with pytest.raises(CagcError, match="device: '.*safetensors'; the checkpoint of step 7 is kept in"):
         run(networks, data, out, resume=True)
     assert not (out / "student.safetensors").exists()
