@@ -84,7 +84,7 @@ def _theirs(generator: Generator) -> Module:
     config = generator.config
     theirs = Module("Generator", z_dim=config.style_dim, c_dim=0, img_resolution=config.resolution, img_channels=3)
     for name, tensor in (*generator.named_parameters(), *generator.named_buffers()):
-        theirs.put(name.replace("to_rgb", "torgb").replace("w_avg", "mapping.w_avg"), tensor)
+        theirs.put(name.replace("to_rgb", "torgb"), tensor)
     for layer in list(config.channels)[1:]:
         theirs.put(f"synthesis.{layer}.activation", "lrelu")
         theirs.put(f"synthesis.{layer}.conv_clamp", config.conv_clamp)
