@@ -11,25 +11,13 @@ import pickletools
 from collections.abc import Callable, Mapping
 from typing import Any, BinaryIO
 
-import torch
-
 from ..errors import CagcError
-from .inert_values import (
-    Name,
-    Record,
-    Storage,
-    StoredArray,
-    StoredDtype,
-    StoredTensor,
-    UnreadableTensor,
-    kind,
-    scalar,
-)
+from .inert_calls import CALLS, key, persistent_module, usual_name
+from .inert_values import Name, Record, StoredArray, StoredDtype, kind
 
 MAX_OPCODES = 2_000_000
 MAX_NESTING = 200
 MAX_INTEGER_BITS = 256
-MAX_KEY_PARTS = 16
 _COPIES = 3
 """Bytes that may be made of each byte of a file: protocol 2 writes them as text, which is encoded and copied."""
 
@@ -41,108 +29,6 @@ _LITERALS = {
 _CONSTANTS = {"NONE": None, "NEWTRUE": True, "NEWFALSE": False, "EMPTY_TUPLE": ()}
 _NEW = {"EMPTY_LIST": list, "EMPTY_DICT": dict, "EMPTY_SET": set}
 _TUPLES = {"TUPLE1": 1, "TUPLE2": 2, "TUPLE3": 3}
-_MOVED = (("numpy._core.", "numpy.core."), ("__builtin__.", "builtins."), ("copy_reg.", "copyreg."))
-_KEYS = (str, int, float, bool, bytes, complex, type(None), Name, Record, Storage, StoredTensor, UnreadableTensor)
-
-
-def key(value: Any) -> Any:
-    """``value``, if it may stand in a dictionary or set: hashing a deeply nested one would exhaust the stack.
-
-    Raises:
-        CagcError: it may not.
-    """
-    parts = value if isinstance(value, tuple) else (value,)
-    if len(parts) > MAX_KEY_PARTS or not all(isinstance(part, _KEYS) for part in parts):
-        raise CagcError(f"a dictionary or set with {kind(value)} for a key")
-    return value
-
-
-def _pairs(items: Any = ()) -> dict[Any, Any]:
-    return {key(k): v for k, v in (items.items() if isinstance(items, Mapping) else items)}
-
-
-def _tensor(storage: Any, offset: Any, shape: Any, stride: Any, *_: Any) -> StoredTensor:
-    return StoredTensor(storage, offset, shape, stride)
-
-
-def _typed_tensor(storage: Any, offset: Any, shape: Any, stride: Any, _grad: Any, _hooks: Any, dtype: Any, *_: Any):
-    found = getattr(torch, dtype.name, None) if isinstance(dtype, Name) and dtype.module == "torch" else None
-    if not isinstance(found, torch.dtype) or not isinstance(storage, Storage):
-        raise CagcError("a tensor without a type")
-    return StoredTensor(storage.as_type(found), offset, shape, stride)
-
-
-def _array_of_buffer(data: Any, dtype: Any, shape: Any, order: Any) -> StoredArray:
-    array = StoredArray()
-    array.fill(data, dtype, shape, order == "F")
-    return array
-
-
-def _persistent_module(meta: dict[str, Any]) -> Record:
-    """NVlabs' networks: the class's name and attributes; the source code beside them is left alone."""
-    return Record(Name("", str(meta["class_name"])[:80]), dict(meta["state"]))
-
-
-def _path(*parts: Any) -> str:
-    return "/".join(str(part) for part in parts if isinstance(part, str))
-
-
-def _unreadable(what: str) -> Callable[..., UnreadableTensor]:
-    return lambda *_: UnreadableTensor(what)
-
-
-def _opaque(*_: Any) -> None:
-    """Dates, decimals and the like: nothing that a network needs."""
-
-
-CALLS: dict[str, Callable[..., Any]] = {
-    **{f"collections.{name}": _pairs for name in ("OrderedDict", "Counter")},
-    **{f"builtins.{known.__name__}": known for known in (list, tuple, complex)},
-    "builtins.bytes": lambda: b"",
-    "builtins.bytearray": lambda data=b"", *_: data,
-    "builtins.dict": _pairs,
-    "builtins.set": lambda items=(): {key(item) for item in items},
-    "builtins.frozenset": lambda items=(): frozenset(key(item) for item in items),
-    "builtins.slice": lambda *bounds: tuple(bounds),
-    "collections.defaultdict": lambda *_: {},
-    "collections.deque": lambda items=(), *_: list(items),
-    **{f"pathlib.{name}Path": _path for name in ("", "Posix", "Windows")},
-    **{f"pathlib._local.{name}Path": _path for name in ("", "Posix", "Windows")},
-    **{f"pathlib.Pure{name}Path": _path for name in ("", "Posix", "Windows")},
-    **{f"datetime.{name}": _opaque for name in ("datetime", "date", "time", "timedelta", "timezone")},
-    "decimal.Decimal": _opaque,
-    "torch.Size": lambda items=(): tuple(items),
-    "torch.device": lambda *parts: ":".join(map(str, parts)),
-    "torch._utils._rebuild_tensor": _tensor,
-    "torch._utils._rebuild_tensor_v2": _tensor,
-    "torch._utils._rebuild_tensor_v3": _typed_tensor,
-    "torch._utils._rebuild_parameter": lambda data, *_: data,
-    "torch._utils._rebuild_parameter_with_state": lambda data, *_: data,
-    "torch._utils._rebuild_sparse_tensor": _unreadable("sparse"),
-    "torch._utils._rebuild_sparse_csr_tensor": _unreadable("sparse"),
-    "torch._utils._rebuild_nested_tensor": _unreadable("nested"),
-    "torch._utils._rebuild_qtensor": _unreadable("quantized"),
-    "torch._utils._rebuild_meta_tensor_no_storage": _unreadable("meta"),
-    "torch._utils._rebuild_wrapper_subclass": _unreadable("wrapped"),
-    "torch._utils._rebuild_device_tensor_from_numpy": lambda array, *_: array,
-    "torch.serialization._get_layout": _opaque,
-    "torch.nn.backends.thnn._get_thnn_function_backend": _opaque,
-    "numpy.dtype": lambda code, *_: StoredDtype(code),
-    "numpy.core.multiarray._reconstruct": lambda *_: StoredArray(),
-    "numpy.core.multiarray.scalar": scalar,
-    "numpy.core.numeric._frombuffer": _array_of_buffer,
-    "torch_utils.persistence._reconstruct_persistent_obj": _persistent_module,
-    "dnnlib.util.EasyDict": _pairs,
-}
-
-
-def _usual_name(name: Name) -> str:
-    """The name by which :data:`CALLS` knows what other versions of Python and numpy call otherwise."""
-    asked = str(name)
-    for now, before in _MOVED:
-        if asked.startswith(now):
-            asked = before + asked.removeprefix(now)
-    return asked
 
 
 class Budget:
@@ -373,7 +259,7 @@ class InertUnpickler:
     def _call(self, function: Any, arguments: Any) -> Any:
         meaning = self._meaning(function)
         if meaning is None:
-            asked = _usual_name(function) if isinstance(function, Name) else kind(function)
+            asked = usual_name(function) if isinstance(function, Name) else kind(function)
             raise CagcError(
                 f"holds more than tensors, numbers, text and containers: it asks to run {asked}, which is refused; who "
                 "trusts the file can load it in the code that it comes from and save the state dicts alone"
@@ -384,9 +270,9 @@ class InertUnpickler:
     def _meaning(self, function: Any) -> Callable[..., Any] | None:
         if not isinstance(function, Name):
             return None
-        asked = _usual_name(function)
+        asked = usual_name(function)
         if asked.endswith(".persistence._reconstruct_persistent_obj"):  # forks move the module
-            return _persistent_module
+            return persistent_module
         return self.calls.get(asked)
 
     def _new(self, name: Any, arguments: Any) -> Any:

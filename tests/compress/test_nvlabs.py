@@ -127,7 +127,7 @@ def test_snapshot(tmp_path, generator, discriminator):
     for back in (checkpoint.g_ema, checkpoint.g):
         assert back.config == generator.config
         for truncation in (1, 0.5):
-            options = {"noise": "const", "truncation": truncation}
+            options = {"noise": "const", "truncation_psi": truncation}
             assert torch.equal(back(z, **options), generator(z, **options))
     images = torch.randn(4, 3, RESOLUTION, RESOLUTION)
     assert checkpoint.d.config == discriminator.config
