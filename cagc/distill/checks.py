@@ -1,8 +1,7 @@
-"""What a run must be made of, checked before anything is written, and what it is a run of."""
+"""Validates the inputs of a run before anything is written, and computes its identity."""
 
 from __future__ import annotations
 
-import hashlib
 from typing import Any
 
 import torch
@@ -54,11 +53,11 @@ def identity(
     config: DistillConfig,
     parser: Any,
 ) -> dict[str, Any]:
-    """What decides the weights that a run reaches at a step, as JSON containers."""
+    """What decides the weights that a run reaches at a step, as JSON containers: networks, images, masks by content."""
     document = {
         "student": generator_hash(student),
         "teacher": teacher.fingerprint,
-        "content": None if parser is None else parser.name,
+        "content": None if parser is None else getattr(parser, "fingerprint", parser.name),
         **config.identity(),
     }
     if config.gan_weight:
@@ -68,10 +67,8 @@ def identity(
 
 
 def _describe(data: Any) -> str:
-    if isinstance(data, RecordedTeacher):
-        return data.fingerprint
-    names = hashlib.sha256("\n".join(getattr(data, "names", ())).encode()).hexdigest()
-    return f"{len(data)} images, names {names[:16]}"
+    found = getattr(data, "fingerprint", None)
+    return f"{len(data)} images, content {found() if callable(found) else found}"
 
 
 def new_discriminator(student: AnyGenerator, teacher: Teacher, seed: int) -> AnyDiscriminator:

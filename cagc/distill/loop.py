@@ -263,7 +263,7 @@ class _Run:
             for number in range(config.d_steps - 1 if self.stream is not None else 0):
                 trainer.lead(self._real(), number)
             real = self._real() if self.stream is not None else None
-            self.averages.add(trainer.iteration(real, draws))
+            self.averages.add(trainer.iteration(real, draws).values())
             step, last = trainer.step, trainer.step == config.steps
             reporter.update(step, self.averages.values)
             stop = distributed.any_true(bool(received))

@@ -16,7 +16,6 @@ from .latents import Latents
 from .losses import PerceptualDistance, feature_loss, load_perceptual, perceptual_loss, relation_loss, rgb_loss
 from .relation import latent_directions, relation_layers
 from .teachers import LiveTeacher, Teacher
-from .update import Losses
 
 # Images whose masks are all empty before a parser counts as one that sees nothing.
 _BLIND_SAMPLES = 256
@@ -54,6 +53,14 @@ class Targets:
         """Memory of all tensors."""
         tensors = [*self.rgbs, *(self.kept or ()), *(t for pair in self.relations or () for t in pair)]
         return sum(t.nbytes for t in tensors) + (0 if self.mask is None else self.mask.nbytes)
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """The student's images [N, 3, R, R], and its losses by name, scalars with gradients."""
+
+    images: Tensor
+    losses: dict[str, Tensor]
 
 
 class Objective:
@@ -101,7 +108,7 @@ class Objective:
         self._blind_after = min(_BLIND_SAMPLES, config.steps * config.batch_size)
 
     def weights(self, step: int = 0) -> dict[str, float]:
-        """Weight by name of the losses of :meth:`losses` at ``step``."""
+        """Weight by name of the losses of :meth:`compare` at ``step``."""
         config = self.config
         weights = {
             "rgb": config.rgb_weight,
@@ -154,8 +161,8 @@ class Objective:
                 self._coverage.check(self.parser.name)
         return area
 
-    def losses(self, synthesis: Synthesis, latents: Latents, offsets: Tensor | None, targets: Targets) -> Losses:
-        """Means over the images of ``latents`` of the losses that :meth:`weights` names, and the images, "images"."""
+    def compare(self, synthesis: Synthesis, latents: Latents, offsets: Tensor | None, targets: Targets) -> Comparison:
+        """The student's images of ``latents``, and the losses that :meth:`weights` names, as means over them."""
         config, losses = self.config, {}
         features = self._room(offsets)
         intermediate = config.kd_mode == "intermediate"
@@ -173,7 +180,7 @@ class Objective:
             losses["relation"] = relation_loss(
                 [(features[name], moved[name]) for name in self._layers], targets.relations
             )
-        return losses | {"images": rgbs[-1]}
+        return Comparison(rgbs[-1], losses)
 
     def share(self, name: str, images: int, targets: Targets, area: Tensor | None) -> Tensor | float:
         """Weight of the mean over ``images`` images in that of the loss ``name`` over the whole batch."""

@@ -105,7 +105,7 @@ def _clock(seconds: float) -> str:
 
 
 class Averages:
-    """Means of losses since the last :meth:`clear`, each over the steps that had it.
+    """Means of losses and statistics since the last :meth:`clear`, each over the steps that had it.
 
     Nothing is copied off the device before it is asked for.
     """
@@ -116,9 +116,9 @@ class Averages:
     def clear(self) -> None:
         self._sums: dict[str, tuple[Tensor, int]] = {}
 
-    def add(self, losses: dict[str, Tensor]) -> None:
-        """Count the scalar losses of one step."""
-        for name, value in losses.items():
+    def add(self, values: dict[str, Tensor]) -> None:
+        """Count the scalars of one step."""
+        for name, value in values.items():
             total, count = self._sums.get(name, (torch.zeros_like(value), 0))
             self._sums[name] = total + value, count + 1
 

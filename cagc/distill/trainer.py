@@ -35,7 +35,7 @@ from .objective import Objective, Targets
 from .regularizers import path_length_penalty, path_lengths, r1_penalty
 from .relation import draw_offsets
 from .teachers import Teacher
-from .update import Losses, Update
+from .update import Outcome, Statistics, Update
 
 # Parts of the draws that the teacher's targets depend on.
 _COMPARED = ("generator", "offsets")
@@ -149,7 +149,7 @@ class Trainer:
             }
         return Draws(self._draw_latents("generator", layout), **optional)
 
-    def lead(self, real: Tensor, number: int) -> Losses:
+    def lead(self, real: Tensor, number: int) -> Outcome:
         """Update ``number`` of the discriminator before iteration ``self.step``, one of ``config.d_steps`` - 1.
 
         ``real`` as in :meth:`iteration`. The iteration itself is the last update.
@@ -176,8 +176,8 @@ class Trainer:
         noise = streams.noise("noise", shapes)
         return with_noise(latents, noise, noise if self.config.share_noise else streams.noise("teacher", shapes))
 
-    def iteration(self, real: Tensor | None, draws: Draws) -> Losses:
-        """Run iteration ``self.step`` and count it. Losses are unweighted scalars of the whole batch, detached.
+    def iteration(self, real: Tensor | None, draws: Draws) -> Outcome:
+        """Run iteration ``self.step`` and count it.
 
         Args:
             real: this process's images [N, 3, R, R] in [-1, 1], those of ``self.layout.numbers``; None where there is
@@ -188,21 +188,21 @@ class Trainer:
             NonFiniteLoss: naming the loss; the weights are those before the update that it would have made.
             CagcError: the parser's mask has another shape or values than it must, or 256 masks in a row were empty.
         """
-        config, losses = self.config, {}
+        config, outcome = self.config, Outcome()
         self._set_learning_rate()
         if self.d is not None:
             with self.clock("discriminator"):
-                losses |= self.train_discriminator(real, draws)
+                outcome |= self.train_discriminator(real, draws)
             if config.r1_gamma and self.step % config.d_reg_every == 0:
                 with self.clock("regularisers"):
-                    losses |= self.regularize_discriminator(real, draws)
-        losses |= self.train_generator(draws)
+                    outcome |= self.regularize_discriminator(real, draws)
+        outcome |= self.train_generator(draws)
         if draws.path is not None:
             with self.clock("regularisers"):
-                losses |= self.regularize_generator(draws.path, draws.path_noise)
+                outcome |= self.regularize_generator(draws.path, draws.path_noise)
         self.update_average()
         self.step += 1
-        return losses
+        return outcome
 
     def _set_learning_rate(self) -> None:
         for optimizer in (self.g_optimizer, self.d_optimizer):
@@ -229,7 +229,7 @@ class Trainer:
         with self.autocast():
             return self.d(images).to(self.dtype)
 
-    def train_discriminator(self, real: Tensor, draws: Draws) -> Losses:
+    def train_discriminator(self, real: Tensor, draws: Draws) -> Outcome:
         """Adversarial loss on ``real`` [N, 3, R, R] and on the student's images."""
         self.d.requires_grad_(True)
         update = self._update(self.d_optimizer, "discriminator", "real_score", "fake_score", "real_sign")
@@ -242,13 +242,13 @@ class Trainer:
             loss = share * discriminator_loss(real_logits, fake_logits, self.config.gan_loss)
             scores = {"real_score": real_logits, "fake_score": fake_logits, "real_sign": real_logits.sign()}
             update.add(loss, {"discriminator": loss} | {k: share * v.detach().mean() for k, v in scores.items()})
-        losses = update.apply(self.step)
-        sign = losses.pop("real_sign")
+        outcome = update.apply(self.step)
+        probability = None
         if self.augment is not None:
-            losses["augment_p"] = self.augment.adapt(sign, self.config.batch_size)
-        return losses
+            probability = self.augment.adapt(outcome.statistics.real_sign, self.config.batch_size)
+        return replace(outcome, statistics=replace(outcome.statistics, real_sign=None, augment_p=probability))
 
-    def regularize_discriminator(self, real: Tensor, draws: Draws) -> Losses:
+    def regularize_discriminator(self, real: Tensor, draws: Draws) -> Outcome:
         """R1 on ``real`` [N, 3, R, R], weighted for being applied every ``d_reg_every`` steps."""
         self.d.requires_grad_(True)
         update = self._update(self.d_optimizer, "r1")
@@ -261,7 +261,7 @@ class Trainer:
             update.add(total, {"r1": penalty})
         return update.apply(self.step)
 
-    def train_generator(self, draws: Draws) -> Losses:
+    def train_generator(self, draws: Draws) -> Outcome:
         """Adversarial loss and distance to the teacher's images, computed once with their mask."""
         objective, passes = self.objective, self.layout.passes
         weights = objective.weights(self.step)
@@ -269,7 +269,7 @@ class Trainer:
             weights["generator"] = gan_weight
             self.d.requires_grad_(False)
         if not weights:
-            return {}
+            return Outcome()
         latents = [draws.generator[part] for part in passes]
         offsets = [None if draws.offsets is None else draws.offsets[part] for part in passes]
         with self.clock("teacher"), self.autocast():
@@ -280,16 +280,16 @@ class Trainer:
         update = self._update(self.g_optimizer, *weights)
         for i, part in enumerate(passes):
             with self.clock("student"):
-                losses = objective.losses(self._synthesis, latents[i], offsets[i], targets[i])
+                compared = objective.compare(self._synthesis, latents[i], offsets[i], targets[i])
+                losses = dict(compared.losses)
                 if "generator" in weights:
-                    logits = self._logits(losses["images"], draws, "generator", part)
+                    logits = self._logits(compared.images, draws, "generator", part)
                     losses["generator"] = generator_loss(logits, self.config.gan_loss)
                 losses = {k: objective.share(k, len(latents[i]), targets[i], area) * losses[k] for k in weights}
             with self.clock("backward"):
                 update.add(sum(weights[name] * losses[name] for name in weights), losses)
         with self.clock("backward"):
-            losses = update.apply(self.step)
-        return losses if area is None else losses | {"content_area": area}
+            return update.apply(self.step) | Outcome(statistics=Statistics(content_area=area))
 
     def _targets(self, latents: list[Latents], offsets: list[Tensor | None]) -> list[Targets]:
         """Targets of each pass: computed, or with a pool kept from an earlier step, in half the memory."""
@@ -302,7 +302,7 @@ class Trainer:
         # The first use reads what later ones will, so that a resumed run, whose pool is empty, sees the same numbers.
         return [targets.to(self.dtype) for targets in self._pool[step]]
 
-    def regularize_generator(self, latents: Latents, path_noise: Tensor) -> Losses:
+    def regularize_generator(self, latents: Latents, path_noise: Tensor) -> Outcome:
         """Path length penalty, weighted for being applied every ``g_reg_every`` steps; updates the running mean.
 
         The mean is over the whole batch. With more than one pass the lengths are computed twice: all of them first,
@@ -328,9 +328,9 @@ class Trainer:
             update.add(total, {})
         penalty, mean = path_length_penalty(everyone, self.path_mean, decay)
         update.note({"path": penalty / distributed.world_size()})
-        losses = update.apply(self.step)
+        outcome = update.apply(self.step)
         self.path_mean = mean
-        return losses | {"path_length": everyone.mean()}
+        return outcome | Outcome(statistics=Statistics(path_length=everyone.mean()))
 
     def _path_lengths(self, latents: Latents, noise: Tensor, create_graph: bool = True) -> tuple[Tensor, Tensor]:
         with self.autocast():

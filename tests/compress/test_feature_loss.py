@@ -42,12 +42,12 @@ def test_nothing_pruned_has_no_distance_and_training_lessens_it():
     teacher = generator(seed=4)
     everything = {name: list(range(width)) for name, width in teacher.config.channels.items()}
     same = Trainer(teacher, LiveTeacher(teacher), None, CONFIG, kept=everything)
-    assert same.iteration(None, same.draw())["feature"].item() < 1e-6
+    assert same.iteration(None, same.draw()).losses.feature.item() < 1e-6
     plan = half(teacher)
     config = replace(CONFIG, rgb_weight=0, learning_rate=0.01)
     run = Trainer(prune(teacher, plan), LiveTeacher(teacher), None, config, kept=plan.kept)
     draws = run.draw()
-    losses = [run.iteration(None, draws)["feature"].item() for _ in range(20)]
+    losses = [run.iteration(None, draws).losses.feature.item() for _ in range(20)]
     assert losses[-1] < 0.7 * losses[0]
 
 
@@ -59,7 +59,7 @@ def test_kept_channels_are_compared_with_themselves():
     distances = []
     for kept in (plan.kept, {name: rows[::-1] for name, rows in plan.kept.items()}):
         run = Trainer(student, LiveTeacher(teacher), None, CONFIG, kept=kept)
-        distances.append(run.iteration(None, run.draw())["feature"].item())
+        distances.append(run.iteration(None, run.draw()).losses.feature.item())
     assert distances[0] < 0.8 * distances[1]
 
 

@@ -75,10 +75,10 @@ def test_training_with_the_relation_loss_teaches_the_relation():
     teacher = generator(seed=4)
     run = Trainer(student_of(teacher), LiveTeacher(teacher), None, replace(CONFIG, rgb_weight=0, learning_rate=0.005))
     draws = run.draw()
-    losses = [run.iteration(None, draws)["relation"].item() for _ in range(20)]
+    losses = [run.iteration(None, draws).losses.relation.item() for _ in range(20)]
     assert losses[-1] < 0.5 * losses[0]
     same = Trainer(teacher, LiveTeacher(teacher), None, CONFIG)
-    assert same.iteration(None, same.draw())["relation"].item() < 1e-6
+    assert same.iteration(None, same.draw()).losses.relation.item() < 1e-6
 
 
 def test_other_draws_do_not_depend_on_the_relation_loss():

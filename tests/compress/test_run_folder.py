@@ -7,9 +7,11 @@ from dataclasses import replace
 
 import pytest
 import torch
+from PIL import Image
 
+from cagc import content
 from cagc.common.fingerprint import fingerprint
-from cagc.distill import DistillConfig, RunFolder, distill
+from cagc.distill import DistillConfig, ImageDataset, RunFolder, distill
 from cagc.errors import CagcError
 from cagc.models import Generator, GeneratorConfig
 
@@ -85,6 +87,28 @@ def test_run_that_ended_before_its_first_checkpoint_begins_anew(networks, whole,
     leftover.touch()
     assert fingerprint(run(networks, out, **again)) == fingerprint(whole)
     assert not leftover.exists()
+
+
+def test_other_content_under_equal_names_is_not_taken_up(networks, tmp_path):
+    images, masks, out = tmp_path / "images", tmp_path / "masks", tmp_path / "run"
+    for folder in (images, masks):
+        folder.mkdir()
+        for seed in range(2):
+            Image.new("RGB", (8, 8), "white").save(folder / f"{seed}.png")
+    config = replace(CONFIG, steps=1, gan_weight=1, r1_gamma=0, augment="none")
+
+    def start(resume: bool) -> None:
+        data, parser = ImageDataset(images, 8), content.load(masks)
+        distill(*networks, None, data, config, out, parser, resume=resume, progress=False)
+
+    start(False)
+    for folder, name in ((images, "data"), (masks, "content")):
+        before = (folder / "0.png").read_bytes()
+        Image.new("RGB", (8, 8), (255, 255, 250)).save(folder / "0.png")
+        with pytest.raises(CagcError, match=f"the run in {out} has {name} = "):
+            start(True)
+        (folder / "0.png").write_bytes(before)
+    start(True)
 
 
 def test_fingerprint_sees_bits_types_and_order():

@@ -28,7 +28,7 @@ def trainer(config: DistillConfig = CONFIG) -> Trainer:
 
 def steps(run: Trainer, count: int) -> list[float]:
     real = torch.zeros(4, 3, 16, 16)
-    return [float(run.iteration(real, run.draw())["rgb"]) for _ in range(count)]
+    return [float(run.iteration(real, run.draw()).losses.rgb) for _ in range(count)]
 
 
 def test_targets_are_computed_once_and_come_again(monkeypatch):

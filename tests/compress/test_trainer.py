@@ -135,7 +135,7 @@ def test_average_follows_the_formula_and_begins_with_the_student():
 
 def test_lazy_regularisers_come_when_they_are_due():
     run = trainer(replace(CONFIG, d_reg_every=3, g_reg_every=2))
-    losses = [run.iteration(torch.rand(4, 3, 16, 16), run.draw()) for _ in range(4)]
+    losses = [run.iteration(torch.rand(4, 3, 16, 16), run.draw()).values() for _ in range(4)]
     assert ["r1" in step for step in losses] == [True, False, False, True]
     assert ["path" in step for step in losses] == [True, False, True, False]
 
@@ -148,7 +148,7 @@ def test_teacher_and_student_draw_the_same_latents_and_noise():
     assert not any(torch.equal(a, b) for a, b in zip(apart.noise, apart.teacher_noise))
     same = Trainer(generator(), LiveTeacher(generator()), discriminator(), CONFIG)
     for _ in range(5):
-        assert same.train_generator(same.draw())["rgb"].item() < 1e-6
+        assert same.train_generator(same.draw()).losses.rgb.item() < 1e-6
         same.g.load_state_dict(same.g_ema.state_dict())
 
 
@@ -261,17 +261,17 @@ def test_frozen_parameters_stay():
 def test_discriminator_alone_trains_during_the_delay():
     run = trainer(replace(CONFIG, gan_delay=1, rgb_weight=0, perceptual_weight=0, path_weight=0))
     before = run.g.synthesis.b16.conv1.weight.clone(), run.d.out.weight.clone()
-    losses = run.iteration(torch.rand(4, 3, 16, 16), run.draw())
-    assert "generator" not in losses and torch.equal(before[0], run.g.synthesis.b16.conv1.weight)
+    losses = run.iteration(torch.rand(4, 3, 16, 16), run.draw()).losses
+    assert losses.generator is None and torch.equal(before[0], run.g.synthesis.b16.conv1.weight)
     assert not torch.equal(before[1], run.d.out.weight)
-    assert "generator" in run.iteration(torch.rand(4, 3, 16, 16), run.draw())
+    assert run.iteration(torch.rand(4, 3, 16, 16), run.draw()).losses.generator is not None
     assert not torch.equal(before[0], run.g.synthesis.b16.conv1.weight)
 
 
 def test_without_gan_there_is_no_discriminator():
     teacher = generator()
     run = Trainer(student_of(teacher), LiveTeacher(teacher), None, replace(CONFIG, gan_weight=0))
-    losses = run.iteration(None, run.draw())
+    losses = run.iteration(None, run.draw()).values()
     assert set(losses) == {"rgb", "path", "path_length"} and run.d is None and "d" not in run.state_dict()
     with pytest.raises(CagcError, match="discriminator: got None"):
         Trainer(student_of(teacher), LiveTeacher(teacher), None, CONFIG)

@@ -120,7 +120,7 @@ def test_iterations(case: Case):
         path = path_noise = None
         if i % config.g_reg_every == 0:
             path, path_noise = next_latents(case, draws, noise), next(draws)[1].double()
-        losses = trainer.iteration(real.double(), Draws(generator, discriminator, path, path_noise))
+        losses = trainer.iteration(real.double(), Draws(generator, discriminator, path, path_noise)).values()
         assert_losses(losses, options["losses"][i], config)
     phases = list(expected)
     assert [kind for kind, _ in captured] == [phase[-1] for phase in phases]
