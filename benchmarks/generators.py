@@ -46,9 +46,10 @@ def random_generator(config: GeneratorConfig, device: str, dtype: torch.dtype = 
     """A generator with random weights, biases and noise strengths: as fast as a trained one."""
     torch.manual_seed(0)
     generator = Generator(config).eval().requires_grad_(False)
-    for name, parameter in generator.named_parameters():
-        if name.endswith("noise_strength") or (name.endswith(".bias") and "affine" not in name):
-            parameter.normal_(std=0.1)
+    for layer in (generator.get_submodule(spec.module) for spec in config.layers() if spec.kind != "const"):
+        for parameter in (layer.bias, getattr(layer, "noise_strength", None)):
+            if parameter is not None:
+                parameter.normal_(std=0.1)
     return generator.to(device, dtype)
 
 

@@ -28,7 +28,7 @@ from .metrics.reference import reference_statistics
 from .metrics.shared import compare, drawn_statistics
 from .metrics.similarity import perceptual_similarity, structural_similarity
 from .models import AnyGenerator
-from .report import Variant
+from .variants import Variant
 
 Figures = dict[str, float]
 

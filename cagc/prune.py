@@ -47,8 +47,7 @@ def prune(generator: AnyGenerator, plan: ChannelPlan, rescale: str = "keep") -> 
         for spec in generator.config.layers():
             # Modulated, but not normalised after it: the weight's run-time scale shows in the output.
             if spec.w is not None and not spec.demodulate:
-                key = f"{spec.module}.weight"
-                state[key] = state[key] * math.sqrt(len(plan.kept[spec.reads]) / spec.in_width)
+                state[spec.weight] = state[spec.weight] * math.sqrt(len(plan.kept[spec.reads]) / spec.in_width)
     with torch.random.fork_rng(devices=[]):
         student = type(generator)(replace(generator.config, channels=plan.channels()))
     student.to(generator.w_avg)

@@ -14,6 +14,8 @@ import pytest
 import cagc_kernels
 from cagc_kernels import backend, ops
 
+from . import architecture
+
 ROOT = Path(__file__).resolve().parents[1]
 MAX_FUNCTION, MAX_FILE, MAX_LINE, MAX_BYTES = 60, 400, 120, 16 * 2**20
 # Leftmost first: a package imports itself and what stands before it.
@@ -64,6 +66,47 @@ def test_nothing_imports_to_its_left(layer):
             assert not imported_packages(ast.parse(path.read_text())) & later, relative(path)
 
 
+def test_no_import_cycles():
+    """So that any module can be imported first. Lazy imports inside functions count."""
+    assert architecture.import_cycles({"a": {"b"}, "b": {"c"}, "c": {"b"}, "d": {"a"}}) == {"b": {"c"}, "c": {"b"}}
+    found = {}
+    for path in PYTHON:
+        if relative(path).split("/")[0] in ("cagc", "cagc_kernels"):
+            found[".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")] = path
+    known = set(found)
+    assert not architecture.import_cycles({name: architecture.imports(name, found[name], known) for name in known})
+
+
+# What reads and writes other code bases' networks, layer by layer, knows their names.
+READERS = re.compile(r"cagc/(?:models/|checkpoints|nvlabs|rosinality|state_dicts)|benchmarks/(?:peers|grouped)\.py")
+
+
+def test_only_the_models_know_architectures():
+    """Others ask ``config.layers()``, and neither the class of a network nor the name of a layer."""
+    models = architecture.classes([path for path in PYTHON if relative(path).startswith("cagc/models/")])
+    found = []
+    for path in PYTHON:
+        if relative(path).startswith(("cagc/", "benchmarks/")) and not READERS.match(relative(path)):
+            tree = ast.parse(path.read_text())
+            lines = sorted({*architecture.asks_for_class(tree, models), *architecture.takes_name_apart(tree)})
+            found += [f"{relative(path)}:{line}" for line in lines]
+    assert not found, "\n".join(found)
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        "isinstance(x, models.Generator)", "isinstance(x, (int, Generator))", "type(x) is Generator",
+        "match x:\n case Generator(): pass", "@f.register\ndef _(x: Generator): pass",
+        "name.split('.')[0]", "name.endswith('conv1')", "name.replace('conv1', 'to_rgb')", "'affine' in name",
+        "re.match(r'b(\\d+)', name)", "f'b{r}.conv1'", "getattr(x, f'b{r}')", "config.channels['b4.const']",
+    ],
+)  # fmt: skip
+def test_questions_about_architectures_are_found(code):
+    tree = ast.parse(code)
+    assert [*architecture.asks_for_class(tree, {"Generator"}), *architecture.takes_name_apart(tree)]
+
+
 def test_only_the_binding_knows_python():
     for path in NATIVE:
         if path.name != "module.cpp":
@@ -96,7 +139,10 @@ def test_importing_compiles_nothing_and_is_light():
         "import subprocess, os\n"
         "def refuse(*a, **k): raise SystemExit(f'importing started a process: {a}')\n"
         "subprocess.Popen.__init__ = refuse; os.system = refuse; os.posix_spawn = refuse\n"
-        "import cagc, cagc.cli, cagc_kernels, cagc_kernels.ops, sys\n"
+        "import cagc, sys\n"
+        "heavy = {'jinja2', 'PIL', 'tensorboard', 'matplotlib'} & set(sys.modules)\n"
+        "if heavy: raise SystemExit(f'import cagc imports {heavy}')\n"
+        "import cagc.cli, cagc_kernels, cagc_kernels.ops\n"
         "slow = {'torch.utils.cpp_extension', 'torch._dynamo', 'scipy.optimize'} & set(sys.modules)\n"
         "raise SystemExit(f'importing imports {slow}' if slow else 0)\n"
     )

@@ -12,7 +12,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from torch import Tensor
 
@@ -169,5 +168,7 @@ def pair_grid(left: Tensor, right: Tensor) -> np.ndarray:
 
 def write_png(path: Path, pixels: np.ndarray) -> None:
     """Write uint8 [H, W, 3] as PNG, atomically."""
+    from PIL import Image
+
     with atomic_write(path) as temporary:
         Image.fromarray(pixels).save(temporary)

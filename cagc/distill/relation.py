@@ -8,37 +8,49 @@ import torch
 from torch import Tensor
 
 from ..errors import CagcError
-from ..models import Generator
+from ..models import AnyGenerator, LayerSpec
 from .draws import SampleStreams
 
 
-def relation_layers(generator: Generator, resolutions: Sequence[int]) -> list[str]:
+def relation_layers(generator: AnyGenerator, resolutions: Sequence[int]) -> list[str]:
     """Layers whose features are compared: the last convolution at each of ``resolutions`` that ``generator`` has.
 
     Raises:
         CagcError: it has none of them.
     """
-    names = [f"b{r}.conv1" for r in resolutions if r <= generator.config.resolution]
+    found = _convolutions(generator)
+    names = [found[r][-1].name for r in resolutions if r in found]
     if not names:
-        raise CagcError(
-            f"relation_resolutions: got {list(resolutions)}, expected some up to {generator.config.resolution}"
-        )
+        raise CagcError(f"relation_resolutions: got {list(resolutions)}, expected some up to {max(found)}")
     return names
 
 
+def _convolutions(generator: AnyGenerator) -> dict[int, list[LayerSpec]]:
+    """Height → the convolutions of the main path at it, in order."""
+    found: dict[int, list[LayerSpec]] = {}
+    for spec in generator.config.layers():
+        if spec.leads_on:
+            found.setdefault(spec.size[0], []).append(spec)
+    return found
+
+
 @torch.no_grad()
-def latent_directions(generator: Generator, resolutions: Sequence[int], count: int = 5) -> Tensor:
+def latent_directions(generator: AnyGenerator, resolutions: Sequence[int], count: int = 5) -> Tensor:
     """Directions of w [D, w_dim], of length 1, that move the styles most.
 
     With A the rows of both styles' weights at a resolution, each scaled to length 1, these are the ``count`` leading
     eigenvectors of AᵀA, for every resolution from 8 up to the largest of ``resolutions`` that ``generator`` has.
+
+    Raises:
+        CagcError: nothing modulates the layers of ``generator``.
     """
+    if all(spec.w is None for spec in generator.config.layers()):
+        raise CagcError(f"relation_weight: got a {generator.config.architecture} teacher, expected 0: it has no styles")
     directions = []
-    for resolution in generator.synthesis.resolutions[1:]:
-        if resolution > max(resolutions):
-            break
-        block = getattr(generator.synthesis, f"b{resolution}")
-        rows = torch.cat([block.conv0.affine.weight, block.conv1.affine.weight]).double()
+    for height, specs in _convolutions(generator).items():
+        if not 8 <= height <= max(resolutions):
+            continue
+        rows = torch.cat([generator.get_submodule(spec.module).affine.weight for spec in specs]).double()
         rows = torch.nn.functional.normalize(rows, dim=1)
         _, vectors = torch.linalg.eigh(rows.t() @ rows)
         directions.append(vectors.flip(1)[:, :count].t())

@@ -77,4 +77,4 @@ def _add(counts: dict[str, int], spec: LayerSpec, own: int, affine: int) -> None
     name = "mapping" if spec.kind == "mapping" else spec.name
     counts[name] = counts.get(name, 0) + own
     if spec.w is not None:
-        counts[f"{name}.affine"] = affine
+        counts[spec.affine] = affine

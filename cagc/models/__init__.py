@@ -10,7 +10,7 @@ from typing import Any
 
 from ..checks import choice
 from ..errors import CagcError
-from .base import Synthesis
+from .base import BaseSynthesis
 from .discriminator import Discriminator, DiscriminatorConfig
 from .protocol import Config as AnyConfig
 from .protocol import Generator as AnyGenerator
@@ -80,7 +80,7 @@ def new_discriminator(config: AnyConfig) -> AnyDiscriminator:
     return Discriminator(DiscriminatorConfig(config.resolution, widths))
 
 
-def synthesis_view(generator: AnyGenerator, kept: Mapping[str, Sequence[int]], keep_rgb_scale: bool) -> Synthesis:
+def synthesis_view(generator: AnyGenerator, kept: Mapping[str, Sequence[int]], keep_rgb_scale: bool) -> BaseSynthesis:
     """The synthesis network of ``generator`` at the channels ``kept`` (group → ascending indices), sharing its weights.
 
     ``keep_rgb_scale``: toRGB layers keep the scale that the full width gave them.

@@ -33,7 +33,7 @@ def has_hooks(*modules: nn.Module) -> bool:
     return any(module._forward_hooks or module._forward_pre_hooks for module in modules)
 
 
-class Mapping(nn.Module):
+class BaseMapping(nn.Module):
     """z [N, z_dim] → ws [N, num_ws, w_dim]. A subclass says what w of z is; ``w_avg`` [w_dim] is the mean of w."""
 
     def __init__(self, config: Config) -> None:
@@ -86,7 +86,7 @@ class Mapping(nn.Module):
         return torch.lerp(self.w_avg.to(w.dtype).expand_as(w), w, psi)
 
 
-class Synthesis(nn.Module):
+class BaseSynthesis(nn.Module):
     """Checks of the arguments of a synthesis network; ``config`` says what it takes."""
 
     config: Config
@@ -121,7 +121,7 @@ class Synthesis(nn.Module):
 
 
 def check_noise(config: Config, noise: Noise, batch: int) -> Sequence[str | torch.Tensor]:
-    """See :meth:`Synthesis.check_noise`."""
+    """See :meth:`BaseSynthesis.check_noise`."""
     shapes = noise_shapes(config)
     if noise is None or isinstance(noise, str):
         if noise not in NOISE_MODES:
@@ -154,7 +154,7 @@ class GeneratorNames:
             z: standard normal latents.
             z_mix: as many latents, whose w replaces that of ``z`` from layer ``mixing_index`` on.
             mixing_index: in 1 … num_ws - 1; required with ``z_mix``.
-            truncation: ψ, see :meth:`Mapping.forward`.
+            truncation: ψ, see :meth:`BaseMapping.forward`.
 
         Raises:
             ValueError: a shape, ``mixing_index`` or ``truncation`` is not as above.
@@ -206,8 +206,8 @@ class BaseGenerator(GeneratorNames, nn.Module):
     """A generator from its ``config``, ``mapping`` and ``synthesis``, which a subclass sets."""
 
     config: Config
-    mapping: Mapping
-    synthesis: Synthesis
+    mapping: BaseMapping
+    synthesis: BaseSynthesis
 
     def forward(
         self,
@@ -222,7 +222,7 @@ class BaseGenerator(GeneratorNames, nn.Module):
         """Image [N, img_channels, R, R], nominally in [-1, 1], from ``z`` [N, z_dim].
 
         Args:
-            z, c, truncation_psi, truncation_cutoff, update_emas: see :meth:`Mapping.forward`.
+            z, c, truncation_psi, truncation_cutoff, update_emas: see :meth:`BaseMapping.forward`.
             noise_mode, synthesis_options: see the ``forward`` of the synthesis network.
         """
         ws = self.mapping(z, c, truncation_psi, truncation_cutoff)

@@ -115,6 +115,21 @@ class LayerSpec:
         added = self.out_width * math.prod(self.added) if self.added else 0
         return read + (self.out_width + self.noise) * math.prod(self.size) + added
 
+    @property
+    def leads_on(self) -> bool:
+        """Whether it is a convolution of the main path, which names the group that it writes."""
+        return self.kind == "conv" and self.name == self.writes
+
+    @property
+    def weight(self) -> str:
+        """Name of its weight among the generator's parameters."""
+        return self.module if self.kind == "const" else f"{self.module}.weight"
+
+    @property
+    def affine(self) -> str:
+        """Name of its affine layer in tables."""
+        return f"{self.name}.affine"
+
     def at(self, widths: Mapping[str, int]) -> LayerSpec:
         """This layer with its input and output as wide as ``widths`` (group → width) says; fixed channels stay."""
         return replace(
@@ -135,7 +150,7 @@ class LayerSpec:
         if self.kind == "norm":
             return []  # the same channels as those it writes
         affine = [] if self.w is None else [f"{self.module}.affine.{part}" for part in ("weight", "bias")]
-        return [ChannelAxis(f"{self.module}.weight", 1), *(ChannelAxis(name, 0) for name in affine)]
+        return [ChannelAxis(self.weight, 1), *(ChannelAxis(name, 0) for name in affine)]
 
 
 def channel_groups(layers: Sequence[LayerSpec]) -> list[ChannelGroup]:

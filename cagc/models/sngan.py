@@ -18,7 +18,7 @@ from cagc_kernels import bias_act
 from cagc_kernels.profiling import layer_range
 
 from ..checks import at_least_one
-from .base import BaseGenerator, Mapping, Synthesis
+from .base import BaseGenerator, BaseMapping, BaseSynthesis
 from .layers import ordered_channels
 from .protocol import LayerSpec, Noise
 from .sngan_folded import FoldedSynthesis
@@ -143,7 +143,7 @@ class ToRGB(Conv2d):
         return bias_act(F.conv2d(x, self.weight, padding=1), self.bias, act="tanh", gain=1)
 
 
-class LatentMapping(Mapping):
+class LatentMapping(BaseMapping):
     """z is w: truncation pulls it towards ``w_avg``, which is 0."""
 
     def w(self, z: torch.Tensor, c: torch.Tensor | None = None) -> torch.Tensor:
@@ -179,7 +179,7 @@ class SynthesisBlock(nn.Module):
         return out
 
 
-class SynthesisNetwork(Synthesis):
+class SynthesisNetwork(BaseSynthesis):
     """ws [N, 1, z_dim] → image."""
 
     def __init__(self, config: SNGANConfig) -> None:

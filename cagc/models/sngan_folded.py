@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .base import Synthesis
+from .base import BaseSynthesis
 
 # Rows: taps of the transposed kernel; columns: those of the 3×3 one that they sum up.
 _PARITIES = ((0, 0, 1), (0, 1, 1), (1, 1, 0), (1, 0, 0))
@@ -74,7 +74,7 @@ class FoldedBlock(nn.Module):
         return out.add_(F.interpolate(F.conv2d(x, self.skip), scale_factor=2))
 
 
-class FoldedSynthesis(Synthesis):
+class FoldedSynthesis(BaseSynthesis):
     """ws [N, 1, z_dim] → image, as :class:`cagc.models.sngan.SynthesisNetwork` in evaluation mode, up to rounding.
 
     The weights are copies; there are no gradients.

@@ -18,7 +18,7 @@ from cagc_kernels.frozen import GeneratorWeights
 from cagc_kernels.profiling import layer_range
 
 from ..checks import at_least_one
-from .base import BaseGenerator, Mapping, Synthesis, has_hooks
+from .base import BaseGenerator, BaseMapping, BaseSynthesis, has_hooks
 from .layers import FullyConnected, bounded, check_clamp, ordered_channels, wide
 from .protocol import LayerSpec, Noise
 from .stylegan2_frozen import frozen_weights
@@ -149,7 +149,7 @@ class GeneratorConfig:
         return {name: value for name, value in asdict(self).items() if name != "conv_clamp" or value is not None}
 
 
-class MappingNetwork(Mapping):
+class MappingNetwork(BaseMapping):
     """z → ws by way of w: normalisation to unit mean square, then fully connected layers."""
 
     def __init__(self, config: GeneratorConfig) -> None:
@@ -259,7 +259,7 @@ class SynthesisBlock(nn.Module):
         self.to_rgb = ToRGB(config, width[f"b{resolution}.conv1"])
 
 
-class SynthesisNetwork(Synthesis):
+class SynthesisNetwork(BaseSynthesis):
     """ws → image, with the sum over resolutions of up-sampled RGB (skip architecture)."""
 
     def __init__(self, config: GeneratorConfig) -> None:

@@ -27,7 +27,7 @@ from cagc_kernels import backend
 from cagc_kernels.native.synthesis import Program
 
 from ..models import AnyConfig, AnyGenerator, Noise
-from ..models.base import GeneratorNames, Mapping, Synthesis
+from ..models.base import BaseMapping, BaseSynthesis, GeneratorNames
 from .graph import Graphed
 from .program import (
     CompiledMapping,
@@ -145,12 +145,13 @@ class CompiledGenerator(GeneratorNames):
             return self._mapping(z, c, truncation_psi, truncation_cutoff).to(self.dtype)
 
     @torch.inference_mode()
-    def synthesis(self, ws: Tensor, noise_mode: str = "const", noise: Noise | None = None) -> Tensor:
+    def synthesis(self, ws: Tensor, noise_mode: str = "const", noise: Noise | None = None, **options: Any) -> Tensor:
         """Image [N, 3, R, R], a tensor of its own, from ``ws`` [N, num_ws, w_dim]; noise as the generator takes it.
 
         Raises:
             TypeError, ValueError: another dtype or device than compiled for, or as the generator does.
         """
+        self._synthesis.check_options(options)
         ws, noise = self._given("ws", ws), self._given_noise(noise_mode, noise)
         with self._lock:
             return self._draw(ws, noise=noise).to(self.dtype)
@@ -164,6 +165,7 @@ class CompiledGenerator(GeneratorNames):
         truncation_cutoff: int | None = None,
         noise_mode: str = "const",
         noise: Noise | None = None,
+        **options: Any,
     ) -> Tensor:
         """Image [N, 3, R, R] from ``z`` [N, z_dim], as the generator's up to rounding.
 
@@ -172,6 +174,7 @@ class CompiledGenerator(GeneratorNames):
         Raises:
             TypeError, ValueError: another dtype or device than compiled for, or as the generator does.
         """
+        self._synthesis.check_options(options)
         z, noise = self._given("z", z), self._given_noise(noise_mode, noise)
         with self._lock:
             if self._whole is not None and truncation_psi == 1 and c is None:
@@ -251,7 +254,9 @@ class CompiledGenerator(GeneratorNames):
         return profile_rows(self.config, self._program, len(z), min(mapping), torch.stack(seconds).amin(dim=0).tolist())
 
 
-def graphed(config: AnyConfig, mapping: Mapping, synthesis: Synthesis) -> tuple[CompiledMapping, Graphed, Graphed]:
+def graphed(
+    config: AnyConfig, mapping: BaseMapping, synthesis: BaseSynthesis
+) -> tuple[CompiledMapping, Graphed, Graphed]:
     """Both networks under CUDA graphs: w, images from ws, and images from z without truncation, for one graph."""
     whole = Graphed(lambda z, noise: synthesis(mapping(z), noise=noise))
     return CompiledMapping(config, Graphed(mapping.w), mapping.w_avg), Graphed(synthesis), whole

@@ -15,7 +15,7 @@ from cagc_kernels.native.synthesis import Program
 from cagc_kernels.ops.modulated_conv2d import composed_because
 
 from ..models import AnyConfig, AnyGenerator, LayerSpec
-from ..models.base import Mapping, Synthesis
+from ..models.base import BaseMapping, BaseSynthesis
 
 if TYPE_CHECKING:
     from cagc_kernels.triton.synthesis import Program as TritonProgram
@@ -40,10 +40,10 @@ def triton_program(weights: GeneratorWeights, batch: int, dtype: torch.dtype, de
 
 def convolutions(config: AnyConfig) -> list[LayerSpec]:
     """The convolutions on the main path, which explanations and profiles have a row for."""
-    return [spec for spec in config.layers() if spec.kind == "conv" and spec.name == spec.writes]
+    return [spec for spec in config.layers() if spec.leads_on]
 
 
-class CompiledMapping(Mapping):
+class CompiledMapping(BaseMapping):
     """A mapping network whose w is ``function(z)``, with the checks and the truncation of all others."""
 
     def __init__(self, config: AnyConfig, function: Callable[[Tensor], Tensor], w_avg: Tensor) -> None:
@@ -55,7 +55,7 @@ class CompiledMapping(Mapping):
         return self.function(z)
 
 
-class ProgramSynthesis(Synthesis):
+class ProgramSynthesis(BaseSynthesis):
     """A synthesis network that runs a compiled program, with the checks and noise modes of all others."""
 
     def __init__(self, generator: AnyGenerator, compiled: Program | TritonProgram) -> None:

@@ -8,7 +8,7 @@ batches.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -187,9 +187,32 @@ METRICS: dict[str, Callable[[_Request], _Result]] = {
 }
 
 
+Scorer = Callable[[AnyGenerator, Iterator[SampleBatch]], Mapping[str, Any]]
+"""(generator, samples) → scores [width] of each channel group, by its name; larger means keep."""
+
+
+def _users(scorer: Scorer, request: _Request) -> _Result:
+    """Scores of a user's function, checked to be a finite number for each channel."""
+    found, scores = scorer(request.generator, request.batches(request.noise)), {}
+    widths = {group.name: group.width for group in request.generator.channel_groups()}
+    if not isinstance(found, Mapping) or set(found) != set(widths):
+        got = sorted(found) if isinstance(found, Mapping) else type(found).__name__
+        raise CagcError(f"metric: got scores of {got}, expected a mapping with the groups {', '.join(widths)}")
+    for name, width in widths.items():
+        try:
+            score = torch.as_tensor(found[name]).detach().to("cpu", torch.float64)
+        except (TypeError, ValueError, RuntimeError) as error:
+            raise CagcError(f"metric: got no numbers as scores of {name} ({error})") from None
+        if tuple(score.shape) != (width,) or not score.isfinite().all():
+            what = f"shape {list(score.shape)}" if tuple(score.shape) != (width,) else "NaN or infinity"
+            raise CagcError(f"metric: got {what} as scores of {name}, expected {width} finite numbers")
+        scores[name] = score
+    return scores, request.settings("noise", "truncation", "batch_size")
+
+
 def score_channels(
     generator: AnyGenerator,
-    metric: str = "content-aware",
+    metric: str | Scorer = "content-aware",
     parser: content.ContentParser | Callable[..., torch.Tensor] | str | Path | None = None,
     samples: int = 400,
     batch_size: int = 10,
@@ -207,7 +230,9 @@ def score_channels(
 
     Args:
         generator: to score.
-        metric: a name of :data:`METRICS`.
+        metric: a name of :data:`METRICS`, or a function of your own: called with the generator and an iterator of
+            :class:`SampleBatch` (``generator.synthesis(batch.ws, noise=batch.noise)`` draws its images), it returns a
+            score [width] for each group of ``generator.channel_groups()``, by name.
         parser: for "content-aware": anything that :func:`cagc.content.load` takes. One that knows its seeds (a mask
             folder) is asked for the first ``samples`` of those.
         samples: images to draw, from seeds ``seed``, ``seed`` + 1, ...; the paper has 400, and 500 for "l1-out";
@@ -223,9 +248,11 @@ def score_channels(
 
     Raises:
         ValueError, TypeError: an argument is not as above.
-        CagcError: "content-aware" without a parser, with masks of wrong shape or values, or with none but empty masks.
+        CagcError: "content-aware" without a parser, with masks of wrong shape or values, or with none but empty masks;
+            a function returned anything but a finite number per channel.
     """
-    choice("metric", metric, METRICS)
+    if not callable(metric):
+        choice("metric", metric, METRICS)
     at_least_one(samples=samples, batch_size=batch_size, directions=directions)
     request = _Request(
         generator, parser, range(seed, seed + samples), seed, batch_size, batch_rule, consumers, noise_probability,
@@ -233,8 +260,9 @@ def score_channels(
     )  # fmt: skip
     request.check()
     request = _with_content(request) if metric == "content-aware" else request
-    scores, settings = METRICS[metric](request)
-    return ChannelScores(metric, scores, generator_hash(generator), settings)
+    scores, settings = _users(metric, request) if callable(metric) else METRICS[metric](request)
+    name = getattr(metric, "__name__", type(metric).__name__) if callable(metric) else metric
+    return ChannelScores(name, scores, generator_hash(generator), settings)
 
 
 def _with_content(request: _Request) -> _Request:

@@ -5,8 +5,9 @@ from dataclasses import replace
 import pytest
 import torch
 
+from cagc import runtime
 from cagc.metrics.macs import count_macs, count_parameters, total_macs
-from cagc.models import Discriminator, DiscriminatorConfig, Generator, GeneratorConfig, SNGANConfig
+from cagc.models import Discriminator, DiscriminatorConfig, Generator, GeneratorConfig, SNGANConfig, SNGANGenerator
 from cagc.models.stylegan2 import layer_names
 
 
@@ -149,6 +150,38 @@ def test_groups_cover_every_axis_that_runs_over_channels():
 def test_bad_input_names_the_argument(call, message):
     with pytest.raises((TypeError, ValueError), match=message):
         call(small())
+
+
+@pytest.mark.parametrize("make", (small, lambda: SNGANGenerator(SNGANConfig.uniform(8, 4, z_dim=12)).eval()))
+@pytest.mark.parametrize("compiled", (False, True))
+def test_takes_the_place_of_nvlabs_generators(make, compiled):
+    """What their scripts call: labels of no length, truncation of some layers, options of their synthesis network."""
+    g = make().requires_grad_(False)
+    g.w_avg.normal_()
+    expected, g = g, runtime.compile(g) if compiled else g
+    assert (g.z_dim, g.c_dim, g.w_dim, g.img_resolution, g.img_channels) == (12, 0, 12, g.config.resolution, 3)
+    z, c = torch.randn(2, g.z_dim), torch.zeros(2, g.c_dim)
+    ws = g.mapping(z, c, truncation_psi=0.5, truncation_cutoff=1)
+    assert ws.shape == (2, g.num_ws, g.w_dim)
+    torch.testing.assert_close(ws[:, 1:], expected.mapping(z)[:, 1:])
+    torch.testing.assert_close(ws[:, :1], expected.mapping(z, truncation_psi=0.5)[:, :1])
+    image = g.synthesis(ws, noise_mode="const", force_fp32=True, update_emas=False)
+    assert torch.equal(image, g(z, c, truncation_psi=0.5, truncation_cutoff=1, noise_mode="const"))
+    torch.testing.assert_close(image, expected.synthesis(ws, noise_mode="const"), rtol=0, atol=1e-4)
+    assert g.w_avg.shape == (12,)
+
+
+@pytest.mark.parametrize("kind", ("forward", "forward_pre"))
+def test_hooks_see_what_the_layers_name_says(kind):
+    """The styles of a layer are not yet multiplied into what a hook sees of the layer before."""
+    g, seen, features = small(), {}, {}
+    ws = g.mapping(torch.randn(2, 12))
+    image = g.synthesis(ws, "none", features=features)
+    layer = g.synthesis.b8.conv0 if kind == "forward" else g.synthesis.b8.conv1
+    hook = getattr(layer, f"register_{kind}_hook")(lambda *a: seen.update(x=a[2] if kind == "forward" else a[1][0]))
+    torch.testing.assert_close(g.synthesis(ws, "none"), image)
+    torch.testing.assert_close(seen["x"], features["b8.conv0"])
+    hook.remove()
 
 
 def test_shapes_on_the_meta_device():

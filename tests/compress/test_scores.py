@@ -3,6 +3,7 @@ from __future__ import annotations
 import pytest
 import torch
 
+from cagc.budget import plan_channels
 from cagc.content import ContentCoverage, load
 from cagc.errors import CagcError
 from cagc.models.stylegan2 import Generator, GeneratorConfig
@@ -241,3 +242,29 @@ def test_scores_of_injected_batches_need_no_seeds(generator: Generator):
     scores = content_aware_scores(generator, [batch], disturb)
     assert isinstance(disturb.coverage, ContentCoverage) and disturb.coverage.samples == 3
     assert all((s > 0).any() for s in scores.values())
+
+
+def test_a_function_of_ones_own_scores(generator):
+    def brightness(scored, samples):
+        total = sum(scored.synthesis(batch.ws, noise=batch.noise).mean().item() for batch in samples)
+        return {group.name: [total] * (group.width - 1) + [9] for group in scored.channel_groups()}
+
+    scores = score_channels(generator, brightness, samples=5, batch_size=2, seed=3)
+    assert scores.metric == "brightness" and scores.settings["samples"] == 5
+    plan = plan_channels(generator, scores, keep=0.5)
+    assert all(kept[-1] == plan.full[name] - 1 for name, kept in plan.kept.items())
+
+
+@pytest.mark.parametrize(
+    "returned, message",
+    [
+        (lambda groups: None, "got scores of NoneType"),
+        (lambda groups: {groups[0].name: [1.0]}, "expected a mapping with the groups b4.const, b4.conv1"),
+        (lambda groups: {g.name: torch.ones(g.width + 1) for g in groups}, r"got shape \[\d+\] as scores of b4.const"),
+        (lambda groups: {g.name: torch.full([g.width], float("nan")) for g in groups}, "got NaN or infinity"),
+        (lambda groups: {g.name: "much" for g in groups}, "got no numbers as scores of b4.const"),
+    ],
+)
+def test_scores_of_ones_own_are_checked(generator, returned, message):
+    with pytest.raises(CagcError, match=message):
+        score_channels(generator, lambda g, samples: returned(g.channel_groups()), samples=1)

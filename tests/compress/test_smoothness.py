@@ -12,7 +12,7 @@ from cagc.editing.directions import Directions, mapping_hash
 from cagc.errors import CagcError
 from cagc.metrics.disentanglement import ATTRIBUTES, edit_leakage, linear_separability, measure_attributes
 from cagc.metrics.ppl import authors_path_length, perceptual_path_length, slerp
-from cagc.models.base import BaseGenerator, Mapping
+from cagc.models.base import BaseGenerator, BaseMapping
 from cagc.seeds import derived_seed, z_batch
 
 from .oracles import oracle
@@ -30,7 +30,7 @@ class Config:
         return ()
 
 
-class Same(Mapping):
+class Same(BaseMapping):
     """w is z."""
 
     def w(self, z, c=None):
