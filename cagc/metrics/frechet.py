@@ -5,15 +5,19 @@ The number may be called FID only when the features are Inception's; `result_key
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import hashlib
+import zipfile
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from os import PathLike
+from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from ..callbacks import Progress
+from ..common.reading import printable, reading, regular_file
 from ..errors import CagcError
 from ..files import atomic_write
 from .features import DEFAULT_FEATURES, FeatureExtractor, load
@@ -126,30 +130,63 @@ class FeatureStatistics:
         return frechet_distance(self.mean, self.cov, other.mean, other.cov)
 
     def save(self, path: str | PathLike[str]) -> None:
-        """Write an .npz that `load` reads back exactly; a file that exists is replaced as a whole."""
+        """Write an .npz, with a checksum of every entry, that `load` reads back exactly; replace a file that exists."""
         arrays = {"features": self.features, "count": self.count, "mean": self.mean, "scatter": self.scatter}
         if self.kept:
             arrays["vectors"] = np.concatenate(self.kept)
+        checksums = {name + _CHECKSUM: _checksum(np.asarray(array)) for name, array in arrays.items()}
         with atomic_write(path) as temporary, open(temporary, "wb") as stream:
-            np.savez(stream, **arrays)
+            np.savez(stream, **arrays, **checksums)
 
     @classmethod
     def load(cls, path: str | PathLike[str], keep: bool = False) -> FeatureStatistics:
         """Read what `save` wrote, with `keep` the samples too; nothing in the file is executed.
 
-        Raises CagcError when it is missing or damaged, or has no samples to keep.
+        Raises:
+            CagcError: the file is missing or damaged, an entry does not have its checksum, or one is not finite.
+            SamplesNotKept: it has no samples to keep.
         """
-        try:
-            with np.load(path, allow_pickle=False) as data:
-                kept = [data["vectors"]] if keep else None
-                stats = cls(str(data["features"]), int(data["count"]), data["mean"], data["scatter"], kept)
-        except Exception as error:  # zip, npy header and key errors all mean the same to the user
-            raise CagcError(f"{path} does not hold feature statistics: {error}") from error
-        if stats.mean.ndim != 1 or stats.scatter.shape != (stats.mean.size,) * 2:
-            raise CagcError(
-                f"{path} holds a mean {stats.mean.shape} and a scatter {stats.scatter.shape} that do not agree"
-            )
-        return stats
+        what = "feature statistics"
+        with reading(what, path):
+            _check_stored(regular_file(path))
+            with np.load(path, allow_pickle=False) as archive:
+                if keep and "vectors" not in archive:
+                    raise SamplesNotKept(f"{what} {printable(path)}: got sums alone, expected every sample as well")
+                names = ("features", "count", "mean", "scatter", *(["vectors"] if keep else []))
+                features, count, mean, scatter, *kept = (_entry(archive, name) for name in names)
+            if mean.ndim != 1 or scatter.shape != (mean.size,) * 2:
+                raise CagcError(f"got a mean {mean.shape} and a scatter {scatter.shape}, which do not agree")
+            if kept and kept[0].shape != (int(count), mean.size):
+                raise CagcError(f"got samples {kept[0].shape}, expected {(int(count), mean.size)}")
+            return cls(str(features), int(count), mean, scatter, kept or None)
+
+
+class SamplesNotKept(CagcError):
+    """Statistics on disk hold sums alone where every sample is asked for."""
+
+
+_CHECKSUM = ".sha256"
+
+
+def _checksum(array: np.ndarray) -> str:
+    header = f"{array.dtype.str} {array.shape} ".encode()
+    return hashlib.sha256(header + np.ascontiguousarray(array).tobytes()).hexdigest()
+
+
+def _check_stored(path: Path) -> None:
+    """Raise CagcError where entries would unpack to more bytes than the file has."""
+    with zipfile.ZipFile(path) as archive:
+        if sum(entry.file_size for entry in archive.infolist()) > path.stat().st_size:
+            raise CagcError("got compressed entries, expected them as they were written")
+
+
+def _entry(archive: Mapping[str, np.ndarray], name: str) -> np.ndarray:
+    array = archive[name]
+    if str(archive[name + _CHECKSUM]) != _checksum(array):
+        raise CagcError(f"the checksum of {name!r} does not match")
+    if array.dtype.kind == "f" and not np.isfinite(array).all():
+        raise CagcError(f"{name!r} holds values that are not finite")
+    return array
 
 
 def _extractor(features: str | FeatureExtractor, device: torch.device | str) -> FeatureExtractor:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import warnings
 from pathlib import Path
 
 import torch
@@ -13,7 +14,7 @@ from ..data.dataset import ImageDataset
 from ..errors import CagcError
 from ..files import cache_folder
 from .features import FeatureExtractor
-from .frechet import FeatureStatistics, dataset_statistics
+from .frechet import FeatureStatistics, SamplesNotKept, dataset_statistics
 from .shared import shared_statistics
 
 
@@ -30,9 +31,9 @@ def reference_statistics(
     With ``keep`` the features of every image too. The processes of ``torchrun`` share the images.
 
     A file belongs to one set of images (``data.fingerprint()``), number of samples and feature network, its weights
-    included; another set, another resolution or a changed image makes another. One that is damaged is written anew; a
-    folder that cannot be written to costs the cache and nothing else. Raises CagcError as :func:`dataset_statistics`
-    does.
+    included; another set, another resolution or a changed image makes another. One that is damaged is made anew, with a
+    warning; a folder that cannot be written to costs the cache and nothing else. Raises CagcError as
+    :func:`dataset_statistics` does.
     """
     path = cache_folder() / "statistics" / f"{data.fingerprint()}-{samples}-{_network(features)}.npz"
     found = _read(path, samples, features, keep)
@@ -54,11 +55,22 @@ def reference_statistics(
 
 
 def _read(path: Path, samples: int, features: FeatureExtractor, keep: bool) -> FeatureStatistics | None:
+    """What the cache holds, if it can be used; a file that is damaged, or another's, is told of."""
+    if not path.exists():
+        return None
     try:
         found = FeatureStatistics.load(path, keep)
-    except CagcError:
+        if found.features != features.name or found.count != samples:
+            raise CagcError(
+                f"feature statistics {path}: got {found.count} samples of {found.features}, "
+                f"expected {samples} of {features.name}"
+            )
+    except SamplesNotKept:
         return None
-    return found if found.features == features.name and found.count == samples else None
+    except CagcError as error:
+        warnings.warn(f"{error}; made anew", stacklevel=3)
+        return None
+    return found
 
 
 def _network(features: FeatureExtractor) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import warnings
 
 import numpy as np
 import pytest
@@ -10,8 +11,10 @@ import torch
 from PIL import Image
 
 from cagc.data.dataset import ImageDataset
+from cagc.errors import CagcError
 from cagc.metrics import reference
 from cagc.metrics.features import FeatureExtractor
+from cagc.metrics.frechet import FeatureStatistics
 from cagc.metrics.reference import reference_statistics
 
 
@@ -65,7 +68,9 @@ def test_sums_alone_are_not_enough_for_who_wants_samples(folder):
     data = ImageDataset(folder, 16)
     reference_statistics(data, 8, features)
     calls = features.calls
-    assert len(reference_statistics(data, 8, features, keep=True).vectors) == 8 and features.calls > calls
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert len(reference_statistics(data, 8, features, keep=True).vectors) == 8 and features.calls > calls
 
 
 def test_other_weights_are_another_network(folder):
@@ -88,20 +93,58 @@ def test_a_file_of_another_number_of_samples_is_not_believed(folder, tmp_path):
     (file,) = (tmp_path / "cache" / "statistics").iterdir()
     shutil.copy(file, file.with_name(file.name.replace("-8-", "-9-", 1)))
     calls = features.calls
-    assert reference_statistics(data, 9, features).count == 9 and features.calls > calls
+    with pytest.warns(UserWarning, match="got 8 samples of means@8, expected 9"):
+        assert reference_statistics(data, 9, features).count == 9 and features.calls > calls
     assert len(list(file.parent.iterdir())) == 2
 
 
-def test_damaged_file_is_written_anew(folder, tmp_path):
-    features = Means()
+def rewritten(change):
+    """Rewrite the entries of a file of statistics, leaving their checksums as they were."""
+
+    def damage(file):
+        with np.load(file) as archive:
+            entries = dict(archive)
+        change(entries)
+        with file.open("wb") as stream:
+            np.savez(stream, **entries)
+
+    return damage
+
+
+DAMAGES = {
+    "truncated": (lambda file: file.write_bytes(file.read_bytes()[:100]), "not a zip file"),
+    "nan": (rewritten(lambda entries: entries["mean"].fill(np.nan)), "checksum of 'mean' does not match"),
+    "negative": (rewritten(lambda entries: entries["scatter"].__imul__(-1)), "checksum of 'scatter' does not match"),
+    "count": (rewritten(lambda entries: entries.update(count=np.float64(8))), "checksum of 'count' does not match"),
+    "text": (rewritten(lambda entries: entries.update(count="eight")), "checksum of 'count' does not match"),
+    "no checksum": (rewritten(lambda entries: entries.pop("mean.sha256")), "mean.sha256"),
+    "no mean": (rewritten(lambda entries: entries.pop("mean")), "mean"),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_damaged_file_is_made_anew_with_a_word(folder, tmp_path, damage):
+    features, (change, message) = Means(), DAMAGES[damage]
     data = ImageDataset(folder, 16)
     first = reference_statistics(data, 8, features)
     (file,) = (tmp_path / "cache" / "statistics").iterdir()
-    file.write_bytes(file.read_bytes()[:100])
-    np.testing.assert_array_equal(reference_statistics(data, 8, features).mean, first.mean)
+    change(file)
+    with pytest.warns(UserWarning, match=f"{file.name}: .*{message}.*; made anew"):
+        np.testing.assert_array_equal(reference_statistics(data, 8, features).mean, first.mean)
     calls = features.calls
     reference_statistics(data, 8, features)
     assert features.calls == calls
+
+
+def test_a_file_of_statistics_cannot_lie_about_its_size_or_hold_nan(tmp_path):
+    np.savez_compressed(tmp_path / "bomb.npz", features="x", count=2, mean=np.zeros(1 << 20), scatter=np.eye(1))
+    with pytest.raises(CagcError, match=r"bomb.npz: got compressed entries"):
+        FeatureStatistics.load(tmp_path / "bomb.npz")
+    broken = FeatureStatistics("x").update(np.ones((2, 3)))
+    broken.mean[0] = np.nan
+    broken.save(tmp_path / "nan.npz")
+    with pytest.raises(CagcError, match=r"nan.npz: 'mean' holds values that are not finite"):
+        FeatureStatistics.load(tmp_path / "nan.npz")
 
 
 def test_no_place_to_write(folder, monkeypatch, tmp_path):
