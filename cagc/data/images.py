@@ -202,7 +202,8 @@ def read_mask(data: bytes) -> np.ndarray:
             image = _eight_bits(image, data)
             alpha = None
             if image.has_transparency_data:
-                alpha = np.asarray(image.convert("RGBA").getchannel("A")) > 127
+                image = image.convert("RGBA")
+                alpha = np.asarray(image.getchannel("A")) > 127
             pixels = np.asarray(image.convert("L"))
         if alpha is not None and not alpha.all():
             return alpha
