@@ -133,7 +133,10 @@ def _deep_samples(image: Image.Image, data: bytes) -> tuple[np.ndarray, int] | N
         tile._replace(args=swapped if isinstance(tile.args, str) else (swapped, *tile.args[1:])) for tile in other.tile
     ]
     high, low = (np.asarray(_upright(each)) for each in (image, other))
-    return high.astype(np.uint16) << 8 | low, 65535
+    samples = high.astype(np.uint16)
+    samples <<= 8
+    samples |= low
+    return samples, 65535
 
 
 def _opaque(samples: np.ndarray, key: object) -> np.ndarray | None:
@@ -156,9 +159,7 @@ def _eight_bits(image: Image.Image, data: bytes) -> Image.Image:
     if samples.min() < 0 or samples.max() > top:
         raise CagcError(f"got samples from {samples.min()} to {samples.max()}, expected 0 to {top}")
     opaque = _opaque(samples, key)
-    scaled = np.empty(samples.shape, np.uint8)
-    for rows in range(0, len(samples), 256):  # blocks, so that large images need no wide copy of themselves
-        scaled[rows : rows + 256] = (samples[rows : rows + 256].astype(np.uint32) * 255 + top // 2) // top
+    scaled = np.rint(np.arange(top + 1) * 255 / top).astype(np.uint8)[samples]
     if opaque is not None:
         scaled = np.concatenate([scaled, np.where(opaque, 255, 0).astype(np.uint8)[..., None]], axis=-1)
     return Image.fromarray(scaled[..., 0] if scaled.shape[-1] == 1 else scaled)  # 2 channels are LA, 4 are RGBA
