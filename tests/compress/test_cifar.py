@@ -104,17 +104,17 @@ HUGE_CLAIM = b"\x80\x05\x96" + (1 << 40).to_bytes(8, "little") + b"}."
 @pytest.mark.parametrize(
     ("files", "message"),
     [
-        ({"x/data_batch_1": pickle.dumps(Malicious())}, "asks for .*system, which is refused"),
+        ({"x/data_batch_1": pickle.dumps(Malicious())}, "asks to run .*system, which is refused"),
         ({"x/data_batch_1": pickled(1)[:-2000]}, "batch data_batch_1: truncated"),
-        ({"x/data_batch_1": pickled(1, data=pixels(1).astype(np.float32))}, "array of f4, expected bytes"),
+        ({"x/data_batch_1": pickled(1, data=pixels(1).astype(np.float32))}, r"pixels float32 \[4, 3072\]"),
         (
             {"x/data_batch_1": pickled(1, data=pixels(1)[:, :3000])},
-            r"pixels \[4, 3000\], expected .*\[n, 3072\]",
+            r"pixels uint8 \[4, 3000\], expected .*\[n, 3072\]",
         ),
         ({"x/data_batch_1": pickle.dumps({b"labels": []})}, "got pixels none"),
         ({"x/data_batch_1": CLEARS_OBJECT_FLAG}, "got pixels none"),
-        ({"x/data_batch_1": ARRAY_OF_OBJECTS}, "array of O8, expected bytes"),
-        ({"x/data_batch_1": BUILT_CLASS}, "sets the state of a type"),
+        ({"x/data_batch_1": ARRAY_OF_OBJECTS}, "got pixels none"),
+        ({"x/data_batch_1": BUILT_CLASS}, "got pixels none"),
         ({"x/data_batch_1": HUGE_MEMO}, "got pixels none"),
         ({"x/data_batch_1": HUGE_CLAIM}, "truncated"),
         ({"x/data_batch_1.bin": binary(1)[:-5]}, "multiple of 3073"),

@@ -11,19 +11,20 @@ from __future__ import annotations
 
 import gzip
 import io
-import pickle
 import re
 import tarfile
 import zipfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import numpy as np
 import tyro
 from PIL import Image
 
+from cagc.common.inert_pickle import Budget, InertUnpickler
+from cagc.common.inert_values import StoredArray
 from cagc.common.reading import reading, regular_file
 from cagc.console import one_line_errors
 from cagc.errors import CagcError
@@ -70,71 +71,6 @@ def _files(path: Path) -> Iterator[tuple[str, bytes]]:
                     yield found[1], archive.extractfile(member).read()
 
 
-class _Dtype:
-    """A pickled numpy dtype: its name, such as u1. What else is told of it cannot matter for bytes."""
-
-    def __init__(self, name: bytes | str, *options: int) -> None:
-        self.name = name.decode("ascii") if isinstance(name, bytes) else name
-
-    def restore(self, state: Any) -> None:
-        pass
-
-
-class _Array:
-    """A pickled numpy array, which is made from its bytes and never by numpy's own `__setstate__`."""
-
-    def __init__(self, *arguments: Any) -> None:
-        self.pixels: np.ndarray | None = None
-
-    def restore(self, state: Any) -> None:
-        _, shape, dtype, fortran, data = state
-        if dtype.name.lstrip("|") != "u1" or fortran or not isinstance(data, bytes):
-            raise CagcError(f"got an array of {dtype.name}, expected bytes in C order (u1)")
-        self.pixels = np.frombuffer(data, np.uint8).reshape(shape)
-
-
-class _Encode:
-    """`_codecs.encode`, by which Python 3 writes bytes in protocol 2."""
-
-    def __new__(cls, text: str, encoding: str) -> bytes:
-        if encoding != "latin1":
-            raise CagcError(f"got bytes in {encoding!r}, expected latin1")
-        return text.encode("latin1")
-
-
-def _from_buffer(data: bytes, dtype: _Dtype, shape: tuple[int, ...], order: str) -> _Array:
-    array = _Array()
-    array.restore((None, shape, dtype, order != "C", data))
-    return array
-
-
-_NUMPY = {"_reconstruct": _Array, "dtype": _Dtype, "ndarray": None, "_frombuffer": _from_buffer}
-
-
-class _InertUnpickler(pickle._Unpickler):
-    """Unpickler in Python, for its memo is a dictionary; nothing that a file names is imported or called."""
-
-    dispatch = dict(pickle._Unpickler.dispatch)
-
-    def find_class(self, module: str, name: str) -> Any:
-        if re.fullmatch(r"numpy(\._?core\.(multiarray|numeric))?", module) and name in _NUMPY:
-            return _NUMPY[name]
-        if (module, name) == ("_codecs", "encode"):
-            return _Encode
-        raise CagcError(f"asks for {module}.{name}, which is refused: expected arrays of bytes, as in CIFAR-10")
-
-    def load_build(self) -> None:
-        state = self.stack.pop()
-        if not isinstance(self.stack[-1], (_Array, _Dtype)):
-            raise CagcError(f"sets the state of a {type(self.stack[-1]).__name__}, which is refused")
-        self.stack[-1].restore(state)
-
-    def load_bytearray8(self) -> None:
-        self.append(self.read(int.from_bytes(self.read(8), "little")))  # no buffer of a size that is only claimed
-
-    dispatch[pickle.BUILD[0]], dispatch[pickle.BYTEARRAY8[0]] = load_build, load_bytearray8
-
-
 def _binary(data: bytes) -> np.ndarray:
     if not data or len(data) % (_PIXELS + 1):
         raise CagcError(
@@ -144,11 +80,11 @@ def _binary(data: bytes) -> np.ndarray:
 
 
 def _pickled(data: bytes) -> np.ndarray:
-    document = _InertUnpickler(io.BytesIO(data), encoding="bytes").load()
-    found = document.get(b"data", document.get("data")) if isinstance(document, dict) else None
-    pixels = found.pixels if isinstance(found, _Array) else None
-    if pixels is None or pixels.shape[1:] != (_PIXELS,):
-        got = "none" if pixels is None else str(list(pixels.shape))
+    document = InertUnpickler(io.BytesIO(data), Budget(len(data))).load()
+    found = document.get("data", document.get(b"data")) if isinstance(document, dict) else None
+    pixels = found.numpy() if isinstance(found, StoredArray) else None
+    if pixels is None or pixels.dtype != np.uint8 or pixels.shape[1:] != (_PIXELS,):
+        got = "none" if pixels is None else f"{pixels.dtype} {list(pixels.shape)}"
         raise CagcError(f"got pixels {got}, expected an entry 'data' of uint8 [n, {_PIXELS}]")
     return pixels
 
