@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import platform
 import shutil
 import sys
@@ -16,6 +15,7 @@ from . import __version__
 from .budget import ChannelPlan, plan_channels
 from .checkpoints import save_generator
 from .checks import choice
+from .common.reading import read_json
 from .console import console, phase, plain_console
 from .content import ContentParser
 from .distill import DistillConfig, Interrupted, RunFolder, distill
@@ -202,13 +202,13 @@ def resume_compress(out: Path) -> Report:
         CagcError: ``out`` holds no compression.
     """
     try:
-        options = json.loads((out / "config.json").read_text())
+        options = read_json(out / "config.json")
         paths = {name: Path(options[name]) if options[name] else None for name in ("teacher", "data")}
         training = DistillConfig.from_dict(options["distillation"])
         given = paths | {"out": Path(out), "distillation": training}
         given |= {name: tuple(options.get(name, ())) for name in ("classes", "evaluation_metrics")}
         config = CompressConfig(**options | given)
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
         raise CagcError(f"resume: {out} holds no compression that was started (no readable config.json)") from None
     return compress(config, resume=True)
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from .checkpoints import generator_hash
+from .common.reading import reading
 from .documents import read_document, write_document
 from .errors import CagcError
 from .metrics.macs import total_macs, total_parameters
@@ -100,7 +101,11 @@ class ChannelPlan:
             CagcError: the file is missing or damaged, a field is missing, or the kept channels of a layer are empty,
                 not ascending, repeated or out of range.
         """
-        document = read_document(path, KIND, VERSION)
+        with reading("plan", path):
+            return cls._of_document(read_document(path, KIND, VERSION), path)
+
+    @classmethod
+    def _of_document(cls, document: dict[str, Any], path: str | Path) -> ChannelPlan:
         expected = {field.name for field in fields(cls)}
         if set(document) != expected:
             raise CagcError(f"plan {path}: got fields {sorted(document)}, expected {sorted(expected)}")

@@ -9,17 +9,20 @@ from __future__ import annotations
 
 import hashlib
 import inspect
-import json
 from collections.abc import Callable, Iterable, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import torch
-from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from .. import assets
+from ..checkpoints.states import fill
+from ..common.file_kinds import SAFETENSORS, file_kind
+from ..common.reading import parse_json, reading
+from ..common.torch_files import open_document
+from ..common.wrappings import Part
 from ..errors import CagcError
 from ..models import bisenet, face_parser
 from .masks import MaskFolder, check_images, resize_mask, validate_mask
@@ -168,25 +171,26 @@ def choose_classes(wanted: Iterable[str] | None, names: Sequence[str], default: 
 
 def load_face_parser(path: str | Path) -> face_parser.FaceParser:
     """Weights that `tools/faces64/train_parser.py` wrote; CagcError if the file is damaged or another kind of file."""
-    try:
-        with safe_open(path, framework="pt") as file:
-            metadata = file.metadata() or {}
-            state = {key: file.get_tensor(key).float() for key in file.keys()}
-        net = face_parser.FaceParser(json.loads(metadata["widths"]))
-        net.load_state_dict(state)
-    except (OSError, SafetensorError) as error:
-        raise CagcError(f"cannot read the face parser {path}: {error}") from error
-    except (KeyError, TypeError, ValueError, RuntimeError) as error:
-        raise CagcError(f"{path} does not hold a face parser: {str(error).splitlines()[0]}") from error
-    return net
+    with reading("face parser", path):
+        document = open_document(Path(path))
+        widths = parse_json(document.header.get("widths", "null"))
+        if (
+            not isinstance(widths, list)
+            or not 1 <= len(widths) <= len(document.root)
+            or not all(map(_is_width, widths))
+        ):
+            raise CagcError(f"does not hold a face parser: got widths {widths!r:.60}, expected a list of numbers")
+        part = Part("", "", document.root, document=document)
+        return fill(lambda: face_parser.FaceParser(widths), part, None, "face parser", "a face parser")
+
+
+def _is_width(value: Any) -> bool:
+    return type(value) is int and 1 <= value <= 2**20
 
 
 def _is_face_parser(path: Path) -> bool:
-    try:
-        with safe_open(path, framework="pt") as file:
-            return (file.metadata() or {}).get("format") == "cagc-face-parser"
-    except (OSError, SafetensorError):
-        return False
+    with reading("content", path):
+        return file_kind(path) == SAFETENSORS and open_document(path).header.get("format") == "cagc-face-parser"
 
 
 def load(
@@ -216,9 +220,9 @@ def load(
         path = Path(spec)
         if not path.exists():
             raise CagcError(f"content: expected {SPECS}; got {str(spec)!r}, neither a name nor an existing path")
-        if path.suffix == ".safetensors" and _is_face_parser(path):
-            return FaceContent(load_face_parser(path), classes, device)
-        if path.suffix in (".pth", ".pt", ".safetensors"):
+        if not path.is_dir() and path.suffix != ".zip":
+            if _is_face_parser(path):
+                return FaceContent(load_face_parser(path), classes, device)
             return BiSeNetContent(bisenet.load_bisenet(path), classes, device)
         parser = MaskFolder(path)
     if classes is not None:

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import io
 import json
-import os
 import shutil
 import warnings
-import zipfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,6 +14,8 @@ from typing import Any
 import torch
 
 from ..common.fingerprint import fingerprint
+from ..common.reading import parse_json, read_json
+from ..common.torch_files import load_plain
 from ..documents import write_json
 from ..errors import CagcError
 from ..files import atomic_write, holds_files, locked, remove_leftovers
@@ -122,7 +122,7 @@ class RunFolder:
             CagcError: there is no run in the folder.
         """
         try:
-            document = json.loads(self._config.read_text())
+            document = read_json(self._config)
             return {name: dict(document[name]) for name in ("identity", "settings", "sources")}
         except FileNotFoundError:
             raise CagcError(f"resume: {self.path} holds no run (no config.json)") from None
@@ -191,18 +191,14 @@ class RunFolder:
 
 def _step_of(line: str) -> float:
     try:
-        return json.loads(line)["step"]
+        return float(parse_json(line)["step"])
     except (ValueError, KeyError, TypeError):
         return float("inf")
 
 
 def _read(path: Path) -> dict[str, Any]:
-    # torch's reader does not check the archive's checksums. An archive that was written anew has right ones for any
-    # content, which is why the content has one of its own.
-    with zipfile.ZipFile(path) as archive:
-        if (broken := archive.testzip()) is not None:
-            raise zipfile.BadZipFile(f"checksum of {os.path.basename(broken)} does not match")
-    state = torch.load(path, map_location="cpu", weights_only=True)
+    # The archive has checksums, which are right for any content where it was written anew: the content has its own.
+    state = load_plain(path)
     if state.pop("checksum", None) != fingerprint(state):
         raise ValueError("the checksum of its content does not match")
     return state

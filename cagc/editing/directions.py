@@ -16,6 +16,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from ..callbacks import Progress
+from ..common.reading import parse_json, reading
 from ..documents import read_tensors
 from ..errors import CagcError
 from ..files import atomic_write
@@ -88,10 +89,19 @@ class Directions:
             CagcError: the file is missing, damaged or of another kind.
         """
         header, tensors = read_tensors(path, "directions", FORMAT)
-        try:
-            return cls(tensors["vectors"], tensors["spread"], **json.loads(header["about"]))
-        except (KeyError, TypeError, ValueError) as error:
-            raise CagcError(f"directions {path}: holds no directions ({error})") from None
+        with reading("directions", path):
+            vectors, spread, about = (
+                tensors.get("vectors"),
+                tensors.get("spread"),
+                parse_json(header.get("about", "{}")),
+            )
+            if vectors is None or spread is None or vectors.ndim != 2 or spread.shape != vectors.shape[:1]:
+                raise CagcError("holds no directions, which are 'vectors' [K, D] and 'spread' [K]")
+            if not (vectors.is_floating_point() and vectors.isfinite().all() and spread.isfinite().all()):
+                raise CagcError("'vectors' or 'spread' hold something other than finite numbers")
+            if not isinstance(about, dict) or not all(isinstance(about.get(n), str) for n in ("source", "mapping")):
+                raise CagcError("does not say where its directions are from ('source', 'mapping')")
+            return cls(vectors, spread.to(vectors), about["source"], about["mapping"])
 
 
 def mapping_hash(generator: AnyGenerator) -> str:

@@ -18,6 +18,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from ..callbacks import Progress
+from ..common.reading import reading
 from ..distill.losses import PerceptualDistance, load_perceptual, perceptual_loss
 from ..documents import read_tensors
 from ..errors import CagcError
@@ -115,10 +116,19 @@ class Projection:
         """
         header, tensors = read_tensors(path, "projection", FORMAT)
         noise = [tensors[name] for name in sorted(tensors) if name.startswith("noise.")]
-        try:
-            return cls(tensors["ws"], noise, tensors["losses"].tolist(), header["stopped"])
-        except KeyError as error:
-            raise CagcError(f"projection {path}: has no {error}") from None
+        with reading("projection", path):
+            for name, ndim in (("ws", 3), ("losses", 1)):
+                if name not in tensors:
+                    raise CagcError(f"has no {name!r}")
+                if tensors[name].ndim != ndim or not tensors[name].is_floating_point() or not tensors[name].numel():
+                    got = f"{list(tensors[name].shape)} {tensors[name].dtype}"
+                    raise CagcError(f"{name} is {got}, expected {ndim} dimensions of floating point")
+            images = len(tensors["ws"])
+            if any(n.ndim != 4 or n.shape[:2] != (images, 1) or not n.is_floating_point() for n in noise):
+                raise CagcError(f"expected noise maps [{images}, 1, h, w] of floating point")
+            return cls(
+                tensors["ws"].float(), [n.float() for n in noise], tensors["losses"].tolist(), header.get("stopped", "")
+            )
 
 
 def project(

@@ -9,18 +9,22 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from bisect import bisect_right
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from functools import lru_cache
+from itertools import pairwise
 from pathlib import Path
 from statistics import median
+from typing import Any
 
 import torch
 
 from cagc_kernels import __version__
 
 from ..callbacks import Progress
+from ..common.reading import reading
 from ..documents import read_document, write_document
 from ..errors import CagcError
 from ..files import cache_folder
@@ -103,10 +107,30 @@ class LatencyTable:
     @classmethod
     def load(cls, path: str | Path) -> LatencyTable:
         """Read what :meth:`save` wrote. Raises CagcError where the file is missing, damaged or another document."""
-        try:
-            return cls(**read_document(path, KIND, VERSION))
-        except TypeError as error:
-            raise CagcError(f"latency table {path}: {error}") from None
+        with reading(KIND, path):
+            table = cls(**read_document(path, KIND, VERSION))
+            table._check_fields()
+            return table
+
+    def _check_fields(self) -> None:
+        """Raise CagcError unless every field has the form that the class says."""
+        if not isinstance(self.device, str) or not isinstance(self.executor, str) or not _is_table(self.fixed):
+            raise CagcError("'device' or 'executor' is not a string, or 'fixed' not a finite number")
+        if type(self.batch) is not int or self.batch < 1:
+            raise CagcError(f"batch is {self.batch!r:.40}, expected an integer from 1 on")
+        for layer, width in self.full.items():
+            grid = self.grid[layer]
+            if type(width) is not int or len(grid) < 2 or not all(type(n) is int and n > 0 for n in grid):
+                raise CagcError(f"grid of {layer!r:.40} is {grid!r:.60}, expected widths, at least two")
+            if any(b <= a for a, b in pairwise(grid)):
+                raise CagcError(f"grid of {layer!r:.40} is not ascending")
+        for below, layer in pairwise(self.full):
+            rows, columns = len(self.grid[below]), len(self.grid[layer])
+            if not _is_table(self.ms[layer], rows, columns):
+                raise CagcError(f"ms of {layer!r:.40} is not a table of {rows} by {columns} finite numbers")
+        for name, layer in self.reads.items():
+            if name in self.rgb and not _is_table(self.rgb[name], len(self.grid[layer])):
+                raise CagcError(f"rgb of {name!r:.40} is not a list of {len(self.grid[layer])} finite numbers")
 
     def check(self, generator: AnyGenerator) -> None:
         """Raise CagcError unless the table is of this generator's layers and of the device it is on."""
@@ -115,6 +139,13 @@ class LatencyTable:
         device = device_name(generator.w_avg.device)
         if self.device != device:
             raise CagcError(f"latency table: measured on {self.device}, got a generator on {device}; measure it there")
+
+
+def _is_table(value: Any, *shape: int) -> bool:
+    """Whether ``value`` is a finite number, or nested lists of such of this shape."""
+    if shape:
+        return isinstance(value, list) and len(value) == shape[0] and all(_is_table(v, *shape[1:]) for v in value)
+    return type(value) in (int, float) and math.isfinite(value)
 
 
 def _place(grid: list[int], width: int) -> tuple[int, float]:

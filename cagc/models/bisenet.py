@@ -6,14 +6,16 @@ The spatial path of the BiSeNet paper is replaced, as there, by the 1/8 features
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from cagc.common.reading import printable, reading
+from cagc.common.torch_files import open_document
+from cagc.common.wrappings import Part, contents, parts
 from cagc.errors import CagcError
 
 # CelebAMask-HQ, in the order of the checkpoint's output channels.
@@ -166,34 +168,32 @@ def preprocess(images: Tensor, resolution: int = WORKING_RESOLUTION) -> Tensor:
     return (x - mean) / std
 
 
-def _read_tensors(path: Path) -> dict[str, Tensor]:
-    try:
-        if path.suffix == ".safetensors":
-            return load_file(path)
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except (SafetensorError, OSError) as error:
-        raise CagcError(f"cannot read {path}: {_first_line(error)}") from error
-    except Exception as error:  # Bytes of unknown origin can make the unpickler raise anything.
-        raise CagcError(f"cannot read {path} as a file of tensors: {_first_line(error)}") from error
-    if not isinstance(state, dict) or not all(isinstance(v, Tensor) for v in state.values()):
-        raise CagcError(f"{path}: expected a state dict (name → tensor), got {type(state).__name__}")
-    return state
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0][:200]
+def _read_part(path: Path) -> Part:
+    document = open_document(path)
+    found = parts(document, ("cp.resnet.conv1.weight",))
+    if len(found) != 1:
+        labels = ", ".join(repr(part.label) for part in found)
+        raise CagcError(f"{contents(document.root)}, expected the state dict of one BiSeNet, got {labels or 'none'}")
+    if found[0].label:
+        warnings.warn(f"content {printable(path)}: took the BiSeNet under {found[0].label!r}", stacklevel=4)
+    return found[0]
 
 
 def load_bisenet(path: str | Path) -> BiSeNet:
-    """The 19-class network with the weights of `path` (`.pth`, `.pt` or `.safetensors`), in eval mode, on the CPU.
+    """The 19-class network with the weights of `path`, in eval mode, on the CPU.
+
+    `path` is a torch or safetensors file, whatever it is called; wrappings around the state dict are found and told.
 
     Raises:
         CagcError: the file is missing, damaged, holds more than tensors, or names or shapes are another network's.
     """
-    path = Path(path)
-    if not path.is_file():
-        raise CagcError(f"no such file: {path}")
-    state = _read_tensors(path)
+    with reading("content", path):
+        part = _read_part(Path(path))
+        state = {name: part.fetch(name) for name in part.tensors}
+        return _filled(state)
+
+
+def _filled(state: dict[str, Tensor]) -> BiSeNet:
     net = BiSeNet()
     expected = net.state_dict()
     counters = {name for name in expected if name.endswith("num_batches_tracked")}
@@ -205,6 +205,6 @@ def load_bisenet(path: str | Path) -> BiSeNet:
             detail = f"{len(names)} tensors {problem}, first {names[0]}"
             if names is misshapen:
                 detail += f" {list(state[names[0]].shape)}, expected {list(expected[names[0]].shape)}"
-            raise CagcError(f"{path} is not a {len(CLASSES)}-class BiSeNet face parser: {detail}")
+            raise CagcError(f"not a {len(CLASSES)}-class BiSeNet face parser: {detail}")
     net.load_state_dict({**{name: expected[name] for name in counters}, **state})
     return net.eval().requires_grad_(False)

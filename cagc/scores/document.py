@@ -11,11 +11,13 @@ import torch
 
 from ..channels import ChannelGroup
 from ..checkpoints import generator_hash
+from ..common.reading import reading
 from ..documents import read_document, write_document
 from ..errors import CagcError
 from ..models import AnyGenerator
 
 KIND, VERSION = "cagc-scores", 1
+_JSON = {str: "a string", dict: "an object"}
 
 
 @dataclass
@@ -53,15 +55,19 @@ class ChannelScores:
         Raises:
             CagcError: the file is missing or damaged, or a score is missing or not a finite number.
         """
-        document = read_document(path, KIND, VERSION)
-        expected = {field.name for field in fields(cls)}
-        if set(document) != expected:
-            raise CagcError(f"scores {path}: got fields {sorted(document)}, expected {sorted(expected)}")
-        scores = document["scores"]
-        if not isinstance(scores, dict) or not scores or not all(_is_row(row) for row in scores.values()):
-            raise CagcError(f"scores {path}: expected a list of finite numbers for each layer")
-        document["scores"] = {name: torch.tensor(row, dtype=torch.float64) for name, row in scores.items()}
-        return cls(**document)
+        with reading("scores", path):
+            document = read_document(path, KIND, VERSION)
+            expected = {field.name for field in fields(cls)}
+            if set(document) != expected:
+                raise CagcError(f"got fields {sorted(document)}, expected {sorted(expected)}")
+            for name, kind in (("metric", str), ("teacher", str), ("settings", dict)):
+                if not isinstance(document[name], kind):
+                    raise CagcError(f"{name} is {type(document[name]).__name__}, expected {_JSON[kind]}")
+            scores = document["scores"]
+            if not isinstance(scores, dict) or not scores or not all(_is_row(row) for row in scores.values()):
+                raise CagcError("expected a list of finite numbers for each layer")
+            document["scores"] = {name: torch.tensor(row, dtype=torch.float64) for name, row in scores.items()}
+            return cls(**document)
 
 
 def check_widths(what: str, widths: dict[str, int], groups: list[ChannelGroup]) -> None:
