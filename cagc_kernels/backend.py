@@ -17,7 +17,7 @@ from importlib.util import find_spec
 from inspect import signature
 
 BACKENDS = ("reference", "native", "triton")
-OPS = ("bias_act", "upfirdn2d", "modulated_conv2d", "sparse_channel_conv2d")
+OPS = ("bias_act", "upfirdn2d", "epilogue", "modulated_conv2d", "sparse_channel_conv2d")
 
 # Compiled kernels first: on the host, native is one pass over memory; on the GPU it has no launcher to warm up.
 ORDER = ("native", "triton", "reference")
@@ -29,7 +29,7 @@ MATRIX_OPS = ("sparse_channel_conv2d",)
 IMPLEMENTS = {
     "reference": OPS,
     "native": OPS,
-    "triton": OPS,
+    "triton": tuple(op for op in OPS if op != "epilogue"),  # modulated_conv2d holds it
 }
 
 # Where what runs is not the taken backend's kernel alone; explain() says it.
@@ -75,6 +75,11 @@ def use_backend(name: str | None) -> Iterator[None]:
 def preferred() -> str | None:
     """The backend of the innermost :func:`use_backend`, else that of ``CAGC_BACKEND`` when this module was loaded."""
     return _preferred
+
+
+def implements(name: str, op: str) -> bool:
+    """Whether backend ``name`` has kernels of its own for ``op``."""
+    return op in IMPLEMENTS[name]
 
 
 @cache

@@ -17,6 +17,7 @@ from types import SimpleNamespace
 import torch
 
 from .. import ops
+from ..arguments import Resampling
 from ..ops import setup_filter
 from ..ops.upfirdn2d import check_filter
 from ..reference.bias_act import ACTIVATIONS, Activation
@@ -68,7 +69,9 @@ def _describe(activation: Activation) -> SimpleNamespace:
 
 
 def _get_filter_size(f: torch.Tensor | None) -> tuple[int, int]:
-    return (1, 1) if f is None else check_filter("f", f, f)
+    check_filter("f", f, f)
+    height, width = Resampling(f).filter_size
+    return width, height
 
 
 _installation = Installation(

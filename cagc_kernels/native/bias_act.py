@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import torch
 
 from .. import layout
@@ -42,21 +40,6 @@ def _run(mode: int, lead: torch.Tensor, x, b, y, g, h, dim, act, alpha, gain, cl
     else:
         _C.bias_act_cpu(*arguments, torch.get_num_threads())
     return out
-
-
-def launcher(x, b, dim, act, alpha, gain, clamp) -> Callable | None:
-    """:func:`value` of CPU tensors that are like these in all but their elements; None if a copy would be needed."""
-    if dense(x) is not x or (b is not None and not b.is_contiguous()) or x.numel() == 0:
-        return None
-    rest = x.numel(), *channel_step(x, dim, b), alpha, gain, clamp, ACTS[act], VALUE, DTYPES[x.dtype]
-
-    def launch(x, b):
-        out = layout.allocate(x)
-        bias = 0 if b is None else b.data_ptr()
-        _C.bias_act_cpu(x.data_ptr(), bias, 0, 0, 0, out.data_ptr(), *rest, torch.get_num_threads())
-        return out
-
-    return launch
 
 
 def value(x, b, dim, act, alpha, gain, clamp) -> torch.Tensor:

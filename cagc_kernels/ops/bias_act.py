@@ -8,18 +8,15 @@ gradient, ``cagc::bias_act_curvature``, further derivatives are those of the ref
 from __future__ import annotations
 
 import torch
-from torch.compiler import is_compiling
 
 from .. import profiling
+from ..arguments import ACTIVATION_SCHEMA, activation
 from ..layout import dense
 from ..reference import bias_act as reference
 from ..reference.bias_act import ACTIVATIONS, PIECEWISE_LINEAR
 from . import checks
 from .dispatch import autocast_dtype, choose, is_plain, kernels
-from .recall import Recall
 from .registration import register
-
-_recall = Recall()
 
 
 def bias_act(
@@ -66,28 +63,25 @@ def bias_act(
 
 
 def _bias_act(x, b, dim, act, alpha, gain, clamp, backend) -> torch.Tensor:
-    key = None if is_compiling() else _recall.key((x, b), dim, act, alpha, gain, clamp, backend)
-    if launch := _recall.find(key):
-        return launch(x, b)
     if isinstance(b, torch.Tensor) and autocast_dtype(x) is not None:
         b = b.to(x.dtype)
     _check(x, b, dim, act, alpha, gain, clamp)
     chosen = choose("bias_act", backend, x)
     if chosen == "reference":
         return reference.bias_act(x, b, dim, act, alpha, gain, clamp)
-    alpha = ACTIVATIONS[act].alpha if alpha is None else float(alpha)
-    gain = ACTIVATIONS[act].gain if gain is None else float(gain)
-    clamp = -1.0 if clamp is None else float(clamp)
-    if act in PIECEWISE_LINEAR and (gain <= 0 or (act == "lrelu" and alpha < 0)):
-        # The slope could not be read off the sign of the output. No generator does this; the reference does.
+    act, alpha, gain, clamp = activation(act, alpha, gain, clamp)
+    if not sign_is_kept(act, alpha, gain):  # no generator does this; the reference computes it
         if backend is not None:
             name, got = ("gain", gain) if gain <= 0 else ("alpha", alpha)
             raise ValueError(f"{name}: got {got}, which {chosen!r} does not compute; expected backend='reference'")
         return reference.bias_act(x, b, dim, act, alpha, gain, None if clamp < 0 else clamp)
     dim = dim % x.ndim if x.ndim else 0
-    if key and chosen == "native":
-        _recall.remember(key, kernels("bias_act", chosen).launcher(x, b, dim, act, alpha, gain, clamp))
     return _value(x, b, dim, act, alpha, gain, clamp, chosen)
+
+
+def sign_is_kept(act: str, alpha: float, gain: float) -> bool:
+    """Whether the kernels can differentiate: of linear, relu and lrelu they read the slope off the output's sign."""
+    return act not in PIECEWISE_LINEAR or (gain > 0 and not (act == "lrelu" and alpha < 0))
 
 
 def fused_leaky_relu(
@@ -208,7 +202,7 @@ def _fake(lead: torch.Tensor) -> torch.Tensor:
     return torch.empty_like(dense(lead))
 
 
-_OPTIONS = "int dim, str act, float alpha, float gain, float clamp, str backend"
+_OPTIONS = f"int dim, {ACTIVATION_SCHEMA}, str backend"
 _value = register(
     f"bias_act(Tensor x, Tensor? b, {_OPTIONS}) -> Tensor",
     _run_value, lambda x, *_: _fake(x), _save_value, _backward_value,

@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from math import inf
 from numbers import Real
+from operator import index
 
 import torch
 
-from ..reference.modulated_conv2d import HALF
+from ..arguments import HALF
 
 FLOATS = frozenset({torch.float16, torch.bfloat16, torch.float32, torch.float64})
 
@@ -87,18 +88,46 @@ def integers(name: str, value: object, lengths: Sequence[int], minimum: int = -_
     """``value`` as a tuple: one integer, or a sequence of as many integers as one of ``lengths`` says."""
     if type(value) is int and minimum <= value <= _MOST:
         return (value,)
-    items = (value,) if isinstance(value, int) else value
-    if not isinstance(items, (tuple, list)) or any(isinstance(i, bool) or not isinstance(i, int) for i in items):
+    alone = not isinstance(value, (tuple, list))
+    items = tuple(map(_integer, (value,) if alone else value))
+    if None in items:
         got = type(value).__name__ if isinstance(value, torch.Tensor) else repr(value)
         raise TypeError(f"{name}: got {got}, expected an integer{' or a sequence of integers' if lengths else ''}")
-    if not isinstance(value, int) and len(items) not in lengths:
+    if not alone and len(items) not in lengths:
         expected = " or ".join(map(str, lengths)) or "one without a sequence"
         raise ValueError(f"{name}: got {len(items)} integers, expected {expected}")
     if min(items) < minimum:
         raise ValueError(f"{name}: got {value!r}, expected at least {minimum}")
     if max(items) > _MOST:
         raise ValueError(f"{name}: got {value!r}, expected at most {_MOST}")
-    return tuple(items)
+    return items
+
+
+def pair(name: str, value: object) -> tuple[int, int]:
+    """(x, y) from a factor of at least 1 or two of them."""
+    found = integers(name, value, (2,), 1)
+    return found * 2 if len(found) == 1 else found
+
+
+def margins(name: str, value: object) -> tuple[int, int, int, int]:
+    """(x0, x1, y0, y1) from one integer, ``[x, y]`` or all four."""
+    found = integers(name, value, (2, 4))
+    if len(found) == 4:
+        return found
+    x, y = found * 2 if len(found) == 1 else found
+    return x, x, y, y
+
+
+def _integer(value: object) -> int | None:
+    """``value`` as an integer if it is one: an int, numpy's, or a tensor's, as sizes are within torch.jit.trace."""
+    if isinstance(value, (int, torch.SymInt)):
+        return None if isinstance(value, bool) else value
+    if getattr(value, "ndim", 0) != 0:
+        return None
+    try:
+        return index(value)
+    except (TypeError, RuntimeError):
+        return None
 
 
 def addressable(name: str, *sizes: int) -> None:

@@ -1,60 +1,54 @@
-"""Modulated convolution as PyTorch's dense convolution with fused kernels around it, each part differentiable."""
+"""Modulated convolution as PyTorch's dense convolution with a backend's kernels around it, each part differentiable."""
 
 from __future__ import annotations
 
 from functools import partial
 
 import torch
-import torch.nn.functional as F
 
-from ..reference import modulated_conv2d as reference
+from ..arguments import HALF, Epilogue, Resampling, accumulator
+from ..backend import implements
+from ..convolution import conv2d_resample, conv_transpose2d, operands, transposed_margins
 from ..reference.bias_act import PIECEWISE_LINEAR
-from ..reference.upfirdn2d import parse_padding
-from .bias_act import bias_act
-from .epilogue import epilogue
-from .upfirdn2d import upfirdn2d
+from .bias_act import bias_act, sign_is_kept
+from .epilogue import epilogue as fused_epilogue
+from .upfirdn2d import resample
 
 # Pixels of x from which on oneDNN convolves faster in channels_last, forward and backward.
 CHANNELS_LAST_PIXELS = 256
 # Outputs up to which a 1x1 convolution modulates its weight: N·O·I products instead of N·I·H·W.
 FEW_OUTPUTS = 16
 
+IDENTITY = Epilogue()
 
-def composed(x, weight, styles, noise, demodulate, modulate, conv, finish, backend) -> torch.Tensor:
-    """The layer of :func:`cagc_kernels.styled_conv2d`.
 
-    ``conv`` is (resample_filter, up, down, padding, flip_weight), ``finish`` (bias, next_styles, act, alpha, gain,
-    clamp); of ``backend`` are the kernels around the convolution.
-    """
-    bias, next_styles, act, alpha, gain, clamp = finish
-    f, up, down, padding, flip_weight = conv
-    dtype = x.dtype
-    weight, styles, d = reference.operands(weight, styles, dtype, demodulate, modulate)
-    if weight.shape[2:] == (1, 1) and up == down == 1 and padding == 0 and modulate and weight.shape[0] <= FEW_OUTPUTS:
-        return _finish(_pointwise(x, weight, styles), d, noise, *finish, backend)
+def composed(
+    x: torch.Tensor,
+    weight: torch.Tensor,
+    styles: torch.Tensor,
+    demodulate: bool,
+    modulate: bool,
+    flip_weight: bool,
+    resampling: Resampling,
+    epilogue: Epilogue,
+    backend: str,
+) -> torch.Tensor:
+    """The layer of :func:`cagc_kernels.styled_conv2d`; of ``backend`` are the kernels around the convolution."""
+    weight, styles, scale = operands(weight, styles, x.dtype, demodulate, modulate)
+    finish = _fused if implements(backend, "epilogue") else _unfused
+    finish = partial(finish, scale=scale, epilogue=epilogue, backend=backend)
+    if modulate and len(weight) <= FEW_OUTPUTS and weight.shape[2:] == (1, 1) and resampling[1:4] == Resampling()[1:4]:
+        return finish(_pointwise(x, weight, styles))
     x = arrange(x * styles[:, :, None, None] if modulate else x)
-    fir = _transposed(x, weight, *conv) if up == 2 else None
-    if fir is not None:
-        return _finish(fir[0], d, noise, *finish, backend, *fir[1:])
-    y = reference.conv2d_resample(x, weight, *conv, partial(upfirdn2d, backend=backend))
-    return _finish(y, d, noise, *finish, backend)
-
-
-def unfused_because(weight: torch.Tensor, noise: torch.Tensor | None, conv: tuple, act: str) -> str | None:
-    """Why :func:`composed` takes more than PyTorch's convolution and one kernel; None if it does not.
-
-    ``conv`` as there.
-    """
-    f, up, down, padding, _ = conv
-    if down != 1 or up not in (1, 2):
-        return f"up={up}, down={down}"
-    if up == 2 and (f is None or f.shape[0] != 4 or f.shape[-1] != 4):
-        return "a filter that is not of 4 taps"
-    if up == 2 and _margins(weight, padding) is None:
-        return f"padding {padding} crops the transposed convolution of a {weight.shape[2]} x {weight.shape[3]} kernel"
-    if noise is not None and noise.ndim == 4 and noise.shape[1] != 1:
-        return "noise per channel"
-    return None if act in PIECEWISE_LINEAR else f"{act} is not fused"
+    margins = transposed_margins(weight, resampling) if implements(backend, "epilogue") else None
+    if margins is None:
+        return finish(conv2d_resample(x, weight, resampling, flip_weight, partial(resample, backend=backend)))
+    before_x, after_x, before_y, after_y = margins
+    y = conv_transpose2d(x, weight, flip_weight, (2, 2))
+    size = y.shape[2] + before_y + after_y - 3, y.shape[3] + before_x + after_x - 3
+    f = resampling.filter
+    f = (f if f.ndim == 2 else f.outer(f)).to(accumulator(x.dtype)) * 4
+    return finish(y, f=f.flip(0, 1), padding=(before_x, before_y), size=size)
 
 
 def arrange(x: torch.Tensor) -> torch.Tensor:
@@ -75,50 +69,37 @@ def _pointwise(x: torch.Tensor, weight: torch.Tensor, styles: torch.Tensor) -> t
     return torch.bmm(modulated, x.reshape(n, channels, height * width)).reshape(n, len(weight), height, width)
 
 
-def _transposed(x, weight, f, up, down, padding, flip_weight):
-    """Transposed convolution by two, and the filter, padding and size with which the epilogue completes it.
-
-    None where the filter is not one of four taps, or a crop would make the transposed convolution wasteful.
-    """
-    if f is None or f.shape[-1] != 4 or f.shape[0] != 4 or down != 1:
-        return None
-    margins = _margins(weight, padding)
-    if margins is None:
-        return None
-    before_x, after_x, before_y, after_y = margins
-    transposed = weight.transpose(0, 1)
-    y = F.conv_transpose2d(x, transposed.flip(2, 3) if flip_weight else transposed, stride=2)
-    size = y.shape[2] + before_y + after_y - 3, y.shape[3] + before_x + after_x - 3
-    wide = torch.float64 if x.dtype == torch.float64 else torch.float32
-    f = (f if f.ndim == 2 else f.outer(f)).to(wide) * up**2
-    return y, f.flip(0, 1), (before_x, before_y), size
-
-
-def _margins(weight, padding) -> tuple[int, int, int, int] | None:
-    """Zeros before and after each row and column of a transposed convolution; None where it would be cropped."""
-    kh, kw = weight.shape[2:]
-    x0, x1, y0, y1 = parse_padding(padding)
-    margins = x0 + 3 - kw, x1 + 3 - kw, y0 + 3 - kh, y1 + 3 - kh
-    return None if min(margins) < 0 else margins
-
-
-def _finish(y, d, noise, b, s, act, alpha, gain, clamp, backend, f=None, padding=(0, 0), size=None) -> torch.Tensor:
-    """The epilogue of a convolution's output ``y``, which nobody else holds; composed where it is not fused."""
-    if all(t is None for t in (f, d, noise, b, s)) and act == "linear" and gain in (None, 1) and clamp is None:
+def _fused(y, scale, epilogue, backend, f=None, padding=(0, 0), size=None) -> torch.Tensor:
+    """What follows the convolution's output ``y``, which nobody else holds, by one kernel, or a few."""
+    if f is None and scale is None and epilogue.is_identity:
         return y
-    wide = torch.float64 if y.dtype == torch.float64 else torch.float32
-    d, noise, b, s = (None if t is None else t.to(wide) for t in (d, noise, b, s))
-    size = size or tuple(y.shape[2:])
-    run = partial(epilogue, backend=backend)
+    wide, size = accumulator(y.dtype), size or tuple(y.shape[2:])
+    scale, noise, bias, next_styles = (None if t is None else t.to(wide) for t in (scale, *epilogue[:3]))
     if noise is not None:
         noise = noise.reshape((1,) * (4 - noise.ndim) + noise.shape)
         if noise.shape[1] != 1:
-            y = run(y, f, d, None, None, None, padding, size, "linear", None, None, None)
-            y, f, d, noise, padding = (y + noise).to(y.dtype), None, None, None, (0, 0)
+            y = fused_epilogue(y, f, scale, IDENTITY, padding, size, backend)
+            y, f, scale, noise, padding = (y + noise).to(y.dtype), None, None, None, (0, 0)
         else:
             noise = noise.expand(-1, -1, *size)
+    *_, act, alpha, gain, clamp = epilogue
     if act in PIECEWISE_LINEAR:
-        return run(y, f, d, noise, b, s, padding, size, act, alpha, gain, clamp)
-    y = run(y, f, d, noise, b, None, padding, size, "linear", None, None, None)
-    y = bias_act(y, None, 1, act, alpha, gain, clamp, backend=backend)
-    return y if s is None else (y * s[:, :, None, None]).to(y.dtype)
+        epilogue = Epilogue(noise, bias, next_styles, act, alpha, gain, clamp)
+        return fused_epilogue(y, f, scale, epilogue, padding, size, backend)
+    y = fused_epilogue(y, f, scale, Epilogue(noise, bias), padding, size, backend)
+    y = bias_act(y, None, 1, act, alpha, gain, None if clamp < 0 else clamp, backend=backend)
+    return y if next_styles is None else (y * next_styles[:, :, None, None]).to(y.dtype)
+
+
+def _unfused(y, scale, epilogue, backend) -> torch.Tensor:
+    """The same by ``bias_act`` of the backend and PyTorch; half precision is rounded once, at the end."""
+    dtype = y.dtype
+    noise, bias, next_styles, act, alpha, gain, clamp = epilogue
+    y = y.float() if dtype in HALF else y
+    y = y if scale is None else y * scale[:, :, None, None]
+    y = y if noise is None else y + noise
+    if bias is not None or act != "linear":
+        bias = None if bias is None else bias.to(y.dtype)
+        backend = "reference" if not sign_is_kept(act, alpha, gain) else backend
+        y = bias_act(y, bias, 1, act, alpha, gain, None if clamp < 0 else clamp, backend=backend)
+    return (y if next_styles is None else y * next_styles[:, :, None, None]).to(dtype)

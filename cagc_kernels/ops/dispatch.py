@@ -15,16 +15,21 @@ from torch.compiler import is_compiling
 
 from .. import backend as _backend
 
+_modules: dict[tuple[str, str], ModuleType] = {}
 
-@functools.cache
+
 def kernels(op: str, backend: str) -> ModuleType:
     """The module of ``backend`` with the kernels of ``op``."""
-    return import_module(f"cagc_kernels.{backend}.{op}")
+    if (op, backend) not in _modules:
+        _modules[op, backend] = import_module(f"cagc_kernels.{backend}.{op}")
+    return _modules[op, backend]
 
 
-def _select(*facts: object) -> str:
+def _select(op: str, *facts: object) -> str:
     """A constant while compiling: what PyTorch guards on is the facts, the preferred backend among them."""
-    return _backend.select(*facts)
+    chosen = _backend.select(op, *facts)
+    kernels(op, chosen)  # torch.compile cannot trace an import
+    return chosen
 
 
 # What torch.compiler.assume_constant_result sets; itself it imports torch._dynamo, longer than all of PyTorch takes.

@@ -1,10 +1,13 @@
 """What follows the dense convolution of a modulated one, registered with PyTorch, with its derivatives.
 
-    u = x, or x filtered;    v = u·d[n,c] + noise[n,pixel] + b[c];    a = clamp(gain·act(v));    y = a·s[n,c]
+    u = x, or x filtered
+    v = u · scale[n, c] + noise[n, pixel] + bias[c]
+    y = clamp(gain · act(v), ±clamp) · next_styles[n, c]
 
 ``cagc::epilogue`` and ``cagc::epilogue_gradient`` are one pass over memory each. Only the convolution's output is kept
 for the backward pass, which computes v again, and the filter too. The gradient's gradient is a formula in PyTorch's
-own ops, and so are further ones. The activations are piecewise linear: v has a gradient only through its sign's side.
+own ops, and so are further ones. The activations are piecewise linear: the gradient depends on v only through its sign
+and the clamp.
 """
 
 from __future__ import annotations
@@ -12,69 +15,69 @@ from __future__ import annotations
 import torch
 
 from .. import layout, profiling
-from ..reference.bias_act import ACTIVATIONS
-from ..reference.modulated_conv2d import HALF
+from ..arguments import ACTIVATION_SCHEMA, HALF, Epilogue, Resampling, accumulator
 from .dispatch import kernels
 from .registration import register
-from .upfirdn2d import _call as upfirdn2d
+from .upfirdn2d import call as upfirdn2d
 
-# Arguments of every function here, in this order: tensors, then padding and size (of the value only), then
-# (act, alpha, gain, clamp, backend) with clamp < 0 for none.
+# At the schema boundary: x, its filter and scale, the fields of an Epilogue, then of the value only the margins before
+# the first pixel and the size of the output, then the backend.
 
 
-def _run_value(*arguments):
-    *rest, backend = arguments
-    return kernels("modulated_conv2d", backend).epilogue(*rest)
+def _run_value(x, f, scale, *rest, **inplace):
+    *epilogue, pad_x, pad_y, height, width, backend = rest
+    run = kernels("epilogue", backend).epilogue
+    return run(x, f, scale, Epilogue(*epilogue), (pad_x, pad_y), (height, width), **inplace)
 
 
 def _run_in_place(*arguments):
-    *rest, backend = arguments
-    return kernels("modulated_conv2d", backend).epilogue(*rest, inplace=True)
+    return _run_value(*arguments, inplace=True)
 
 
-def _run_gradient(*arguments):
-    *rest, backend = arguments
-    return kernels("modulated_conv2d", backend).epilogue_gradient(*rest)
+def _run_gradient(g, x, scale, *epilogue_backend):
+    *epilogue, backend = epilogue_backend
+    return kernels("epilogue", backend).epilogue_gradient(g, x, scale, Epilogue(*epilogue))
 
 
-def _fake_value(x, f, d, noise, b, s, pad_x, pad_y, height, width, *_):
+def _fake_value(x, *rest):
+    *_, height, width, _ = rest
     return layout.empty_images(x, height, width)
 
 
 def _fake_gradient(g, x, *_):
     n, c, height, width = x.shape
-    wide = torch.float32 if x.dtype in HALF else x.dtype
+    wide = accumulator(x.dtype)
     factors, noise = x.new_empty(n, c, dtype=wide), x.new_empty(n, 1, height, width, dtype=wide)
     empty = torch.empty_like(factors)
     return layout.empty_images(x, height, width), factors, noise, x.new_empty(c, dtype=wide), empty
 
 
 def _save_value(ctx, inputs, output) -> None:
-    x, f, d, noise, b, s, ctx.pad_x, ctx.pad_y, ctx.height, ctx.width, *ctx.options = inputs
-    ctx.save_for_backward(x, f, d, noise, b, s)
+    *tensors, act, alpha, gain, clamp, ctx.pad_x, ctx.pad_y, ctx.height, ctx.width, ctx.backend = inputs
+    ctx.activation = act, alpha, gain, clamp
+    ctx.save_for_backward(*tensors)
 
 
 def _backward_value(ctx, g):
-    x, f, d, noise, b, s = ctx.saved_tensors
-    backend = ctx.options[-1]
+    x, f, scale, noise, bias, next_styles = ctx.saved_tensors
     (in_h, in_w), px, py = x.shape[2:], ctx.pad_x, ctx.pad_y
     if f is not None:
         padding = px, ctx.width + 3 - in_w - px, py, ctx.height + 3 - in_h - py
-        x = upfirdn2d(x, f, 1, 1, 1, 1, *padding, True, 1.0, backend)
-    dx, dd, dnoise, db, ds = _gradient(g, x, d, noise, b, s, *ctx.options)
+        x = upfirdn2d(x, Resampling(f, padding=padding, flip_filter=True), ctx.backend)
+    dx, dscale, dnoise, dbias, dnext = _gradient(g, x, scale, noise, bias, next_styles, *ctx.activation, ctx.backend)
     if f is not None:
         padding = 3 - px, in_w - ctx.width + px, 3 - py, in_h - ctx.height + py
-        dx = upfirdn2d(dx, f, 1, 1, 1, 1, *padding, False, 1.0, backend)
+        dx = upfirdn2d(dx, Resampling(f, padding=padding), ctx.backend)
     if noise is not None and noise.shape[0] != dnoise.shape[0]:
         dnoise = dnoise.sum(0, keepdim=True)
-    found = dx, None, dd, dnoise, db, ds
-    tensors = x, None, d, noise, b, s
+    found = dx, None, dscale, dnoise, dbias, dnext
+    tensors = x, None, scale, noise, bias, next_styles
     return *(t if like is not None else None for t, like in zip(found, tensors, strict=True)), *[None] * 9
 
 
 def _save_gradient(ctx, inputs, output) -> None:
-    g, x, d, noise, b, s, *ctx.options = inputs
-    ctx.save_for_backward(g, x, d, noise, b, s)
+    g, x, scale, noise, bias, next_styles, *ctx.activation, _ = inputs
+    ctx.save_for_backward(g, x, scale, noise, bias, next_styles)
 
 
 def _pixels(factor: torch.Tensor | None) -> torch.Tensor | float:
@@ -84,10 +87,11 @@ def _pixels(factor: torch.Tensor | None) -> torch.Tensor | float:
 def _backward_gradient(ctx, hx, hd, hnoise, hb, hs):
     """Gradients of Σ dx·hx + Σ dd·hd + Σ dnoise·hnoise + Σ db·hb + Σ ds·hs = Σ gv·q + Σ g·a·hs.
 
-    gv is the gradient of v, and q the change of v that hx, hd, hnoise and hb make.
+    d stands for scale, b for bias and s for next_styles; gv is the gradient of v, and q the change of v that hx, hd,
+    hnoise and hb make.
     """
     g, x, d, noise, b, s = ctx.saved_tensors
-    act, alpha, gain, clamp, _ = ctx.options
+    act, alpha, gain, clamp = ctx.activation
     dtype = x.dtype
     if dtype in HALF:
         g, x, hx = g.float(), x.float(), hx.float()
@@ -113,33 +117,34 @@ def _backward_gradient(ctx, hx, hd, hnoise, hb, hs):
     return dg.to(dtype), dx.to(dtype), dd, dnoise, db, ds, *[None] * 5
 
 
-_SMALL = "Tensor? d, Tensor? noise, Tensor? b, Tensor? s"
-_OPTIONS = "str act, float alpha, float gain, float clamp, str backend"
+_FACTORS = "Tensor? scale, Tensor? noise, Tensor? bias, Tensor? next_styles"
 _value = register(
-    f"epilogue(Tensor x, Tensor? f, {_SMALL}, SymInt pad_x, SymInt pad_y, SymInt height, SymInt width, {_OPTIONS}) "
-    "-> Tensor",
+    f"epilogue(Tensor x, Tensor? f, {_FACTORS}, {ACTIVATION_SCHEMA}, SymInt pad_x, SymInt pad_y, SymInt height, "
+    "SymInt width, str backend) -> Tensor",
     _run_value, _fake_value, _save_value, _backward_value, _run_in_place,
 )  # fmt: skip
 _gradient = register(
-    f"epilogue_gradient(Tensor g, Tensor x, {_SMALL}, {_OPTIONS}) -> (Tensor, Tensor, Tensor, Tensor, Tensor)",
+    f"epilogue_gradient(Tensor g, Tensor x, {_FACTORS}, {ACTIVATION_SCHEMA}, str backend) "
+    "-> (Tensor, Tensor, Tensor, Tensor, Tensor)",
     _run_gradient, _fake_gradient, _save_gradient, _backward_gradient,
 )  # fmt: skip
 
 
-def epilogue(x, f, d, noise, b, s, padding, size, act, alpha, gain, clamp, backend) -> torch.Tensor:
-    """See :mod:`cagc_kernels.native.modulated_conv2d`. Consumes ``x``, which may be overwritten where nothing keeps it.
+def epilogue(
+    x: torch.Tensor,
+    f: torch.Tensor | None,
+    scale: torch.Tensor | None,
+    epilogue: Epilogue,
+    padding: tuple[int, int],
+    size: tuple[int, int],
+    backend: str,
+) -> torch.Tensor:
+    """The value of the formula above; see :mod:`cagc_kernels.native.epilogue`.
 
-    ``padding`` is (x, y) before the first pixel, ``size`` (height, width) of the output; ``alpha``, ``gain`` and
-    ``clamp`` may be None, as in :func:`cagc_kernels.bias_act`.
+    Consumes ``x``, which may be overwritten where nothing keeps it. ``padding`` is (x, y) before the first pixel,
+    ``size`` (height, width) of the output.
     """
-    arguments = (f, d, noise, b, s, padding, size, act, alpha, gain, clamp, backend)
+    arguments = (f, scale, *epilogue, *padding, *size, backend)
     if profiling.active:
-        return profiling.ranged(f"epilogue {'fir ' * (f is not None)}{act}", _epilogue, x, *arguments)
-    return _epilogue(x, *arguments)
-
-
-def _epilogue(x, f, d, noise, b, s, padding, size, act, alpha, gain, clamp, backend) -> torch.Tensor:
-    alpha = ACTIVATIONS[act].alpha if alpha is None else float(alpha)
-    gain = ACTIVATIONS[act].gain if gain is None else float(gain)
-    clamp = -1.0 if clamp is None else float(clamp)
-    return _value(x, f, d, noise, b, s, *padding, *size, act, alpha, gain, clamp, backend)
+        return profiling.ranged(f"epilogue {'fir ' * (f is not None)}{epilogue.act}", _value, x, *arguments)
+    return _value(x, *arguments)

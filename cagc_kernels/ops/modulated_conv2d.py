@@ -7,11 +7,12 @@ from collections.abc import Sequence
 import torch
 
 from .. import profiling
+from ..arguments import Epilogue, Resampling, activation
+from ..convolution import is_empty
 from ..reference import modulated_conv2d as reference
 from ..reference.bias_act import ACTIVATIONS
-from ..reference.upfirdn2d import parse_padding
 from . import checks
-from .composed import composed, unfused_because
+from .composed import composed
 from .dispatch import choose, kernels, outside_autocast
 from .single_kernel import single_kernel
 from .upfirdn2d import check_filter
@@ -72,19 +73,24 @@ def _modulated_conv2d(
     x, weight, styles, noise, up, down, padding, resample_filter, demodulate, flip_weight, backend
 ) -> torch.Tensor:
     checks.flag("flip_weight", flip_weight)
-    _check(x, weight, styles, noise, up, down, padding, resample_filter, demodulate)
+    resampling = _gather(x, weight, styles, noise, up, down, padding, resample_filter, demodulate)
+    return _layer(x, weight, styles, demodulate, True, flip_weight, resampling, Epilogue(noise), backend)
+
+
+def _layer(x, weight, styles, demodulate, modulate, flip_weight, resampling, epilogue, backend) -> torch.Tensor:
+    """Both ops on gathered arguments, by the backend that takes them."""
+    arguments = x, weight, styles, demodulate, modulate, flip_weight, resampling, epilogue
     chosen = choose("modulated_conv2d", backend, x)
-    conv = (resample_filter, up, down, padding, flip_weight)
-    if chosen == "reference":
-        return reference.modulated_conv2d(
-            x, weight, styles, noise, up, down, padding, resample_filter, demodulate, flip_weight
-        )
-    identity = (None, None, "linear", None, None, None)
-    run = single_kernel if chosen == "triton" else composed
-    return run(x, weight, styles, noise, demodulate, True, conv, identity, chosen)
+    if chosen == "reference" or is_empty(x, weight):
+        return reference.layer(*arguments)
+    module = kernels("modulated_conv2d", chosen)
+    if module.layer is None or module.composed_because(x, weight, resampling, epilogue):
+        return composed(*arguments, chosen)
+    return single_kernel(*arguments, chosen)
 
 
-def _check(x, weight, styles, noise, up, down, padding, resample_filter, demodulate) -> None:
+def _gather(x, weight, styles, noise, up, down, padding, resample_filter, demodulate) -> Resampling:
+    """Check what both ops take; how they resample."""
     checks.tensor("x", x, 4, "[N, I, H, W]")
     checks.tensor("weight", weight, 4, "[O, I, kh, kw]")
     checks.tensor("styles", styles, 2, "[N, I]")
@@ -92,27 +98,26 @@ def _check(x, weight, styles, noise, up, down, padding, resample_filter, demodul
     checks.like("styles", styles, "x", x, wide=True)
     if weight.shape[1] != x.shape[1]:
         raise ValueError(f"weight: got {weight.shape[1]} input channels, expected {x.shape[1]} as x")
-    if 0 in weight.shape[2:]:
-        raise ValueError(f"weight: got a {weight.shape[2]} x {weight.shape[3]} kernel, expected at least 1 x 1")
+    kh, kw = weight.shape[2:]
+    if kh == 0 or kw == 0:
+        raise ValueError(f"weight: got a {kh} x {kw} kernel, expected at least 1 x 1")
     checks.shape("styles", styles, x.shape[:2], "samples and channels of x")
     checks.flag("demodulate", demodulate)
-    checks.integers("up", up, (), 1)
-    checks.integers("down", down, (), 1)
+    (up,), (down,) = checks.integers("up", up, (), 1), checks.integers("down", down, (), 1)
     if up > 1 and down > 1:
         raise ValueError(f"up, down: got {up} and {down}, expected one of them to be 1")
-    checks.integers("padding", padding, (2, 4))
     check_filter("resample_filter", resample_filter, x)
-    x0, x1, y0, y1 = parse_padding(padding)
-    height, width = x.shape[2] * up + y0 + y1, x.shape[3] * up + x0 + x1
-    if height < weight.shape[2] or width < weight.shape[3]:
+    resampling = Resampling(resample_filter, (up, up), (down, down), checks.margins("padding", padding))
+    height, width = resampling.padded_size(x)
+    if height < kh or width < kw:
         raise ValueError(
             f"padding: leaves {height} x {width} pixels of the up-sampled x, "
-            f"expected at least the {weight.shape[2]} x {weight.shape[3]} of weight"
+            f"expected at least the {kh} x {kw} of weight"
         )
     checks.addressable("up, padding", x.shape[0], max(weight.shape[:2]), height, width)
     if noise is not None:
-        size = (height - weight.shape[2] + 1) // down, (width - weight.shape[3] + 1) // down
-        _check_noise(noise, x, (x.shape[0], weight.shape[0], *size))
+        _check_noise(noise, x, (x.shape[0], weight.shape[0], *resampling.output_size(x, (kh, kw))))
+    return resampling
 
 
 def _check_noise(noise: torch.Tensor, x: torch.Tensor, output: tuple[int, ...]) -> None:
@@ -190,13 +195,13 @@ def composed_because(
 
     Only the shapes of tensors are looked at. ``padding`` None is that of styled_conv2d.
     """
-    padding = weight.shape[-1] // 2 if padding is None else padding
     if backend == "reference":
         return "plain PyTorch"
-    if backend == "triton":
-        module = kernels("modulated_conv2d", backend)
-        return module.composed_because(x, weight, noise, up, down, padding, resample_filter)
-    return unfused_because(weight, noise, (resample_filter, up, down, padding, up == 1), act)
+    if is_empty(x, weight):
+        return "nothing to compute"
+    margins = checks.margins("padding", weight.shape[-1] // 2 if padding is None else padding)
+    resampling = Resampling(resample_filter, (up, up), (down, down), margins)
+    return kernels("modulated_conv2d", backend).composed_because(x, weight, resampling, Epilogue(noise, act=act))
 
 
 @outside_autocast
@@ -205,31 +210,22 @@ def _styled_conv2d(
     backend,
 ) -> torch.Tensor:  # fmt: skip
     checks.flag("modulate", modulate)
-    _check_styled(x, weight, styles, bias, noise, up, resample_filter, demodulate, act, alpha, gain, clamp, next_styles)
-    chosen = choose("modulated_conv2d", backend, x)
-    if chosen == "reference":
-        return reference.styled_conv2d(
-            x, weight, styles, bias, noise, up, resample_filter, demodulate, act, alpha, gain, clamp, next_styles,
-            modulate,
-        )  # fmt: skip
-    conv = (resample_filter, up, 1, weight.shape[-1] // 2, up == 1)
-    finish = (bias, next_styles, act, alpha, gain, clamp)
-    run = single_kernel if chosen == "triton" else composed
-    return run(x, weight, styles, noise, demodulate, modulate, conv, finish, chosen)
-
-
-def _check_styled(
-    x, weight, styles, bias, noise, up, resample_filter, demodulate, act, alpha, gain, clamp, next_styles
-) -> None:
     checks.tensor("weight", weight, 4, "[O, I, k, k]")
-    _check(x, weight, styles, noise, up, 1, weight.shape[-1] // 2, resample_filter, demodulate)
+    resampling = _gather(x, weight, styles, noise, up, 1, weight.shape[-1] // 2, resample_filter, demodulate)
+    _check_styled(x, weight, bias, act, alpha, gain, clamp, next_styles)
+    epilogue = Epilogue(noise, bias, next_styles, *activation(act, alpha, gain, clamp))
+    flip_weight = resampling.up == (1, 1)
+    return _layer(x, weight, styles, demodulate, modulate, flip_weight, resampling, epilogue, backend)
+
+
+def _check_styled(x, weight, bias, act, alpha, gain, clamp, next_styles) -> None:
     kh, kw = weight.shape[2:]
     if kh != kw or kh % 2 == 0:
         raise ValueError(f"weight: got a {kh} x {kw} kernel, expected a square one of odd size")
     checks.tensor("bias", bias, 1, "[O]")
     checks.like("bias", bias, "x", x, wide=True)
     checks.shape("bias", bias, weight.shape[:1], "outputs of weight")
-    checks.choice("act", act, tuple(ACTIVATIONS))
+    checks.choice("act", act, ACTIVATIONS)
     checks.number("alpha", alpha)
     checks.number("gain", gain)
     checks.number("clamp", clamp, 0)

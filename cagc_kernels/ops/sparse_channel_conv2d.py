@@ -9,19 +9,17 @@ from __future__ import annotations
 from itertools import pairwise
 
 import torch
-from torch.compiler import is_compiling
 from torch.utils.weak import WeakIdKeyDictionary
 
 from .. import layout, profiling
+from ..arguments import HALF, Epilogue, Resampling
+from ..convolution import gather, is_empty, operands, scattered
 from ..reference import sparse_channel_conv2d as reference
-from ..reference.modulated_conv2d import HALF, operands
 from . import checks
+from .composed import composed
 from .dispatch import choose, is_plain, kernels, outside_autocast
-from .recall import Recall
 from .registration import register
-from .upfirdn2d import check_filter, upfirdn2d
-
-_recall = Recall()
+from .upfirdn2d import check_filter, resample
 
 
 def sparse_channel_conv2d(
@@ -90,46 +88,49 @@ def _sparse_channel_conv2d(
     x, weight, in_channels, out_channels, styles, demodulate, padding, flip_weight, scatter, up, resample_filter,
     backend,
 ) -> torch.Tensor:  # fmt: skip
-    tensors, key = (x, weight, in_channels, out_channels, styles), None
-    if resample_filter is None and not is_compiling():
-        key = _recall.key(tensors, demodulate, padding, flip_weight, scatter, up, backend)
-        if launch := _recall.find(key):
-            return launch(x, weight, *_checked_copies(in_channels, out_channels, weight), styles)
     for name, value in (("demodulate", demodulate), ("flip_weight", flip_weight), ("scatter", scatter)):
         checks.flag(name, value)
-    filter_size = _check(x, weight, in_channels, out_channels, styles, padding, up, resample_filter)
+    resampling = _gather(x, weight, in_channels, out_channels, styles, padding, up, resample_filter)
     if is_plain([in_channels, out_channels]):
         in_channels, out_channels = _checked_copies(in_channels, out_channels, weight)
-        tensors = x, weight, in_channels, out_channels, styles
-    k = weight.shape[-1]
-    padding = k // 2 if padding is None else padding
     chosen = choose("sparse_channel_conv2d", backend, x)
-    if chosen == "reference":
-        return reference.sparse_channel_conv2d(
-            x, weight, in_channels, out_channels, styles, demodulate, padding, flip_weight, scatter, up, resample_filter
+    if chosen == "reference" or is_empty(x, weight):
+        return reference.layer(
+            x, weight, in_channels, out_channels, styles, demodulate, flip_weight, scatter, resampling
         )
-    options = styles is not None and bool(demodulate), bool(flip_weight)
+    demodulate = demodulate and styles is not None
+    if kernels("sparse_channel_conv2d", chosen).composed_because(weight):
+        kept = gather(weight, in_channels, out_channels)
+        factors = x.new_ones(x.shape[:2]) if styles is None else styles
+        modulate = styles is not None
+        y = composed(x, kept, factors, demodulate, modulate, flip_weight, resampling, Epilogue(), chosen)
+        return scattered(y, out_channels, weight.shape[0]) if scatter else y
+    return _by_kernel(
+        (x, weight, in_channels, out_channels, styles), demodulate, flip_weight, scatter, resampling, chosen, backend
+    )
+
+
+def _by_kernel(tensors, demodulate, flip_weight, scatter, resampling, chosen, backend) -> torch.Tensor:
+    (x, weight, _, out_channels, _), k = tensors, tensors[1].shape[-1]
+    (up, _), (padding, *_), f = resampling.up, resampling.padding, resampling.filter
     if up == 1:
-        if key and chosen == "native":
-            launcher = kernels("sparse_channel_conv2d", chosen).launcher
-            _recall.remember(key, launcher(*tensors, options[0], padding, options[1], bool(scatter)))
-        return _call(*tensors, *options, padding, 1, bool(scatter), chosen)
+        return _call(*tensors, demodulate, flip_weight, padding, 1, scatter, chosen)
     # The margins of modulated_conv2d: as many pixels as the filter reaches beyond the image.
-    x1, y1 = (padding + (size - up) // 2 for size in filter_size)
-    x0, y0 = (padding + (size + up - 1) // 2 for size in filter_size)
-    same = backend and chosen
+    y1, x1 = (padding + (size - up) // 2 for size in resampling.filter_size)
+    y0, x0 = (padding + (size + up - 1) // 2 for size in resampling.filter_size)
+    same, gain = backend and chosen, float(up**2)
     if min(x0, y0) >= k - 1 and min(x1, y1) >= k - up:
-        y = _call(*tensors, *options, k - 1, up, False, chosen)
-        margins = [x0 - k + 1, x1 - k + up, y0 - k + 1, y1 - k + up]
-        y = upfirdn2d(y, resample_filter, padding=margins, gain=up**2, backend=same)
+        y = _call(*tensors, demodulate, flip_weight, k - 1, up, False, chosen)
+        margins = x0 - k + 1, x1 - k + up, y0 - k + 1, y1 - k + up
+        y = resample(y, Resampling(f, padding=margins, gain=gain), same)
     else:
-        x = upfirdn2d(x, resample_filter, up, padding=[x0, x1, y0, y1], gain=up**2, backend=same)
-        y = _call(x, *tensors[1:], *options, 0, 1, False, chosen)
-    return reference.scattered(y, out_channels, weight.shape[0]) if scatter else y
+        x = resample(x, Resampling(f, (up, up), padding=(x0, x1, y0, y1), gain=gain), same)
+        y = _call(x, *tensors[1:], demodulate, flip_weight, 0, 1, False, chosen)
+    return scattered(y, out_channels, weight.shape[0]) if scatter else y
 
 
-def _check(x, weight, in_channels, out_channels, styles, padding, up, resample_filter) -> tuple[int, int]:
-    """(width, height) of the filter."""
+def _gather(x, weight, in_channels, out_channels, styles, padding, up, resample_filter) -> Resampling:
+    """Check all but the flags; how the op resamples."""
     checks.tensor("x", x, 4, "[N, I', H, W]")
     checks.tensor("weight", weight, 4, "[O, I, k, k]")
     checks.like("weight", weight, "x", x, wide=True)
@@ -144,17 +145,17 @@ def _check(x, weight, in_channels, out_channels, styles, padding, up, resample_f
         checks.tensor("styles", styles, 2, "[N, I']")
         checks.like("styles", styles, "x", x, wide=True)
         checks.shape("styles", styles, x.shape[:2], "samples and channels of x")
-    checks.integers("up", up, (), 1)
-    if padding is not None:
-        checks.integers("padding", padding, (), 0)
-    margin = 2 * (k // 2 if padding is None else padding)
-    height, width = (size * up + margin for size in x.shape[2:])
-    if min(height, width) < k:
+    (up,) = checks.integers("up", up, (), 1)
+    (padding,) = checks.integers("padding", k // 2 if padding is None else padding, (), 0)
+    check_filter("resample_filter", resample_filter, x)
+    resampling = Resampling(resample_filter, (up, up), padding=(padding,) * 4)
+    height, width = resampling.padded_size(x)
+    if height < k or width < k:
         raise ValueError(
             f"padding: leaves {height} x {width} pixels of the up-sampled x, expected at least the {k} x {k} of weight"
         )
     checks.addressable("up, padding", x.shape[0], max(weight.shape[:2]), height, width)
-    return check_filter("resample_filter", resample_filter, x)
+    return resampling
 
 
 def _check_index(name: str, index: object, device: torch.device) -> None:
@@ -247,7 +248,7 @@ def _backward(ctx, g):
     demodulate, flip, padding, up, scatter = ctx.options
     wants_x, wants_w, _, _, wants_s, *_ = ctx.needs_input_grad
     dtype = torch.float32 if x.dtype in HALF else x.dtype
-    wide = [None if t is None else t.to(dtype) for t in (g, x, reference.gather(weight, in_channels, out_channels))]
+    wide = [None if t is None else t.to(dtype) for t in (g, x, gather(weight, in_channels, out_channels))]
     g, u, w = wide
     s = None if styles is None else styles.to(dtype)
     if scatter:

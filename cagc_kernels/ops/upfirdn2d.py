@@ -10,16 +10,13 @@ from collections.abc import Sequence
 from math import inf
 
 import torch
-from torch.compiler import is_compiling
 
 from .. import layout, profiling
+from ..arguments import RESAMPLING_SCHEMA, Resampling
 from ..reference import upfirdn2d as reference
 from . import checks
 from .dispatch import choose, kernels
-from .recall import Recall, elements
 from .registration import register
-
-_recall = Recall()
 
 
 def setup_filter(
@@ -69,37 +66,26 @@ def setup_filter(
     return reference.setup_filter(f, place, normalize, flip_filter, gain, separable)
 
 
-def check_filter(name: str, f: torch.Tensor | None, x: torch.Tensor) -> tuple[int, int]:
-    """(width, height) of a filter as :func:`setup_filter` makes it; 1 × 1 for None."""
+def check_filter(name: str, f: torch.Tensor | None, x: torch.Tensor) -> None:
+    """``f`` is a filter as :func:`setup_filter` makes it, on the device of ``x``, or None."""
     if f is None:
-        return 1, 1
+        return
     checks.tensor(name, f)
     if f.ndim not in (1, 2) or f.numel() == 0:
         raise ValueError(f"{name}: got shape {list(f.shape)}, expected [k] or [kh, kw] with at least one tap")
     if f.device != x.device:
         raise ValueError(f"{name}: is on {f.device}, expected {x.device} as x")
-    return int(f.shape[-1]), int(f.shape[0])  # torch.jit.trace makes tensors of sizes
 
 
-def _check(x, f, up, down, padding, flip_filter, gain) -> tuple[int, int]:
+def _gather(x, f, up, down, padding, flip_filter, gain) -> Resampling:
+    """The checked arguments of any function here."""
     checks.tensor("x", x, 4, "[N, C, H, W]")
-    checks.integers("up", up, (2,), 1)
-    checks.integers("down", down, (2,), 1)
-    checks.integers("padding", padding, (2, 4))
+    up, down = checks.pair("up", up), checks.pair("down", down)
+    padding = checks.margins("padding", padding)
     checks.flag("flip_filter", flip_filter)
-    checks.number("gain", gain, optional=False)
-    return check_filter("f", f, x)
-
-
-def _check_size(x, fw, fh, up, padding) -> None:
-    up_x, up_y = reference.parse_factors(up)
-    x0, x1, y0, y1 = reference.parse_padding(padding)
-    width, height = x.shape[3] * up_x + x0 + x1, x.shape[2] * up_y + y0 + y1
-    if width < fw or height < fh:
-        raise ValueError(
-            f"padding: leaves {height} x {width} pixels of the up-sampled x, expected at least the {fh} x {fw} of f"
-        )
-    checks.addressable("up, padding", *x.shape[:2], height, width)
+    gain = checks.number("gain", gain, optional=False)
+    check_filter("f", f, x)
+    return Resampling(f, up, down, padding, flip_filter, gain)
 
 
 def upfirdn2d(
@@ -135,34 +121,37 @@ def upfirdn2d(
     The kernels keep channels_last, take taps in float32 (float64 for float64 ``x``) and round the result once; the
     reference rounds taps and sums to the dtype of ``x``.
     """
+    return resample(x, _gather(x, f, up, down, padding, flip_filter, gain), backend)
+
+
+def resample(x: torch.Tensor, resampling: Resampling, backend: str | None) -> torch.Tensor:
+    """:func:`upfirdn2d` on gathered arguments."""
     if profiling.active:
-        label = f"upfirdn2d up={up} down={down}"
-        return profiling.ranged(label, _upfirdn2d, x, f, up, down, padding, flip_filter, gain, backend)
-    return _upfirdn2d(x, f, up, down, padding, flip_filter, gain, backend)
+        label = f"upfirdn2d up={resampling.up[0]} down={resampling.down[0]}"
+        return profiling.ranged(label, _resample, x, resampling, backend)
+    return _resample(x, resampling, backend)
 
 
-def _upfirdn2d(x, f, up, down, padding, flip_filter, gain, backend) -> torch.Tensor:
-    key = None
-    if not is_compiling():
-        key = _recall.key((x, f), elements(up), elements(down), elements(padding), flip_filter, gain, backend)
-        if launch := _recall.find(key):
-            return launch(x, f)
-    _check_size(x, *_check(x, f, up, down, padding, flip_filter, gain), up, padding)
+def _resample(x: torch.Tensor, resampling: Resampling, backend: str | None) -> torch.Tensor:
+    _check_size(x, resampling)
     chosen = choose("upfirdn2d", backend, x)
+    f = resampling.filter
     if chosen != "reference" and f is not None and f.requires_grad and torch.is_grad_enabled():
         if backend is not None:
             raise ValueError(f"f: requires a gradient, which {chosen!r} does not compute; expected backend='reference'")
         chosen = "reference"
     if chosen == "reference":
-        return reference.upfirdn2d(x, f, up, down, padding, flip_filter, gain)
-    factors = *reference.parse_factors(up), *reference.parse_factors(down)
-    options = *factors, *reference.parse_padding(padding), bool(flip_filter), float(gain)
-    if key and chosen == "native":
-        size = _output_size(x, f, *options[:8])
-        up_x, up_y, down_x, down_y, x0, _, y0, _, *rest = options
-        launcher = kernels("upfirdn2d", chosen).launcher
-        _recall.remember(key, launcher(x, f, (up_x, up_y), (down_x, down_y), (x0, y0), *rest, *size))
-    return _call(x, f, *options, chosen)
+        return reference.upfirdn2d(x, *resampling)
+    return call(x, resampling, chosen)
+
+
+def _check_size(x: torch.Tensor, resampling: Resampling) -> None:
+    (height, width), (fh, fw) = resampling.padded_size(x), resampling.filter_size
+    if width < fw or height < fh:
+        raise ValueError(
+            f"padding: leaves {height} x {width} pixels of the up-sampled x, expected at least the {fh} x {fw} of f"
+        )
+    checks.addressable("up, padding", *x.shape[:2], height, width)
 
 
 def filter2d(
@@ -177,10 +166,10 @@ def filter2d(
 
     Arguments and errors as :func:`upfirdn2d`.
     """
-    fw, fh = _check(x, f, 1, 1, padding, flip_filter, gain)
-    x0, x1, y0, y1 = reference.parse_padding(padding)
-    padding = [x0 + fw // 2, x1 + (fw - 1) // 2, y0 + fh // 2, y1 + (fh - 1) // 2]
-    return upfirdn2d(x, f, padding=padding, flip_filter=flip_filter, gain=gain, backend=backend)
+    resampling = _gather(x, f, 1, 1, padding, flip_filter, gain)
+    (fh, fw), (x0, x1, y0, y1) = resampling.filter_size, resampling.padding
+    margins = x0 + fw // 2, x1 + (fw - 1) // 2, y0 + fh // 2, y1 + (fh - 1) // 2
+    return resample(x, resampling._replace(padding=margins), backend)
 
 
 def upsample2d(
@@ -196,11 +185,10 @@ def upsample2d(
 
     Arguments and errors as :func:`upfirdn2d`; ``padding`` is that of the output.
     """
-    fw, fh = _check(x, f, up, 1, padding, flip_filter, gain)
-    up_x, up_y = reference.parse_factors(up)
-    x0, x1, y0, y1 = reference.parse_padding(padding)
-    padding = [x0 + (fw + up_x - 1) // 2, x1 + (fw - up_x) // 2, y0 + (fh + up_y - 1) // 2, y1 + (fh - up_y) // 2]
-    return upfirdn2d(x, f, up, 1, padding, flip_filter, gain * up_x * up_y, backend)
+    resampling = _gather(x, f, up, 1, padding, flip_filter, gain)
+    (fh, fw), (up_x, up_y), (x0, x1, y0, y1) = resampling.filter_size, resampling.up, resampling.padding
+    margins = x0 + (fw + up_x - 1) // 2, x1 + (fw - up_x) // 2, y0 + (fh + up_y - 1) // 2, y1 + (fh - up_y) // 2
+    return resample(x, resampling._replace(padding=margins, gain=resampling.gain * up_x * up_y), backend)
 
 
 def downsample2d(
@@ -216,36 +204,28 @@ def downsample2d(
 
     Arguments and errors as :func:`upfirdn2d`; ``padding`` is that of the input.
     """
-    fw, fh = _check(x, f, 1, down, padding, flip_filter, gain)
-    down_x, down_y = reference.parse_factors(down)
-    x0, x1, y0, y1 = reference.parse_padding(padding)
+    resampling = _gather(x, f, 1, down, padding, flip_filter, gain)
+    (fh, fw), (down_x, down_y), (x0, x1, y0, y1) = resampling.filter_size, resampling.down, resampling.padding
     x0, x1 = x0 + (fw - down_x + 1) // 2, x1 + (fw - down_x) // 2
     y0, y1 = y0 + (fh - down_y + 1) // 2, y1 + (fh - down_y) // 2
-    return upfirdn2d(x, f, 1, down, [x0, x1, y0, y1], flip_filter, gain, backend)
+    return resample(x, resampling._replace(padding=(x0, x1, y0, y1)), backend)
 
 
-# From here on every function takes (up_x, up_y, down_x, down_y, x0, x1, y0, y1, flip, gain, backend) after x and f.
+# At the schema boundary: the tensors, then the numbers of a Resampling, then the backend.
 
 
-def _output_size(x, f, up_x, up_y, down_x, down_y, x0, x1, y0, y1):
-    """(height, width) of the output."""
-    fw, fh = (1, 1) if f is None else (f.shape[-1], f.shape[0])
-    height = (x.shape[2] * up_y + y0 + y1 - fh) // down_y + 1
-    width = (x.shape[3] * up_x + x0 + x1 - fw) // down_x + 1
-    return height, width
+def _run(x, f, *numbers_backend):
+    *numbers, backend = numbers_backend
+    return kernels("upfirdn2d", backend).upfirdn2d(x, Resampling.of_numbers(f, *numbers))
 
 
-def _run(x, f, up_x, up_y, down_x, down_y, x0, x1, y0, y1, flip, gain, backend):
-    size = _output_size(x, f, up_x, up_y, down_x, down_y, x0, x1, y0, y1)
-    return kernels("upfirdn2d", backend).upfirdn2d(x, f, (up_x, up_y), (down_x, down_y), (x0, y0), flip, gain, *size)
-
-
-def _fake(x, f, *options):
-    return layout.empty_images(x, *_output_size(x, f, *options[:8]))
+def _fake(x, f, *numbers_backend):
+    return layout.empty_images(x, *Resampling.of_numbers(f, *numbers_backend[:-1]).output_size(x))
 
 
 def _save(ctx, inputs, output) -> None:
-    x, f, *ctx.options = inputs
+    x, f, *numbers, ctx.backend = inputs
+    ctx.numbers = numbers
     ctx.save_for_backward(f)
     ctx.input_size, ctx.output_size = x.shape[2:], output.shape[2:]
 
@@ -253,19 +233,22 @@ def _save(ctx, inputs, output) -> None:
 def _backward(ctx, g):
     """The transpose: what each output read, it now gives back."""
     (f,) = ctx.saved_tensors
-    up_x, up_y, down_x, down_y, x0, _, y0, _, flip, gain, backend = ctx.options
-    (in_h, in_w), (out_h, out_w) = ctx.input_size, ctx.output_size
-    fw, fh = (1, 1) if f is None else (f.shape[-1], f.shape[0])
+    forward = Resampling.of_numbers(f, *ctx.numbers)
+    (up_x, up_y), (down_x, down_y), (x0, _, y0, _) = forward.up, forward.down, forward.padding
+    (in_h, in_w), (out_h, out_w), (fh, fw) = ctx.input_size, ctx.output_size, forward.filter_size
     padding = (
         fw - x0 - 1, in_w * up_x - out_w * down_x + x0 - up_x + 1,
         fh - y0 - 1, in_h * up_y - out_h * down_y + y0 - up_y + 1,
     )  # fmt: skip
-    dx = _call(g, f, down_x, down_y, up_x, up_y, *padding, not flip, gain, backend)
-    return dx, *[None] * 12
+    transpose = Resampling(f, forward.down, forward.up, padding, not forward.flip_filter, forward.gain)
+    return call(g, transpose, ctx.backend), *[None] * 12
 
 
 _call = register(
-    "upfirdn2d(Tensor x, Tensor? f, SymInt up_x, SymInt up_y, SymInt down_x, SymInt down_y, "
-    "SymInt x0, SymInt x1, SymInt y0, SymInt y1, bool flip, float gain, str backend) -> Tensor",
-    _run, _fake, _save, _backward,
-)  # fmt: skip
+    f"upfirdn2d(Tensor x, Tensor? f, {RESAMPLING_SCHEMA}, str backend) -> Tensor", _run, _fake, _save, _backward
+)
+
+
+def call(x: torch.Tensor, resampling: Resampling, backend: str) -> torch.Tensor:
+    """The registered op by a chosen ``backend``, without checks."""
+    return _call(x, resampling.filter, *resampling.numbers, backend)

@@ -4,18 +4,30 @@ from __future__ import annotations
 
 import torch
 
-from .. import layout
-from .modulated_conv2d import conv2d_resample, modulated_conv2d
+from ..arguments import Epilogue, Resampling
+from ..convolution import conv2d_resample, gather, scattered
+from . import modulated_conv2d as modulated
+from .modulated_conv2d import resample
 
 
-def gather(weight: torch.Tensor, in_channels: torch.Tensor, out_channels: torch.Tensor) -> torch.Tensor:
-    """``weight[out_channels][:, in_channels]`` as a tensor of its own; its gradient is zero outside of the block."""
-    return weight.index_select(0, out_channels).index_select(1, in_channels)
-
-
-def scattered(y: torch.Tensor, out_channels: torch.Tensor, width: int) -> torch.Tensor:
-    """[N, width, H, W] with ``y`` at ``out_channels`` and zeros elsewhere."""
-    return layout.empty_images(y, *y.shape[2:], channels=width).zero_().index_copy_(1, out_channels, y)
+def layer(
+    x: torch.Tensor,
+    weight: torch.Tensor,
+    in_channels: torch.Tensor,
+    out_channels: torch.Tensor,
+    styles: torch.Tensor | None,
+    demodulate: bool,
+    flip_weight: bool,
+    scatter: bool,
+    resampling: Resampling,
+) -> torch.Tensor:
+    """The gathered block through :func:`.modulated_conv2d.layer`, on arguments as the public op gathers them."""
+    kept = gather(weight, in_channels, out_channels)
+    if styles is None:
+        y = conv2d_resample(x, kept.to(x.dtype), resampling, flip_weight, resample)
+    else:
+        y = modulated.layer(x, kept, styles, demodulate, True, flip_weight, resampling, Epilogue())
+    return scattered(y, out_channels, weight.shape[0]) if scatter else y
 
 
 def sparse_channel_conv2d(
@@ -31,11 +43,7 @@ def sparse_channel_conv2d(
     up: int = 1,
     resample_filter: torch.Tensor | None = None,
 ) -> torch.Tensor:
-    """The gathered block through :func:`modulated_conv2d`; see :func:`cagc_kernels.sparse_channel_conv2d`."""
-    kept = gather(weight, in_channels, out_channels)
+    """See :func:`cagc_kernels.sparse_channel_conv2d`."""
     padding = weight.shape[-1] // 2 if padding is None else padding
-    if styles is None:
-        y = conv2d_resample(x, kept.to(x.dtype), resample_filter, up, 1, padding, flip_weight)
-    else:
-        y = modulated_conv2d(x, kept, styles, None, up, 1, padding, resample_filter, demodulate, flip_weight)
-    return scattered(y, out_channels, weight.shape[0]) if scatter else y
+    resampling = Resampling(resample_filter, (up, up), padding=(padding,) * 4)
+    return layer(x, weight, in_channels, out_channels, styles, demodulate, flip_weight, scatter, resampling)

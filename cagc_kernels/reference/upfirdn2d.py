@@ -79,10 +79,11 @@ def upfirdn2d(
 
     if c == 0:  # a convolution has at least one group
         return x[:, :, : x.shape[2] - f.shape[0] + 1 : down_y, : x.shape[3] - f.shape[-1] + 1 : down_x]
-    f = f.to(x.dtype) * gain ** (f.ndim / 2)
+    f = f.to(x.dtype) * abs(gain) ** (f.ndim / 2)
     if not flip_filter:
         f = f.flip(list(range(f.ndim)))
+    rows = f if gain >= 0 else -f
     if f.ndim == 2:
-        return F.conv2d(x, f.expand(c, 1, -1, -1), stride=(down_y, down_x), groups=c)
-    x = F.conv2d(x, f.expand(c, 1, 1, -1), stride=(1, down_x), groups=c)
+        return F.conv2d(x, rows.expand(c, 1, -1, -1), stride=(down_y, down_x), groups=c)
+    x = F.conv2d(x, rows.expand(c, 1, 1, -1), stride=(1, down_x), groups=c)
     return F.conv2d(x, f[:, None].expand(c, 1, -1, 1), stride=(down_y, 1), groups=c)

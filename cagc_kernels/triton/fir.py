@@ -25,7 +25,7 @@ def _filtered(t, y, q, c, col_ok, f, ht, wt, CO: tl.constexpr, ACC: tl.constexpr
 
 @triton.jit(do_not_specialize=("ht", "wt", "oh", "ow", "y_pixels", "noise_n", "noise_h", "noise_w"))
 def fir_act_kernel(
-    t, f, y, noise, bias, following, ht, wt, oh, ow, y_pixels, strength, noise_n, noise_h, noise_w,
+    t, f, y, noise, bias, next_styles, ht, wt, oh, ow, y_pixels, strength, noise_n, noise_h, noise_w,
     CO: tl.constexpr, YN: tl.constexpr, YP: tl.constexpr, YC: tl.constexpr, ACT: tl.constexpr, ALPHA: tl.constexpr,
     GAIN: tl.constexpr, CLAMP: tl.constexpr, ACC: tl.constexpr, BQ: tl.constexpr, BC: tl.constexpr,
 ):  # fmt: skip
@@ -44,7 +44,7 @@ def fir_act_kernel(
         value = tl.load(f) * h0 + tl.load(f + 1) * h1 + tl.load(f + 2) * h2 + tl.load(f + 3) * h3
         row_ok = (q < ow) & (top + row + q * 0 < oh)
         finish(
-            value, y, None, noise, bias, following, None, None, None, image, top + row, q, 0, 0, c, row_ok, col_ok,
+            value, y, None, noise, bias, next_styles, None, None, None, image, top + row, q, 0, 0, c, row_ok, col_ok,
             ow, y_pixels, strength, noise_n, noise_h, noise_w, 1, False, False, CO, YN, YP, YC, ACT, ALPHA, GAIN, CLAMP,
         )  # fmt: skip
         h0, h1, h2 = h1, h2, h3

@@ -1,6 +1,6 @@
 """The generator's layer as one implicit GEMM over NHWC pixels: the kernel alone. :mod:`.modulated_conv2d` launches it.
 
-    y[n, p, q, o] = following[n, o] · act(scale[n, o] · Σ_{tap, i} x[n, tap(p, q), i] · styles[n, i] · w[o, tap, i]
+    y[n, p, q, o] = next_styles[n, o] · act(scale[n, o] · Σ_{tap, i} x[n, tap(p, q), i] · styles[n, i] · w[o, tap, i]
                                           + strength · noise[n, p, q] + bias[o])
 
 Rows of the product are pixels of one image, columns are output channels, and no zero between pixels is multiplied:
@@ -164,7 +164,7 @@ def _colours(acc, o, col_ok, weight, styles, CO: tl.constexpr):
 
 @triton.jit
 def finish(
-    acc, y, scale, noise, bias, following, rgb_weight, rgb_styles, out_index, image, p, q, a, b, o, row_ok, col_ok,
+    acc, y, scale, noise, bias, next_styles, rgb_weight, rgb_styles, out_index, image, p, q, a, b, o, row_ok, col_ok,
     ow, y_pixels, strength, noise_n, noise_h, noise_w,
     MUL: tl.constexpr, PER_COLUMN: tl.constexpr, SCATTER: tl.constexpr, CO: tl.constexpr, YN: tl.constexpr,
     YP: tl.constexpr, YC: tl.constexpr, ACT: tl.constexpr, ALPHA: tl.constexpr, GAIN: tl.constexpr, CLAMP: tl.constexpr,
@@ -189,8 +189,8 @@ def finish(
     if rgb_weight is not None:
         rgb_styles += image * CO
     red, green, blue = _colours(acc, o, col_ok, rgb_weight, rgb_styles, CO)
-    if following is not None:
-        acc *= tl.load(following + image * CO + o, mask=col_ok, other=0.0).to(acc.dtype)[None, :]
+    if next_styles is not None:
+        acc *= tl.load(next_styles + image * CO + o, mask=col_ok, other=0.0).to(acc.dtype)[None, :]
     if SCATTER:
         o = tl.load(out_index + o, mask=col_ok, other=0).to(tl.int32)
     if y is not None:
@@ -202,7 +202,7 @@ def finish(
 
 @triton.jit
 def _store(
-    acc, y, scale, noise, bias, following, rgb_weight, rgb_styles, out_index, image, p, q, a, b, pn, o, row_ok, ow,
+    acc, y, scale, noise, bias, next_styles, rgb_weight, rgb_styles, out_index, image, p, q, a, b, pn, o, row_ok, ow,
     y_pixels,
     strength, noise_n, noise_h, noise_w,
     MODE: tl.constexpr, COLUMNS: tl.constexpr, WIDTH: tl.constexpr, SCATTER: tl.constexpr, CO: tl.constexpr,
@@ -215,7 +215,7 @@ def _store(
         phase = o // CO if PER_COLUMN else pn * WIDTH // CO
         a, b = phase // 2, phase % 2
     return finish(
-        acc, y, scale, noise, bias, following, rgb_weight, rgb_styles, out_index, image, p, q, a, b,
+        acc, y, scale, noise, bias, next_styles, rgb_weight, rgb_styles, out_index, image, p, q, a, b,
         o % CO if MODE == POLYPHASE else o, row_ok, o < COLUMNS, ow, y_pixels, strength, noise_n, noise_h, noise_w,
         1 if MODE == PLAIN else 2, PER_COLUMN,
         SCATTER, CO, YN, YP, YC, ACT, ALPHA, GAIN, CLAMP,
@@ -283,7 +283,7 @@ def _products(
 
 @triton.jit(do_not_specialize=("n", "h", "w", "oh", "ow", "x_pixels", "y_pixels", "noise_n", "noise_h", "noise_w"))
 def styled_conv2d_kernel(
-    x, weight, y, styles, scale, noise, bias, following, in_index, out_index, partial, counters,
+    x, weight, y, styles, scale, noise, bias, next_styles, in_index, out_index, partial, counters,
     rgb_weight, rgb_styles, rgb_bias, skip, taps, rgb,
     n, h, w, oh, ow, x_pixels, y_pixels, strength, noise_n, noise_h, noise_w,
     CI: tl.constexpr, CO: tl.constexpr, XP: tl.constexpr, YN: tl.constexpr, YP: tl.constexpr, YC: tl.constexpr,
@@ -323,13 +323,13 @@ def styled_conv2d_kernel(
     if MODE == TRANSPOSED:
         row_ok = row_ok & (2 * p + a < oh) & (2 * q + b < ow)
     red, green, blue = _store(
-        acc, y, scale, noise, bias, following, rgb_weight, rgb_styles, out_index, image, p, q, a, b, pn, o, row_ok, ow,
-        y_pixels, strength, noise_n, noise_h, noise_w, MODE, COLUMNS, WIDTH, SCATTER, CO, YN, YP, YC, ACT, ALPHA, GAIN,
-        CLAMP,
+        acc, y, scale, noise, bias, next_styles, rgb_weight, rgb_styles, out_index, image, p, q, a, b, pn, o, row_ok,
+        ow, y_pixels, strength, noise_n, noise_h, noise_w, MODE, COLUMNS, WIDTH, SCATTER, CO, YN, YP, YC, ACT, ALPHA,
+        GAIN, CLAMP,
     )  # fmt: skip
     if BN2 > 0:
         red2, green2, blue2 = _store(
-            acc2, y, scale, noise, bias, following, rgb_weight, rgb_styles, out_index, image, p, q, a, b, pn, o2,
+            acc2, y, scale, noise, bias, next_styles, rgb_weight, rgb_styles, out_index, image, p, q, a, b, pn, o2,
             row_ok, ow, y_pixels, strength, noise_n, noise_h, noise_w, MODE, COLUMNS, WIDTH, SCATTER, CO, YN, YP, YC,
             ACT, ALPHA, GAIN, CLAMP,
         )  # fmt: skip

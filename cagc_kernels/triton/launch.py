@@ -9,29 +9,18 @@ import torch
 import triton
 
 from .. import layout
+from ..arguments import Epilogue, accumulator
 from .configs import PLAIN, POLYPHASE, TRANSPOSED, Config
 from .demodulation import demodulation_kernel
 from .fir import ROWS, fir_act_kernel
 from .implicit_gemm import styled_conv2d_kernel
-from .packing import PackedWeight, accumulator, tl_dtype
+from .packing import PackedWeight, tl_dtype
 from .start import start
 
 
-class Epilogue(NamedTuple):
-    """What follows the sums: + strength · noise + bias, activation, gain, clamp (none below 0), times ``following``."""
-
-    noise: torch.Tensor | None = None
-    bias: torch.Tensor | None = None
-    following: torch.Tensor | None = None
-    act: str = "linear"
-    alpha: float = 0.0
-    gain: float = 1.0
-    clamp: float = -1.0
-    strength: float = 1.0
-
-    @property
-    def constants(self) -> dict[str, object]:
-        return {"ACT": self.act, "ALPHA": self.alpha, "GAIN": self.gain, "CLAMP": self.clamp}
+def activation(epilogue: Epilogue) -> dict[str, object]:
+    """The constants of a kernel's epilogue."""
+    return {"ACT": epilogue.act, "ALPHA": epilogue.alpha, "GAIN": epilogue.gain, "CLAMP": epilogue.clamp}
 
 
 class Colours(NamedTuple):
@@ -151,9 +140,12 @@ def gemm(
     x: torch.Tensor, packed: PackedWeight, y: torch.Tensor, styles: torch.Tensor | None, scale: torch.Tensor | None,
     epilogue: Epilogue, config: Config, padding: tuple[int, int],
     in_index: torch.Tensor | None = None, out_index: torch.Tensor | None = None, blocks: bool = False,
-    scatter: bool = False, arrivals: torch.Tensor | None = None, colours: Colours | None = None,
+    scatter: bool = False, arrivals: torch.Tensor | None = None, colours: Colours | None = None, strength: float = 1.0,
 ) -> None:  # fmt: skip
-    """Fill ``y`` [N, O, H', W'] by one launch; ``padding`` is (rows, columns), ``arrivals`` as of :func:`counters`."""
+    """Fill ``y`` [N, O, H', W'] by one launch.
+
+    ``padding`` is (rows, columns), ``arrivals`` as of :func:`counters`, ``strength`` a factor of the noise.
+    """
     source, xp, x_pixels = pixels(x)
     n, _, h, w = x.shape
     oh, ow = y.shape[2:]
@@ -175,10 +167,10 @@ def gemm(
         start(
             styled_conv2d_kernel, (tiles, phases, config.split),
             source, packed.weight, y if colours is None or colours.keep else None, styles, scale,
-            noise, epilogue.bias, epilogue.following, in_index, out_index,
+            noise, epilogue.bias, epilogue.next_styles, in_index, out_index,
             partial, arrivals, *((None,) * 6 if colours is None else colours[:6]), n, h, w, oh, ow, x_pixels, oh * ow,
-            epilogue.strength, *noise_strides,
-            XP=xp, YN=y.shape[1], YP=yp, YC=yc, BLOCKS=blocks, SCATTER=scatter, **epilogue.constants,
+            strength, *noise_strides,
+            XP=xp, YN=y.shape[1], YP=yp, YC=yc, BLOCKS=blocks, SCATTER=scatter, **activation(epilogue),
             **constants(config, x.dtype, packed, padding), num_warps=config.warps, num_stages=config.stages,
         )  # fmt: skip
 
@@ -189,7 +181,7 @@ def fir_block(channels: int) -> tuple[int, int]:
     return 1024 // width, width
 
 
-def fir_act(t: torch.Tensor, taps: torch.Tensor, y: torch.Tensor, epilogue: Epilogue) -> None:
+def fir_act(t: torch.Tensor, taps: torch.Tensor, y: torch.Tensor, epilogue: Epilogue, strength: float = 1.0) -> None:
     """Fill ``y`` [N, O, H', W'] from the transposed convolution ``t`` [N, O, H' + 1, W' + 1] in NHWC memory."""
     n, co, oh, ow = y.shape
     noise, noise_strides = _broadcast(epilogue.noise, y)
@@ -198,9 +190,9 @@ def fir_act(t: torch.Tensor, taps: torch.Tensor, y: torch.Tensor, epilogue: Epil
     grid = triton.cdiv(ow, bq) * triton.cdiv(co, bc), triton.cdiv(oh, ROWS.value), n
     with torch.cuda.device_of(t):
         start(
-            fir_act_kernel, grid, t, taps, y, noise, epilogue.bias, epilogue.following, *t.shape[2:], oh, ow, oh * ow,
-            epilogue.strength, *noise_strides,
-            CO=co, YN=co, YP=yp, YC=yc, **epilogue.constants, ACC=tl_dtype(accumulator(t.dtype)), BQ=bq, BC=bc,
+            fir_act_kernel, grid, t, taps, y, noise, epilogue.bias, epilogue.next_styles, *t.shape[2:], oh, ow, oh * ow,
+            strength, *noise_strides,
+            CO=co, YN=co, YP=yp, YC=yc, **activation(epilogue), ACC=tl_dtype(accumulator(t.dtype)), BQ=bq, BC=bc,
         )  # fmt: skip
 
 
@@ -228,12 +220,15 @@ def layer(
 def convolve(
     x: torch.Tensor, packed: PackedWeight, y: torch.Tensor, t: torch.Tensor | None, styles: torch.Tensor | None,
     scale: torch.Tensor | None, epilogue: Epilogue, config: Config, padding: tuple[int, int],
-    arrivals: torch.Tensor | None = None, colours: Colours | None = None,
+    arrivals: torch.Tensor | None = None, colours: Colours | None = None, strength: float = 1.0,
 ) -> None:  # fmt: skip
     """Fill ``y`` by the one or two launches of a variant; TRANSPOSED writes what it filters to ``t`` in NHWC memory."""
     if packed.mode != TRANSPOSED:
-        gemm(x, packed, y, styles, scale, epilogue, config, padding, arrivals=arrivals, colours=colours)
+        gemm(
+            x, packed, y, styles, scale, epilogue, config, padding,
+            arrivals=arrivals, colours=colours, strength=strength,
+        )  # fmt: skip
         return
     # Demodulated before it is rounded, so that half precision stays in range.
     gemm(x, packed, t, styles, scale, Epilogue(), config, (0, 0), arrivals=arrivals)
-    fir_act(t, packed.taps, y, epilogue)
+    fir_act(t, packed.taps, y, epilogue, strength)

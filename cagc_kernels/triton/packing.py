@@ -9,6 +9,7 @@ import torch.nn.functional as F
 import triton
 from torch.utils.weak import WeakIdKeyDictionary
 
+from ..arguments import accumulator
 from .configs import PLAIN, POLYPHASE
 from .demodulation import energy_kernel
 from .start import start
@@ -30,11 +31,6 @@ class PackedWeight(NamedTuple):
     energy: torch.Tensor | None
     peaks: torch.Tensor | None
     taps: torch.Tensor | None = None
-
-
-def accumulator(dtype: torch.dtype) -> torch.dtype:
-    """The dtype that sums, factors and energies are in."""
-    return torch.float64 if dtype == torch.float64 else torch.float32
 
 
 def energies(

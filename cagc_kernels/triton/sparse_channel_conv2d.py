@@ -3,7 +3,7 @@ autograd here: see :mod:`cagc_kernels.ops.sparse_channel_conv2d`.
 
 A weight in channels_last memory is read fastest: the inputs of a tap are then adjacent, and indices that come in
 aligned blocks of 8 keep 16-byte loads. Fused are k = 1, 3 and 5 without up-sampling, and 3 x 3 up by 2 at padding 2;
-other up-sampling puts the zeros into x first, and other kernels are gathered and convolved by PyTorch.
+other up-sampling puts the zeros into x first.
 """
 
 from __future__ import annotations
@@ -12,9 +12,9 @@ import torch
 from torch.utils.weak import WeakIdKeyDictionary
 
 from .. import layout
+from ..arguments import Epilogue, Resampling
 from .configs import PLAIN, TRANSPOSED, Config, Problem, choose
-from .launch import Epilogue, device_name, factors, gemm, kind, milliseconds
-from .modulated_conv2d import composed
+from .launch import device_name, factors, gemm, kind, milliseconds
 from .packing import PackedWeight, energies
 from .upfirdn2d import upfirdn2d
 
@@ -40,6 +40,11 @@ def aligned_blocks(index: torch.Tensor) -> torch.Tensor | None:
     return found
 
 
+def composed_because(weight: torch.Tensor) -> str | None:
+    """Why the kernel does not take a weight [O, I, k, k]; None if it does."""
+    return None if weight.shape[-1] in (1, 3, 5) else f"a {weight.shape[-1]} x {weight.shape[-1]} kernel"
+
+
 def sparse_channel_conv2d(
     x: torch.Tensor,
     weight: torch.Tensor,
@@ -63,9 +68,6 @@ def sparse_channel_conv2d(
         up, padding = 1, 0
     height, width = ((size - 1) * up + 2 * padding + 2 - k for size in x.shape[2:])
     channels = weight.shape[0] if scatter else out_channels.shape[0]
-    if k not in (1, 3, 5) or x.numel() == 0:
-        y = _gathered(x, weight, in_channels, out_channels, styles, demodulate, padding, flip_weight)
-        return y if not scatter else y.new_zeros(x.shape[0], channels, height, width).index_copy(1, out_channels, y)
     y = layout.allocate_images(x, height, width, channels=channels)
     y = y.zero_() if scatter else y
     packed = _in_place(weight, in_channels, out_channels, styles is not None and demodulate, flip_weight, up)
@@ -102,13 +104,5 @@ def _in_place(weight, in_channels, out_channels, demodulate, flip_weight, up) ->
 def _zeros_between(x: torch.Tensor, up: int, padding: int) -> torch.Tensor:
     """x with up - 1 zeros between its pixels, none after the last, and ``padding`` around."""
     height, width = ((size - 1) * up + 1 + 2 * padding for size in x.shape[2:])
-    return upfirdn2d(x, None, (up, up), (1, 1), (padding, padding), False, 1.0, height, width)
-
-
-def _gathered(x, weight, in_channels, out_channels, styles, demodulate, padding, flip_weight) -> torch.Tensor:
-    kept = weight.index_select(0, out_channels).index_select(1, in_channels)
-    modulate = styles is not None
-    styles = styles if modulate else x.new_ones(x.shape[:2])
-    return composed(
-        x, kept, styles, Epilogue(), 1, 1, padding, None, modulate and demodulate, flip_weight, modulate
-    )  # fmt: skip
+    margins = padding, width - x.shape[3] * up - padding, padding, height - x.shape[2] * up - padding
+    return upfirdn2d(x, Resampling(None, (up, up), padding=margins))

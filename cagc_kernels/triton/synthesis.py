@@ -15,10 +15,11 @@ from typing import NamedTuple
 import torch
 import triton
 
+from ..arguments import Epilogue
 from ..frozen import ConvWeights, GeneratorWeights, ToRGBWeights
 from . import styles as vectors
 from .configs import PLAIN, POLYPHASE, TRANSPOSED, Config, Problem, choose, default, holds_all, winner
-from .launch import Colours, Epilogue, convolve, device_name, kind
+from .launch import Colours, convolve, device_name, kind
 from .packing import PackedWeight, pack
 from .start import compiling, start
 from .styles import ALIGN, demodulations_kernel, fully_connected_kernel
@@ -308,10 +309,8 @@ class Program:
             fused = colours is not None and holds_all(config, out)
             # What only the next convolution reads takes that one's styles on the way to memory.
             alone = not last and (fused or colours is None)
-            following = self._layers[i + 1].styles.of(styles, n) if alone else None
-            epilogue = Epilogue(
-                given, layer.bias, following, "lrelu", 0.2, 2**0.5, self.clamp, layer.strength
-            )  # fmt: skip
+            next_styles = self._layers[i + 1].styles.of(styles, n) if alone else None
+            epilogue = Epilogue(given, layer.bias, next_styles, "lrelu", 0.2, 2**0.5, self.clamp)
             y, t = _nhwc(work.activations[i % 2], n, out, side), None
             if config.mode == TRANSPOSED:
                 t = _nhwc(work.unfiltered, n, out, side + 1)
@@ -319,11 +318,22 @@ class Program:
             padding = (0, 0) if config.mode == TRANSPOSED else (1, 1)
             scale = layer.scale.of(work.scale, n)
             convolve(
-                x, layer.packed, y, t, s, scale, epilogue, config, padding, work.arrivals, colours if fused else None
+                x,
+                layer.packed,
+                y,
+                t,
+                s,
+                scale,
+                epilogue,
+                config,
+                padding,
+                work.arrivals,
+                colours if fused else None,
+                layer.strength,
             )
             if colours is not None and not fused:
                 launch_to_rgb(y, *colours[:6], self.clamp)
-            x, modulated = y, following is not None
+            x, modulated = y, next_styles is not None
 
     @property
     def widths(self) -> list[tuple[int, int]]:

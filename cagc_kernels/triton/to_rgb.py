@@ -12,10 +12,11 @@ import triton
 import triton.language as tl
 
 from .. import layout
+from ..arguments import accumulator
 from .bias_act import clamped
 from .implicit_gemm import INTERPRET
 from .launch import pixels, precision, strides
-from .packing import accumulator, tl_dtype
+from .packing import tl_dtype
 from .start import start
 
 # Pixels and warps of a program: at most 80 registers in every dtype, so that many programs hide the memory.

@@ -17,6 +17,7 @@ from pathlib import Path
 import torch
 import triton
 
+from ..arguments import Epilogue
 from . import configs, launch
 from .configs import Config, Problem
 from .layers import WIDTHS, problems
@@ -43,8 +44,8 @@ def prepared(p: Problem, config: Config, device: str = "cuda") -> Callable[[], t
     taps = torch.tensor([1.0, 3.0, 3.0, 1.0], device=device) / 8
     weight = random(p.co, p.ci, p.k, p.k) / (p.ci * p.k**2) ** 0.5
     packed = pack(weight, dtype, config.mode, taps.outer(taps) if up else None, flip_weight=not up)
-    noise, following = random(1, 1, p.h * scale, p.w * scale, like=dtype), random(p.n, p.co) if up else None
-    epilogue = launch.Epilogue(noise, random(p.co), following, "lrelu", 0.2, 2**0.5, 256.0)
+    noise, next_styles = random(1, 1, p.h * scale, p.w * scale, like=dtype), random(p.n, p.co) if up else None
+    epilogue = Epilogue(noise, random(p.co), next_styles, "lrelu", 0.2, 2**0.5, 256.0)
     padding, styles = (p.k // 2, p.k // 2), random(p.n, p.ci)
     return lambda: launch.layer(x, packed, styles, epilogue, config, padding, modulate=up)
 

@@ -13,6 +13,7 @@ import triton
 import triton.language as tl
 
 from .. import layout
+from ..arguments import Resampling, accumulator
 
 BLOCK = 512
 
@@ -77,15 +78,17 @@ def _launch(x, f, out, up, down, padding, flip, gain) -> None:
         )  # fmt: skip
 
 
-def upfirdn2d(x, f, up, down, padding, flip, gain, height, width) -> torch.Tensor:
-    """[N, C, height, width] in the memory order of ``x``; ``up``, ``down`` are (x, y), ``padding`` (x0, y0)."""
+def upfirdn2d(x: torch.Tensor, resampling: Resampling) -> torch.Tensor:
+    """[N, C, H', W'] in the memory order of ``x``."""
+    f, up, down, (x0, _, y0, _), flip, gain = resampling
+    padding, (height, width) = (x0, y0), resampling.output_size(x)
     x = layout.images(x)
     out = layout.allocate_images(x, height, width)
     if out.numel() == 0:
         return out
     if x.numel() == 0:
         return out.zero_()
-    taps = torch.float64 if x.dtype == torch.float64 else torch.float32
+    taps = accumulator(x.dtype)
     f = torch.ones(1, 1, device=x.device, dtype=taps) if f is None else f.to(taps).contiguous()
     if f.ndim == 1:
         rows = layout.empty_images(x, x.shape[2], width, taps)

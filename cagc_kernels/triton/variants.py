@@ -8,6 +8,7 @@ import torch
 import triton
 import triton.language as tl
 
+from ..arguments import Epilogue
 from . import demodulation, fir, launch, styles, to_rgb
 from .configs import PLAIN, POLYPHASE, TRANSPOSED, Config, Problem, default, holds_all
 from .implicit_gemm import styled_conv2d_kernel
@@ -17,14 +18,14 @@ from .packing import PackedWeight
 Variant = tuple[triton.JITFunction, str, dict[str, str], dict[str, object]]
 
 CODES = {"float16": "fp16", "bfloat16": "bf16", "float32": "fp32", "tf32": "fp32", "float64": "fp64"}
-EPILOGUE = launch.Epilogue(act="lrelu", alpha=0.2, gain=2**0.5, clamp=256.0)
+EPILOGUE = Epilogue(act="lrelu", alpha=0.2, gain=2**0.5, clamp=256.0)
 
 
 def _pointers(code: str, wide: str, names: str) -> dict[str, str]:
     """Types of the pointers of a kernel: data in ``code``, factors and sums in ``wide``."""
     special = {"scale": wide, "energy": wide, "peaks": wide, "normalised": wide, "partial": wide, "taps": wide}
     # A frozen generator's vectors are in float32 whatever its activations are.
-    special |= dict.fromkeys(("styles", "bias", "following", "rgb_weight", "rgb_styles", "rgb_bias"), wide)
+    special |= dict.fromkeys(("styles", "bias", "next_styles", "rgb_weight", "rgb_styles", "rgb_bias"), wide)
     special |= {"f": "fp32", "counters": "i32", "in_index": "i64", "out_index": "i64"}
     return {name: f"*{special.get(name, code)}" for name in names.split()}
 
@@ -44,7 +45,7 @@ def convolution(p: Problem, config: Config, blocks: bool | None = None, act: str
     code, wide = CODES[p.dtype], "fp64" if p.dtype == "float64" else "fp32"
     names = "x weight y styles scale" + " partial counters" * (config.split > 1)
     names += (
-        " in_index out_index" if blocks is not None else "" if config.mode == TRANSPOSED else " noise bias following"
+        " in_index out_index" if blocks is not None else "" if config.mode == TRANSPOSED else " noise bias next_styles"
     )
     rgb = blocks is None and p.k == 3 and p.dtype != "float64" and holds_all(config, p.co)
     names += " rgb_weight rgb_styles rgb_bias skip taps rgb" * rgb
@@ -54,8 +55,8 @@ def convolution(p: Problem, config: Config, blocks: bool | None = None, act: str
     packed = PackedWeight(None, (p.co * taps * full, taps * full, full, 1), (p.ci, p.co), p.k, config.mode, None, None)
     dtype = torch.float32 if p.dtype == "tf32" else getattr(torch, p.dtype)
     margin = (0, 0) if config.mode == TRANSPOSED else (p.k // 2, p.k // 2)
-    epilogue = launch.Epilogue() if config.mode == TRANSPOSED or blocks is not None else EPILOGUE._replace(act=act)
-    constants = launch.constants(config, dtype, packed, margin) | epilogue.constants | {
+    epilogue = Epilogue() if config.mode == TRANSPOSED or blocks is not None else EPILOGUE._replace(act=act)
+    constants = launch.constants(config, dtype, packed, margin) | launch.activation(epilogue) | {
         "XP": p.ci, "YN": p.co, "YP": p.co, "YC": 1, "BLOCKS": bool(blocks), "SCATTER": False,
         "PRECISION": "tf32" if p.dtype == "tf32" else "ieee",
         "num_warps": config.warps, "num_stages": config.stages,
@@ -90,11 +91,20 @@ def layers(arch: int) -> Iterator[tuple[Problem, Config]]:
 
 def _fir(code: str, co: int) -> Variant:
     wide = "fp64" if code == "fp64" else "fp32"
-    types = _pointers(code, wide, "t y noise bias following") | {"f": f"*{wide}"}
+    types = _pointers(code, wide, "t y noise bias next_styles") | {"f": f"*{wide}"}
     types["strength"] = "fp32"
     types |= dict.fromkeys("ht wt oh ow y_pixels noise_n noise_h noise_w".split(), "i32")
     bq, bc = launch.fir_block(co)
-    constants = {"CO": co, "YN": co, "YP": co, "YC": 1, "ACC": _type(wide), "BQ": bq, "BC": bc, **EPILOGUE.constants}
+    constants = {
+        "CO": co,
+        "YN": co,
+        "YP": co,
+        "YC": 1,
+        "ACC": _type(wide),
+        "BQ": bq,
+        "BC": bc,
+        **launch.activation(EPILOGUE),
+    }
     return fir.fir_act_kernel, f"fir_act {code} {co}", types, _whole(fir.fir_act_kernel, types, constants)
 
 

@@ -82,7 +82,7 @@ def test_explain_tells_what_the_reference_computes():
         ({"up": 2, "resample_filter": torch.ones(4, 4)}, "fused"),
         ({"up": 2, "resample_filter": torch.ones(4)}, "fused"),
         ({"up": 2, "resample_filter": torch.ones(3, 3)}, "composed: a filter that is not of 4 taps"),
-        ({"up": 2, "resample_filter": torch.ones(4, 4), "padding": -1}, "composed: padding -1 crops"),
+        ({"up": 2, "resample_filter": torch.ones(4, 4), "padding": -1}, "composed: padding [-1, -1, -1, -1] crops"),
         ({"down": 2, "resample_filter": torch.ones(4, 4)}, "composed: up=1, down=2"),
         ({"noise": torch.ones(1, 7, 8, 8)}, "composed: noise per channel"),
         ({"act": "swish"}, "composed: swish is not fused"),
@@ -112,7 +112,7 @@ def test_explain_takes_a_device_as_pytorch_does():
 
 
 def test_explain_knows_its_ops():
-    with pytest.raises(ValueError, match="'conv'.*bias_act, upfirdn2d, modulated_conv2d"):
+    with pytest.raises(ValueError, match="'conv'.*bias_act, upfirdn2d, epilogue, modulated_conv2d"):
         explain("conv")
 
 

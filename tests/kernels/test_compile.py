@@ -9,12 +9,16 @@ from cagc_kernels import (
     bias_act,
     downsample2d,
     filter2d,
+    modulated_conv2d,
     setup_filter,
+    sparse_channel_conv2d,
     styled_conv2d,
     upfirdn2d,
     upsample2d,
     use_backend,
 )
+
+WEIGHT, FILTER = torch.randn(5, 3, 3, 3), setup_filter([1, 3, 3, 1])
 
 
 def layer(x, weight, styles, bias, f):
@@ -100,3 +104,18 @@ def test_trace(function):
     traced = torch.jit.trace(lambda x: function(x, f), (torch.randn(1, 3, 8, 8),))
     x = torch.randn(2, 3, 10, 6)
     torch.testing.assert_close(traced(x), function(x, f))
+
+
+@pytest.mark.filterwarnings("ignore::torch.jit.TracerWarning", "ignore::DeprecationWarning")
+@pytest.mark.parametrize(
+    "layer",
+    (
+        lambda x, s: modulated_conv2d(x, WEIGHT, s, down=2, padding=1, resample_filter=FILTER),
+        lambda x, s: styled_conv2d(x, WEIGHT, s, torch.ones(5), up=2, resample_filter=FILTER),
+        lambda x, s: sparse_channel_conv2d(x, WEIGHT, torch.arange(3), torch.tensor([1, 4]), s, up=2),
+    ),
+)
+def test_trace_of_layers(layer):
+    traced = torch.jit.trace(layer, (torch.randn(1, 3, 8, 8), torch.randn(1, 3)))
+    given = torch.randn(2, 3, 8, 8), torch.randn(2, 3)
+    torch.testing.assert_close(traced(*given), layer(*given))

@@ -5,9 +5,10 @@ from __future__ import annotations
 import pytest
 import torch
 
-from cagc_kernels import setup_filter, styled_conv2d, upfirdn2d
-from cagc_kernels.ops.epilogue import epilogue
-from cagc_kernels.reference import bias_act as reference
+from cagc_kernels import setup_filter, styled_conv2d
+from cagc_kernels.arguments import Epilogue, activation
+from cagc_kernels.ops import epilogue as ops
+from cagc_kernels.reference import epilogue as reference
 
 from .tolerances import TOLERANCES, assert_close
 
@@ -22,15 +23,17 @@ def _has_epilogue(target):
         pytest.skip("the whole layer is one kernel there")
 
 
-def formula(x, f, d, noise, b, s, padding, size, act, alpha, gain, clamp):
-    if f is not None:
-        after = [o + 3 - i - p for o, i, p in zip(size, x.shape[2:], padding[::-1])]
-        pads = [padding[0], after[1], padding[1], after[0]]
-        x = upfirdn2d(x, f, padding=pads, flip_filter=True, backend="reference")
-    x = x if d is None else x * d[:, :, None, None]
-    x = x if noise is None else x + noise
-    y = reference.bias_act(x, b, 1, act, alpha, gain, clamp)
-    return y if s is None else y * s[:, :, None, None]
+def run(function, x, f, scale, noise, bias, next_styles, padding, size, act, alpha, gain, clamp, *backend):
+    given = Epilogue(noise, bias, next_styles, *activation(act, alpha, gain, clamp))
+    return function(x, f, scale, given, padding, size, *backend)
+
+
+def epilogue(*arguments):
+    return run(ops.epilogue, *arguments)
+
+
+def formula(*arguments):
+    return run(reference.epilogue, *arguments)
 
 
 def tensors(n=2, c=5, height=6, width=7, dtype=torch.float32, device="cpu", noise=None):
@@ -162,12 +165,13 @@ def test_more_threads_and_determinism(target):
 
 def test_opcheck(target):
     name, device = target
-    options = ("lrelu", 0.2, 2**0.5, 0.8, name)
+    activation = ("lrelu", 0.2, 2**0.5, 0.8)
     small = [t.requires_grad_() for t in tensors(2, 3, 4, 5, device=device)]
     x, f = inputs(2, 3, 4, 5, True, torch.float32, device, "slice")
-    torch.library.opcheck(torch.ops.cagc.epilogue.default, (x.requires_grad_(), f, *small, 1, 1, 4, 5, *options))
+    value = (x.requires_grad_(), f, *small, *activation, 1, 1, 4, 5, name)
+    torch.library.opcheck(torch.ops.cagc.epilogue.default, value)
     x, _ = inputs(2, 3, 4, 5, False, torch.float32, device, "permuted")
-    gradient = (torch.randn(2, 3, 4, 5, device=device).requires_grad_(), x.requires_grad_(), *small, *options)
+    gradient = (torch.randn(2, 3, 4, 5, device=device).requires_grad_(), x.requires_grad_(), *small, *activation, name)
     torch.library.opcheck(torch.ops.cagc.epilogue_gradient.default, gradient)
 
 

@@ -48,10 +48,25 @@ def test_layouts_agree():
         torch.testing.assert_close(styled_conv2d(wide, weight, styles, bias, up=up, resample_filter=f), want)
 
 
-def test_empty_batch():
-    x, weight, styles, bias = tensors(n=0)
-    y = styled_conv2d(x, weight, styles, bias, up=2, resample_filter=setup_filter([1, 3, 3, 1]))
-    assert y.shape == (0, 5, 16, 16)
+@pytest.mark.parametrize("dtype", (torch.float32, torch.float16), ids=str)
+@pytest.mark.parametrize("n, inputs, outputs, height", ((0, 3, 5, 4), (2, 0, 5, 4), (2, 3, 0, 4), (2, 3, 5, 0)))
+@pytest.mark.parametrize("up, down, act", ((1, 1, "lrelu"), (2, 1, "swish"), (1, 2, None)))
+def test_empty_sizes(up, down, act, n, inputs, outputs, height, dtype):
+    """Nothing to multiply: zeros, then noise, bias and activation, with gradients and second gradients."""
+    k = 3 if height or act is None else 1  # what the padding of styled_conv2d leaves of no pixels
+    x, weight = torch.randn(n, inputs, height, 4, dtype=dtype), torch.randn(outputs, inputs, k, k)
+    f, bias, noise = setup_filter([1, 3, 3, 1]), torch.randn(outputs), torch.randn(1, 1, height * up, 4 * up)
+    leaves = [t.requires_grad_() for t in (x, weight, torch.randn(n, inputs))]
+    if act is None:
+        noise = torch.randn(1, 1, (height + 2) // 2, 3)
+        y = modulated_conv2d(*leaves, noise, down=down, padding=2, resample_filter=f)
+    else:
+        y = styled_conv2d(*leaves, bias, noise, up, f, act=act)
+    want = noise if act is None else bias_act(noise + bias[:, None, None], act=act, backend="reference")
+    torch.testing.assert_close(y, want.to(dtype).expand(n, outputs, -1, -1))
+    gradients = torch.autograd.grad(y, leaves, torch.ones_like(y).requires_grad_(), create_graph=True)
+    second = torch.autograd.grad(sum(t.sum() for t in gradients), leaves, materialize_grads=True, allow_unused=True)
+    assert all(t.shape == leaf.shape and not t.any() for t, leaf in zip((*gradients, *second), leaves * 2))
 
 
 @pytest.mark.parametrize("up", (1, 2))

@@ -236,3 +236,10 @@ def test_taps_as_a_tensor_are_left_alone():
     taps = torch.tensor([1.0, 3.0, 3.0, 1.0])
     setup_filter(taps)
     assert taps.tolist() == [1.0, 3.0, 3.0, 1.0]
+
+
+@pytest.mark.parametrize("target_backend", ("reference", "native"))
+def test_negative_gain_of_separable_taps(target_backend):
+    x, taps = torch.randn(1, 2, 5, 6), setup_filter([1, 2, 1], separable=True)
+    got = upfirdn2d(x, taps, padding=1, gain=-2.0, backend=target_backend)
+    torch.testing.assert_close(got, upfirdn2d(x, taps.outer(taps), padding=1, backend="reference") * -2)

@@ -1,0 +1,109 @@
+"""Arguments that ops share: gathered once by the public functions, passed unchanged to the kernels."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import NamedTuple
+
+import torch
+
+from .reference.bias_act import ACTIVATIONS
+
+HALF = (torch.float16, torch.bfloat16)
+
+
+def accumulator(dtype: torch.dtype) -> torch.dtype:
+    """The dtype in which kernels sum values of ``dtype``: float64 for float64, float32 for all others."""
+    return torch.float64 if dtype == torch.float64 else torch.float32
+
+
+class Resampling(NamedTuple):
+    """Up-sampling by zeros, padding, FIR filter and down-sampling of images [N, C, H, W].
+
+    Attributes:
+        filter: taps [kh, kw], or [k] for both axes in turn; None is identity.
+        up, down: factors (x, y).
+        padding: pixels (x0, x1, y0, y1) of the up-sampled image that are added, or cropped where negative.
+        flip_filter: correlate with the taps as they stand; by default they are mirrored.
+        gain: factor on the result.
+    """
+
+    filter: torch.Tensor | None = None
+    up: tuple[int, int] = (1, 1)
+    down: tuple[int, int] = (1, 1)
+    padding: tuple[int, int, int, int] = (0, 0, 0, 0)
+    flip_filter: bool = False
+    gain: float = 1.0
+
+    @property
+    def filter_size(self) -> tuple[int, int]:
+        """(height, width) of the filter."""
+        if self.filter is None:
+            return 1, 1
+        return int(self.filter.shape[0]), int(self.filter.shape[-1])  # torch.jit.trace makes tensors of sizes
+
+    def padded_size(self, x: torch.Tensor) -> tuple[int, int]:
+        """(height, width) of the up-sampled and padded ``x``."""
+        x0, x1, y0, y1 = self.padding
+        return x.shape[2] * self.up[1] + y0 + y1, x.shape[3] * self.up[0] + x0 + x1
+
+    def output_size(self, x: torch.Tensor, kernel: Iterable[int] | None = None) -> tuple[int, int]:
+        """(height, width) of the result for ``x`` and a ``kernel`` (height, width), by default the filter."""
+        (height, width), (kh, kw) = self.padded_size(x), self.filter_size if kernel is None else kernel
+        return (height - kh) // self.down[1] + 1, (width - kw) // self.down[0] + 1
+
+    @property
+    def numbers(self) -> tuple[int | bool | float, ...]:
+        """All but the filter, flat, as in :data:`RESAMPLING_SCHEMA`."""
+        return *self.up, *self.down, *self.padding, self.flip_filter, self.gain
+
+    @classmethod
+    def of_numbers(cls, filter: torch.Tensor | None, *numbers: int | bool | float) -> Resampling:
+        """The inverse of :attr:`numbers`."""
+        return cls(filter, numbers[:2], numbers[2:4], numbers[4:8], *numbers[8:])
+
+
+RESAMPLING_SCHEMA = (
+    "SymInt up_x, SymInt up_y, SymInt down_x, SymInt down_y, SymInt x0, SymInt x1, SymInt y0, SymInt y1, "
+    "bool flip_filter, float gain"
+)
+
+
+class Epilogue(NamedTuple):
+    """What follows a convolution: ``clamp(gain · act(y + noise + bias), ±clamp) · next_styles``.
+
+    Attributes:
+        noise: broadcasts to the output [N, O, H', W']; bias: [O]; next_styles: [N, O]; None leaves one out.
+        act, alpha, gain: as in :func:`cagc_kernels.bias_act`.
+        clamp: bound of the absolute value; below 0 there is none.
+    """
+
+    noise: torch.Tensor | None = None
+    bias: torch.Tensor | None = None
+    next_styles: torch.Tensor | None = None
+    act: str = "linear"
+    alpha: float = 0.0
+    gain: float = 1.0
+    clamp: float = -1.0
+
+    @property
+    def is_identity(self) -> bool:
+        """Whether nothing follows."""
+        absent = self.noise is None and self.bias is None and self.next_styles is None
+        return absent and self.act == "linear" and self.gain == 1 and self.clamp < 0
+
+
+ACTIVATION_SCHEMA = "str act, float alpha, float gain, float clamp"
+
+
+def activation(
+    act: str, alpha: float | None, gain: float | None, clamp: float | None
+) -> tuple[str, float, float, float]:
+    """(act, alpha, gain, clamp) with the activation's own alpha and gain for None, and -1 for no clamp."""
+    known = ACTIVATIONS[act]
+    return (
+        act,
+        known.alpha if alpha is None else float(alpha),
+        known.gain if gain is None else float(gain),
+        -1.0 if clamp is None else float(clamp),
+    )

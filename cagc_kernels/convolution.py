@@ -1,0 +1,120 @@
+"""Modulated convolution by PyTorch's dense convolution: its operands, and the resampling around it.
+
+The reference and the composed form of the kernels' backends share it; each gives the upfirdn2d that runs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+
+from . import layout
+from .arguments import HALF, Resampling
+
+DEMODULATION_EPS = 1e-8
+
+
+def operands(
+    weight: torch.Tensor, styles: torch.Tensor, dtype: torch.dtype, demodulate: bool, modulate: bool = True
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]:
+    """What a convolution of activations of ``dtype`` takes: weight, styles, and the factor [N, O] of its result.
+
+    With ``demodulate`` the factor is ``d[n, o] = rsqrt(sum_i styles[n, i]^2 * sum_k weight[o, i, k]^2 + 1e-8)``, and
+    None without. For half precision all of it is computed in float32, and the factor stays there. For float16 each
+    filter is divided by its largest value and the root of its fan-in, each sample's styles by their largest value
+    (without ``modulate``, where the activations carry them, they stay), so that no sum overflows; the factor gives
+    both scales back. They count as constants: the result does not depend on them, nor do its derivatives.
+    """
+    if dtype in HALF:
+        weight, styles = weight.float(), styles.float()
+    scale, eps = None, DEMODULATION_EPS
+    if dtype == torch.float16 and weight.shape[1]:
+        tiny = torch.finfo(weight.dtype).tiny
+        peak = weight.detach().abs().amax(dim=(1, 2, 3)).clamp_min(tiny) * weight.shape[1:].numel() ** 0.5
+        largest = styles.detach().abs().amax(dim=1).clamp_min(tiny) if modulate else torch.ones_like(styles[:, 0])
+        weight, styles = weight / peak[:, None, None, None], styles / largest[:, None]
+        scale = largest[:, None] * peak
+        eps = eps / scale.square()
+    d = scale
+    if demodulate:
+        d = (styles.square() @ weight.square().sum(dim=(2, 3)).t() + eps).rsqrt()
+    return weight.to(dtype), styles.to(dtype), d
+
+
+def conv2d(x: torch.Tensor, weight: torch.Tensor, flip_weight: bool, **options) -> torch.Tensor:
+    """PyTorch's convolution; ``flip_weight=False`` mirrors the kernel."""
+    return F.conv2d(x, weight if flip_weight else weight.flip(2, 3), **options)
+
+
+def conv_transpose2d(x: torch.Tensor, weight: torch.Tensor, flip_weight: bool, stride: tuple[int, int]) -> torch.Tensor:
+    """The transposed convolution whose zeros between pixels make :func:`conv2d` with ``weight`` [O, I, kh, kw]."""
+    transposed = weight.transpose(0, 1)
+    return F.conv_transpose2d(x, transposed.flip(2, 3) if flip_weight else transposed, stride=stride)
+
+
+def transposed_margins(weight: torch.Tensor, resampling: Resampling) -> tuple[int, int, int, int] | None:
+    """Zeros around the rows and columns of a transposed convolution by two whose filter the epilogue applies.
+
+    None where the epilogue cannot complete it: other factors, other than 4 x 4 taps, or a crop that would make the
+    transposed convolution wasteful.
+    """
+    if resampling.up != (2, 2) or resampling.down != (1, 1) or resampling.filter_size != (4, 4):
+        return None
+    (kh, kw), (x0, x1, y0, y1) = weight.shape[2:], resampling.padding
+    margins = x0 + 3 - kw, x1 + 3 - kw, y0 + 3 - kh, y1 + 3 - kh
+    return None if min(margins) < 0 else margins
+
+
+def is_empty(x: torch.Tensor, weight: torch.Tensor) -> bool:
+    """Whether a convolution has nothing to multiply: no samples, channels, pixels or outputs."""
+    return x.numel() == 0 or weight.numel() == 0
+
+
+def conv2d_resample(
+    x: torch.Tensor,
+    weight: torch.Tensor,
+    resampling: Resampling,
+    flip_weight: bool,
+    resample: Callable[[torch.Tensor, Resampling], torch.Tensor],
+) -> torch.Tensor:
+    """Convolution [O, I, kh, kw] joined with up- or down-sampling.
+
+    ``resampling.padding`` is that of the convolution at the up-sampled resolution; the support of the filter is added
+    to it. ``resample`` is the upfirdn2d that runs.
+    """
+    if is_empty(x, weight):  # which PyTorch's convolutions refuse; the sums are zeros that gradients pass
+        zero = x[:0].sum() + weight[:0].sum()
+        return zero.expand(len(x), len(weight), *resampling.output_size(x, weight.shape[2:])).clone()
+    (kh, kw), (fh, fw) = weight.shape[2:], resampling.filter_size
+    f, (up_x, up_y), (down_x, down_y), (x0, x1, y0, y1) = resampling[:4]
+    x0, x1 = x0 + (fw + up_x - 1) // 2 * (up_x > 1), x1 + (fw - up_x) // 2 * (up_x > 1)
+    y0, y1 = y0 + (fh + up_y - 1) // 2 * (up_y > 1), y1 + (fh - up_y) // 2 * (up_y > 1)
+    x0, x1 = x0 + (fw - down_x + 1) // 2 * (down_x > 1), x1 + (fw - down_x) // 2 * (down_x > 1)
+    y0, y1 = y0 + (fh - down_y + 1) // 2 * (down_y > 1), y1 + (fh - down_y) // 2 * (down_y > 1)
+    up, down, gain = max(up_x, up_y), max(down_x, down_y), float(up_x * up_y)
+
+    if up == 1 and down == 1 and x0 == x1 >= 0 and y0 == y1 >= 0:
+        return conv2d(x, weight, flip_weight, padding=(y0, x0))
+    if up == 1 and down > 1:
+        x = resample(x, Resampling(f, padding=(x0, x1, y0, y1)))
+        return conv2d(x, weight, flip_weight, stride=(down_y, down_x))
+    if up > 1 and min(x0 - kw + 1, x1 - kw + up_x, y0 - kh + 1, y1 - kh + up_y) >= 0:
+        # Zeros are never multiplied: the transposed convolution runs at the input's resolution.
+        x = conv_transpose2d(x, weight, flip_weight, (up_y, up_x))
+        padding = x0 - kw + 1, x1 - kw + up_x, y0 - kh + 1, y1 - kh + up_y
+        return resample(x, Resampling(f, down=(down_x, down_y), padding=padding, gain=gain))
+    x = resample(x, Resampling(f if up > 1 else None, (up_x, up_y), padding=(x0, x1, y0, y1), gain=gain))
+    x = conv2d(x, weight, flip_weight)
+    return resample(x, Resampling(f, down=(down_x, down_y))) if down > 1 else x
+
+
+def gather(weight: torch.Tensor, in_channels: torch.Tensor, out_channels: torch.Tensor) -> torch.Tensor:
+    """``weight[out_channels][:, in_channels]`` as a tensor of its own; its gradient is zero outside of the block."""
+    return weight.index_select(0, out_channels).index_select(1, in_channels)
+
+
+def scattered(y: torch.Tensor, out_channels: torch.Tensor, width: int) -> torch.Tensor:
+    """[N, width, H, W] with ``y`` at ``out_channels`` and zeros elsewhere."""
+    return layout.empty_images(y, *y.shape[2:], channels=width).zero_().index_copy_(1, out_channels, y)

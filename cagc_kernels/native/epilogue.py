@@ -1,0 +1,72 @@
+"""What follows the dense convolution of a modulated one, by the compiled kernels, CPU and CUDA.
+
+The convolution itself is PyTorch's. No autograd here: see :mod:`cagc_kernels.ops.epilogue`.
+"""
+
+from __future__ import annotations
+
+import torch
+
+from .. import layout
+from ..arguments import Epilogue, accumulator
+from . import _C
+from .bias_act import ACTS, DTYPES, _pointer
+
+# Values of a sample that one partial sum of the gradients covers; the same for any number of threads.
+_CHUNK = {"cpu": 65536, "cuda": 16384}
+
+
+def epilogue(
+    x: torch.Tensor,
+    f: torch.Tensor | None,
+    scale: torch.Tensor | None,
+    epilogue: Epilogue,
+    padding: tuple[int, int],
+    size: tuple[int, int],
+    inplace: bool = False,
+) -> torch.Tensor:
+    """``clamp(gain * act(u * scale + noise + bias)) * next_styles`` for u = x, or x filtered by the correlation ``f``.
+
+    ``f`` [4, 4], ``scale`` [N, C] and the tensors of ``epilogue`` are float32 (float64 beside float64) or None, noise
+    is [N or 1, 1, H', W']; the activation is linear, relu or lrelu. ``padding`` is (x, y) before the first pixel,
+    ``size`` (H', W'). The result is laid out as ``x``, contiguous or channels_last; ``inplace``, without ``f``,
+    overwrites ``x``.
+    """
+    x, last = layout.packed(x)
+    out = x if inplace and f is None else layout.allocate_images(x, *size)
+    _launch(x, None, f, scale, epilogue, out, None, None, last, padding, 1)
+    return out
+
+
+def epilogue_gradient(
+    g: torch.Tensor, x: torch.Tensor, scale: torch.Tensor | None, epilogue: Epilogue
+) -> tuple[torch.Tensor, ...]:
+    """Gradients without filter in x, scale [N, C], noise [N, 1, H, W], bias [C] and next_styles [N, C]."""
+    x, last = layout.packed(x)
+    g = layout.dense_like(g, x)
+    n, c, height, width = x.shape
+    wide = accumulator(x.dtype)
+    chunk = max(1, _CHUNK[x.device.type] // max(1, c))
+    sums = x.new_zeros(3, n, -(-height * width // chunk), c, dtype=wide)
+    dnoise = x.new_zeros(n, 1, height, width, dtype=wide)
+    out = layout.allocate_images(x, height, width)
+    _launch(x, g, None, scale, epilogue, out, sums, dnoise, last, (0, 0), chunk)
+    return out, sums[0].sum(1), dnoise, sums[1].sum((0, 1)), sums[2].sum(1)
+
+
+def _launch(x, g, f, scale, epilogue, out, sums, dnoise, last, padding, chunk) -> None:
+    if out.numel() == 0:
+        return
+    noise, bias, next_styles, act, alpha, gain, clamp = epilogue
+    given = [None if t is None else t.contiguous() for t in (f, scale, noise, bias, next_styles)]
+    n, c, height, width = out.shape
+    noise_step = 0 if noise is None or noise.shape[0] == 1 else height * width
+    arguments = (
+        x.data_ptr(), *map(_pointer, (g, *given, out, sums, dnoise)), n, c, *x.shape[2:], height, width, *padding,
+        noise_step, chunk, last, alpha, gain, clamp, ACTS[act], DTYPES[x.dtype],
+    )  # fmt: skip
+    if x.is_cuda:
+        with torch.cuda.device(x.device):
+            _C.modulated_conv2d_cuda(*arguments, torch.cuda.current_stream().cuda_stream)
+    else:
+        _C.modulated_conv2d_cpu(*arguments, torch.get_num_threads())
