@@ -5,25 +5,28 @@ Small, because the interpreter takes milliseconds per block; tests/kernels/test_
 
 from __future__ import annotations
 
+from functools import partial
+
 import pytest
 import torch
 
-from cagc_kernels import setup_filter
+from cagc_kernels import ops, setup_filter
 from cagc_kernels.reference import modulated_conv2d as reference
 
 from .tolerances import assert_close
 from .triton_device import DEVICE, MARKS
 
 # isort: split
-from cagc_kernels.triton import modulated_conv2d
+from cagc_kernels.triton import modulated_conv2d as kernels
 from cagc_kernels.triton.configs import PLAIN, POLYPHASE, TRANSPOSED, Config
 
 pytestmark = MARKS
 FILTER = setup_filter([1, 3, 3, 1])
+styled_conv2d = partial(ops.styled_conv2d, backend="triton")
 
 
 def force(monkeypatch, config: Config) -> None:
-    monkeypatch.setattr(modulated_conv2d, "choose", lambda problem, device, time: config)
+    monkeypatch.setattr(kernels, "choose", lambda problem, device, time: config)
 
 
 def tensors(n=2, i=6, o=5, k=3, h=4, w=5, up=1, dtype=torch.float32) -> dict[str, torch.Tensor]:
@@ -42,7 +45,7 @@ def check(arguments: dict[str, torch.Tensor], factor=1.0, **options) -> torch.Te
     """``styled_conv2d`` in Triton against the reference on the same numbers in float64."""
     oracle = reference.styled_conv2d(**{name: t.double() for name, t in arguments.items()}, **options)
     on_device = {k: v.to(DEVICE) if isinstance(v, torch.Tensor) else v for k, v in options.items()}
-    got = modulated_conv2d.styled_conv2d(**{name: t.to(DEVICE) for name, t in arguments.items()}, **on_device)
+    got = styled_conv2d(**{name: t.to(DEVICE) for name, t in arguments.items()}, **on_device)
     assert_close(got, oracle, arguments["x"].dtype, factor)
     return got
 
@@ -111,7 +114,7 @@ def test_modulated_conv2d_takes_every_option(options):
     )
     x, weight, styles = (a[name].to(DEVICE) for name in ("x", "weight", "styles"))
     f = None if f is None else f.to(DEVICE)
-    got = modulated_conv2d.modulated_conv2d(x, weight, styles, resample_filter=f, **options)
+    got = ops.modulated_conv2d(x, weight, styles, resample_filter=f, **options, backend="triton")
     assert_close(got, oracle, torch.float32, factor=4)
 
 
@@ -129,9 +132,9 @@ def test_float16_does_not_overflow():
 
 def test_without_modulation_the_styles_still_demodulate():
     a = {name: t.to(DEVICE) for name, t in tensors().items()}
-    want = modulated_conv2d.styled_conv2d(**a)
+    want = styled_conv2d(**a)
     styled = a["x"] * a["styles"][:, :, None, None]
-    torch.testing.assert_close(modulated_conv2d.styled_conv2d(**{**a, "x": styled}, modulate=False), want)
+    torch.testing.assert_close(styled_conv2d(**{**a, "x": styled}, modulate=False), want)
 
 
 def test_float32_factors_beside_half_precision():
