@@ -218,7 +218,7 @@ def test_peers_rosinality(case, dtype):
 @pytest.mark.parametrize("dtype", TOLERANCES, ids=str)
 @pytest.mark.parametrize("filtered", (False, True), ids=("plain", "filtered"))
 def test_modulated_conv2d(filtered, dtype, seed):
-    with emulated("modulated_conv2d", seed) as module:
+    with emulated("epilogue", seed) as module:
         test_epilogue.test_value_and_gradients(("native", "cpu"), filtered, "lrelu", 1.5, dtype)
     assert module.launches >= (1 if dtype in (torch.float16, torch.bfloat16) else 3)
 
@@ -227,11 +227,11 @@ def test_modulated_conv2d(filtered, dtype, seed):
 @pytest.mark.parametrize("layout", test_epilogue.LAYOUTS)
 def test_modulated_conv2d_layouts_and_widths(layout, width):
     for filtered in (False, True):
-        with emulated("modulated_conv2d", seed=1):
+        with emulated("epilogue", seed=1):
             test_epilogue.test_layouts_and_odd_widths(("native", "cpu"), filtered, layout, width)
 
 
 @cases("4", "modulated_conv2d")
 def test_peers_modulated_conv2d(case):
-    with emulated("modulated_conv2d", seed=6), emulated("upfirdn2d", seed=6):
+    with emulated("epilogue", seed=6), emulated("upfirdn2d", seed=6):
         peers_modulated_conv2d.check_case(case, "native", torch.float32)
