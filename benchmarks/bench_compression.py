@@ -122,7 +122,7 @@ class Bench:
         path = assets.faces64() / "images.zip" if data is None and teacher is None else data
         self.real = None
         if path is not None:
-            images = ImageDataset(path, self.teacher.config.resolution)
+            images = ImageDataset(path, self.teacher.img_resolution)
             self.real = dataset_statistics(images, features=self.extractor)
         found = self.features(self.teacher, REFERENCE_SEEDS)
         self.reference = self.statistics(found)
@@ -223,7 +223,7 @@ def _rows(generators: dict[str, Generator], batch: int, measured: dict[str, Late
     times = {label: [ms / 1e3 for ms in result.times_ms] for label, result in measured.items()}
     rows = []
     for label, generator in generators.items():
-        case, side = {"generator": label, "batch": batch}, generator.config.resolution
+        case, side = {"generator": label, "batch": batch}, generator.img_resolution
         macs, moved = work(generator, batch)
         about = {"of": label, "shape": (batch, 3, side, side), "bytes": moved, "macs": macs}
         rows.append(make_row("compression", "runtime", case, times, "cpu", **about))

@@ -72,7 +72,7 @@ def measure(session, case: str):
         student = prune(teacher, plan).eval()
         image = generators.build("runtime", student, 1, None)
         macs, moved = generators.work(student)
-        about[name] = {"shape": (1, 3, *2 * (student.config.resolution,)), "bytes": moved, "macs": macs}
+        about[name] = {"shape": (1, 3, *2 * (student.img_resolution,)), "bytes": moved, "macs": macs}
         calls[name] = lambda image=image: image(z)
     with torch.inference_mode():
         times = paired(calls, session.rounds(20), warmup=2, device=session.device, steady=True)

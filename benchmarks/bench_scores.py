@@ -49,6 +49,6 @@ def test_score(benchmark, session, case, metric):
     named = {"generator": case, "samples": samples}
     figures = {"seconds": seconds, "samples/s": samples / seconds}
     macs, moved = work(score, samples)
-    about = {"shape": (samples, 3, *2 * (generator.config.resolution,)), "bytes": moved, "macs": macs}
+    about = {"shape": (samples, 3, *2 * (generator.img_resolution,)), "bytes": moved, "macs": macs}
     row = make_row("scores", metric, named, times, session.device, **about, figures=figures)
     session.publish(benchmark, row, times[metric])

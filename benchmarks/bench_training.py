@@ -54,7 +54,7 @@ def steps(case: str, batch: int, precision: str, device: str) -> tuple[dict[str,
     config = DistillConfig(batch_size=batch, perceptual="efficientnet-lite0", precision=precision)
     parser = content.load("faces", device=device)
     trainer = Trainer(student, LiveTeacher(teacher), discriminator, config, parser)
-    draws, size = trainer.draw(), teacher.config.resolution
+    draws, size = trainer.draw(), teacher.img_resolution
     real = torch.rand(batch, 3, size, size, device=device) * 2 - 1
     calls = {
         "D": lambda: trainer.train_discriminator(real, draws),
@@ -82,7 +82,7 @@ def test_step(benchmark, session, case, precision, phase):
     batch = 4 if session.quick else CASES[case]
     key = ("training", case, precision)
     times, work, student = session.once(key, lambda: measure(session, case, batch, precision))
-    figures, resolution = {"images/s": batch / median(times[phase])}, student.config.resolution
+    figures, resolution = {"images/s": batch / median(times[phase])}, student.img_resolution
     named = {"generator": case, "batch": batch}
     dtype = getattr(torch, precision)
     macs, moved = work[phase]

@@ -216,7 +216,7 @@ def resume_compress(out: Path) -> Report:
 def _describe(loaded: LoadedInputs) -> None:
     teacher, data = loaded.teacher, loaded.data
     console.print(
-        f"  {teacher.config.resolution} px, {total_macs(teacher) / 1e9:.3f} GMACs, "
+        f"  {teacher.img_resolution} px, {total_macs(teacher) / 1e9:.3f} GMACs, "
         f"{total_parameters(teacher) / 1e6:.2f} M parameters; "
         f"{'no images' if data is None else data.describe()}; content: {loaded.parser.name}; device: {loaded.device}"
     )
@@ -318,7 +318,7 @@ def _report(
     machine = latency.machine
     return Report(
         title="Content-aware compression",
-        summary=f"{config.teacher or 'faces64'} at {teacher.config.resolution} px: {plan.describe()}.",
+        summary=f"{config.teacher or 'faces64'} at {teacher.img_resolution} px: {plan.describe()}.",
         teacher=variants["Teacher"],
         student=variants["Student"],
         others=[v for name, v in variants.items() if name not in ("Teacher", "Student")],

@@ -76,7 +76,7 @@ class Inputs:
         if path is None and need_data:
             raise CagcError("data: got none, expected a folder or zip of real images to go with the teacher")
         parser = content.load(self.content, self.classes or None, device)
-        resolution = teacher.config.resolution
+        resolution = teacher.img_resolution
         data = None if path is None else ImageDataset(path, resolution, convert=self.convert_images)
         return LoadedInputs(device, teacher, discriminator, data, parser)
 

@@ -57,7 +57,7 @@ class LiveTeacher:
     def __init__(self, generator: AnyGenerator, seeds: Sequence[int] | None = None) -> None:
         self.generator = generator
         self.seeds = None if seeds is None else list(seeds)
-        self.resolution = generator.config.resolution
+        self.resolution = generator.img_resolution
         self.z_dim = generator.z_dim
         self.fingerprint = generator_hash(generator)
 

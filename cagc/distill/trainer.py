@@ -139,7 +139,7 @@ class Trainer:
             streams = self._streams("offsets", layout)
             optional["offsets"] = draw_offsets(self.objective.directions, config.relation_strength, streams)
         if config.path_weight and self.step % config.g_reg_every == 0:
-            side = self.g.config.resolution
+            side = self.g.img_resolution
             optional["path"] = self._draw_latents("path", self.path_layout)
             optional["path_noise"] = self._streams("path", self.path_layout).normal("image", 3, side, side)
         if self.augment is not None:

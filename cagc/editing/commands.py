@@ -121,7 +121,7 @@ class Project:
         at_least_one(count=self.count)
         generators = self.pair.load()
         teacher = generators["Teacher"]
-        names, targets = read_targets(self.images, teacher.config.resolution, self.count, self.convert_images)
+        names, targets = read_targets(self.images, teacher.img_resolution, self.count, self.convert_images)
         targets = targets.to(teacher.w_avg)
         mask = content.load(self.content, device=teacher.w_avg.device)(targets)
         perceptual = self.config.load_perceptual(teacher.w_avg.device)

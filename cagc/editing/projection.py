@@ -156,7 +156,7 @@ def project(
         CagcError: the features cannot be loaded, or the loss is not finite.
     """
     config = config or ProjectionConfig()
-    side = generator.config.resolution
+    side = generator.img_resolution
     if targets.ndim != 4 or tuple(targets.shape[1:]) != (3, side, side) or len(targets) == 0:
         raise ValueError(f"targets: got shape {list(targets.shape)}, expected [N, 3, {side}, {side}]")
     if mask is not None and tuple(mask.shape) != (len(targets), 1, side, side):

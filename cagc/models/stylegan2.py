@@ -15,6 +15,7 @@ from torch import nn
 
 from cagc_kernels import bias_act, modulated_conv2d, setup_filter, styled_conv2d, upsample2d
 from cagc_kernels.frozen import GeneratorWeights
+from cagc_kernels.ops.modulated_conv2d import composed_because
 from cagc_kernels.profiling import layer_range
 
 from ..checks import at_least_one
@@ -210,6 +211,11 @@ class SynthesisLayer(nn.Module):
             next_styles=next_styles,
             modulate=styles is None,
         )
+
+    def composed_because(self, backend: str, batch: int) -> str | None:
+        """Why ``backend`` runs this layer in several kernels, for ``batch`` images; None where it is one."""
+        x = torch.empty(batch, self.weight.shape[1], *2 * [self.resolution // self.up], device="meta")
+        return composed_because(backend, x, self.weight, up=self.up, resample_filter=self.resample_filter, act="lrelu")
 
     def _noise(self, batch: int, noise: str | torch.Tensor) -> torch.Tensor | None:
         if isinstance(noise, torch.Tensor):

@@ -216,7 +216,7 @@ class CompiledGenerator(GeneratorNames):
         if self._program is None:
             layer, layout = ("folded layer", "NHWC") if self._folded else ("eager layer", "NCHW")
             kernel = f"CUDA graph of the {layer}" if self.device.type == "cuda" else layer
-            parts = eager_kernels(self._eager, self.batch, self.device)
+            parts = {} if self._folded else eager_kernels(self._eager, self.batch, self.device)
             return [
                 {"layer": name, "kernel": " ".join([kernel, *parts.get(name, ())]), "layout": layout,
                  "why": str(self.reason)}

@@ -12,7 +12,6 @@ from torch import Tensor
 from cagc_kernels import backend
 from cagc_kernels.frozen import GeneratorWeights
 from cagc_kernels.native.synthesis import Program
-from cagc_kernels.ops.modulated_conv2d import composed_because
 
 from ..models import AnyConfig, AnyGenerator, LayerSpec
 from ..models.base import BaseMapping, BaseSynthesis
@@ -112,12 +111,9 @@ def eager_kernels(generator: AnyGenerator, batch: int, device: torch.device) -> 
     backend_name = backend.select("modulated_conv2d", None, backend.preferred(), device.type)
     found = {}
     for spec in convolutions(generator.config):
-        if spec.w is not None:
-            layer = generator.get_submodule(spec.module)
-            x = torch.empty(batch, spec.in_width, *(spec.in_size or spec.size), device="meta")
-            because = composed_because(
-                backend_name, x, layer.weight, up=spec.up, resample_filter=layer.resample_filter, act="lrelu"
-            )
+        layer = generator.get_submodule(spec.module)
+        if hasattr(layer, "composed_because"):
+            because = layer.composed_because(backend_name, batch)
             found[spec.name] = f"by {backend_name}", f"(composed: {because})" if because else "(fused)"
     return found
 
