@@ -6,6 +6,7 @@ import pickle
 import re
 import shutil
 import zipfile
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -202,6 +203,12 @@ def test_zip_equals_folder_and_ignores_junk(tmp_path):
     assert not from_zip.skipped
     assert torch.equal(from_zip.batch(range(3)), from_folder.batch(range(3)))
     assert from_zip.describe() == "set.zip: 3 images at 8 px"
+
+
+def test_one_place_opens_images():
+    root = Path(__file__).resolve().parents[2]
+    paths = [path for folder in ("cagc", "tools", "benchmarks") for path in (root / folder).rglob("*.py")]
+    assert [path.name for path in paths if "Image.open(" in path.read_text()] == ["images.py"]
 
 
 def test_a_program_behind_an_image_suffix_is_not_run(tmp_path):

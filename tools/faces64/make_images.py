@@ -14,6 +14,7 @@ from pathlib import Path
 
 from PIL import Image
 
+from cagc.data.images import open_image, to_rgb
 from cagc.files import atomic_write
 
 # Zip entries carry a date; a fixed one keeps the archive reproducible.
@@ -29,7 +30,7 @@ def list_images(archives: list[Path]) -> list[tuple[str, Path]]:
 
 
 def shrink(data: bytes, size: int, quality: int) -> bytes:
-    image = Image.open(io.BytesIO(data)).convert("RGB").resize((size, size), Image.Resampling.LANCZOS)
+    image = to_rgb(open_image(data), data).resize((size, size), Image.Resampling.LANCZOS)
     out = io.BytesIO()
     image.save(out, "WEBP", quality=quality, method=6)
     return out.getvalue()

@@ -9,7 +9,6 @@ for image i, and optionally `face_found` [n] bool. The last `--held-out` images 
 from __future__ import annotations
 
 import argparse
-import io
 import json
 import math
 import time
@@ -24,6 +23,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
+from cagc.data.images import open_image, to_rgb
 from cagc.files import atomic_write
 from cagc.models.face_parser import CLASSES, WIDTHS, WORKING_RESOLUTION, FaceParser, label_pixels
 
@@ -33,7 +33,8 @@ def load_images(archives: list[Path], size: int) -> dict[int, np.ndarray]:
     for archive in archives:
         with zipfile.ZipFile(archive) as bundle:
             for name in bundle.namelist():
-                image = Image.open(io.BytesIO(bundle.read(name))).convert("RGB")
+                data = bundle.read(name)
+                image = to_rgb(open_image(data), data)
                 if image.size != (size, size):
                     image = image.resize((size, size), Image.Resampling.BOX)
                 images[int(Path(name).stem)] = np.asarray(image)
