@@ -46,13 +46,14 @@ def file_kind(path: Path) -> str:
     size = int.from_bytes(start[:8], "little")
     if start[8:9] == b"{" and 2 <= size <= path.stat().st_size:
         return SAFETENSORS
-    foreign = _foreign(start)
+    foreign = foreign_kind(start)
     if foreign is None and _TEXT_PICKLE.match(start):
         return PICKLE
     raise CagcError(f"{foreign or 'not a file of tensors'}; expected safetensors, a torch file or a pickle")
 
 
-def _foreign(start: bytes) -> str | None:
+def foreign_kind(start: bytes) -> str | None:
+    """What a file that begins with ``start``, 512 bytes or all of it, is, as a clause; None where that is not known."""
     if not start:
         return "the file is empty"
     for magic, name in _FOREIGN:

@@ -6,7 +6,8 @@ import os
 import zipfile
 from pathlib import Path, PurePosixPath
 
-from ..common.reading import regular_file
+from ..common.file_kinds import foreign_kind
+from ..common.reading import one_line, regular_file
 from ..errors import CagcError
 from .images import SUFFIXES
 
@@ -54,14 +55,19 @@ class ImageZip:
     """The image files in a zip, readable from several threads and processes. `names` are sorted.
 
     Raises:
-        CagcError: its entries claim more bytes than the file has, or `path` is no regular file. A damaged directory
-            may raise anything.
+        CagcError: `path` is no regular file or no zip, or its entries claim more bytes than it has. A damaged
+            directory may raise anything.
     """
 
     def __init__(self, path: Path) -> None:
         self.path = path
         size = regular_file(path).stat().st_size
-        self._archive, self._process = zipfile.ZipFile(path), os.getpid()
+        try:
+            self._archive, self._process = zipfile.ZipFile(path), os.getpid()
+        except zipfile.BadZipFile as error:
+            with path.open("rb") as file:
+                found = foreign_kind(file.read(512)) or one_line(error)
+            raise CagcError(f"{found}; expected a folder or a zip of images") from None
         entries = [info for info in self._archive.infolist() if not info.is_dir()]
         if sum(info.compress_size for info in entries) > size:
             raise CagcError("got entries that overlap, expected each to have bytes of its own")

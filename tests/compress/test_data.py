@@ -272,7 +272,12 @@ def test_entries_of_a_zip_that_cannot_be_unpacked_are_skipped(tmp_path):
     overlapping[second + 20 : second + 24] = len(whole).to_bytes(4, "little")
     newer = bytearray(whole)
     newer[directory + 6] = 99
-    for damaged, message in ((overlapping, "overlap"), (newer, "zip file version 9.9"), (whole[:-30], "not a zip")):
+    for damaged, message in (
+        (overlapping, "overlap"),
+        (newer, "zip file version 9.9"),
+        (whole[:-30], "not a zip"),
+        (b"\x1f\x8b zipped", "by gzip.*expected a folder or a zip"),
+    ):
         (tmp_path / "set.zip").write_bytes(damaged)
         with pytest.raises(CagcError, match=message) as error:
             ImageDataset(tmp_path / "set.zip", 16)
