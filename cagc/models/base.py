@@ -217,15 +217,17 @@ class BaseGenerator(GeneratorNames, nn.Module):
         truncation_cutoff: int | None = None,
         noise_mode: str = "const",
         update_emas: bool = False,
+        truncation: float | None = None,
         **synthesis_options: Any,
     ) -> torch.Tensor | list[torch.Tensor]:
         """Image [N, img_channels, R, R], nominally in [-1, 1], from ``z`` [N, z_dim].
 
         Args:
             z, c, truncation_psi, truncation_cutoff, update_emas: see :meth:`BaseMapping.forward`.
+            truncation: another name of ``truncation_psi``, which it overrides.
             noise_mode, synthesis_options: see the ``forward`` of the synthesis network.
         """
-        ws = self.mapping(z, c, truncation_psi, truncation_cutoff)
+        ws = self.mapping(z, c, truncation_psi if truncation is None else truncation, truncation_cutoff)
         return self.synthesis(ws, noise_mode=noise_mode, **synthesis_options)
 
     @torch.no_grad()

@@ -165,9 +165,10 @@ class CompiledGenerator(GeneratorNames):
         truncation_cutoff: int | None = None,
         noise_mode: str = "const",
         noise: Noise | None = None,
+        truncation: float | None = None,
         **options: Any,
     ) -> Tensor:
-        """Image [N, 3, R, R] from ``z`` [N, z_dim], as the generator's up to rounding.
+        """Image [N, 3, R, R] from ``z`` [N, z_dim], as the generator's up to rounding; arguments are the generator's.
 
         N may differ from ``batch``: buffers and graphs are then made anew for it.
 
@@ -175,6 +176,7 @@ class CompiledGenerator(GeneratorNames):
             TypeError, ValueError: another dtype or device than compiled for, or as the generator does.
         """
         self._synthesis.check_options(options)
+        truncation_psi = truncation_psi if truncation is None else truncation
         z, noise = self._given("z", z), self._given_noise(noise_mode, noise)
         with self._lock:
             if self._whole is not None and truncation_psi == 1 and c is None:

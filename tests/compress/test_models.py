@@ -167,6 +167,7 @@ def test_takes_the_place_of_nvlabs_generators(make, compiled):
     torch.testing.assert_close(ws[:, :1], expected.mapping(z, truncation_psi=0.5)[:, :1])
     image = g.synthesis(ws, noise_mode="const", force_fp32=True, update_emas=False)
     assert torch.equal(image, g(z, c, truncation_psi=0.5, truncation_cutoff=1, noise_mode="const"))
+    assert torch.equal(image, g(z, truncation=0.5, truncation_cutoff=1, noise="const"))
     torch.testing.assert_close(image, expected.synthesis(ws, noise_mode="const"), rtol=0, atol=1e-4)
     assert g.w_avg.shape == (12,)
 
