@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from ..callbacks import Progress
-from ..common.reading import one_line, reading
+from ..common.reading import one_line, printable, reading
 from ..errors import CagcError
 from .files import open_files, read_file
 from .images import SUFFIXES, open_image, to_rgb
@@ -103,12 +103,13 @@ class ImageDataset(Sequence[Tensor]):
         if resolution < 1:
             raise ValueError(f"resolution must be at least 1, got {resolution}")
         self.path, self.resolution, self.convert = Path(path), int(resolution), convert
+        self._shown = printable(self.path)
         if not self.path.exists():
-            raise CagcError(f"data: {self.path} does not exist; expected a folder or a zip of images")
+            raise CagcError(f"data: {self._shown} does not exist; expected a folder or a zip of images")
         with reading("data:", self.path):
             self._files = open_files(self.path)
         if not self._files.names:
-            raise CagcError(f"data: {self.path} holds no image ({', '.join(SUFFIXES)})")
+            raise CagcError(f"data: {self._shown} holds no image ({', '.join(SUFFIXES)})")
         cached = len(self._files.names) * 3 * self.resolution**2 <= cache_bytes
         self.skipped: dict[str, str] = {}
         self.changed: dict[str, str] = {}
@@ -130,7 +131,7 @@ class ImageDataset(Sequence[Tensor]):
             for done, (name, value) in enumerate(zip(names, pool.map(lambda n: _attempt(first_read, n), names)), 1):
                 if isinstance(value, _WrongForm):
                     pool.shutdown(cancel_futures=True)
-                    raise CagcError(f"data: {name} in {self.path}: {value}")
+                    raise CagcError(f"data: {printable(name)} in {self._shown}: {value}")
                 if isinstance(value, Exception):
                     self.skipped[name] = one_line(value)
                 else:
@@ -152,13 +153,13 @@ class ImageDataset(Sequence[Tensor]):
     def _complain(self) -> None:
         if not self.skipped:
             return
-        shown = ", ".join(f"{name} ({reason})" for name, reason in list(self.skipped.items())[:5])
+        shown = ", ".join(f"{printable(name)} ({reason})" for name, reason in list(self.skipped.items())[:5])
         more = f" and {len(self.skipped) - 5} more" if len(self.skipped) > 5 else ""
         if not self.names:
-            raise CagcError(f"data: none of the {len(self.skipped)} images in {self.path} can be read: {shown}{more}")
+            raise CagcError(f"data: none of the {len(self.skipped)} images in {self._shown} can be read: {shown}{more}")
         warnings.warn(
             f"data: skipped {len(self.skipped)} of {len(self.skipped) + len(self.names)} images in "
-            f"{self.path}: {shown}{more}",
+            f"{self._shown}: {shown}{more}",
             stacklevel=3,
         )
 
@@ -196,8 +197,8 @@ class ImageDataset(Sequence[Tensor]):
             if not isinstance(value, Exception):
                 return value
             self.skipped[name] = one_line(value)
-            warnings.warn(f"data: skipped {name} in {self.path} ({one_line(value)})", stacklevel=4)
-        raise CagcError(f"data: no image in {self.path} can be decoded any more")
+            warnings.warn(f"data: skipped {printable(name)} in {self._shown} ({one_line(value)})", stacklevel=4)
+        raise CagcError(f"data: no image in {self._shown} can be decoded any more")
 
     def fingerprint(self) -> str:
         """Hash, 16 hexadecimal digits, of the resolution and of the name and content of every image file."""
@@ -207,7 +208,7 @@ class ImageDataset(Sequence[Tensor]):
     def describe(self) -> str:
         """One line for a log or a report: path, images used, images skipped."""
         skipped = f", {len(self.skipped)} skipped" if self.skipped else ""
-        return f"{self.path.name}: {len(self):,} images at {self.resolution} px{skipped}"
+        return f"{printable(self.path.name)}: {len(self):,} images at {self.resolution} px{skipped}"
 
 
 def _attempt(read: Callable[[str], Any], name: str) -> Any:

@@ -125,6 +125,7 @@ class MaskFolder:
 
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
+        self._shown = printable(self.path)
         with reading("cannot read masks from", self.path):
             self._files = open_files(self.path)
         self._names: dict[int, str] = {}
@@ -133,17 +134,19 @@ class MaskFolder:
                 continue
             stem = Path(file).stem
             if not stem.isdecimal() or len(stem) > _SEED_DIGITS:
-                raise CagcError(f"{self.path}: mask {file!r} must be named by the seed of its image, such as 00017.png")
+                raise CagcError(
+                    f"{self._shown}: mask {file!r} must be named by the seed of its image, such as 00017.png"
+                )
             if int(stem) in self._names:
-                raise CagcError(f"{self.path}: two masks for seed {int(stem)}, one of them {file!r}")
+                raise CagcError(f"{self._shown}: two masks for seed {int(stem)}, one of them {file!r}")
             self._names[int(stem)] = file
         if not self._names:
-            raise CagcError(f"{self.path}: no mask image in it (expected files such as 00017.png, named by seed)")
+            raise CagcError(f"{self._shown}: no mask image in it (expected files such as 00017.png, named by seed)")
         self.seeds = sorted(self._names)
-        self.name = f"masks:{self.path.name}"
+        self.name = f"masks:{printable(self.path.name)}"
 
     def _reading(self, file: str) -> AbstractContextManager[None]:
-        return reading(f"{printable(self.path)}: cannot read mask", repr(file))
+        return reading(f"{self._shown}: cannot read mask", repr(file))
 
     def _mask(self, file: str) -> Tensor:
         with self._reading(file):
@@ -169,7 +172,7 @@ class MaskFolder:
         missing = [seed for seed in seeds if seed not in self._names]
         if missing:
             raise CagcError(
-                f"{self.path}: no mask for seeds {missing[:5]} (it has {len(self.seeds)} masks, "
+                f"{self._shown}: no mask for seeds {missing[:5]} (it has {len(self.seeds)} masks, "
                 f"seeds {self.seeds[0]} to {self.seeds[-1]})"
             )
         masks = [resize_mask(self._mask(self._names[seed])[None], tuple(images.shape[-2:])) for seed in seeds]

@@ -240,6 +240,15 @@ def test_what_is_no_regular_file_is_not_waited_for(tmp_path):
             read(tmp_path / "b.png")
 
 
+def test_names_of_any_bytes_are_shown_on_one_line(tmp_path):
+    folder = write_set(tmp_path / os.fsdecode(b"set \xff"), 1)
+    (folder / os.fsdecode(b"a\n[red]\xff.png")).write_bytes(b"broken")
+    with pytest.warns(UserWarning) as seen:
+        data = ImageDataset(folder, 8)
+    text = str(seen[0].message)
+    assert r"a\n[red]" in text and "\n" not in text and text.encode() and data.describe().encode()
+
+
 def zip_of(images, **options):
     stream = io.BytesIO()
     with zipfile.ZipFile(stream, "w", **options) as archive:
