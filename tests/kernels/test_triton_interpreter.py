@@ -53,7 +53,8 @@ def interpret(folder: str, files: dict[str, tuple[str, ...]]) -> subprocess.Comp
     return subprocess.run(
         # The interpreter truncates float32 to bfloat16 where the GPU rounds.
         [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *paths, "-k", f"({chosen}) and not bfloat16"],
-        env={**os.environ, "TRITON_INTERPRET": "1", "CAGC_BACKEND": "triton", "OMP_NUM_THREADS": "1"},
+        env={name: value for name, value in os.environ.items() if not name.startswith("PYTEST_")}
+        | {"TRITON_INTERPRET": "1", "CAGC_BACKEND": "triton", "OMP_NUM_THREADS": "1"},
         cwd=TESTS_FOLDER.parent,
         capture_output=True,
         text=True,
