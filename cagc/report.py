@@ -15,6 +15,7 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from PIL import Image
 
+from .charts import Bars, bar_chart, curve_chart
 from .errors import CagcError
 from .files import atomic_write
 from .metrics.frechet import result_key
@@ -188,45 +189,29 @@ def _scaled(count: float) -> str:
     return f"{count:g}"
 
 
-def _ticks(low: float, high: float, count: int = 4) -> list[float]:
-    """Round numbers within [low, high], about `count` of them."""
-    span = high - low or abs(high) or 1.0
-    step = 10 ** math.floor(math.log10(span / count))
-    step *= min((m for m in (1, 2, 5, 10) if span / (m * step) <= count), default=10)
-    first = math.ceil(low / step - 1e-9)
-    return [k * step for k in range(first, math.floor(high / step + 1e-9) + 1)]
+def _layers_chart(layers: Sequence[Layer]) -> str:
+    def bars(title: str, full: Sequence[int], kept: Sequence[int], labels: Sequence[str]) -> Bars:
+        return Bars(title, {"removed from the teacher": full, "student": kept}, [labels], over=True)
+
+    channels = [f"{layer.kept} / {layer.full}" for layer in layers]
+    macs = [f"{_scaled(layer.kept_macs)} / {_scaled(layer.full_macs)}" if layer.full_macs else "" for layer in layers]
+    panels = [
+        bars("Channels", [layer.full for layer in layers], [layer.kept for layer in layers], channels),
+        bars("MACs of the convolution", [x.full_macs for x in layers], [x.kept_macs for x in layers], macs),
+    ]
+    return bar_chart([layer.name for layer in layers], panels)
 
 
-def _thinned(points: Sequence[tuple[float, float]], most: int = 200) -> list[tuple[float, float]]:
-    """Means of neighbouring points, so that at most `most` are left."""
-    size = -(-len(points) // most)
-    groups = [points[i : i + size] for i in range(0, len(points), size)]
-    return [(sum(x for x, _ in g) / len(g), sum(y for _, y in g) / len(g)) for g in groups]
-
-
-def curve_panel(curve: Curve, width: int = 330, height: int = 150) -> dict[str, Any]:
-    """Geometry of one panel in pixels: lines as SVG points, ticks as (position, text)."""
-    lines = {name: _thinned(points) for name, points in curve.series.items()}
-    xs = [x for points in lines.values() for x, _ in points]
-    ys = [y for points in lines.values() for _, y in points]
-    (x0, x1), (y0, y1) = (min(xs), max(xs)), (min(ys), max(ys))
-    margin = 0.06 * (y1 - y0) or abs(y1) * 0.1 or 1.0
-    y0, y1 = (0.0 if 0 <= y0 < 0.3 * y1 else y0 - margin), y1 + margin
-
-    def place(x: float, y: float) -> tuple[float, float]:
-        return round((x - x0) / ((x1 - x0) or 1) * width, 1), round(height - (y - y0) / (y1 - y0) * height, 1)
-
-    return {
-        "title": curve.title,
-        "width": width,
-        "height": height,
-        "lines": [
-            {"name": name, "points": " ".join("{},{}".format(*place(x, y)) for x, y in points), "last": points[-1][1]}
-            for name, points in lines.items()
-        ],
-        "x_ticks": [(place(x, y0)[0], f"{x:g}") for x in _ticks(x0, x1)],
-        "y_ticks": [(place(x0, y)[1], f"{y:.4g}") for y in _ticks(y0, y1)],
-    }
+def _costs_chart(report: Report) -> str:
+    timed = [variant for variant in report.variants if variant.latency]
+    macs = [variant.macs / report.teacher.macs for variant in timed]
+    times = [1 / report.time_ratio(variant).median for variant in timed]
+    labels = [
+        [f"{_scaled(variant.macs)}MAC · {100 * share:.1f} %" for variant, share in zip(timed, macs)],
+        [f"{variant.latency.median_ms:.4g} ms · {100 * share:.1f} %" for variant, share in zip(timed, times)],
+    ]
+    shares = Bars("", {"multiply-accumulates": macs, "measured time": times}, labels, over=False)
+    return bar_chart([variant.name for variant in timed], [shares])
 
 
 def _environment() -> Environment:
@@ -244,8 +229,18 @@ def _environment() -> Environment:
 
 def render(report: Report) -> str:
     """The page as text: no script, nothing loaded from outside, pictures as data URIs."""
-    template = _environment().get_template("report.html.j2")
-    return template.render(report=report, panels=[curve_panel(c) for c in report.curves], grids=GRIDS_FOLDER)
+    timed = any(variant.latency for variant in report.variants)
+    return (
+        _environment()
+        .get_template("report.html.j2")
+        .render(
+            report=report,
+            grids=GRIDS_FOLDER,
+            layers=_layers_chart(report.layers) if report.layers else None,
+            costs=_costs_chart(report) if timed else None,
+            curves=[(curve, curve_chart(curve.series)) for curve in report.curves],
+        )
+    )
 
 
 def write_report(out_dir: str | PathLike[str], report: Report) -> Path:

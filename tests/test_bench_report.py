@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-from importlib.util import find_spec
 
 import pytest
 
@@ -147,7 +146,6 @@ def test_tables_are_written_between_their_markers(project, monkeypatch):
     assert report.main(["--check"]) == 1
 
 
-@pytest.mark.skipif(find_spec("matplotlib") is None, reason="matplotlib is not installed")
 def test_pictures_are_drawn_and_shown(project):
     results.append(project / "results" / "a-device" / "rest.jsonl", other_rows())
     first = {path: path.read_bytes() for path in report.draw()}
@@ -156,7 +154,6 @@ def test_pictures_are_drawn_and_shown(project):
     assert len(report.draw()) == 4 and all(path.read_bytes() == data for path, data in first.items())
 
 
-@pytest.mark.skipif(find_spec("matplotlib") is None, reason="matplotlib is not installed")
 def test_students_of_several_budgets_are_joined():
     row = {"frechet_to_teacher": 50.0, "content_l1": None}
     budgets = {f"{n}": row | {"label": f"aware, 1/{n}", "macs": 10**9 // n, "content_l1": 0.1} for n in (11, 3)}
@@ -164,15 +161,6 @@ def test_students_of_several_budgets_are_joined():
     lines = {line.get_label(): list(line.get_xdata()) for line in left.lines}
     assert lines == {"aware": [10**9 // 11 / 1e9, 10**9 // 3 / 1e9], "teacher": [1.0]}
     assert len(right.lines[0].get_xdata()) == 2 and plots.quality() is None
-
-
-def test_without_matplotlib_the_tables_are_written(project, monkeypatch, capsys):
-    def absent():
-        raise ImportError("No module named 'matplotlib'")
-
-    monkeypatch.setattr(report, "draw", absent)
-    assert report.main([]) == 0 and report.main(["--check"]) == 0
-    assert "no pictures: No module named 'matplotlib' (pip install 'cagc[bench]')" in capsys.readouterr().out
 
 
 def test_committed_rows_say_all_that_they_must():

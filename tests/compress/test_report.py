@@ -1,5 +1,6 @@
 """The report: figures, pictures, and the page itself in a real browser."""
 
+import base64
 import json
 import math
 import re
@@ -9,11 +10,12 @@ import pytest
 import torch
 from PIL import Image
 
+from cagc.charts import curve_chart
 from cagc.errors import CagcError
 from cagc.metrics.latency import LatencyResult
 from cagc.models.stylegan2 import Generator, GeneratorConfig
 from cagc.pictures import comparison_figures, content_overlay, difference, image_grid, interpolation_strip
-from cagc.report import Curve, Report, Variant, curve_panel, layer_table, training_curves, write_report
+from cagc.report import Curve, Report, Variant, layer_table, training_curves, write_report
 from cagc.seeds import z_batch
 
 from .browser import Browser, find_browser
@@ -117,7 +119,7 @@ def test_page_is_well_formed_and_self_contained(page):
             assert element.get(name, "data:").startswith("data:")
     assert not re.search(r"https?:|url\(|@import", re.sub(r"base64,[^\"]+", "", text))
     images = list(root.iter("img"))
-    assert len(images) == 14
+    assert len(images) == 18
     assert all(len(image.get("alt")) > 10 and int(image.get("width")) > 0 for image in images)
     for element in root.iter():
         label = element.get("aria-labelledby")
@@ -210,12 +212,18 @@ def test_curves_come_from_a_log_with_a_torn_last_line(tmp_path):
 
 
 @pytest.mark.parametrize("points", [[(0, 0.0)], [(0, 5.0), (100, 5.0)], [(i, -i * 1e-4) for i in range(1000)]])
-def test_curve_geometry_stays_inside_its_panel(points):
-    panel = curve_panel(Curve("c", {"c": points}))
-    numbers = [float(n) for pair in panel["lines"][0]["points"].split() for n in pair.split(",")]
-    assert len(numbers) <= 400 and min(numbers) >= 0
-    assert max(numbers[::2]) <= panel["width"] and max(numbers[1::2]) <= panel["height"]
-    assert panel["x_ticks"] and panel["y_ticks"] and len(panel["y_ticks"]) <= 6
+def test_curves_are_drawn_in_the_colours_of_the_page(points):
+    kind, data = curve_chart({"a": points, "b": points}).split(",")
+    svg = ElementTree.fromstring(base64.b64decode(data))
+    assert kind == "data:image/svg+xml;base64"
+    text = " ".join("".join(element.itertext()) for element in svg.findall(".//{*}text"))
+    assert f"a, at the end {points[-1][1]:.4g}" in text
+    lines = [path for path in svg.findall(".//{*}path") if "stroke: var(--kept)" in path.get("style", "")]
+    assert lines and all(path.get("d").count("L") < 200 for path in lines)
+    assert (
+        "prefers-color-scheme: dark" in svg.findtext("{*}style")
+        and curve_chart({"a": points, "b": points}) == f"{kind},{data}"
+    )
 
 
 def test_a_browser_draws_the_page_without_complaint(page):
@@ -226,7 +234,7 @@ def test_a_browser_draws_the_page_without_complaint(page):
         browser.open(page.as_uri())
         decoded = "Promise.all([...document.images].map(i => i.decode().then(() => i.naturalWidth, () => 0)))"
         widths = browser.evaluate(decoded)
-        assert len(widths) == 14 and min(widths) > 128
+        assert len(widths) == 18 and min(widths) > 128
         assert browser.evaluate("document.title") == "faces64 <compressed> & measured"
         assert browser.evaluate("document.compatMode") == "CSS1Compat"
         assert browser.evaluate("document.documentElement.scrollWidth <= window.innerWidth")
