@@ -20,11 +20,11 @@ from cagc.errors import CagcError
 from cagc.export import export_onnx
 from cagc.metrics.work import layer_work
 from cagc.models import AnyGenerator, Generator, GeneratorConfig
+from cagc.runtime.graph import capture
 from cagc_kernels import use_backend
 
 from . import peers
 from .grouped import grouped_synthesis
-from .harness import graphed
 from .peers import Unavailable
 
 Image = Callable[[torch.Tensor], torch.Tensor]
@@ -71,17 +71,16 @@ def _replayed(make: Callable[[Generator, int], Image], generator: Generator, bat
     """``make``'s function under a CUDA graph, its input copied into place before each replay."""
     if generator.w_avg.device.type != "cuda":
         raise Unavailable("CUDA graphs need a CUDA device")
-    run, out = make(generator, batch), []
     z = generator.w_avg.new_zeros(batch, generator.z_dim)
     try:
-        replay = graphed(lambda: out.__setitem__(slice(None), [run(z)]))
+        (static,), replay, image = capture(make(generator, batch), [z])
     except RuntimeError as error:
         raise Unavailable(f"not captured: {str(error).splitlines()[0]}") from error
 
     def draw(new: torch.Tensor) -> torch.Tensor:
-        z.copy_(new)
+        static.copy_(new)
         replay()
-        return out[0]
+        return image
 
     return draw
 

@@ -97,23 +97,6 @@ def paired(
     return {name: [ms / 1e3 for ms in result.times_ms] for name, result in results.items()}
 
 
-def graphed(call: Call) -> Call:
-    """``call`` captured as a CUDA graph: each call replays it, without Python or launches in between.
-
-    Raises RuntimeError where it cannot be captured.
-    """
-    stream = torch.cuda.Stream()
-    stream.wait_stream(torch.cuda.current_stream())
-    with torch.cuda.stream(stream):
-        for _ in range(3):
-            call()
-    torch.cuda.current_stream().wait_stream(stream)
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        call()
-    return graph.replay
-
-
 def spread(values: list[float]) -> tuple[float, float, float]:
     """Median, 10th and 90th percentile."""
     if len(values) == 1:

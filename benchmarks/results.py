@@ -24,6 +24,7 @@ import torch
 
 import cagc_kernels
 from cagc.metrics.latency import machine_info
+from cagc_kernels.names import slug
 
 from .harness import allocator, milliseconds, ratios, roofs, spread
 
@@ -82,8 +83,7 @@ def machine(device: str) -> dict[str, Any]:
 def device_folder(device: str) -> str:
     """Name of the folder of this device's results, such as "cpu-amd-epyc-2-cores" or "nvidia-h100-80gb-hbm3"."""
     info = machine_info(device)
-    name = info["gpu"] or f"cpu {info['cpu']} {info['cores']} cores"
-    return "-".join("".join(c if c.isalnum() else " " for c in name.lower()).split())
+    return slug(info["gpu"] or f"cpu {info['cpu']} {info['cores']} cores")
 
 
 def make_row(

@@ -25,3 +25,9 @@ def z_batch(seeds: Iterable[int], z_dim: int, device: torch.device | str = "cpu"
     """Latents [N, z_dim] of ``seeds``, float32."""
     rows = [z_from_seed(seed, z_dim) for seed in seeds]
     return torch.stack(rows).to(device) if rows else torch.empty(0, z_dim, device=device)
+
+
+def noise_batch(generator: torch.nn.Module, seeds: Iterable[int]) -> list[torch.Tensor]:
+    """Noise maps [N, 1, h, w] of each noisy layer of ``generator``, one sample a seed, of its dtype and device."""
+    samples = [generator.make_noise(1, seed=derived_seed("noise", int(seed)), device="cpu") for seed in seeds]
+    return [torch.cat(maps).to(generator.w_avg) for maps in zip(*samples)]

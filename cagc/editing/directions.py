@@ -22,6 +22,7 @@ from ..errors import CagcError
 from ..files import atomic_write
 from ..metrics.sampling import noise_for
 from ..models import AnyGenerator
+from ..moments import principal_components
 from ..seeds import z_batch
 from .layers import check_layers
 
@@ -149,11 +150,9 @@ def find_directions(
     rng = torch.Generator().manual_seed(seed)
     z = torch.randn(samples, generator.z_dim, generator=rng).to(generator.w_avg)
     w = generator.mapping.w(z).double()
-    centred = w - w.mean(dim=0)
     if layer is None:
-        values, vectors = torch.linalg.eigh(centred.T @ centred / (samples - 1))
-        order = values.argsort(descending=True)[:count]
-        vectors, spread = vectors[:, order].T, values[order].clamp_min(0).sqrt()
+        _, axes, variances = principal_components(w)
+        vectors, spread = axes[:count], variances[:count].sqrt()
     else:
         activations = _activations(generator, w.to(generator.w_avg), layer, batch, progress)
         activations -= activations.mean(dim=0)
@@ -161,7 +160,7 @@ def find_directions(
         values, u = torch.linalg.eigh(activations @ activations.T)
         # Least squares from the principal coordinates (orthonormal columns of u) back to w: how w must move for a
         # standard deviation along each.
-        steps = u[:, values.argsort(descending=True)[:count]].T @ centred / (samples - 1) ** 0.5
+        steps = u[:, values.argsort(descending=True)[:count]].T @ (w - w.mean(dim=0)) / (samples - 1) ** 0.5
         spread = steps.norm(dim=1)
         vectors = steps / spread[:, None].clamp_min(1e-12)
     # An eigenvector's sign is arbitrary; fixed, so that a file can be made again.

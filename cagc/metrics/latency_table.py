@@ -22,6 +22,7 @@ from typing import Any
 import torch
 
 from cagc_kernels import __version__
+from cagc_kernels.names import slug
 
 from ..callbacks import Progress
 from ..common.reading import reading
@@ -286,5 +287,4 @@ def _cache_path(generator: AnyGenerator, batch: int, executor: str) -> Path:
     versions = [torch.__version__, __version__]
     facts = [device, batch, executor, generator.config.to_dict(), str(generator.w_avg.dtype), *versions]
     digest = hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:12]
-    name = "-".join("".join(c if c.isalnum() else " " for c in device.lower()).split())
-    return cache_folder() / "latency" / f"{name}-{digest}.json"
+    return cache_folder() / "latency" / f"{slug(device)}-{digest}.json"

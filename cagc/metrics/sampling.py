@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-import torch
 from torch import Tensor, nn
 
 from ..errors import CagcError
-from ..seeds import derived_seed, z_batch
+from ..seeds import noise_batch, z_batch
 
 NOISE_MODES = ("random", "const", "none")
 
@@ -35,8 +34,7 @@ def noise_for(generator: nn.Module, seeds: Sequence[int], mode: str) -> str | li
         return [generator.get_submodule(module).noise_const[None, None] for module in noisy]
     if mode == "none":
         return mode
-    samples = [generator.make_noise(1, seed=derived_seed("noise", seed), device="cpu") for seed in seeds]
-    return [torch.cat(maps).to(generator.w_avg.device) for maps in zip(*samples)]
+    return noise_batch(generator, seeds)
 
 
 def finite(images: Tensor, seeds: Sequence[int], name: str = "generator") -> Tensor:

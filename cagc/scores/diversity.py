@@ -16,6 +16,7 @@ import torch
 from torch.func import functional_call
 
 from ..models import AnyGenerator
+from ..moments import principal_components
 from .consumers import combine_consumers, consumer_names, traced_weights
 from .samples import SampleBatch, stream
 
@@ -38,11 +39,8 @@ class PrincipalAxes:
     @torch.no_grad()
     def of(cls, w: torch.Tensor) -> PrincipalAxes:
         """Of ``w`` [n, w_dim], in float64."""
-        w = w.double()
-        mean = w.mean(dim=0)
-        variances, axes = torch.linalg.eigh((w - mean).t() @ (w - mean) / len(w))
-        variances = variances.flip(0).clamp(min=0)
-        return cls(mean, axes.t().flip(0), variances / variances.sum())
+        mean, axes, variances = principal_components(w)
+        return cls(mean, axes, variances / variances.sum())
 
     def draw(self, count: int, rng: torch.Generator) -> torch.Tensor:
         """Axes [count, w_dim] with p ∝ their share of the variance, with replacement."""

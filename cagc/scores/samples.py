@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 
 from ..models import AnyGenerator, Noise
-from ..seeds import derived_seed, z_batch
+from ..seeds import derived_seed, noise_batch, z_batch
 
 
 @dataclass(frozen=True)
@@ -59,12 +59,4 @@ def draw_samples(
         z = z_batch(part, generator.z_dim).to(generator.w_avg)
         with torch.no_grad():
             ws = generator.mapping(z, truncation_psi=truncation)
-        yield SampleBatch(ws, _noise(generator, part) if noise == "random" else noise, part)
-
-
-def _noise(generator: AnyGenerator, seeds: Sequence[int]) -> list[torch.Tensor]:
-    maps = []
-    for seed in seeds:
-        rng = stream("noise", seed)
-        maps.append([torch.randn(1, 1, h, w, generator=rng) for h, w in generator.synthesis.noise_shapes()])
-    return [torch.cat(layer).to(generator.w_avg) for layer in zip(*maps)]
+        yield SampleBatch(ws, noise_batch(generator, part) if noise == "random" else noise, part)

@@ -11,11 +11,12 @@ from __future__ import annotations
 
 import json
 import os
-import re
 from collections.abc import Callable, Iterator, Sequence
 from functools import cache
 from pathlib import Path
 from typing import NamedTuple
+
+from ..names import slug
 
 PLAIN, POLYPHASE, TRANSPOSED = range(3)
 
@@ -167,11 +168,6 @@ def candidates(p: Problem) -> list[Config]:
 def holds_all(config: Config, channels: int) -> bool:
     """Whether toRGB takes the pixels of a convolution from registers: a tile holds all their channels."""
     return config.mode == PLAIN and config.split == 1 and config.bn + config.bn2 >= channels
-
-
-def slug(device: str) -> str:
-    """A device's name as a file name: "NVIDIA H100 80GB HBM3" is "nvidia-h100-80gb-hbm3"."""
-    return re.sub(r"[^a-z0-9]+", "-", device.lower()).strip("-")
 
 
 @cache

@@ -18,6 +18,7 @@ import torch
 import triton
 
 from ..arguments import Epilogue
+from ..names import slug
 from . import configs, launch
 from .configs import Config, Problem
 from .layers import WIDTHS, problems
@@ -125,7 +126,7 @@ def main(arguments: list[str] | None = None) -> int:
         for batch in options.batches
         for p in problems(resolution, widths, batch, dtype, 10 * major + minor)
     )
-    out = options.out or configs.FOLDER / f"{configs.slug(device)}.json"
+    out = options.out or configs.FOLDER / f"{slug(device)}.json"
     print(f"{tune(found, device, out)} winners added to {out}")
     return 0
 

@@ -11,6 +11,7 @@ import pytest
 if find_spec("triton") is None:
     pytest.skip("triton is not installed", allow_module_level=True)
 
+from cagc_kernels.names import slug  # noqa: E402
 from cagc_kernels.triton import configs, tune  # noqa: E402
 from cagc_kernels.triton.configs import PLAIN, POLYPHASE, TRANSPOSED, Config, Problem  # noqa: E402
 from cagc_kernels.triton.layers import WIDTHS, problems  # noqa: E402
@@ -55,7 +56,7 @@ def test_winners_are_written_read_and_chosen(tmp_path, monkeypatch):
     monkeypatch.setattr(configs, "FOLDER", tmp_path)
     configs.winners.cache_clear()
     p = Problem("float16", 1, 64, 64, 160, 160, 3)
-    out = tmp_path / f"{configs.slug('Some GPU 80GB')}.json"
+    out = tmp_path / f"{slug('Some GPU 80GB')}.json"
     assert out.name == "some-gpu-80gb.json"
 
     def time(p: Problem, config: Config) -> float:
