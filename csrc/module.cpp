@@ -1,262 +1,267 @@
-// The only file that knows Python: integers in (data pointers, sizes, a stream), an exception out.
+// With module_fields.h the only file that knows Python: structs of integers, numbers and addresses in, by name; an
+// exception out.
 // Anything that has pointers can be bound beside it: nothing below this file includes pybind11 or Python.
 #include "cagc/bias_act.h"
 #include "cagc/modulated_conv2d.h"
 #include "cagc/sparse_channel_conv2d.h"
 #include "cagc/synthesis.h"
 #include "cagc/upfirdn2d.h"
-#include <pybind11/pybind11.h>
+#include "module_fields.h"
+#include <algorithm>
 #include <pybind11/stl.h>
-#include <stdexcept>
-#include <string>
 
 namespace py = pybind11;
 using Pointer = std::uintptr_t;  // Tensor.data_ptr(), 0 where a tensor is absent
 
 namespace {
 
-const void *in(Pointer p) { return reinterpret_cast<const void *>(p); }
+void require(bool right, const char *op, const char *message) {
+  if (!right) throw std::invalid_argument(std::string(op) + ": " + message);
+}
 
 // Fake, meta and functional tensors have a data pointer of 0: refuse instead of crashing.
-void require(bool present, const char *op, const char *name) {
-  if (present) return;
-  throw std::invalid_argument(std::string(op) + ": " + name + " is null (a fake, meta or functional tensor?)");
+void present(bool there, const char *op, const char *name) {
+  if (!there) require(false, op, (std::string(name) + " is null (a fake, meta or functional tensor?)").c_str());
 }
 
-cagc::BiasAct bias_act_params(Pointer x, Pointer b, Pointer y, Pointer g, Pointer h, Pointer out, int64_t numel,
-                              int64_t step, int64_t channels, double alpha, double gain, double clamp, int act,
-                              int pass, int dtype) {
-  if (act < 0 || act > static_cast<int>(cagc::Act::swish)) throw std::invalid_argument("bias_act: unknown act code");
-  if (pass < 0 || pass > 2) throw std::invalid_argument("bias_act: unknown pass code");
-  if (dtype < 0 || dtype > 3) throw std::invalid_argument("bias_act: unknown dtype code");
-  if (numel < 0 || step < 1 || channels < 1) throw std::invalid_argument("bias_act: numel, step or channels is off");
-  const cagc::BiasAct p{in(x), in(b), in(y), in(g), in(h), reinterpret_cast<void *>(out), numel, step, channels,
-                        alpha, gain, clamp, static_cast<cagc::Act>(act), static_cast<cagc::Pass>(pass),
-                        static_cast<cagc::DType>(dtype)};
-  if (numel == 0) return p;
-  const bool reads_input = p.pass != cagc::Pass::slope || p.act != cagc::Act::linear || clamp >= 0;
-  require(p.out, "bias_act", "out");
-  require(!reads_input || p.x || p.y, "bias_act", "x");
-  require(p.pass == cagc::Pass::value || p.g, "bias_act", "g");
-  require(p.pass != cagc::Pass::curvature || p.h, "bias_act", "h");
-  return p;
+void known(cagc::DType dtype, const char *op) {
+  require(dtype >= cagc::DType::float32 && dtype <= cagc::DType::bfloat16, op, "unknown dtype code");
 }
 
-cagc::BiasAct bias_act_slope_params(Pointer x, Pointer b, Pointer y, Pointer g, Pointer out, int64_t numel,
-                                    int64_t step, int64_t channels, double alpha, double gain, double clamp, int act,
-                                    int dtype, Pointer sums, int64_t chunk) {
-  const int slope = static_cast<int>(cagc::Pass::slope);
-  auto p = bias_act_params(x, b, y, g, 0, out, numel, step, channels, alpha, gain, clamp, act, slope, dtype);
-  if (chunk < 1 || (step == 1 && chunk % channels)) throw std::invalid_argument("bias_act: chunk is off");
-  require(sums || numel == 0, "bias_act", "sums");
-  p.sums = reinterpret_cast<void *>(sums), p.chunk = chunk;
-  return p;
+void check(const cagc::BiasAct &p) {
+  const char *op = "bias_act";
+  known(p.dtype, op);
+  require(p.act >= cagc::Act::linear && p.act <= cagc::Act::swish, op, "unknown act code");
+  require(p.mode >= cagc::Pass::value && p.mode <= cagc::Pass::curvature, op, "unknown mode code");
+  require(p.numel >= 0 && p.step >= 1 && p.channels >= 1, op, "numel, step or channels is off");
+  if (p.numel == 0) return;
+  const bool reads_input = p.mode != cagc::Pass::slope || p.act != cagc::Act::linear || p.clamp >= 0;
+  present(p.out, op, "out");
+  present(!reads_input || p.x || p.y, op, "x");
+  present(p.mode == cagc::Pass::value || p.g, op, "g");
+  present(p.mode != cagc::Pass::curvature || p.h, op, "h");
+  if (!p.sums) return;
+  require(p.mode == cagc::Pass::slope, op, "sums are of the slope alone");
+  require(p.chunk >= 1 && (p.step > 1 || p.chunk % p.channels == 0), op, "chunk is off");
 }
 
-cagc::Upfirdn2d upfirdn2d_params(Pointer x, Pointer f, Pointer out, int64_t n, int64_t c, int64_t inner, int64_t in_h,
-                                 int64_t in_w, int64_t out_h, int64_t out_w, int64_t stride_n, int64_t stride_c,
-                                 int64_t stride_h, int64_t up_x, int64_t up_y, int64_t down_x, int64_t down_y,
-                                 int64_t pad_x, int64_t pad_y, int64_t f_h, int64_t f_w, bool separable, bool flip,
-                                 double gain, int dtype) {
-  if (dtype < 0 || dtype > 3) throw std::invalid_argument("upfirdn2d: unknown dtype code");
-  for (int64_t size : {n, c, inner, in_h, in_w, out_h, out_w})
-    if (size < 0) throw std::invalid_argument("upfirdn2d: a negative size");
-  for (int64_t factor : {up_x, up_y, down_x, down_y, f_h, f_w})
-    if (factor < 1) throw std::invalid_argument("upfirdn2d: a factor or filter size below 1");
-  if (separable && f_h != f_w) throw std::invalid_argument("upfirdn2d: f is a vector, but f_h and f_w differ");
-  const cagc::Upfirdn2d p{in(x), in(f), reinterpret_cast<void *>(out), n, c, inner, in_h, in_w, out_h, out_w,
-                          stride_n, stride_c, stride_h, up_x, up_y, down_x, down_y, pad_x, pad_y, f_h, f_w,
-                          separable, flip, gain, static_cast<cagc::DType>(dtype)};
-  if (n * c * inner * out_h * out_w == 0) return p;
-  require(p.out, "upfirdn2d", "out");
-  require(p.x || in_h * in_w == 0, "upfirdn2d", "x");
-  require(p.f || f_h * f_w == 1, "upfirdn2d", "f");
-  return p;
+void check(const cagc::Upfirdn2d &p) {
+  const char *op = "upfirdn2d";
+  known(p.dtype, op);
+  for (int64_t size : {p.n, p.c, p.inner, p.in_h, p.in_w, p.out_h, p.out_w})
+    require(size >= 0, op, "a negative size");
+  for (int64_t factor : {p.up_x, p.up_y, p.down_x, p.down_y, p.f_h, p.f_w})
+    require(factor >= 1, op, "a factor or filter size below 1");
+  require(!p.separable || p.f_h == p.f_w, op, "f is a vector, but f_h and f_w differ");
+  if (p.n * p.c * p.inner * p.out_h * p.out_w == 0) return;
+  present(p.out, op, "out");
+  present(p.x || p.in_h * p.in_w == 0, op, "x");
+  present(p.f || p.f_h * p.f_w == 1, op, "f");
 }
 
-cagc::SparseChannelConv2d sparse_channel_conv2d_params(
-    Pointer x, Pointer weight, Pointer in_channels, Pointer out_channels, Pointer styles, Pointer factors, Pointer out,
-    int64_t n, int64_t c_in, int64_t c_out, int64_t in_h, int64_t in_w, int64_t out_h, int64_t out_w, int64_t k,
-    int64_t pad, int64_t up, int64_t x0, int64_t x1, int64_t x2, int64_t x3, int64_t w0, int64_t w1, int64_t w2,
-    int64_t w3, int64_t o0, int64_t o1, int64_t o2, int64_t o3, bool flip, bool demodulate, bool scatter, int dtype,
-    int weight_dtype) {
+void check(const cagc::SparseChannelConv2d &p) {
   const char *op = "sparse_channel_conv2d";
-  if (dtype < 0 || dtype > 3) throw std::invalid_argument("sparse_channel_conv2d: unknown dtype code");
-  if (weight_dtype != dtype && (weight_dtype != 0 || dtype < 2))
-    throw std::invalid_argument("sparse_channel_conv2d: weight is neither of x's dtype nor float32 beside half");
-  for (int64_t size : {n, c_in, c_out, in_h, in_w, k, up})
-    if (size < 1) throw std::invalid_argument("sparse_channel_conv2d: a size below 1");
-  auto index = [](Pointer q) { return static_cast<const int64_t *>(in(q)); };
-  auto result = [](Pointer q) { return reinterpret_cast<void *>(q); };
-  const cagc::SparseChannelConv2d p{
-      in(x), in(weight), index(in_channels), index(out_channels), in(styles), result(factors), result(out), n, c_in,
-      c_out, in_h, in_w, out_h, out_w, k, pad, up, {x0, x1, x2, x3}, {w0, w1, w2, w3}, {o0, o1, o2, o3}, flip,
-      demodulate, scatter, static_cast<cagc::DType>(dtype), static_cast<cagc::DType>(weight_dtype)};
-  if (pad < 0 || out_h != cagc::output_size(p, in_h) || out_w != cagc::output_size(p, in_w) || out_h < 1 || out_w < 1)
-    throw std::invalid_argument("sparse_channel_conv2d: pad, out_h or out_w is off");
-  require(p.x, op, "x");
-  require(p.weight, op, "weight");
-  require(p.in_channels, op, "in_channels");
-  require(p.out_channels, op, "out_channels");
-  require(p.styles || !demodulate, op, "styles");
-  require(p.factors || !demodulate, op, "factors");
-  require(p.out, op, "out");
-  return p;
+  known(p.dtype, op);
+  require(p.weight_dtype == p.dtype || (p.weight_dtype == cagc::DType::float32 && p.dtype >= cagc::DType::float16),
+          op, "weight is neither of x's dtype nor float32 beside half");
+  for (int64_t size : {p.n, p.c_in, p.c_out, p.in_h, p.in_w, p.k, p.up}) require(size >= 1, op, "a size below 1");
+  require(p.pad >= 0 && p.out_h >= 1 && p.out_h == cagc::output_size(p, p.in_h) && p.out_w >= 1 &&
+              p.out_w == cagc::output_size(p, p.in_w),
+          op, "pad, out_h or out_w is off");
+  present(p.x, op, "x");
+  present(p.weight, op, "weight");
+  present(p.in_channels, op, "in_channels");
+  present(p.out_channels, op, "out_channels");
+  present(p.styles || !p.demodulate, op, "styles");
+  present(p.factors || !p.demodulate, op, "factors");
+  present(p.out, op, "out");
 }
 
-cagc::Epilogue epilogue_params(Pointer x, Pointer g, Pointer f, Pointer d, Pointer noise, Pointer b, Pointer s,
-                               Pointer out, Pointer sums, Pointer dnoise, int64_t n, int64_t c, int64_t in_h,
-                               int64_t in_w, int64_t out_h, int64_t out_w, int64_t pad_x, int64_t pad_y,
-                               int64_t noise_step, int64_t chunk, bool channels_last, double alpha, double gain,
-                               double clamp, int act, int dtype) {
-  if (act < 0 || !cagc::piecewise_linear(static_cast<cagc::Act>(act)))
-    throw std::invalid_argument("modulated_conv2d: act code is not one of linear, relu, lrelu");
-  if (dtype < 0 || dtype > 3) throw std::invalid_argument("modulated_conv2d: unknown dtype code");
-  for (int64_t size : {n, c, in_h, in_w, out_h, out_w})
-    if (size < 0) throw std::invalid_argument("modulated_conv2d: a negative size");
-  if (!f && (in_h != out_h || in_w != out_w)) throw std::invalid_argument("modulated_conv2d: sizes differ without f");
-  if (chunk < 1) throw std::invalid_argument("modulated_conv2d: chunk is below 1");
-  if (f && g) throw std::invalid_argument("modulated_conv2d: no gradient through f");
-  const auto writable = [](Pointer p) { return reinterpret_cast<void *>(p); };
-  const cagc::Epilogue p{in(x), in(g), in(f), in(d), in(noise), in(b), in(s), writable(out), writable(sums),
-                         writable(dnoise), n, c, in_h, in_w, out_h, out_w, pad_x, pad_y, noise_step, chunk,
-                         channels_last, alpha, gain, clamp, static_cast<cagc::Act>(act),
-                         static_cast<cagc::DType>(dtype)};
-  if (n * c * out_h * out_w == 0) return p;
-  require(p.out, "modulated_conv2d", "out");
-  require(p.x || in_h * in_w == 0, "modulated_conv2d", "x");
-  require(!p.g || p.sums, "modulated_conv2d", "sums");
-  require(!p.g || p.dnoise, "modulated_conv2d", "dnoise");
-  return p;
+void check(const cagc::Epilogue &p) {
+  const char *op = "modulated_conv2d";
+  known(p.dtype, op);
+  require(cagc::piecewise_linear(p.act), op, "act code is not one of linear, relu, lrelu");
+  for (int64_t size : {p.n, p.c, p.in_h, p.in_w, p.out_h, p.out_w}) require(size >= 0, op, "a negative size");
+  require(p.f || (p.in_h == p.out_h && p.in_w == p.out_w), op, "sizes differ without f");
+  require(p.chunk >= 1, op, "chunk is below 1");
+  require(!p.f || !p.g, op, "no gradient through f");
+  if (p.n * p.c * p.out_h * p.out_w == 0) return;
+  present(p.out, op, "out");
+  present(p.x || p.in_h * p.in_w == 0, op, "x");
+  present(!p.g || p.sums, op, "sums");
+  present(!p.g || p.dnoise, op, "dnoise");
 }
 
-// A function of an op's fields and one more argument, `threads` or a stream, as Python calls it.
-template <class Last, class Params, class... Fields, class Run> auto bind(Params (*pack)(Fields...), Run run) {
-  return [pack, run](Fields... fields, Last last) { run(pack(fields...), last); };
-}
-
-template <class Params> auto on_cpu(void (*run)(const Params &, int)) {
-  return [run](const Params &p, int threads) {
+// m.<name>_cpu(params, threads) and, where it is compiled, m.<name>_cuda(params, stream).
+template <class Params>
+void bind_op(py::module_ &m, const std::string &name, void (*on_cpu)(const Params &, int),
+             [[maybe_unused]] std::common_type_t<const char *(*)(const Params &, void *)> on_cuda) {
+  m.def((name + "_cpu").c_str(), [on_cpu](const Params &p, int threads) {
+    check(p);
     py::gil_scoped_release release;
-    run(p, threads);
-  };
+    on_cpu(p, threads);
+  });
+#ifdef CAGC_CUDA_ARCHS
+  m.def((name + "_cuda").c_str(), [on_cuda](const Params &p, Pointer stream) {
+    check(p);
+    if (const char *error = on_cuda(p, reinterpret_cast<void *>(stream))) throw std::runtime_error(error);
+  });
+#endif
 }
 
 #ifdef CAGC_CUDA_ARCHS
-template <class Params> auto on_cuda(const char *(*run)(const Params &, void *)) {
-  return [run](const Params &p, Pointer stream) {
-    if (const char *error = run(p, reinterpret_cast<void *>(stream))) throw std::runtime_error(error);
-  };
-}
+#define CAGC_ON_CUDA(function) function
+#else
+#define CAGC_ON_CUDA(function) nullptr
 #endif
 
+void bind_ops(py::module_ &m) {
+#define F(member) CAGC_FIELD(cagc::BiasAct, member)
+  cagc::bind_fields<cagc::BiasAct>(m, "BiasAct", {
+      F(x), F(b), F(y), F(g), F(h), F(out), F(numel), F(step), F(channels), F(alpha), F(gain), F(clamp), F(act),
+      F(mode), F(dtype), F(sums), F(chunk)});
+#undef F
+#define F(member) CAGC_FIELD(cagc::Upfirdn2d, member)
+  cagc::bind_fields<cagc::Upfirdn2d>(m, "Upfirdn2d", {
+      F(x), F(f), F(out), F(n), F(c), F(inner), F(in_h), F(in_w), F(out_h), F(out_w), F(stride_n), F(stride_c),
+      F(stride_h), F(up_x), F(up_y), F(down_x), F(down_y), F(pad_x), F(pad_y), F(f_h), F(f_w), F(separable), F(flip),
+      F(gain), F(dtype)});
+#undef F
+#define F(member) CAGC_FIELD(cagc::SparseChannelConv2d, member)
+  cagc::bind_fields<cagc::SparseChannelConv2d>(m, "SparseChannelConv2d", {
+      F(x), F(weight), F(in_channels), F(out_channels), F(styles), F(factors), F(out), F(n), F(c_in), F(c_out),
+      F(in_h), F(in_w), F(out_h), F(out_w), F(k), F(pad), F(up), F(x_stride), F(weight_stride), F(out_stride),
+      F(flip), F(demodulate), F(scatter), F(dtype), F(weight_dtype)});
+#undef F
+#define F(member) CAGC_FIELD(cagc::Epilogue, member)
+  cagc::bind_fields<cagc::Epilogue>(m, "Epilogue", {
+      F(x), F(g), F(f), F(d), F(noise), F(b), F(s), F(out), F(sums), F(dnoise), F(n), F(c), F(in_h), F(in_w),
+      F(out_h), F(out_w), F(pad_x), F(pad_y), F(noise_step), F(chunk), F(channels_last), F(alpha), F(gain), F(clamp),
+      F(act), F(dtype)});
+#undef F
+  bind_op(m, "bias_act", cagc::bias_act_cpu, CAGC_ON_CUDA(cagc::bias_act_cuda));
+  bind_op(m, "upfirdn2d", cagc::upfirdn2d_cpu, CAGC_ON_CUDA(cagc::upfirdn2d_cuda));
+  bind_op(m, "sparse_channel_conv2d", cagc::sparse_channel_conv2d_cpu, CAGC_ON_CUDA(cagc::sparse_channel_conv2d_cuda));
+  bind_op(m, "modulated_conv2d", cagc::modulated_conv2d_cpu, CAGC_ON_CUDA(cagc::modulated_conv2d_cuda));
+}
+
 const float *floats(Pointer p) { return reinterpret_cast<const float *>(p); }
+float *writable(Pointer p) { return reinterpret_cast<float *>(p); }
 
 const cagc::Kernels &kernels_of(const std::string &instructions) {
   const cagc::Kernels *kernels = cagc::find_kernels(instructions.c_str());
-  if (!kernels) throw std::invalid_argument("synthesis: no kernels for instructions '" + instructions + "' here");
+  if (!kernels)
+    require(false, "synthesis", ("no kernels for instructions '" + instructions + "' here").c_str());
   return *kernels;
 }
 
-// Fields of cagc::StyledConv in their order, noise_strength apart.
-cagc::StyledConv styled_conv(const std::vector<Pointer> &f, float noise_strength, int64_t lanes) {
-  if (f.size() != 20 || f[0] > 3) throw std::invalid_argument("synthesis: not the fields of a styled convolution");
-  for (int i : {10, 11, 12, 13, 14}) require(f[i], "synthesis", "a tensor of a layer");
-  for (int i : {16, 17, 18}) require(!f[15] || f[i], "synthesis", "a tensor of toRGB");
-  std::vector<int64_t> n(f.begin(), f.begin() + 10);
-  const bool strips = n[3] != 1;
-  if (n[6] % cagc::kLanes || n[7] % cagc::kLanes || n[4] < 1 || n[5] < 1 || n[4] > n[6] || n[5] > n[7])
-    throw std::invalid_argument("synthesis: channels are not padded");
-  if (strips ? n[3] != lanes || n[2] % (4 * lanes * n[1]) || f[0] % 2 == 0 : n[4] != n[6] || n[5] != n[7])
-    throw std::invalid_argument("synthesis: a layer cannot be in strips, or its channels are not padded");
-  require(!strips || n[1] == 1 || f[19], "synthesis", "the weights of an edge");
-  return {static_cast<cagc::Algorithm>(f[0]), n[1], n[2], n[3], n[4], n[5], n[6], n[7], n[8], n[9],
-          floats(f[10]), floats(f[11]), floats(f[12]), floats(f[13]), floats(f[14]), floats(f[15]), floats(f[16]),
-          floats(f[17]), floats(f[18]), floats(f[19]), noise_strength};
+void check(const cagc::StyledConv &c, int64_t lanes) {
+  require(c.algorithm >= cagc::Algorithm::direct3 && c.algorithm <= cagc::Algorithm::winograd42,
+          "synthesis", "unknown algorithm code");
+  const bool transformed = c.algorithm == cagc::Algorithm::winograd43 || c.algorithm == cagc::Algorithm::winograd42;
+  present(c.weight && c.energy && c.bias && c.affine && c.affine_bias, "synthesis", "a tensor of a layer");
+  present(!c.rgb_weight || (c.rgb_affine && c.rgb_affine_bias && c.rgb_bias), "synthesis", "a tensor of toRGB");
+  require(c.in_padded % cagc::kLanes == 0 && c.out_padded % cagc::kLanes == 0 && c.in >= 1 && c.out >= 1 &&
+              c.in <= c.in_padded && c.out <= c.out_padded,
+          "synthesis", "channels are not padded");
+  require(c.strips == 1 ? c.in == c.in_padded && c.out == c.out_padded
+                        : c.strips == lanes && c.resolution % (4 * lanes * c.up) == 0 && transformed,
+          "synthesis", "a layer cannot be in strips, or its channels are not padded");
+  present(c.strips == 1 || c.up == 1 || c.edge_weight, "synthesis", "the weights of an edge");
 }
 
-std::unique_ptr<cagc::Synthesis> synthesis(const std::vector<std::vector<Pointer>> &layers,
-                                           const std::vector<float> &noise_strengths,
+std::unique_ptr<cagc::Synthesis> synthesis(std::vector<cagc::StyledConv> layers,
                                            const std::vector<std::pair<Pointer, Pointer>> &mapping, int64_t features,
                                            Pointer constant, int64_t style_dim, const std::vector<float> &fir,
                                            float clamp, const std::string &instructions, int64_t batch, int threads) {
-  if (layers.empty() || layers.size() != noise_strengths.size() || fir.size() != 4 || batch < 1 || threads < 1)
-    throw std::invalid_argument("synthesis: layers, noise strengths, fir, batch or threads is off");
+  require(!layers.empty() && fir.size() == 4 && batch >= 1 && threads >= 1,
+          "synthesis", "layers, fir, batch or threads is off");
+  present(constant, "synthesis", "constant");
   const cagc::Kernels &kernels = kernels_of(instructions);
-  std::vector<cagc::StyledConv> convs;
-  for (size_t i = 0; i < layers.size(); i++)
-    convs.push_back(styled_conv(layers[i], noise_strengths[i], cagc::lanes_of(kernels)));
-  for (size_t i = 0; i < convs.size(); i++) {
-    const cagc::StyledConv *next = i + 1 < convs.size() ? &convs[i + 1] : nullptr;
-    if (convs[i].strips == 1) continue;
-    if (i == 0 || (next ? next->strips == 1 || (convs[i].up == 2 && next->up == 2) : convs[i].up == 2))
-      throw std::invalid_argument("synthesis: a layer in strips lacks the neighbours that it needs");
+  for (size_t i = 0; i < layers.size(); i++) {
+    check(layers[i], cagc::lanes_of(kernels));
+    const cagc::StyledConv *next = i + 1 < layers.size() ? &layers[i + 1] : nullptr;
+    const bool lacks = next ? next->strips == 1 || (layers[i].up == 2 && next->up == 2) : layers[i].up == 2;
+    require(layers[i].strips == 1 || (i > 0 && !lacks), "synthesis",
+            "a layer in strips lacks the neighbours that it needs");
   }
-  cagc::Mapping map{{}, features};
-  for (const auto &[weight, bias] : mapping) map.layers.push_back({floats(weight), floats(bias)});
-  require(constant, "synthesis", "constant");
-  return std::make_unique<cagc::Synthesis>(std::move(convs), std::move(map), floats(constant), style_dim, fir.data(),
-                                           clamp, kernels, batch, threads);
+  cagc::SynthesisNetwork network;
+  network.convs = std::move(layers);
+  for (const auto &[weight, bias] : mapping) network.mapping.layers.push_back({floats(weight), floats(bias)});
+  network.mapping.features = features;
+  network.constant = floats(constant), network.style_dim = style_dim, network.clamp = clamp;
+  std::copy_n(fir.begin(), 4, network.fir);
+  return std::make_unique<cagc::Synthesis>(std::move(network), kernels, batch, threads);
 }
 
+// noise: address and stride between samples, for each convolution.
 void run_synthesis(const cagc::Synthesis &s, Pointer ws, int64_t w_sample, int64_t w_layer,
-                   const std::vector<Pointer> &noise, const std::vector<int64_t> &noise_sample, Pointer image,
-                   Pointer workspace, Pointer seconds) {
-  require(ws, "synthesis", "ws");
-  require(image, "synthesis", "image");
-  require(workspace, "synthesis", "workspace");
-  cagc::SynthesisCall call{floats(ws), w_sample, w_layer, {}, noise_sample, reinterpret_cast<float *>(image),
-                           reinterpret_cast<float *>(workspace), reinterpret_cast<double *>(seconds)};
-  for (Pointer p : noise) call.noise.push_back(floats(p));
-  if (noise.size() != s.layers() || noise_sample.size() != s.layers())
-    throw std::invalid_argument("synthesis: one noise pointer and stride for each convolution");
+                   const std::vector<std::pair<Pointer, int64_t>> &noise, Pointer image, Pointer workspace,
+                   Pointer seconds) {
+  present(ws, "synthesis", "ws");
+  present(image, "synthesis", "image");
+  present(workspace, "synthesis", "workspace");
+  require(noise.size() == s.layers(), "synthesis", "one noise pointer and stride for each convolution");
+  cagc::SynthesisCall call;
+  call.ws = floats(ws), call.w_sample = w_sample, call.w_layer = w_layer;
+  for (const auto &[data, sample] : noise) call.noise.push_back({floats(data), sample});
+  call.image = writable(image), call.workspace = writable(workspace);
+  call.seconds = reinterpret_cast<double *>(seconds);
   py::gil_scoped_release release;
   s.run(call);
 }
 
+void bind_packing(py::module_ &m, const char *name,
+                  void (*pack)(const cagc::Kernels &, const float *, int64_t, int64_t, float *)) {
+  m.def(
+      name,
+      [name, pack](const std::string &instructions, Pointer matrix, int64_t k, int64_t columns, Pointer packed) {
+        present(matrix && packed, name, "a tensor");
+        pack(kernels_of(instructions), floats(matrix), k, columns, writable(packed));
+      },
+      py::kw_only(), py::arg("instructions"), py::arg("matrix"), py::arg("k"), py::arg("columns"), py::arg("packed"));
+}
+
 void bind_synthesis(py::module_ &m) {
+#define F(member) CAGC_FIELD(cagc::StyledConv, member)
+  cagc::bind_fields<cagc::StyledConv>(m, "StyledConv", {
+      F(algorithm), F(up), F(resolution), F(strips), CAGC_FIELD_AS("in_channels", cagc::StyledConv, in),
+      CAGC_FIELD_AS("out_channels", cagc::StyledConv, out), F(in_padded), F(out_padded), F(w), F(rgb_w), F(weight),
+      F(energy), F(bias), F(affine), F(affine_bias), F(rgb_weight), F(rgb_affine), F(rgb_affine_bias), F(rgb_bias),
+      F(edge_weight), F(noise_strength)});
+#undef F
   m.def("instruction_sets", cagc::instruction_sets);
   m.def("lanes", [](const std::string &instructions) { return cagc::lanes_of(kernels_of(instructions)); });
-  const auto pack = [&](const char *name, auto function) {
-    m.def(name, [=](const std::string &instructions, Pointer matrix, int64_t k, int64_t columns, Pointer packed) {
-      require(matrix && packed, name, "a tensor");
-      function(kernels_of(instructions), floats(matrix), k, columns, reinterpret_cast<float *>(packed));
-    });
-  };
-  pack("pack_matrix", cagc::pack_matrix);
-  pack("pack_strips", cagc::pack_strips);
+  bind_packing(m, "pack_matrix", cagc::pack_matrix);
+  bind_packing(m, "pack_strips", cagc::pack_strips);
   m.def("prefer_huge_pages", [](Pointer memory, size_t bytes) {
     cagc::prefer_huge_pages(reinterpret_cast<void *>(memory), bytes);
   });
   py::class_<cagc::Synthesis>(m, "Synthesis")
-      .def(py::init(&synthesis))
+      .def(py::init(&synthesis), py::kw_only(), py::arg("layers"), py::arg("mapping"), py::arg("features"),
+           py::arg("constant"), py::arg("style_dim"), py::arg("fir"), py::arg("clamp"), py::arg("instructions"),
+           py::arg("batch"), py::arg("threads"))
       .def("workspace", &cagc::Synthesis::workspace)
-      .def("run", &run_synthesis)
-      .def("map", [](const cagc::Synthesis &s, Pointer z, Pointer w, Pointer workspace) {
-        require(z && w && workspace, "synthesis", "z, w or workspace");
-        py::gil_scoped_release release;
-        s.map(floats(z), reinterpret_cast<float *>(w), reinterpret_cast<float *>(workspace));
-      });
+      .def("run", &run_synthesis, py::kw_only(), py::arg("ws"), py::arg("w_sample"), py::arg("w_layer"),
+           py::arg("noise"), py::arg("image"), py::arg("workspace"), py::arg("seconds") = 0)
+      .def(
+          "map",
+          [](const cagc::Synthesis &s, Pointer z, Pointer w, Pointer workspace) {
+            present(z && w && workspace, "synthesis", "z, w or workspace");
+            py::gil_scoped_release release;
+            s.map(floats(z), writable(w), writable(workspace));
+          },
+          py::kw_only(), py::arg("z"), py::arg("w"), py::arg("workspace"));
 }
 
 }  // namespace
 
 PYBIND11_MODULE(_C, m) {
   m.doc() = "Compiled kernels on raw pointers. Call them through cagc_kernels.native.";
-  m.def("bias_act_cpu", bind<int>(bias_act_params, on_cpu(cagc::bias_act_cpu)));
-  m.def("bias_act_slope_cpu", bind<int>(bias_act_slope_params, on_cpu(cagc::bias_act_cpu)));
-  m.def("sparse_channel_conv2d_cpu", bind<int>(sparse_channel_conv2d_params, on_cpu(cagc::sparse_channel_conv2d_cpu)));
-  m.def("modulated_conv2d_cpu", bind<int>(epilogue_params, on_cpu(cagc::modulated_conv2d_cpu)));
-  m.def("upfirdn2d_cpu", bind<int>(upfirdn2d_params, on_cpu(cagc::upfirdn2d_cpu)));
+  bind_ops(m);
   bind_synthesis(m);
 #ifdef CAGC_CUDA_ARCHS
   m.attr("cuda_archs") = CAGC_CUDA_ARCHS;
-  m.def("bias_act_cuda", bind<Pointer>(bias_act_params, on_cuda(cagc::bias_act_cuda)));
-  m.def("bias_act_slope_cuda", bind<Pointer>(bias_act_slope_params, on_cuda(cagc::bias_act_cuda)));
-  m.def("sparse_channel_conv2d_cuda",
-        bind<Pointer>(sparse_channel_conv2d_params, on_cuda(cagc::sparse_channel_conv2d_cuda)));
-  m.def("modulated_conv2d_cuda", bind<Pointer>(epilogue_params, on_cuda(cagc::modulated_conv2d_cuda)));
-  m.def("upfirdn2d_cuda", bind<Pointer>(upfirdn2d_params, on_cuda(cagc::upfirdn2d_cuda)));
 #else
   m.attr("cuda_archs") = py::none();
 #endif

@@ -7,7 +7,7 @@ import torch
 from .. import layout
 from ..layout import channel_step, dense, dense_like
 from ..reference.bias_act import ACTIVATIONS
-from . import _C
+from . import _C, launch
 
 # Codes of csrc/include/cagc/{common,bias_act}.h
 DTYPES = {torch.float32: 0, torch.float64: 1, torch.float16: 2, torch.bfloat16: 3}
@@ -30,15 +30,11 @@ def _run(mode: int, lead: torch.Tensor, x, b, y, g, h, dim, act, alpha, gain, cl
     if b is not None:
         b = b.contiguous()
     step, channels = channel_step(lead, dim, b)
-    arguments = (
-        _pointer(x), _pointer(b), _pointer(y), _pointer(g), _pointer(h), out.data_ptr(),
-        lead.numel(), step, channels, alpha, gain, clamp, ACTS[act], mode, DTYPES[lead.dtype],
-    )  # fmt: skip
-    if lead.is_cuda:
-        with torch.cuda.device(lead.device):
-            _C.bias_act_cuda(*arguments, torch.cuda.current_stream().cuda_stream)
-    else:
-        _C.bias_act_cpu(*arguments, torch.get_num_threads())
+    launch("bias_act", lead, _C.BiasAct(
+        x=_pointer(x), b=_pointer(b), y=_pointer(y), g=_pointer(g), h=_pointer(h), out=out.data_ptr(),
+        numel=lead.numel(), step=step, channels=channels, alpha=alpha, gain=gain, clamp=clamp, act=ACTS[act], mode=mode,
+        dtype=DTYPES[lead.dtype],
+    ))  # fmt: skip
     return out
 
 
@@ -68,15 +64,12 @@ def slope_and_sums(g, x, b, y, dim, act, alpha, gain, clamp) -> tuple[torch.Tens
     pieces = -(-(g.numel() if across else step) // chunk)
     shape = (pieces, channels) if across else (g.numel() // (step * channels), channels, pieces)
     sums = g.new_empty(shape, dtype=wide)
-    arguments = (
-        *map(_pointer, (x, None if b is None else b.contiguous(), y, g, out)), g.numel(), step, channels,
-        alpha, gain, clamp, ACTS[act], DTYPES[g.dtype], sums.data_ptr(), chunk,
-    )  # fmt: skip
-    if g.is_cuda:
-        with torch.cuda.device(g.device):
-            _C.bias_act_slope_cuda(*arguments, torch.cuda.current_stream().cuda_stream)
-    else:
-        _C.bias_act_slope_cpu(*arguments, torch.get_num_threads())
+    b = None if b is None else b.contiguous()
+    launch("bias_act", g, _C.BiasAct(
+        x=_pointer(x), b=_pointer(b), y=_pointer(y), g=g.data_ptr(), out=out.data_ptr(), numel=g.numel(), step=step,
+        channels=channels, alpha=alpha, gain=gain, clamp=clamp, act=ACTS[act], mode=SLOPE, dtype=DTYPES[g.dtype],
+        sums=sums.data_ptr(), chunk=chunk,
+    ))  # fmt: skip
     return out, sums.sum([i for i in range(sums.ndim) if i != 1]).to(g.dtype)
 
 

@@ -9,7 +9,7 @@ import torch
 
 from .. import layout
 from ..arguments import Epilogue, accumulator
-from . import _C
+from . import _C, launch
 from .bias_act import ACTS, DTYPES, _pointer
 
 # Values of a sample that one partial sum of the gradients covers; the same for any number of threads.
@@ -58,15 +58,14 @@ def _launch(x, g, f, scale, epilogue, out, sums, dnoise, last, padding, chunk) -
     if out.numel() == 0:
         return
     noise, bias, next_styles, act, alpha, gain, clamp = epilogue
-    given = [None if t is None else t.contiguous() for t in (f, scale, noise, bias, next_styles)]
+    f, scale, noise, bias, next_styles = (
+        None if t is None else t.contiguous() for t in (f, scale, noise, bias, next_styles)
+    )
     n, c, height, width = out.shape
-    noise_step = 0 if noise is None or noise.shape[0] == 1 else height * width
-    arguments = (
-        x.data_ptr(), *map(_pointer, (g, *given, out, sums, dnoise)), n, c, *x.shape[2:], height, width, *padding,
-        noise_step, chunk, last, alpha, gain, clamp, ACTS[act], DTYPES[x.dtype],
-    )  # fmt: skip
-    if x.is_cuda:
-        with torch.cuda.device(x.device):
-            _C.modulated_conv2d_cuda(*arguments, torch.cuda.current_stream().cuda_stream)
-    else:
-        _C.modulated_conv2d_cpu(*arguments, torch.get_num_threads())
+    launch("modulated_conv2d", x, _C.Epilogue(
+        x=x.data_ptr(), g=_pointer(g), f=_pointer(f), d=_pointer(scale), noise=_pointer(noise), b=_pointer(bias),
+        s=_pointer(next_styles), out=out.data_ptr(), sums=_pointer(sums), dnoise=_pointer(dnoise), n=n, c=c,
+        in_h=x.shape[2], in_w=x.shape[3], out_h=height, out_w=width, pad_x=padding[0], pad_y=padding[1],
+        noise_step=0 if noise is None or noise.shape[0] == 1 else height * width, chunk=chunk, channels_last=last,
+        alpha=alpha, gain=gain, clamp=clamp, act=ACTS[act], dtype=DTYPES[x.dtype],
+    ))  # fmt: skip

@@ -6,7 +6,7 @@ import torch
 
 from .. import layout
 from ..arguments import accumulator
-from . import _C
+from . import _C, launch
 from .bias_act import DTYPES, _pointer
 
 
@@ -32,14 +32,12 @@ def sparse_channel_conv2d(
     demodulate = demodulate and styles is not None
     styles = None if styles is None else styles.to(accumulator(x.dtype)).contiguous()
     factors = styles.new_empty(n, c_out) if demodulate else None
-    tensors = x, weight, in_channels.contiguous(), out_channels.contiguous(), styles, factors, out
-    arguments = (
-        *map(_pointer, tensors), n, c_in, c_out, in_h, in_w, out_h, out_w, k, padding, up, *x.stride(),
-        *weight.stride(), *out.stride(), flip_weight, demodulate, scatter, DTYPES[x.dtype], DTYPES[weight.dtype],
-    )  # fmt: skip
-    if x.is_cuda:
-        with torch.cuda.device(x.device):
-            _C.sparse_channel_conv2d_cuda(*arguments, torch.cuda.current_stream().cuda_stream)
-    else:
-        _C.sparse_channel_conv2d_cpu(*arguments, torch.get_num_threads())
+    in_channels, out_channels = in_channels.contiguous(), out_channels.contiguous()
+    launch("sparse_channel_conv2d", x, _C.SparseChannelConv2d(
+        x=x.data_ptr(), weight=weight.data_ptr(), in_channels=in_channels.data_ptr(),
+        out_channels=out_channels.data_ptr(), styles=_pointer(styles), factors=_pointer(factors), out=out.data_ptr(),
+        n=n, c_in=c_in, c_out=c_out, in_h=in_h, in_w=in_w, out_h=out_h, out_w=out_w, k=k, pad=padding, up=up,
+        x_stride=x.stride(), weight_stride=weight.stride(), out_stride=out.stride(), flip=flip_weight,
+        demodulate=demodulate, scatter=scatter, dtype=DTYPES[x.dtype], weight_dtype=DTYPES[weight.dtype],
+    ))  # fmt: skip
     return out

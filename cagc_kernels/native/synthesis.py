@@ -11,6 +11,7 @@ up-sampling layers apply it to the parities of the transposed convolution, of tw
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass, fields
 
 import torch
 
@@ -88,6 +89,47 @@ def strips(convs: Sequence[ConvWeights], algorithms: Sequence[str], lanes: int) 
     return found if found[-2:] == [lanes] * 2 else [1] * len(convs)
 
 
+@dataclass
+class Layer:
+    """A styled convolution, and toRGB where it follows one, as the compiled module takes them.
+
+    The fields are those of ``cagc::StyledConv`` in csrc/include/cagc/synthesis.h, which gives the tensors' shapes.
+    """
+
+    algorithm: str
+    up: int
+    resolution: int
+    strips: int
+    in_channels: int
+    out_channels: int
+    in_padded: int
+    out_padded: int
+    w: int
+    weight: torch.Tensor
+    energy: torch.Tensor
+    bias: torch.Tensor
+    affine: torch.Tensor
+    affine_bias: torch.Tensor
+    noise_strength: float
+    rgb_w: int = 0
+    rgb_weight: torch.Tensor | None = None
+    rgb_affine: torch.Tensor | None = None
+    rgb_affine_bias: torch.Tensor | None = None
+    rgb_bias: torch.Tensor | None = None
+    edge_weight: torch.Tensor | None = None
+
+    def tensors(self) -> list[torch.Tensor]:
+        return [value for value in vars(self).values() if isinstance(value, torch.Tensor)]
+
+    def native(self) -> object:
+        """The struct of the compiled module; it holds addresses of this layer's tensors."""
+        given = {f.name: getattr(self, f.name) for f in fields(self)} | {"algorithm": ALGORITHMS.index(self.algorithm)}
+        return _C.StyledConv(**{
+            name: value.data_ptr() if isinstance(value, torch.Tensor) else value
+            for name, value in given.items() if value is not None
+        })  # fmt: skip
+
+
 class Program:
     """Packed weights of a generator; :meth:`images` runs all of it in one call per batch.
 
@@ -112,16 +154,13 @@ class Program:
         convs, constant = weights.convs, weights.constant
         self.style_dim, self.features, self.batch = weights.style_dim, padded(weights.style_dim), batch
         self.resolution = convs[-1].resolution
-        self._owned: list[torch.Tensor] = []
         self.algorithms = [algorithm(conv, batch) for conv in convs]
         self.strips = strips(convs, self.algorithms, _C.lanes(self.instructions))
         self._layers = [self._layer(*layer) for layer in zip(convs, self.algorithms, self.strips)]
-        self._strengths = [conv.noise_strength * 2**0.5 for conv in convs]
         self._mapping = [
-            (self._pack([w.t() * 2**0.5], self.features), self._own(_pad(b * 2**0.5, self.features)))
-            for w, b in weights.mapping
+            (self._pack([w.t() * 2**0.5], self.features), _pad(b * 2**0.5, self.features)) for w, b in weights.mapping
         ]
-        self._constant = self._own(_pad(constant.permute(1, 2, 0).reshape(16, -1), 16, padded(constant.shape[0])))
+        self._constant = _pad(constant.permute(1, 2, 0).reshape(16, -1), 16, padded(constant.shape[0]))
         self._fir = [2 * float(tap) for tap in reversed(weights.fir)]
         self._clamp = float("inf") if weights.clamp is None else float(weights.clamp)
         self._compiled: tuple[tuple[int, int], object, torch.Tensor] | None = None
@@ -132,7 +171,7 @@ class Program:
     @property
     def widths(self) -> list[tuple[int, int]]:
         """Input and output channels of each convolution, padded where they are the vectors."""
-        return [(fields[4], fields[5]) for fields in self._layers]
+        return [(layer.in_channels, layer.out_channels) for layer in self._layers]
 
     @property
     def layouts(self) -> list[str]:
@@ -141,25 +180,24 @@ class Program:
 
     def _pair(self, index: int) -> bool:
         """Whether a convolution and the next one run as one: what is between them does not leave the caches."""
-        return index >= 0 and self.strips[index] > 1 and self._layers[index][1] == 2
+        return index >= 0 and self.strips[index] > 1 and self._layers[index].up == 2
 
     def conv_cost(self, index: int, batch: int) -> tuple[int, int]:
         """Multiplications of a convolution's products, and bytes: activations in and out, packed weights."""
-        up, resolution, strips, inputs, out = self._layers[index][1:6]
-        size, name = resolution // up, self.algorithms[index]
+        layer, name = self._layers[index], self.algorithms[index]
+        inputs, out, size = layer.in_channels, layer.out_channels, layer.resolution // layer.up
         weights = (36 if name.startswith("winograd") else 9) * inputs * out
         read = 0 if self._pair(index - 1) else size**2 * inputs
-        written = 0 if self._pair(index) or index + 1 == len(self._layers) else resolution**2 * out
+        written = 0 if self._pair(index) or index + 1 == len(self._layers) else layer.resolution**2 * out
         count = points(name, size)
-        if strips > 1 and up == 2:  # one more row of tiles, and no more columns
+        if layer.strips > 1 and layer.up == 2:  # one more row of tiles, and no more columns
             count = count * size // (size + 4)
         return batch * count * inputs * out, 4 * (weights + batch * (read + written))
 
     def styles_cost(self, batch: int) -> tuple[int, int]:
         """As :meth:`conv_cost`, of the affine layers and demodulation."""
-        padded = [fields[6:8] for fields in self._layers]
-        columns = sum(inputs + (out if fields[15] else 0) for fields, (inputs, out) in zip(self._layers, padded))
-        floats = self.style_dim * columns + sum(inputs * out for inputs, out in padded)
+        columns = sum(c.in_padded + (0 if c.rgb_weight is None else c.out_padded) for c in self._layers)
+        floats = self.style_dim * columns + sum(c.in_padded * c.out_padded for c in self._layers)
         return batch * floats, 4 * floats
 
     def mapping_cost(self, batch: int) -> tuple[int, int]:
@@ -171,49 +209,49 @@ class Program:
     def memory(self) -> int:
         """Bytes of packed weights and workspace."""
         workspace = 0 if self._compiled is None else self._compiled[2].numel() * 4
-        return workspace + sum(t.numel() * t.element_size() for t in self._owned)
+        tensors = [self._constant, *(t for pair in self._mapping for t in pair)]
+        for layer in self._layers:
+            tensors += layer.tensors()
+        return workspace + sum(t.numel() * t.element_size() for t in tensors)
 
-    def _own(self, tensor: torch.Tensor) -> int:
-        self._owned.append(tensor.contiguous())
-        return self._owned[-1].data_ptr()
-
-    def _pack(self, dense: Sequence[torch.Tensor], columns: int, pack: str = "pack_matrix") -> int:
+    def _pack(self, dense: Sequence[torch.Tensor], columns: int, pack: str = "pack_matrix") -> torch.Tensor:
         packed = torch.empty(sum(m.shape[0] for m in dense) * columns)
         offset = 0
         for matrix in dense:
             matrix = _pad(matrix, matrix.shape[0], columns)
-            to = packed.data_ptr() + offset * 4
-            getattr(_C, pack)(self.instructions, matrix.data_ptr(), matrix.shape[0], columns, to)
+            getattr(_C, pack)(
+                instructions=self.instructions, matrix=matrix.data_ptr(), k=matrix.shape[0], columns=columns,
+                packed=packed.data_ptr() + offset * 4,
+            )  # fmt: skip
             offset += matrix.numel()
-        return self._own(packed)
+        return packed
 
-    def _layer(self, conv: ConvWeights, name: str, strips: int) -> list[int]:
+    def _layer(self, conv: ConvWeights, name: str, strips: int) -> Layer:
         out, inputs = (padded(n) for n in conv.weight.shape[:2])
         weight = torch.zeros(out, inputs, 3, 3, dtype=torch.float64)
         weight[: conv.weight.shape[0], : conv.weight.shape[1]] = conv.weight
         stored, pack = (weight, "pack_matrix") if strips == 1 else (conv.weight, "pack_strips")
-        rgb = conv.to_rgb
-        fields = [
-            ALGORITHMS.index(name), conv.up, conv.resolution, strips, stored.shape[1], stored.shape[0], inputs, out,
-            conv.w, rgb.w if rgb else 0,
-            self._pack(matrices(stored, name), stored.shape[0], pack),
-            self._pack([weight.square().sum(dim=(2, 3)).t()], out),
-            self._own(_pad(conv.bias * 2**0.5, out)),
-            self._pack([conv.affine.t()], inputs),
-            self._own(_pad(conv.affine_bias, inputs)),
-        ]  # fmt: skip
-        if rgb is None:
-            fields += [0] * 4
-        else:
-            fields += [
-                self._own(_pad(rgb.weight, 3, out)),
-                self._pack([rgb.affine.t()], out),
-                self._own(_pad(rgb.affine_bias, out)),
-                self._own(rgb.bias.float()),
-            ]
-        return fields + [self._edge(stored) if strips > 1 and conv.up == 2 else 0]
+        layer = Layer(
+            algorithm=name, up=conv.up, resolution=conv.resolution, strips=strips,
+            in_channels=stored.shape[1], out_channels=stored.shape[0], in_padded=inputs, out_padded=out, w=conv.w,
+            weight=self._pack(matrices(stored, name), stored.shape[0], pack),
+            energy=self._pack([weight.square().sum(dim=(2, 3)).t()], out),
+            bias=_pad(conv.bias * 2**0.5, out),
+            affine=self._pack([conv.affine.t()], inputs),
+            affine_bias=_pad(conv.affine_bias, inputs),
+            noise_strength=conv.noise_strength * 2**0.5,
+        )  # fmt: skip
+        if rgb := conv.to_rgb:
+            layer.rgb_w = rgb.w
+            layer.rgb_weight = _pad(rgb.weight, 3, out)
+            layer.rgb_affine = self._pack([rgb.affine.t()], out)
+            layer.rgb_affine_bias = _pad(rgb.affine_bias, out)
+            layer.rgb_bias = _pad(rgb.bias, 3)
+        if strips > 1 and conv.up == 2:
+            layer.edge_weight = self._edge(stored)
+        return layer
 
-    def _edge(self, weight: torch.Tensor) -> int:
+    def _edge(self, weight: torch.Tensor) -> torch.Tensor:
         taps = weight[..., 2].permute(2, 1, 0)
         return self._pack([torch.cat([taps[0], taps[2]]), taps[1]], weight.shape[0], "pack_strips")
 
@@ -221,8 +259,10 @@ class Program:
         key = batch, torch.get_num_threads()
         if self._compiled is None or self._compiled[0] != key:
             program = _C.Synthesis(
-                self._layers, self._strengths, self._mapping, self.features, self._constant, self.style_dim,
-                self._fir, self._clamp, self.instructions, *key,
+                layers=[layer.native() for layer in self._layers],
+                mapping=[(weight.data_ptr(), bias.data_ptr()) for weight, bias in self._mapping],
+                features=self.features, constant=self._constant.data_ptr(), style_dim=self.style_dim, fir=self._fir,
+                clamp=self._clamp, instructions=self.instructions, batch=key[0], threads=key[1],
             )  # fmt: skip
             workspace = torch.empty(program.workspace())
             _C.prefer_huge_pages(workspace.data_ptr(), workspace.numel() * 4)
@@ -236,7 +276,7 @@ class Program:
         if len(z) == 0:
             return w[:, : self.style_dim]
         program, workspace = self._run(z.shape[0])
-        program.map(z.data_ptr(), w.data_ptr(), workspace.data_ptr())
+        program.map(z=z.data_ptr(), w=w.data_ptr(), workspace=workspace.data_ptr())
         return w[:, : self.style_dim]
 
     def images(
@@ -256,10 +296,10 @@ class Program:
             ws = ws.contiguous()
         noise = [None if t is None else t.contiguous() for t in noise]
         program.run(
-            ws.data_ptr(), ws.stride(0), ws.stride(1),
-            [0 if t is None else t.data_ptr() for t in noise],
-            [0 if t is None or t.shape[0] == 1 else t.stride(0) for t in noise],
-            image.data_ptr(), workspace.data_ptr(), 0 if seconds is None else seconds.data_ptr(),
+            ws=ws.data_ptr(), w_sample=ws.stride(0), w_layer=ws.stride(1),
+            noise=[(0, 0) if t is None else (t.data_ptr(), 0 if t.shape[0] == 1 else t.stride(0)) for t in noise],
+            image=image.data_ptr(), workspace=workspace.data_ptr(),
+            seconds=0 if seconds is None else seconds.data_ptr(),
         )  # fmt: skip
         return image
 

@@ -6,8 +6,8 @@ import torch
 
 from .. import layout
 from ..arguments import Resampling, accumulator
-from . import _C
-from .bias_act import DTYPES
+from . import _C, launch
+from .bias_act import DTYPES, _pointer
 
 
 def upfirdn2d(x: torch.Tensor, resampling: Resampling) -> torch.Tensor:
@@ -17,21 +17,18 @@ def upfirdn2d(x: torch.Tensor, resampling: Resampling) -> torch.Tensor:
     out = layout.allocate_images(x, height, width)
     if out.numel() == 0:
         return out
-    f, up, down, (x0, _, y0, _), flip, gain = resampling
+    f, (up_x, up_y), (down_x, down_y), (pad_x, _, pad_y, _), flip, gain = resampling
+    f_h, f_w = resampling.filter_size
     f = None if f is None else f.to(accumulator(x.dtype)).contiguous()
     n, c, in_h, in_w = x.shape
     stride_n, stride_c, stride_h, _ = x.stride()
     inner = 1
     if layout.is_channels_last(x):
         c, inner, stride_c = 1, c, 0
-    arguments = (
-        x.data_ptr(), 0 if f is None else f.data_ptr(), out.data_ptr(), n, c, inner, in_h, in_w, height, width,
-        stride_n, stride_c, stride_h, *up, *down, x0, y0, *resampling.filter_size, f is not None and f.ndim == 1, flip,
-        gain, DTYPES[x.dtype],
-    )  # fmt: skip
-    if x.is_cuda:
-        with torch.cuda.device(x.device):
-            _C.upfirdn2d_cuda(*arguments, torch.cuda.current_stream().cuda_stream)
-    else:
-        _C.upfirdn2d_cpu(*arguments, torch.get_num_threads())
+    launch("upfirdn2d", x, _C.Upfirdn2d(
+        x=x.data_ptr(), f=_pointer(f), out=out.data_ptr(), n=n, c=c, inner=inner, in_h=in_h, in_w=in_w, out_h=height,
+        out_w=width, stride_n=stride_n, stride_c=stride_c, stride_h=stride_h, up_x=up_x, up_y=up_y, down_x=down_x,
+        down_y=down_y, pad_x=pad_x, pad_y=pad_y, f_h=f_h, f_w=f_w, separable=f is not None and f.ndim == 1, flip=flip,
+        gain=gain, dtype=DTYPES[x.dtype],
+    ))  # fmt: skip
     return out

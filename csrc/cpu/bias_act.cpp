@@ -43,7 +43,7 @@ template <class T> class Walk {
 
  public:
   Walk(const BiasAct &params, int64_t n)
-      : p(params), loop(loops(p.dtype).find(p.dtype, p.act, p.pass)), across(p.channels > 1 && p.step == 1),
+      : p(params), loop(loops(p.dtype).find(p.dtype, p.act, p.mode)), across(p.channels > 1 && p.step == 1),
         stream(streams(p.numel * sizeof(T))) {
     constexpr int64_t line = kLine / sizeof(T);
     int64_t whole = line / std::gcd(line, p.channels);  // tiles that end with a line
@@ -124,7 +124,7 @@ void bias_act_cpu(const BiasAct &p, int threads) {
   with_dtype(p.dtype, [&](auto type) {
     using T = typename decltype(type)::type;
     if (p.sums) pass_with_sums<T>(p, threads);
-    else if (p.pass != Pass::curvature || !piecewise_linear(p.act)) pass<T>(p, threads);
+    else if (p.mode != Pass::curvature || !piecewise_linear(p.act)) pass<T>(p, threads);
     else std::fill_n(static_cast<T *>(p.out), p.numel, T(0.f));
   });
 }

@@ -19,22 +19,22 @@ int64_t aligned(int64_t floats) { return (floats + 15) / 16 * 16; }
 
 }  // namespace
 
-struct Synthesis::State {
-  std::vector<StyledConv> convs;
-  Mapping mapping;
-  const float *constant;
-  int64_t style_dim;
-  float fir[4], clamp;
+struct Synthesis::State : SynthesisNetwork {
   const Kernels &kernels;
-  int64_t batch;
-  int threads;
+  const int64_t batch;
+  const int threads;
 
   std::vector<LayerPlan> plans;
   struct Affine { int64_t layer; bool rgb; int64_t begin, end; };
   std::vector<Affine> affines;  // pieces of the affine layers
   int64_t size = 0;             // of the workspace
-  int64_t x[2], rgb[2], t, block, block_size, scratch, scratch_size, hidden[2];
-  int64_t t_size, rows, rows_size;  // of a thread: t and the rows of y between paired layers
+  int64_t x[2] = {}, rgb[2] = {}, t = 0, block = 0, block_size = 0, scratch = 0, scratch_size = 0, hidden[2] = {};
+  int64_t t_size = 0, rows = 0, rows_size = 0;  // of a thread: t and the rows of y between paired layers
+
+  State(SynthesisNetwork network, const Kernels &kernels, int64_t batch, int threads)
+      : SynthesisNetwork(std::move(network)), kernels(kernels), batch(batch), threads(threads) {
+    lay_out();
+  }
 
   int64_t take(int64_t floats) {
     const int64_t at = size;
@@ -61,7 +61,6 @@ struct Synthesis::State {
 
 void Synthesis::State::lay_out() {
   int64_t activations = 0, images = 0, t_floats = 0, row_floats = 0, buffer = 0;
-  block_size = scratch_size = 0;
   for (size_t l = 0; l < convs.size(); l++) {
     const StyledConv &c = convs[l];
     LayerPlan p = plan_of(c, batch, threads);
@@ -283,7 +282,7 @@ ConvJob Synthesis::State::job(int64_t layer, const SynthesisCall &call) const {
   ConvJob job{};
   job.conv = &c, job.x = enters_strips(layer) ? w + p.strips : w + x[p.x], job.demod = w + p.demod;
   if (!last) job.y = w + x[plans[layer + 1].x], job.next = w + plans[layer + 1].styles;
-  job.noise = call.noise[layer], job.noise_sample = call.noise_sample[layer];
+  job.noise = call.noise[layer].data, job.noise_sample = call.noise[layer].sample;
   if (c.rgb_weight) job.rgb_weight = w + p.rgb_weight;
   job.x_rows = layer && paired(layer - 1) ? kRing : batch * c.resolution / c.up;
   job.y_rows = paired(layer) ? kRing : batch * c.resolution;
@@ -294,13 +293,8 @@ ConvJob Synthesis::State::job(int64_t layer, const SynthesisCall &call) const {
   return job;
 }
 
-Synthesis::Synthesis(std::vector<StyledConv> convs, Mapping mapping, const float *constant, int64_t style_dim,
-                     const float *fir, float clamp, const Kernels &kernels, int64_t batch, int threads) {
-  auto *state = new State{std::move(convs), std::move(mapping), constant, style_dim, {fir[0], fir[1], fir[2], fir[3]},
-                          clamp, kernels, batch, threads, {}, {}, 0, {}, {}, 0, 0, 0, 0, 0, {}, 0, 0, 0};
-  state_.reset(state);
-  state->lay_out();
-}
+Synthesis::Synthesis(SynthesisNetwork network, const Kernels &kernels, int64_t batch, int threads)
+    : state_(new State(std::move(network), kernels, batch, threads)) {}
 
 Synthesis::~Synthesis() = default;
 

@@ -145,9 +145,9 @@ template <class T, int VEC, bool SMOOTH> void launch_slope(const BiasAct &p, int
 
 template <class T, int VEC> void launch_pass(const BiasAct &p, int sms, cudaStream_t stream) {
   const bool smooth = !piecewise_linear(p.act);
-  if (p.pass == Pass::value)
+  if (p.mode == Pass::value)
     smooth ? launch<T, VEC, Pass::value, true>(p, sms, stream) : launch<T, VEC, Pass::value, false>(p, sms, stream);
-  else if (p.pass == Pass::slope)
+  else if (p.mode == Pass::slope)
     smooth ? launch_slope<T, VEC, true>(p, sms, stream) : launch_slope<T, VEC, false>(p, sms, stream);
   else
     launch<T, VEC, Pass::curvature, true>(p, sms, stream);

@@ -14,16 +14,8 @@ from importlib import import_module
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
-POINTER, INT64, DOUBLE, INT = ctypes.c_uint64, ctypes.c_int64, ctypes.c_double, ctypes.c_int
-
-# The arguments of each op in csrc/module.cpp, without the last one (threads or a stream).
-SIGNATURES = {
-    "bias_act": [POINTER] * 6 + [INT64] * 3 + [DOUBLE] * 3 + [INT] * 3,
-    "bias_act_slope": [POINTER] * 5 + [INT64] * 3 + [DOUBLE] * 3 + [INT] * 2 + [POINTER, INT64],
-    "sparse_channel_conv2d": [POINTER] * 7 + [INT64] * 22 + [INT] * 5,
-    "modulated_conv2d": [POINTER] * 10 + [INT64] * 10 + [INT] + [DOUBLE] * 3 + [INT] * 2,
-    "upfirdn2d": [POINTER] * 3 + [INT64] * 18 + [INT] * 2 + [DOUBLE, INT],
-}
+POINTER = ctypes.c_uint64
+OPS = ("bias_act", "modulated_conv2d", "sparse_channel_conv2d", "upfirdn2d")
 
 
 def tool(name: str) -> str | None:
@@ -58,44 +50,37 @@ def build() -> Path:
 def library() -> ctypes.CDLL:
     """The emulated launchers."""
     loaded = ctypes.CDLL(str(build() / "libcagc_emulated.so"))
-    for name, types in SIGNATURES.items():
-        if not hasattr(loaded, name):
-            continue
-        getattr(loaded, name).argtypes = types
+    for name in OPS:
+        getattr(loaded, name).argtypes = [POINTER, ctypes.c_size_t]
         getattr(loaded, name).restype = ctypes.c_char_p
-    loaded.planted.argtypes = [INT, POINTER, POINTER, INT]
+    loaded.planted.argtypes = [ctypes.c_int, POINTER, POINTER, ctypes.c_int]
     loaded.planted.restype = ctypes.c_char_p
-    loaded.emulator_set.argtypes = [ctypes.c_uint64, INT]
+    loaded.emulator_set.argtypes = [ctypes.c_uint64, ctypes.c_int]
     return loaded
 
 
-class EmulatedModule:
-    """Stands in for the compiled module: ``<op>_cpu`` runs the CUDA kernel on the emulator."""
+class Launcher:
+    """Stands in for :func:`cagc_kernels.native.launch`: runs the CUDA kernel of an op on the emulator."""
 
     def __init__(self) -> None:
         self.launches = 0
 
-    def __getattr__(self, name: str):
-        launcher = getattr(library(), name.removesuffix("_cpu"))
-
-        def call(*arguments) -> None:
-            self.launches += 1
-            if error := launcher(*arguments[:-1]):
-                raise RuntimeError(error.decode())
-
-        return call
+    def __call__(self, op: str, lead: object, arguments: object) -> None:
+        self.launches += 1
+        if error := getattr(library(), op)(arguments.address, arguments.size):
+            raise RuntimeError(error.decode())
 
 
 @contextmanager
-def emulated(op: str, seed: int = 0, multiprocessors: int = 1) -> Iterator[EmulatedModule]:
+def emulated(op: str, seed: int = 0, multiprocessors: int = 1) -> Iterator[Launcher]:
     """Inside the block ``backend="native"`` runs the CUDA kernels of ``op`` on CPU tensors.
 
     ``seed`` shuffles the threads, 0 leaves them in ascending order; ``multiprocessors`` bounds a grid.
     """
-    wrapper, module = import_module(f"cagc_kernels.native.{op}"), EmulatedModule()
+    wrapper, launcher = import_module(f"cagc_kernels.native.{op}"), Launcher()
     library().emulator_set(seed, multiprocessors)
-    before, wrapper._C = wrapper._C, module
+    before, wrapper.launch = wrapper.launch, launcher
     try:
-        yield module
+        yield launcher
     finally:
-        wrapper._C = before
+        wrapper.launch = before

@@ -6,9 +6,9 @@ CAGC_ENTRY void emulator_set(uint64_t seed, int multiprocessors) {
   cagc::emulator::set_multiprocessors(multiprocessors);
 }
 
-CAGC_ENTRY const char *planted(int removed, Pointer x, Pointer out, int tiles) {
+CAGC_ENTRY const char *planted(int removed, const float *x, float *out, int tiles) {
   const auto run = removed == 0   ? cagc::planted_none
                    : removed == 1 ? cagc::planted_before_reading
                                   : cagc::planted_before_overwriting;
-  return run(static_cast<const float *>(in(x)), static_cast<float *>(out_of(out)), tiles);
+  return run(x, out, tiles);
 }

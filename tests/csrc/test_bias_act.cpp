@@ -23,9 +23,9 @@ template <class T> double expected(const BiasAct &p, int64_t i) {
   with_act(p.act, [&](auto tag) {
     constexpr Act act = decltype(tag)::value;
     const double g = at(p.g, i), h = at(p.h, i);
-    if (p.pass == Pass::value) out = bias_act_element<act, Pass::value>(u, g, h, scalars);
-    if (p.pass == Pass::slope) out = bias_act_element<act, Pass::slope>(u, g, h, scalars);
-    if (p.pass == Pass::curvature) out = bias_act_element<act, Pass::curvature>(u, g, h, scalars);
+    if (p.mode == Pass::value) out = bias_act_element<act, Pass::value>(u, g, h, scalars);
+    if (p.mode == Pass::slope) out = bias_act_element<act, Pass::slope>(u, g, h, scalars);
+    if (p.mode == Pass::curvature) out = bias_act_element<act, Pass::curvature>(u, g, h, scalars);
   });
   return out;
 }
@@ -52,7 +52,7 @@ template <class T> void test(DType dtype, const Shape &s, Act act, Pass pass, bo
   p.out = t.out.data() + s.offset;
   p.numel = s.numel, p.step = s.step, p.channels = s.channels;
   p.alpha = 0.2, p.gain = 1.3, p.clamp = -1;
-  p.act = act, p.pass = pass, p.dtype = dtype;
+  p.act = act, p.mode = pass, p.dtype = dtype;
   const char *error = bias_act_cuda(p, nullptr);
   CHECK(!error, "%s", error);
   for (int64_t i = 0; i < s.numel; i++) {
@@ -73,7 +73,7 @@ template <class T> void test_sums(DType dtype, const Shape &s, Act act, int64_t 
   p.g = t.g.data() + s.offset, p.out = t.out.data() + s.offset;
   p.numel = s.numel, p.step = s.step, p.channels = s.channels;
   p.alpha = 0.2, p.gain = 1.3, p.clamp = 1.5;
-  p.act = act, p.pass = Pass::slope, p.dtype = dtype;
+  p.act = act, p.mode = Pass::slope, p.dtype = dtype;
   const bool across = s.step == 1 && s.channels > 1;
   p.chunk = across ? chunk / s.channels * s.channels + s.channels : chunk;
   const int64_t run = across ? s.numel : s.step, pieces = (run + p.chunk - 1) / p.chunk;

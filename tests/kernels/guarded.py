@@ -20,6 +20,7 @@ from cagc.models import Generator, GeneratorConfig
 from cagc.models.stylegan2 import layer_names
 from cagc.runtime.program import program
 from cagc_kernels import bias_act, layout, native, sparse_channel_conv2d, upfirdn2d
+from cagc_kernels.arguments import Epilogue
 from cagc_kernels.native import synthesis
 from cagc_kernels.ops.epilogue import epilogue
 from cagc_kernels.reference.bias_act import ACTIVATIONS
@@ -58,12 +59,12 @@ def guard_allocations() -> None:
     layout.allocate = poisoned(torch.empty_like)
     layout.allocate_images = poisoned(layout.empty_images)
     torch.Tensor.new_empty = poisoned(torch.Tensor.new_empty)
-    empty, own = torch.empty, synthesis.Program._own
-    synthesis.Program._own = lambda self, tensor: own(self, guarded(tensor.contiguous()))
+    empty, zeros = torch.empty, torch.zeros
 
     class Torch:  # the module `torch` as cagc_kernels.native.synthesis sees it
         __getattr__ = staticmethod(torch.__getattribute__)
         empty = staticmethod(lambda *size: guarded(empty(*size).fill_(float("nan")), at_end=True))
+        zeros = staticmethod(lambda *size, **options: guarded(zeros(*size, **options), at_end=True))
 
     synthesis.torch = Torch()
 
@@ -119,8 +120,9 @@ def call_epilogue(dtype: torch.dtype) -> list[torch.Tensor]:
     shapes = (n, c), (random.choice((1, n)), 1, *size), (c,), (n, c)
     factors = [guarded(torch.randn(shape, dtype=wide)).requires_grad_() for shape in shapes]
     print(f"epilogue {list(x.shape)} {x.stride()} {dtype} filtered={f is not None}", flush=True)
-    d, noise, b, s = factors
-    y = epilogue(x, f, d, noise, b, s, (1, 1), size, "lrelu", None, None, random.choice((None, 0.7)), "native")
+    scale, *rest = factors
+    given = Epilogue(*rest, "lrelu", 0.2, 1.4, random.choice((-1.0, 0.7)))
+    y = epilogue(x, f, scale, given, (1, 1), size, "native")
     return [y, *gradients(y, [x, *factors])]
 
 

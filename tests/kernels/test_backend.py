@@ -130,7 +130,9 @@ def test_null_pointers_are_refused():
     for dead in ("x", "out"):
         x, out = (0, 64) if dead == "x" else (64, 0)
         with pytest.raises(ValueError, match=f"{dead} is null"):
-            _C.bias_act_cpu(x, 0, 0, 0, 0, out, 4, 4, 1, 0.2, 1.0, -1.0, 2, 0, 0, 1)
+            _C.bias_act_cpu(_C.BiasAct(x=x, out=out, numel=4), 1)
+    with pytest.raises(TypeError, match="BiasAct has no field nonsense"):
+        _C.BiasAct(nonsense=1)
 
 
 def test_doctor_without_torch():

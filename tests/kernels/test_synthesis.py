@@ -198,16 +198,19 @@ def test_unknown_instructions_are_refused():
 
 def test_null_pointers_are_refused():
     with pytest.raises(ValueError, match="null"):
-        native._C.pack_matrix("generic", 0, 8, 8, 0)
+        native._C.pack_matrix(instructions="generic", matrix=0, k=8, columns=8, packed=0)
     with pytest.raises(ValueError, match="null"):
-        native._C.pack_strips("generic", 0, 8, 8, 0)
+        native._C.pack_strips(instructions="generic", matrix=0, k=8, columns=8, packed=0)
 
 
-@pytest.mark.parametrize("field, value", [(2, 96), (3, 5), (4, 0), (0, 0), (19, 0)])
+@pytest.mark.parametrize(
+    "field, value",
+    [("resolution", 96), ("strips", 5), ("in_channels", 0), ("algorithm", "direct3"), ("edge_weight", None)],
+)
 def test_layers_that_cannot_be_in_strips_are_refused(field, value, monkeypatch):
     generator, _ = in_strips(128)
     compiled = program(generator)
-    compiled._layers[-2][field] = value
+    setattr(compiled._layers[-2], field, value)
     with pytest.raises(ValueError, match="synthesis"):
         compiled._run(1)
 
@@ -216,6 +219,6 @@ def test_layers_that_cannot_be_in_strips_are_refused(field, value, monkeypatch):
 def test_layers_in_strips_have_the_neighbours_they_need(layers):
     generator, _ = in_strips(128)
     compiled = program(generator)
-    compiled._layers, compiled._strengths = compiled._layers[layers], compiled._strengths[layers]
+    compiled._layers = compiled._layers[layers]
     with pytest.raises(ValueError, match="neighbours"):
         compiled._run(1)

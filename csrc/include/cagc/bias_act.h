@@ -20,20 +20,20 @@ enum class Act : int { linear = 0, relu, lrelu, tanh, sigmoid, elu, selu, softpl
 enum class Pass : int { value = 0, slope, curvature };
 
 struct BiasAct {
-  const void *x;     // [numel]    input; null where y is given
-  const void *b;     // [channels] bias, or null
-  const void *y;     // [numel]    saved output, slope of piecewise linear activations only
-  const void *g;     // [numel]    gradient of the output (slope, curvature)
-  const void *h;     // [numel]    second factor (curvature)
-  void *out;         // [numel]
-  int64_t numel;     // all tensors are dense and share one memory order
-  int64_t step;      // element i belongs to channel (i / step) % channels:
-  int64_t channels;  //   step = H*W for NCHW, 1 for channels_last
-  double alpha, gain;
-  double clamp;      // < 0: none
-  Act act;
-  Pass pass;
-  DType dtype;
+  const void *x = nullptr;  // [numel]    input; null where y is given
+  const void *b = nullptr;  // [channels] bias, or null
+  const void *y = nullptr;  // [numel]    saved output, slope of piecewise linear activations only
+  const void *g = nullptr;  // [numel]    gradient of the output (slope, curvature)
+  const void *h = nullptr;  // [numel]    second factor (curvature)
+  void *out = nullptr;      // [numel]
+  int64_t numel = 0;        // all tensors are dense and share one memory order
+  int64_t step = 1;         // element i belongs to channel (i / step) % channels:
+  int64_t channels = 1;     //   step = H*W for NCHW, 1 for channels_last
+  double alpha = 0, gain = 1;
+  double clamp = -1;  // < 0: none
+  Act act = Act::linear;
+  Pass mode = Pass::value;
+  DType dtype = DType::float32;
   // Sums of `out` in the accumulate type, with Pass::slope, or null. A run of one channel falls into pieces
   // of at most `chunk` elements, [numel / step, pieces]; where step is 1, so does the whole, `chunk` is a multiple of
   // the channels, and each piece has a sum for each of them, [pieces, channels].

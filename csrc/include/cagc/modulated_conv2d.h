@@ -8,25 +8,25 @@ namespace cagc {
 
 // What varies little is kept in the accumulate type A of the dtype.
 struct Epilogue {
-  const void *x;      // [n, c, in_h, in_w], or [n, in_h, in_w, c]; dense
-  const void *g;      // gradient of y, laid out as y; null asks for y itself
-  const void *f;      // A [4, 4], correlation, gain included; null: no filter, in_h = out_h, in_w = out_w
-  const void *d;      // A [n, c], or null: 1
-  const void *noise;  // A [n or 1, out_h, out_w], or null: 0
-  const void *b;      // A [c], or null: 0
-  const void *s;      // A [n, c], or null: 1
-  void *out;          // y, or the gradient of u; laid out as x. May be x where there is no filter
+  const void *x = nullptr;      // [n, c, in_h, in_w], or [n, in_h, in_w, c]; dense
+  const void *g = nullptr;      // gradient of y, laid out as y; null asks for y itself
+  const void *f = nullptr;      // A [4, 4], correlation, gain included; null: no filter, in_h = out_h, in_w = out_w
+  const void *d = nullptr;      // A [n, c], or null: 1
+  const void *noise = nullptr;  // A [n or 1, out_h, out_w], or null: 0
+  const void *b = nullptr;      // A [c], or null: 0
+  const void *s = nullptr;      // A [n, c], or null: 1
+  void *out = nullptr;          // y, or the gradient of u; laid out as x. May be x where there is no filter
   // Of the gradients, or null. Sums over chunks of pixels, for the caller to add up:
-  void *sums;         // A [3, n, chunks, c]: gv * u, gv and g * a, where gv is the gradient of v
-  void *dnoise;       // A [n, out_h, out_w]
-  int64_t n, c, in_h, in_w, out_h, out_w;
-  int64_t pad_x, pad_y;
-  int64_t noise_step;  // from sample to sample: 0 or out_h * out_w
-  int64_t chunk;       // pixels, at least 1: the same for any number of threads, and so are the sums
-  bool channels_last;
-  double alpha, gain, clamp;  // clamp < 0: none
-  Act act;                    // linear, relu or lrelu
-  DType dtype;
+  void *sums = nullptr;         // A [3, n, chunks, c]: gv * u, gv and g * a, where gv is the gradient of v
+  void *dnoise = nullptr;       // A [n, out_h, out_w]
+  int64_t n = 0, c = 0, in_h = 0, in_w = 0, out_h = 0, out_w = 0;
+  int64_t pad_x = 0, pad_y = 0;
+  int64_t noise_step = 0;  // from sample to sample: 0 or out_h * out_w
+  int64_t chunk = 1;       // pixels, at least 1: the same for any number of threads, and so are the sums
+  bool channels_last = false;
+  double alpha = 0, gain = 1, clamp = -1;  // clamp < 0: none
+  Act act = Act::linear;                   // linear, relu or lrelu
+  DType dtype = DType::float32;
 };
 
 void modulated_conv2d_cpu(const Epilogue &p, int threads);

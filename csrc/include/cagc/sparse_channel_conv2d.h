@@ -6,20 +6,20 @@
 namespace cagc {
 
 struct SparseChannelConv2d {
-  const void *x;                // [n, c_in, in_h, in_w], the chosen channels only
-  const void *weight;           // [o, i, k, k], the full weight
-  const int64_t *in_channels;   // [c_in], below i
-  const int64_t *out_channels;  // [c_out], below o
-  const void *styles;           // [n, c_in] factors of x in the accumulate type, dense; or null
-  void *factors;                // [n, c_out] in the accumulate type, for CUDA with demodulate to fill; or null
-  void *out;                    // [n, c_out, out_h, out_w], with scatter [n, o, out_h, out_w]
-  int64_t n, c_in, c_out, in_h, in_w, out_h, out_w, k;
-  int64_t pad, up;
-  int64_t x_stride[4], weight_stride[4], out_stride[4];  // in elements
-  bool flip;                                             // correlate with the kernel as it stands
-  bool demodulate;                                       // needs styles
-  bool scatter;                                          // channel j goes to out_channels[j]; the others stay untouched
-  DType dtype, weight_dtype;                             // weight_dtype: dtype, or float32 beside half precision
+  const void *x = nullptr;                // [n, c_in, in_h, in_w], the chosen channels only
+  const void *weight = nullptr;           // [o, i, k, k], the full weight
+  const int64_t *in_channels = nullptr;   // [c_in], below i
+  const int64_t *out_channels = nullptr;  // [c_out], below o
+  const void *styles = nullptr;           // [n, c_in] factors of x in the accumulate type, dense; or null
+  void *factors = nullptr;                // [n, c_out] in the accumulate type, for CUDA with demodulate to fill
+  void *out = nullptr;                    // [n, c_out, out_h, out_w], with scatter [n, o, out_h, out_w]
+  int64_t n = 0, c_in = 0, c_out = 0, in_h = 0, in_w = 0, out_h = 0, out_w = 0, k = 1;
+  int64_t pad = 0, up = 1;
+  int64_t x_stride[4] = {}, weight_stride[4] = {}, out_stride[4] = {};  // in elements
+  bool flip = true;         // correlate with the kernel as it stands
+  bool demodulate = false;  // needs styles
+  bool scatter = false;     // channel j goes to out_channels[j]; the others stay untouched
+  DType dtype = DType::float32, weight_dtype = DType::float32;  // weight_dtype: dtype, or float32 beside half precision
 };
 
 void sparse_channel_conv2d_cpu(const SparseChannelConv2d &p, int threads);

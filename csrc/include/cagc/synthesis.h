@@ -4,6 +4,7 @@
 #pragma once
 #include <cstddef>
 #include <cstdint>
+#include <limits>
 #include <memory>
 #include <vector>
 
@@ -21,31 +22,41 @@ enum class Algorithm : int64_t { direct3 = 0, winograd43, transposed2, winograd4
 // One styled 3x3 convolution and, where rgb_weight is given, the toRGB that follows it. Matrices are packed by
 // pack_matrices; gains (equalised learning rate, the sqrt(2) of the activation in `bias` and `noise_strength`) are in.
 struct StyledConv {
-  Algorithm algorithm;
-  int64_t up;                 // 1 or 2
-  int64_t resolution;         // of the output
-  int64_t strips;             // 1: vectors of channels; else lanes_of() the kernels: vectors of pixels
-  int64_t in, out;            // channels that are stored: padded where they are the vectors
-  int64_t in_padded, out_padded;
-  int64_t w, rgb_w;           // which of the ws feeds the affine layers
-  const float *weight;        // packed, matrices of the algorithm
-  const float *energy;        // packed [in, out]     sum of squares per filter
-  const float *bias;          // [out]
-  const float *affine;        // packed [style_dim, in]
-  const float *affine_bias;   // [in]
-  const float *rgb_weight;    // [3, out], or null
-  const float *rgb_affine;    // packed [style_dim, out]
-  const float *rgb_affine_bias;  // [out]
-  const float *rgb_bias;      // [3]
-  const float *edge_weight;   // strips with up: packed [2 in, out], taps (0, 2) and (2, 2), then [in, out], tap (1, 2)
-  float noise_strength;
+  Algorithm algorithm = Algorithm::direct3;
+  int64_t up = 1;          // 1 or 2
+  int64_t resolution = 0;  // of the output
+  int64_t strips = 1;      // 1: vectors of channels; else lanes_of() the kernels: vectors of pixels
+  int64_t in = 0, out = 0;  // channels that are stored: padded where they are the vectors
+  int64_t in_padded = 0, out_padded = 0;
+  int64_t w = 0, rgb_w = 0;                // which of the ws feeds the affine layers
+  const float *weight = nullptr;           // packed, matrices of the algorithm
+  const float *energy = nullptr;           // packed [in, out]     sum of squares per filter
+  const float *bias = nullptr;             // [out]
+  const float *affine = nullptr;           // packed [style_dim, in]
+  const float *affine_bias = nullptr;      // [in]
+  const float *rgb_weight = nullptr;       // [3, out], or null
+  const float *rgb_affine = nullptr;       // packed [style_dim, out]
+  const float *rgb_affine_bias = nullptr;  // [out]
+  const float *rgb_bias = nullptr;         // [3]
+  // Strips with up: packed [2 in, out], taps (0, 2) and (2, 2), then [in, out], tap (1, 2).
+  const float *edge_weight = nullptr;
+  float noise_strength = 0;
 };
 
 // Fully connected layers with leaky ReLU behind a normalisation to unit mean square.
 struct Mapping {
   struct Layer { const float *weight, *bias; };  // packed [style_dim, features] and [features], with their gains
   std::vector<Layer> layers;
-  int64_t features;
+  int64_t features = 0;
+};
+
+struct SynthesisNetwork {
+  std::vector<StyledConv> convs;
+  Mapping mapping;
+  const float *constant = nullptr;  // [16, in of the first convolution]
+  int64_t style_dim = 0;
+  float fir[4] = {};  // taps of the up-sampling filter in the order of a correlation, scaled to a sum of 2
+  float clamp = std::numeric_limits<float>::infinity();  // bound of what every convolution and toRGB gives
 };
 
 struct Kernels;
@@ -69,21 +80,20 @@ int64_t lanes_of(const Kernels &kernels);
 void prefer_huge_pages(void *memory, size_t bytes);
 
 struct SynthesisCall {
-  const float *ws;                   // sample n, layer l at ws + n * w_sample + l * w_layer: [style_dim]
-  int64_t w_sample, w_layer;
-  std::vector<const float *> noise;  // per convolution: sample n at + n * noise_sample, [r, r]; null: none
-  std::vector<int64_t> noise_sample;
-  float *image;                      // [batch, 3, R, R]
-  float *workspace;
-  double *seconds;                   // [1 + convolutions]: styles and each convolution; or null
+  // [r, r] of sample n at data + n * sample; data null: none
+  struct Noise { const float *data; int64_t sample; };
+
+  const float *ws = nullptr;  // sample n, layer l at ws + n * w_sample + l * w_layer: [style_dim]
+  int64_t w_sample = 0, w_layer = 0;
+  std::vector<Noise> noise;   // per convolution
+  float *image = nullptr;     // [batch, 3, R, R]
+  float *workspace = nullptr;
+  double *seconds = nullptr;  // [1 + convolutions]: styles and each convolution; or null
 };
 
 class Synthesis {
  public:
-  // constant: [16, in of the first convolution]. fir: taps of the up-sampling filter in the order of a correlation,
-  // scaled to a sum of 2. clamp: bound of what every convolution and toRGB gives; infinity for none.
-  Synthesis(std::vector<StyledConv> convs, Mapping mapping, const float *constant, int64_t style_dim, const float *fir,
-            float clamp, const Kernels &kernels, int64_t batch, int threads);
+  Synthesis(SynthesisNetwork network, const Kernels &kernels, int64_t batch, int threads);
   ~Synthesis();
 
   size_t layers() const;

@@ -6,20 +6,20 @@
 namespace cagc {
 
 struct Upfirdn2d {
-  const void *x;  // [n, c, in_h, in_w, inner], elements of a pixel and pixels of a row adjacent
-  const void *f;  // taps in the accumulate type: [f_h, f_w], or [f_w] for both axes; null is one tap of 1
-  void *out;      // [n, c, out_h, out_w, inner], dense
-  int64_t n, c;   // NCHW: inner is 1. channels_last: inner is the number of channels, c is 1
-  int64_t inner;
-  int64_t in_h, in_w, out_h, out_w;
-  int64_t stride_n, stride_c, stride_h;  // of x, in elements
-  int64_t up_x, up_y, down_x, down_y;    // at least 1
-  int64_t pad_x, pad_y;                  // before the first pixel; negative crops
-  int64_t f_h, f_w;
-  bool separable;  // f is [f_w], f_h == f_w
-  bool flip;       // correlate with f as it stands, instead of mirrored
-  double gain;
-  DType dtype;
+  const void *x = nullptr;  // [n, c, in_h, in_w, inner], elements of a pixel and pixels of a row adjacent
+  const void *f = nullptr;  // taps in the accumulate type: [f_h, f_w], or [f_w] for both axes; null is one tap of 1
+  void *out = nullptr;  // [n, c, out_h, out_w, inner], dense
+  int64_t n = 0, c = 0;  // NCHW: inner is 1. channels_last: inner is the number of channels, c is 1
+  int64_t inner = 1;
+  int64_t in_h = 0, in_w = 0, out_h = 0, out_w = 0;
+  int64_t stride_n = 0, stride_c = 0, stride_h = 0;  // of x, in elements
+  int64_t up_x = 1, up_y = 1, down_x = 1, down_y = 1;  // at least 1
+  int64_t pad_x = 0, pad_y = 0;  // before the first pixel; negative crops
+  int64_t f_h = 1, f_w = 1;
+  bool separable = false;  // f is [f_w], f_h == f_w
+  bool flip = false;       // correlate with f as it stands, instead of mirrored
+  double gain = 1;
+  DType dtype = DType::float32;
 };
 
 void upfirdn2d_cpu(const Upfirdn2d &p, int threads);
