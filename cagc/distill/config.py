@@ -4,7 +4,20 @@ from __future__ import annotations
 
 import math
 from dataclasses import asdict, dataclass, fields
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
+
+from ..checks import (
+    Check,
+    Count,
+    CountOrZero,
+    Number,
+    Positive,
+    Share,
+    Weight,
+    check_settings,
+    integer,
+    number,
+)
 
 # Settings that say how long a run goes on or what it writes, not which weights it reaches at a given step.
 _BOOKKEEPING = frozenset(
@@ -25,6 +38,14 @@ _BOOKKEEPING = frozenset(
 
 # Resolutions whose blocks have two convolutions, so that directions can be told from their styles.
 _BLOCKS = tuple(2**i for i in range(3, 14))
+
+
+def _are_betas(value: Any) -> bool:
+    return isinstance(value, (tuple, list)) and len(value) == 2 and all(number(b) and 0 <= b < 1 for b in value)
+
+
+def _are_blocks(value: Any) -> bool:
+    return isinstance(value, (tuple, list)) and bool(value) and all(r in _BLOCKS for r in value)
 
 
 @dataclass(frozen=True)
@@ -93,121 +114,70 @@ class DistillConfig:
         ValueError: naming the setting, what came and what was expected.
     """
 
-    steps: int = 450_000
-    batch_size: int = 16
-    micro_batch: int | None = None
+    steps: Count = 450_000
+    batch_size: Count = 16
+    micro_batch: Count | None = None
     precision: Literal["float32", "bfloat16", "float16"] = "float32"
-    learning_rate: float = 0.002
+    learning_rate: Positive = 0.002
     lr_schedule: Literal["constant", "cosine"] = "constant"
-    betas: tuple[float, float] = (0.0, 0.99)
-    rgb_weight: float = 3.0
+    betas: Annotated[tuple[float, float], Check(_are_betas, "two numbers in [0, 1)")] = (0.0, 0.99)
+    rgb_weight: Weight = 3.0
     kd_mode: Literal["output", "intermediate"] = "output"
     normalize_by_area: bool = False
-    whole_every: int = 0
-    perceptual_weight: float = 3.0
+    whole_every: CountOrZero = 0
+    perceptual_weight: Weight = 3.0
     perceptual: str = "efficientnet-lite0"
-    perceptual_size: int | None = None
-    feature_weight: float = 0.0
-    relation_weight: float = 0.0
-    relation_strength: float = 5.0
-    relation_directions: int = 5
-    relation_resolutions: tuple[int, ...] = (16, 32, 64, 128)
-    gan_weight: float = 1.0
+    perceptual_size: Annotated[int, Check(lambda v: integer(v, 32), "an integer of at least 32")] | None = None
+    feature_weight: Weight = 0.0
+    relation_weight: Weight = 0.0
+    relation_strength: Positive = 5.0
+    relation_directions: Count = 5
+    relation_resolutions: Annotated[tuple[int, ...], Check(_are_blocks, "powers of two from 8 on")] = (16, 32, 64, 128)
+    gan_weight: Weight = 1.0
     gan_loss: Literal["logistic", "hinge"] = "logistic"
-    d_steps: int = 1
+    d_steps: Count = 1
     discriminator: Literal["teacher", "new"] = "teacher"
-    gan_delay: int = 0
-    gan_ramp: int = 0
-    r1_gamma: float = 10.0
-    d_reg_every: int = 16
-    path_weight: float = 2.0
-    g_reg_every: int = 4
-    path_batch_shrink: int = 2
-    path_decay: float = 0.01
-    mixing_probability: float = 0.9
+    gan_delay: CountOrZero = 0
+    gan_ramp: CountOrZero = 0
+    r1_gamma: Weight = 10.0
+    d_reg_every: Count = 16
+    path_weight: Weight = 2.0
+    g_reg_every: Count = 4
+    path_batch_shrink: Count = 2
+    path_decay: Share = 0.01
+    mixing_probability: Share = 0.9
     target_pool: int | None = None
     noise: Literal["random", "const", "none"] = "random"
     share_noise: bool = True
-    ema_half_life: float = 10_000.0
-    ema_rampup: float | None = 0.05
-    frozen: tuple[str, ...] = ()
+    ema_half_life: Positive = 10_000.0
+    ema_rampup: Positive | None = 0.05
+    frozen: Annotated[tuple[str, ...], Check(lambda v: isinstance(v, (tuple, list)), "a sequence of patterns")] = ()
     flip: bool = True
     augment: Literal["auto", "ada", "none"] = "auto"
-    augment_target: float = 0.6
-    seed: int = 0
-    checkpoint_every: int = 1000
-    sample_every: int = 1000
-    log_every: int = 50
-    evaluate_every: int = 0
-    evaluation_samples: int = 1000
+    augment_target: Share = 0.6
+    seed: CountOrZero = 0
+    checkpoint_every: Count = 1000
+    sample_every: CountOrZero = 1000
+    log_every: Count = 50
+    evaluate_every: CountOrZero = 0
+    evaluation_samples: Count = 1000
     evaluation_features: str = "efficientnet-lite0@112"
-    samples: int = 8
-    sample_truncation: float = 1.0
+    samples: Count = 8
+    sample_truncation: Number = 1.0
     tensorboard: bool = True
 
     def __post_init__(self) -> None:
-        for name in (
-            "steps",
-            "batch_size",
-            "d_steps",
-            "d_reg_every",
-            "g_reg_every",
-            "path_batch_shrink",
-            "relation_directions",
-            "checkpoint_every",
-            "log_every",
-            "evaluation_samples",
-            "samples",
-        ):
-            self._require(name, _integer(self._get(name), 1), "an integer of at least 1")
-        for name in ("whole_every", "gan_delay", "gan_ramp", "sample_every", "evaluate_every", "seed"):
-            self._require(name, _integer(self._get(name), 0), "an integer of at least 0")
-        for name in ("learning_rate", "ema_half_life", "relation_strength"):
-            self._require(name, _number(self._get(name)) and self._get(name) > 0, "a number above 0")
+        check_settings(self)
+        if self.target_pool is not None and not integer(self.target_pool, self.batch_size):
+            raise ValueError(
+                f"target_pool: got {self.target_pool!r}, expected an integer of at least batch_size, "
+                f"{self.batch_size}, or None"
+            )
         losses = ("rgb_weight", "perceptual_weight", "feature_weight", "relation_weight", "gan_weight")
-        for name in (*losses, "r1_gamma", "path_weight"):
-            self._require(name, _number(self._get(name)) and self._get(name) >= 0, "a number of at least 0")
-        for name in ("path_decay", "mixing_probability", "augment_target"):
-            self._require(name, _number(self._get(name)) and 0 <= self._get(name) <= 1, "a number from 0 to 1")
-        for name, least, said in (
-            ("micro_batch", 1, "1"),
-            ("target_pool", self.batch_size, f"batch_size, {self.batch_size}"),
-            ("perceptual_size", 32, "32"),
-        ):
-            fulfilled = self._get(name) is None or _integer(self._get(name), least)
-            self._require(name, fulfilled, f"an integer of at least {said}, or None")
-        betas = isinstance(self.betas, (tuple, list)) and len(self.betas) == 2
-        self._require("betas", betas and all(_number(b) and 0 <= b < 1 for b in self.betas), "two numbers in [0, 1)")
-        rampup = self.ema_rampup is None or (_number(self.ema_rampup) and self.ema_rampup > 0)
-        self._require("ema_rampup", rampup, "a number above 0, or None")
-        self._require("sample_truncation", _number(self.sample_truncation), "a number")
-        for name, choices in (
-            ("lr_schedule", ("constant", "cosine")),
-            ("kd_mode", ("output", "intermediate")),
-            ("noise", ("random", "const", "none")),
-            ("precision", ("float32", "bfloat16", "float16")),
-            ("augment", ("auto", "ada", "none")),
-            ("gan_loss", ("logistic", "hinge")),
-            ("discriminator", ("teacher", "new")),
-        ):
-            self._require(name, self._get(name) in choices, f"one of {', '.join(choices)}")
-        self._require("frozen", isinstance(self.frozen, (tuple, list)), "a sequence of patterns")
-        self._require(
-            "relation_resolutions",
-            bool(self.relation_resolutions) and all(r in _BLOCKS for r in self.relation_resolutions),
-            "powers of two from 8 on",
-        )
-        if not any(self._get(name) for name in losses):
+        if not any(getattr(self, name) for name in losses):
             raise ValueError(f"{', '.join(losses)}: got 0 for all of them, expected a loss to train with")
         for name in ("betas", "frozen", "relation_resolutions"):
-            object.__setattr__(self, name, tuple(self._get(name)))
-
-    def _get(self, name: str) -> Any:
-        return getattr(self, name)
-
-    def _require(self, name: str, fulfilled: bool, expected: str) -> None:
-        if not fulfilled:
-            raise ValueError(f"{name}: got {self._get(name)!r}, expected {expected}")
+            object.__setattr__(self, name, tuple(getattr(self, name)))
 
     def ema_decay(self, step: int) -> float:
         """Share of the averaged weights that survives update ``step`` (from 0): ½^(batch / half-life in images)."""
@@ -254,11 +224,3 @@ class DistillConfig:
         """The settings that decide the weights reached at a step; ``steps`` among them where the schedule needs it."""
         ignored = _BOOKKEEPING - ({"steps"} if self.lr_schedule == "cosine" else set())
         return {name: value for name, value in self.to_dict().items() if name not in ignored}
-
-
-def _integer(value: Any, least: int) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and value >= least
-
-
-def _number(value: Any) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)

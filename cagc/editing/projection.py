@@ -18,6 +18,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from ..callbacks import Progress
+from ..checks import Count, CountOrZero, Positive, Weight, check_settings
 from ..common.reading import reading
 from ..distill.losses import PerceptualDistance, load_perceptual, perceptual_loss
 from ..documents import read_tensors
@@ -52,31 +53,21 @@ class ProjectionConfig:
 
     space: Literal["w", "w+"] = "w+"
     optimizer: Literal["adam", "lbfgs"] = "adam"
-    steps: int = 300
-    learning_rate: float | None = None
+    steps: Count = 300
+    learning_rate: Positive | None = None
     noise: bool = True
-    mse_weight: float = 1.0
-    perceptual_weight: float = 1.0
+    mse_weight: Weight = 1.0
+    perceptual_weight: Weight = 1.0
     perceptual: str = "efficientnet-lite0"
     perceptual_size: int | None = None
-    patience: int = 30
-    min_gain: float = 0.01
-    seed: int = 0
+    patience: Count = 30
+    min_gain: Weight = 0.01
+    seed: CountOrZero = 0
 
     def __post_init__(self) -> None:
-        for name, choices in (("space", ("w", "w+")), ("optimizer", ("lbfgs", "adam"))):
-            if getattr(self, name) not in choices:
-                raise ValueError(f"{name}: got {getattr(self, name)!r}, expected one of {', '.join(choices)}")
-        for name in ("steps", "patience"):
-            if not isinstance(getattr(self, name), int) or getattr(self, name) < 1:
-                raise ValueError(f"{name}: got {getattr(self, name)!r}, expected an integer of at least 1")
-        for name in ("mse_weight", "perceptual_weight", "min_gain"):
-            if not (math.isfinite(getattr(self, name)) and getattr(self, name) >= 0):
-                raise ValueError(f"{name}: got {getattr(self, name)!r}, expected a number of at least 0")
+        check_settings(self)
         if not self.mse_weight and not self.perceptual_weight:
             raise ValueError("mse_weight, perceptual_weight: got 0 for both, expected a distance to minimise")
-        if self.learning_rate is not None and not self.learning_rate > 0:
-            raise ValueError(f"learning_rate: got {self.learning_rate!r}, expected a number above 0")
 
     def load_perceptual(self, device: torch.device | str = "cpu") -> PerceptualDistance | None:
         """The perceptual distance; None if it has no weight. Raises CagcError if it cannot be loaded."""
