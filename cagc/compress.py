@@ -41,22 +41,12 @@ _OWN_FILES = ("plan.json", "pruned.safetensors", "student.safetensors", "metrics
 _OWN_FOLDERS = ("distill", "grids", "baseline")
 
 
-@dataclass(frozen=True)
-class CompressConfig:
+@dataclass(frozen=True, kw_only=True)
+class CompressConfig(Inputs):
     """Settings of a compression; what is None is the recipe's."""
 
     recipe: str = "quick"
     """Gives what is left out below: quick (minutes), or (days on GPUs) paper, everything, stylekd, dcp, svs, sngan."""
-    teacher: Path | None = None
-    """Checkpoint with a generator; the embedded 64 px face teacher if left out."""
-    data: Path | None = None
-    """Folder or zip of real images, for the Fréchet distance; the embedded faces if --teacher is left out too."""
-    convert_images: bool = False
-    """Centre-crop images of --data that are not square and turn other modes into RGB, instead of refusing them."""
-    content: str | None = None
-    """What counts as content: faces, everything, BiSeNet weights, or a folder or zip of masks named by seed."""
-    classes: tuple[str, ...] = ()
-    """Class names that count as content, for parsers that have them; of faces: person and face, or face alone."""
     metric: str | None = None
     """Channel score, as in cagc score; the recipe's if left out."""
     samples: int | None = None
@@ -87,18 +77,10 @@ class CompressConfig:
     """What is measured, as in cagc evaluate --metrics; psnr and frechet if left out."""
     out: Path = Path("cagc-out")
     """Folder for the student, plan, metrics, report and grids."""
-    device: str = "auto"
-    """auto, cpu, cuda or cuda:N."""
     seed: int = 0
     """Of every random draw."""
     overwrite: bool = False
     """Replace an earlier compression in --out."""
-
-    def inputs(self) -> Inputs:
-        """What the run reads."""
-        return Inputs(
-            self.teacher, self.data, self.content, tuple(self.classes), self.device, self.convert_images
-        )  # fmt: skip
 
     def resolve(self) -> CompressConfig:
         """With the recipe's settings for those that were left out.

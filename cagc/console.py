@@ -122,6 +122,10 @@ def one_line_errors() -> Iterator[None]:
     except KeyboardInterrupt as interruption:
         console.print(str(interruption) or "interrupted", soft_wrap=True)
         raise SystemExit(128 + getattr(interruption, "signal", signal.SIGINT)) from None
+    except BrokenPipeError:
+        # The reader of standard output, such as `head`, has what it wanted.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise SystemExit(128 + signal.SIGPIPE) from None
     except (ValueError, OSError) as error:
         if os.environ.get("CAGC_DEBUG"):
             raise

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -38,26 +38,68 @@ def open_device(name: str) -> torch.device:
     return device
 
 
-@dataclass(frozen=True)
-class Inputs:
-    """What a run reads, by path; the embedded faces stand in for a teacher, and with it for its data, that is not
-    given.
+@dataclass(frozen=True, kw_only=True)
+class DeviceOption:
+    """Where a command runs."""
 
-    Attributes:
-        teacher: checkpoint with a generator and, for distillation, its discriminator.
-        data: folder or zip of real images.
-        content: spec for :func:`cagc.content.load`.
-        classes: content classes, for parsers that have them.
-        device: see :func:`open_device`.
-        convert_images: crop and convert images of ``data`` that are not square or not RGB, instead of refusing them.
-    """
+    device: str = "auto"
+    """auto, cpu, cuda or cuda:N."""
+
+    def open_device(self) -> torch.device:
+        """See :func:`open_device`."""
+        return open_device(self.device)
+
+
+@dataclass(frozen=True, kw_only=True)
+class KeyOption:
+    """Which network of a checkpoint is meant."""
+
+    key: str | None = None
+    """Network of a checkpoint that holds several, as the refusal of such a file lists them."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TeacherOptions(KeyOption, DeviceOption):
+    """The generator that a command is about, and where it runs."""
 
     teacher: Path | None = None
-    data: Path | None = None
-    content: str = "faces"
+    """Checkpoint; the embedded face generator if left out."""
+
+    def load_teacher(self) -> tuple[AnyGenerator, Checkpoint]:
+        """See :func:`load_teacher`."""
+        return load_teacher(self.teacher, self.open_device(), self.key)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ContentOptions:
+    """Which pixels count."""
+
+    content: str | None = None
+    """What counts as content: faces, everything, BiSeNet weights, or a folder or zip of masks named by seed. If left
+    out: the recipe's, else faces; for cagc project everything."""
     classes: tuple[str, ...] = ()
-    device: str = "auto"
+    """Class names that count as content, for parsers that have them; of faces: person and face, or face alone."""
+
+    def load_parser(self, device: torch.device | str, otherwise: str = "faces") -> content.ContentParser:
+        """The content parser on ``device``; that of ``otherwise`` where no content is given."""
+        return content.load(self.content or otherwise, self.classes or None, device)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImageOptions:
+    """What is done to real images."""
+
     convert_images: bool = False
+    """Centre-crop images that are not square and turn other modes into RGB, instead of refusing them."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Inputs(TeacherOptions, ContentOptions, ImageOptions):
+    """What a run reads, by path; the embedded faces stand in for a teacher, and with it for its data, that is not
+    given. A teacher for distillation has its discriminator beside it."""
+
+    data: Path | None = None
+    """Folder or zip of real images; the embedded faces if --teacher is left out too."""
 
     def load(self, need_data: bool = True) -> LoadedInputs:
         """Open everything.
@@ -66,8 +108,8 @@ class Inputs:
             CagcError: something is missing or unusable, or ``need_data`` and no images were given for a teacher of
             one's own.
         """
-        device = open_device(self.device)
-        teacher, checkpoint = load_teacher(self.teacher, device)
+        teacher, checkpoint = self.load_teacher()
+        device = teacher.w_avg.device
         # Only training, which also needs data, uses the discriminator: one that cannot be read hinders nothing else.
         discriminator = checkpoint.d if need_data else None
         path = self.data
@@ -75,15 +117,20 @@ class Inputs:
             path = assets.faces64() / "images.zip"
         if path is None and need_data:
             raise CagcError("data: got none, expected a folder or zip of real images to go with the teacher")
-        parser = content.load(self.content, self.classes or None, device)
+        parser = self.load_parser(device)
         resolution = teacher.img_resolution
         data = None if path is None else ImageDataset(path, resolution, convert=self.convert_images)
         return LoadedInputs(device, teacher, discriminator, data, parser)
 
+    def inputs(self) -> Inputs:
+        """These options alone, without those that a subclass adds."""
+        return Inputs(**{field.name: getattr(self, field.name) for field in fields(Inputs)})
+
     def to_dict(self) -> dict[str, Any]:
         """As JSON containers, with absolute paths, so that a run can be taken up from any folder."""
         paths = {name: _absolute(getattr(self, name)) for name in ("teacher", "data")}
-        spec = _absolute(Path(self.content)) if Path(self.content).exists() else self.content
+        spec = self.content or "faces"
+        spec = _absolute(Path(spec)) if Path(spec).exists() else spec
         return asdict(self) | paths | {"content": spec, "classes": list(self.classes)}
 
     @classmethod
@@ -105,13 +152,17 @@ class LoadedInputs:
     parser: content.ContentParser
 
 
-def load_teacher(path: Path | None, device: torch.device | str = "cpu") -> tuple[AnyGenerator, Checkpoint]:
+def load_teacher(
+    path: Path | None, device: torch.device | str = "cpu", key: str | None = None
+) -> tuple[AnyGenerator, Checkpoint]:
     """The generator of a checkpoint, and the checkpoint for what else is in it; of the embedded face teacher for None.
+
+    ``key`` as in :func:`load_checkpoint`.
 
     Raises:
         CagcError: the checkpoint cannot be read or holds no generator.
     """
-    checkpoint = load_checkpoint(path or "faces64", device)
+    checkpoint = load_checkpoint(path or "faces64", device, key)
     generator = checkpoint.g_ema or checkpoint.g
     if generator is None:
         raise CagcError(f"checkpoint {path}: holds no generator ('g_ema' or 'g'){checkpoint.unknown}")

@@ -25,7 +25,16 @@ from ..generate import generate, parse_seeds
 from ..prune import prune
 from ..recipes import RECIPES
 from ..report import Report
-from ..runs import Inputs, distill_run, load_teacher, open_device, resume_distill_run
+from ..runs import (
+    ContentOptions,
+    DeviceOption,
+    Inputs,
+    KeyOption,
+    TeacherOptions,
+    distill_run,
+    load_teacher,
+    resume_distill_run,
+)
 from ..scores import ChannelScores, score_channels
 
 
@@ -56,7 +65,7 @@ _METRICS = (
 )
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Compress(CompressConfig):
     """Compress a generator: score, plan, prune, distil, evaluate, and write a report.
 
@@ -78,18 +87,12 @@ class Compress(CompressConfig):
             compress(self)
 
 
-@dataclass
-class Score:
+@dataclass(frozen=True, kw_only=True)
+class Score(TeacherOptions, ContentOptions):
     """Score the channels of a generator; larger means keep."""
 
-    teacher: Path | None = None
-    """Checkpoint; the embedded face generator if left out."""
     metric: str = "content-aware"
     """content-aware, diversity, l1-out, l1-in, l1-style, asv, l1-norm-asv, l2-norm-asv, l1-map or random."""
-    content: str = "faces"
-    """What counts as content: faces, everything, BiSeNet weights, or a folder or zip of masks named by seed."""
-    classes: tuple[str, ...] = ()
-    """Class names that count as content, for parsers that have them; of faces: person and face, or face alone."""
     samples: int = 400
     """Images to draw."""
     batch_size: int = 10
@@ -100,8 +103,6 @@ class Score:
     """main: score on the next convolution, as the authors; all: on every convolution that reads the channel."""
     seed: int = 0
     """Of every random draw."""
-    device: str = "auto"
-    """auto, cpu, cuda or cuda:N."""
     out: Path = Path("scores.json")
     """Where the scores go."""
     overwrite: bool = False
@@ -110,10 +111,11 @@ class Score:
     def run(self) -> None:
         """Write the scores as JSON."""
         check_target(self.out, self.overwrite)
-        loaded = Inputs(self.teacher, None, self.content, self.classes, self.device).load(need_data=False)
+        teacher = self.load_teacher()[0]
+        parser = self.load_parser(teacher.w_avg.device)
         with phase(f"Scoring {self.samples} samples by {self.metric}") as track:
             scores = score_channels(
-                loaded.teacher, self.metric, loaded.parser, self.samples, self.batch_size, self.batch_rule,
+                teacher, self.metric, parser, self.samples, self.batch_size, self.batch_rule,
                 seed=self.seed, consumers=self.consumers, progress=track("Samples"),
             )  # fmt: skip
         if distributed.is_main():
@@ -121,14 +123,12 @@ class Score:
             print(self.out)
 
 
-@dataclass
-class Prune:
+@dataclass(frozen=True, kw_only=True)
+class Prune(TeacherOptions):
     """Cut a generator down to a budget, by scores or by a plan made before."""
 
     out: Path
     """Student checkpoint, .safetensors; a plan made here is written beside it as .plan.json."""
-    teacher: Path | None = None
-    """Checkpoint; the embedded face generator if left out."""
     scores: Path | None = None
     """Output of cagc score."""
     plan: Path | None = None
@@ -153,7 +153,7 @@ class Prune:
             raise CagcError("prune: expected one of --scores and --plan")
         if self.plan is not None and (self.macs, self.keep, self.latency_ms) != (None, None, None):
             raise CagcError("prune: got --plan and a budget, expected one of them: a plan says what is kept")
-        teacher = load_teacher(self.teacher)[0]
+        teacher = self.load_teacher()[0]
         if self.plan is not None:
             plan = ChannelPlan.load(self.plan)
         else:
@@ -167,8 +167,8 @@ class Prune:
         print(f"{self.out}: {plan.describe()}")
 
 
-@dataclass
-class Distill:
+@dataclass(frozen=True, kw_only=True)
+class Distill(Inputs):
     """Train a pruned generator to draw what its teacher draws, on the content of interest."""
 
     out: Path
@@ -177,18 +177,6 @@ class Distill:
     """Pruned checkpoint."""
     plan: Path | None = None
     """Plan that it was pruned by, for --feature-weight."""
-    teacher: Path | None = None
-    """Checkpoint with its discriminator; the embedded face generator if left out."""
-    data: Path | None = None
-    """Folder or zip of real images; the embedded faces if --teacher is left out too."""
-    convert_images: bool = False
-    """Centre-crop images of --data that are not square and turn other modes into RGB, instead of refusing them."""
-    content: str = "faces"
-    """What counts as content; see cagc score."""
-    classes: tuple[str, ...] = ()
-    """Class names that count as content; see cagc score."""
-    device: str = "auto"
-    """auto, cpu, cuda or cuda:N."""
     recipe: str | None = None
     """Gives what is left out below: quick, paper, everything, stylekd, dcp, svs or sngan."""
     resume: bool = False
@@ -204,30 +192,17 @@ class Distill:
         else:
             if self.student is None:
                 raise CagcError("distill: expected --student, a pruned checkpoint")
-            inputs = Inputs(
-                self.teacher, self.data, self.content, self.classes, self.device, self.convert_images
-            )  # fmt: skip
-            path = distill_run(self.student, inputs, self.config, self.out, self.plan, self.overwrite)
+            path = distill_run(self.student, self.inputs(), self.config, self.out, self.plan, self.overwrite)
         if distributed.is_main():
             print(path)
 
 
-@dataclass
-class Evaluate:
+@dataclass(frozen=True, kw_only=True)
+class Evaluate(Inputs):
     """Measure a student against its teacher: MACs, parameters, milliseconds, and what --metrics lists."""
 
     student: Path
     """Checkpoint."""
-    teacher: Path | None = None
-    """Checkpoint; the embedded face generator if left out."""
-    data: Path | None = None
-    """Real images for the metrics of sets; the embedded faces if --teacher is left out too."""
-    convert_images: bool = False
-    """Centre-crop images of --data that are not square and turn other modes into RGB, instead of refusing them."""
-    content: str = "faces"
-    """What counts as content; see cagc score."""
-    classes: tuple[str, ...] = ()
-    """Class names that count as content; see cagc score."""
     metrics: Annotated[tuple[str, ...], tyro.conf.arg(help=_METRICS)] = ()
     samples: int = 1000
     """Images behind the metrics of sets and separability."""
@@ -241,8 +216,6 @@ class Evaluate:
     """Images in a timed call."""
     seed: int = 0
     """Of every random draw."""
-    device: str = "auto"
-    """auto, cpu, cuda or cuda:N."""
     json: Path | None = None
     """Also write the figures here."""
 
@@ -250,9 +223,7 @@ class Evaluate:
         """Print the table, and write it where asked."""
         if self.json is not None:
             check_target(self.json)
-        loaded = Inputs(
-            self.teacher, self.data, self.content, self.classes, self.device, self.convert_images
-        ).load(need_data=False)  # fmt: skip
+        loaded = self.load(need_data=False)
         student = load_generator(self.student, loaded.device)
         with phase("Evaluating") as track:
             variants = evaluate(
@@ -268,8 +239,8 @@ class Evaluate:
             write_json(self.json, report.metrics())
 
 
-@dataclass
-class Generate:
+@dataclass(frozen=True, kw_only=True)
+class Generate(KeyOption, DeviceOption):
     """Draw images, each named by its seed."""
 
     generator: Path | None = None
@@ -284,21 +255,19 @@ class Generate:
     """const, random (drawn from the seed) or none."""
     batch: int = 16
     """Images at a time."""
-    device: str = "auto"
-    """auto, cpu, cuda or cuda:N."""
     overwrite: bool = False
     """Replace what an earlier run wrote."""
 
     def run(self) -> None:
         """Write the images."""
         seeds = parse_seeds(self.seeds)
-        network = load_teacher(self.generator, open_device(self.device))[0]
+        network = load_teacher(self.generator, self.open_device(), self.key)[0]
         with phase(f"Drawing {len(seeds)} images") as track:
             generate(network, seeds, self.out, self.truncation, self.noise, self.batch, self.overwrite, track("Images"))
         print(self.out)
 
 
-@dataclass
+@dataclass(frozen=True, kw_only=True)
 class Convert:
     """Rewrite a checkpoint: .safetensors is the native layout, .pt that of rosinality and the paper's authors."""
 
@@ -316,8 +285,8 @@ class Convert:
         print(self.target)
 
 
-@dataclass
-class Export:
+@dataclass(frozen=True, kw_only=True)
+class Export(KeyOption):
     """Write a generator as an ONNX graph: z to image, with fixed truncation and noise."""
 
     out: Path
@@ -336,5 +305,5 @@ class Export:
     def run(self) -> None:
         """Write the graph."""
         check_target(self.out, self.overwrite)
-        export_onnx(load_teacher(self.generator)[0], self.out, self.batch, self.truncation, self.noise)
+        export_onnx(load_teacher(self.generator, key=self.key)[0], self.out, self.batch, self.truncation, self.noise)
         print(self.out)

@@ -12,7 +12,6 @@ import tyro
 from PIL.Image import Image
 from torch import Tensor
 
-from .. import content
 from ..checkpoints import load_generator
 from ..checks import at_least_one
 from ..console import console, phase
@@ -25,7 +24,7 @@ from ..metrics.fidelity import content_psnr
 from ..metrics.sampling import noise_for
 from ..models import AnyGenerator
 from ..pictures import Figure, Row, image_grid
-from ..runs import load_teacher, open_device
+from ..runs import ContentOptions, ImageOptions, TeacherOptions
 from ..seeds import z_batch
 from .directions import Directions, edited_images, find_directions, mapping_hash
 from .layers import check_layers
@@ -33,16 +32,12 @@ from .mixing import check_animation, mix_styles, morph, write_animation
 from .projection import Projection, ProjectionConfig, project
 
 
-@dataclass(frozen=True)
-class Pair:
+@dataclass(frozen=True, kw_only=True)
+class Pair(TeacherOptions):
     """The generators that a command works on."""
 
-    teacher: Path | None = None
-    """Checkpoint; the embedded face generator if left out."""
     student: Path | None = None
     """A second checkpoint, put beside it, such as the teacher's student."""
-    device: str = "auto"
-    """auto, cpu, cuda or cuda:N."""
 
     def load(self) -> dict[str, AnyGenerator]:
         """By the name under which their images are shown.
@@ -50,10 +45,9 @@ class Pair:
         Raises:
             CagcError: a checkpoint cannot be used, or the two do not share resolution and mapping network.
         """
-        device = open_device(self.device)
-        generators = {"Teacher": load_teacher(self.teacher, device)[0]}
+        generators = {"Teacher": self.load_teacher()[0]}
         if self.student is not None:
-            generators["Student"] = load_generator(self.student, device)
+            generators["Student"] = load_generator(self.student, generators["Teacher"].w_avg.device)
             teacher, student = generators.values()
             for name in ("img_resolution", "w_dim", "num_ws"):
                 ours, theirs = getattr(student, name), getattr(teacher, name)
@@ -96,20 +90,16 @@ def _draw_seeds(generator: AnyGenerator, seeds: Sequence[int]) -> Tensor:
     return generator.ws(z_batch(seeds, generator.z_dim).to(generator.w_avg))
 
 
-@dataclass
-class Project:
+@dataclass(frozen=True, kw_only=True)
+class Project(ContentOptions, ImageOptions):
     """Find the latents that draw given images, with a teacher and its student."""
 
     images: tyro.conf.Positional[tuple[Path, ...]]
     """Image files, or a folder or zip of them."""
     pair: tyro.conf.OmitArgPrefixes[Pair] = field(default_factory=Pair)
     config: tyro.conf.OmitArgPrefixes[ProjectionConfig] = field(default_factory=ProjectionConfig)
-    content: str = "everything"
-    """What counts: everything, or a content parser as in cagc score."""
     count: int = 8
     """Images at most, of a folder or zip."""
-    convert_images: bool = False
-    """Centre-crop images that are not square and turn other modes into RGB, instead of refusing them."""
     out: Path = Path("projection")
     """Folder for the pictures, latents, loss curves and metrics.json."""
     overwrite: bool = False
@@ -123,7 +113,7 @@ class Project:
         teacher = generators["Teacher"]
         names, targets = read_targets(self.images, teacher.img_resolution, self.count, self.convert_images)
         targets = targets.to(teacher.w_avg)
-        mask = content.load(self.content, device=teacher.w_avg.device)(targets)
+        mask = self.load_parser(teacher.w_avg.device, "everything")(targets)
         perceptual = self.config.load_perceptual(teacher.w_avg.device)
         self.out.mkdir(parents=True, exist_ok=True)
         rows, figures, interrupted = {"Target": targets}, {}, False
@@ -183,7 +173,7 @@ def read_targets(paths: Sequence[Path], resolution: int, count: int, convert: bo
     return names, images
 
 
-@dataclass
+@dataclass(frozen=True, kw_only=True)
 class Mix:
     """Take some layers' styles from other seeds: a grid of every source with every style."""
 
@@ -229,7 +219,7 @@ def mixing_grid(generator: AnyGenerator, seeds: Sequence[int], styles: Sequence[
     return image_grid(torch.cat(rows), columns=len(styles) + 1)
 
 
-@dataclass
+@dataclass(frozen=True, kw_only=True)
 class Morph:
     """Walk the straight line between two latents."""
 
@@ -278,7 +268,7 @@ class Morph:
         return *(found.ws[i].to(like) for i in ends), *noises
 
 
-@dataclass
+@dataclass(frozen=True, kw_only=True)
 class Edit:
     """Move images along a direction of w, found by PCA on the teacher unless one is given."""
 
