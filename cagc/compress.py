@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import platform
 import shutil
 import sys
@@ -346,6 +347,10 @@ def _shown_seeds(parser: ContentParser) -> list[int]:
     return list(getattr(parser, "seeds", None) or range(_HELD_OUT - 8, _HELD_OUT))[:8]
 
 
+def _three_digits(value: float) -> str:
+    return f"{value:.{max(0, 2 - math.floor(math.log10(value)))}f}"
+
+
 def print_table(report: Report) -> None:
     """Print the report's table to standard output."""
     key = result_key(report.features)
@@ -356,8 +361,8 @@ def print_table(report: Report) -> None:
             name,
             f"{row['macs'] / 1e9:.3f} G",
             f"{row['parameters'] / 1e6:.2f} M",
-            f"{latency['median_ms']:.1f}" if latency else "",
-            f"{row['time_ratio']:.2f}x" if row["time_ratio"] else "",
+            _three_digits(latency["median_ms"]) if latency else "",
+            "too noisy" if row["too_noisy"] else f"{row['time_ratio']:.2f}x" if row["time_ratio"] else "",
             f"{row['realised_share']:.2f}" if row["realised_share"] else "",
             *(
                 f"{row[k]:.{digits}f}" if row[k] is not None else ""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -60,6 +61,8 @@ def generate(
     """
     if batch < 1:
         raise ValueError(f"batch: got {batch}, expected at least 1")
+    if not math.isfinite(truncation):
+        raise CagcError(f"truncation: got {truncation}, expected a finite number")
     out = Path(out)
     paths = [out / f"{seed:05d}.png" for seed in seeds]
     if out.exists() and not out.is_dir():

@@ -19,7 +19,7 @@ from .charts import Bars, bar_chart, curve_chart
 from .errors import CagcError
 from .files import atomic_write
 from .metrics.frechet import result_key
-from .metrics.latency import Speedup, speedup
+from .metrics.latency import Speedup, settled, speedup
 from .metrics.macs import count_macs
 from .pictures import Figure
 from .variants import Variant
@@ -92,10 +92,15 @@ class Report:
         return list(dict.fromkeys(name for variant in self.variants for name in variant.further))
 
     def time_ratio(self, variant: Variant) -> Speedup | None:
-        """Paired time ratio teacher / variant, None when either was not timed."""
-        if self.teacher.latency is None or variant.latency is None:
+        """Paired time ratio teacher / variant, None when either was not timed, or the machine was too noisy to tell."""
+        if self.teacher.latency is None or variant.latency is None or self.too_noisy(variant):
             return None
         return speedup(self.teacher.latency, variant.latency)
+
+    def too_noisy(self, variant: Variant) -> bool:
+        """Whether the teacher and the variant were timed, and their ratio and their times contradict each other."""
+        teacher, latency = self.teacher.latency, variant.latency
+        return teacher is not None and latency is not None and not settled(teacher, latency)
 
     def realised(self, variant: Variant) -> float | None:
         """Share of the MAC ratio that the clock confirms: (time ratio) / (MAC ratio)."""
@@ -115,6 +120,7 @@ class Report:
                 "latency": variant.latency.to_dict() if variant.latency else None,
                 "time_ratio": ratio.median if ratio else None,
                 "realised_share": self.realised(variant),
+                "too_noisy": self.too_noisy(variant),
                 result_key(self.features): variant.frechet,
                 "content_l1": variant.content_l1,
                 "content_psnr_db": variant.content_psnr,

@@ -263,6 +263,9 @@ class Morph:
                 f"projection: {self.projection} holds w of {list(found.ws.shape)}, expected at least {max(ends) + 1} "
                 f"of [{generator.num_ws}, {generator.z_dim}]"
             )
+        maps, expected = [tuple(n.shape[2:]) for n in found.noise], generator.synthesis.noise_shapes()
+        if maps != list(map(tuple, expected)):
+            raise CagcError(f"projection: {self.projection} holds noise maps of {maps}, expected {expected}")
         like = generator.w_avg
         noises = [[noise[i : i + 1].to(like) for noise in found.noise] for i in ends]
         return *(found.ws[i].to(like) for i in ends), *noises

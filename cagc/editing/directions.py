@@ -128,7 +128,7 @@ def find_directions(
 
     Args:
         generator: any.
-        count: of directions.
+        count: of directions; as many as there are where the samples or w allow fewer.
         samples: latents drawn; activations are drawn of at most 1,000 of them.
         layer: name of a layer in ``generator.config.channels``; None: of w itself, or, without a mapping network, the
             first one: there w is z, whose spread is the same along every direction.
@@ -137,7 +137,7 @@ def find_directions(
         progress: called with the samples done and those in all, for activations.
 
     Raises:
-        CagcError: no such layer, or more directions than the samples or w allow.
+        CagcError: no such layer, no direction asked for, or fewer than two samples.
     """
     names = list(generator.config.channels)
     if layer is not None and layer not in names:
@@ -145,8 +145,9 @@ def find_directions(
     if layer is None and not any(spec.kind == "mapping" for spec in generator.config.layers()):
         layer = names[0]
     samples = samples if layer is None else min(samples, 1000)
-    if not 1 <= count <= min(samples - 1, generator.z_dim):
-        raise CagcError(f"count: got {count}, expected 1 to {min(samples - 1, generator.z_dim)}")
+    if count < 1 or samples < 2:
+        raise CagcError(f"count, samples: got {count} and {samples}, expected at least 1 and 2")
+    count = min(count, samples - 1, generator.z_dim)
     rng = torch.Generator().manual_seed(seed)
     z = torch.randn(samples, generator.z_dim, generator=rng).to(generator.w_avg)
     w = generator.mapping.w(z).double()

@@ -93,6 +93,13 @@ def speedup(baseline: LatencyResult, candidate: LatencyResult) -> Speedup:
     return Speedup(*_percentiles(ratios))
 
 
+def settled(baseline: LatencyResult, candidate: LatencyResult, tolerance: float = 0.1) -> bool:
+    """Whether the median ratio is the ratio of the median times, within `tolerance`: a reader who divides the two
+    printed times finds the printed ratio. On a machine that is too noisy the two part."""
+    quotient = baseline.median_ms / candidate.median_ms
+    return abs(speedup(baseline, candidate).median / quotient - 1) <= tolerance
+
+
 def _percentiles(values: np.ndarray) -> tuple[float, float, float]:
     p50, p10, p90 = np.percentile(values, [50, 10, 90])
     return float(p50), float(p10), float(p90)

@@ -265,8 +265,9 @@ def test_damaged_files(tmp_path):
 def test_directions_requests():
     with pytest.raises(CagcError, match="layer: got 'b9'"):
         find_directions(generator(), layer="b9")
-    with pytest.raises(CagcError, match="count"):
-        find_directions(generator(), count=13)
+    with pytest.raises(CagcError, match="count, samples: got 0 and 10000, expected at least 1 and 2"):
+        find_directions(generator(), count=0)
+    assert len(find_directions(generator(), count=13)) == 12  # the length of w
 
 
 def test_sngan_has_the_same_tools():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import sys
 
@@ -15,6 +16,7 @@ from cagc.checkpoints import load_generator, save_generator
 from cagc.editing import mixing
 from cagc.editing.directions import Directions
 from cagc.editing.projection import Projection
+from cagc.models import Generator, GeneratorConfig
 
 from .commands import refused, run
 
@@ -162,6 +164,24 @@ def test_edit_saves_directions_and_takes_them_up(pair, small_teacher, tmp_path, 
     assert "mapping network" in line
     line = refused(capsys, "mix", "--teacher", small_teacher, "--student", tmp_path / "other.safetensors")
     assert "mapping network is not the teacher's" in line
+
+
+def test_generator_of_width_one(tmp_path, small_images, capsys):
+    path = tmp_path / "one.safetensors"
+    save_generator(Generator(GeneratorConfig.uniform(8, 8, 1, style_dim=1, mapping_layers=1)), path)
+    run("edit", "--teacher", path, "--seeds", 0, "--out", tmp_path / "e")
+    assert len(Directions.load(tmp_path / "e" / "directions.safetensors")) == 1
+    measured = ("--content", "everything", "--metrics", "leakage", "psnr", "--pairs", 2, "--samples", 20)
+    assert "leakage: no image has both" in refused(capsys, "evaluate", "--teacher", path, "--student", path, *measured)
+
+
+def test_latents_of_another_generator(pair, small_images, tmp_path, capsys):
+    run("project", small_images, "--count", 2, *pair[:2], *PIXELS, "--steps", 1, "--out", tmp_path / "p")
+    found = Projection.load(tmp_path / "p" / "teacher.safetensors")
+    for name, changed in (("noise", {"noise": found.noise[:-1]}), ("w", {"ws": found.ws[:, :-1]})):
+        dataclasses.replace(found, **changed).save(tmp_path / "other.safetensors")
+        words = ("morph", *pair[:2], "--projection", tmp_path / "other.safetensors", "--ends", "0,1")
+        assert f"holds {name} " in refused(capsys, *words, "--out", tmp_path / "m.gif")
 
 
 def test_sngan_is_edited_and_projected_and_has_no_layers_to_mix(tmp_path, capsys):

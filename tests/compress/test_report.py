@@ -5,6 +5,7 @@ import json
 import math
 import re
 import xml.etree.ElementTree as ElementTree
+from dataclasses import replace
 
 import pytest
 import torch
@@ -15,7 +16,7 @@ from cagc.errors import CagcError
 from cagc.metrics.latency import LatencyResult
 from cagc.models.stylegan2 import Generator, GeneratorConfig
 from cagc.pictures import comparison_figures, content_overlay, difference, image_grid, interpolation_strip
-from cagc.report import Curve, Report, Variant, layer_table, training_curves, write_report
+from cagc.report import Curve, Report, Variant, layer_table, render, training_curves, write_report
 from cagc.seeds import z_batch
 
 from .browser import Browser, find_browser
@@ -89,6 +90,19 @@ def test_ratios_are_paired_and_the_realised_share_is_their_quotient(report):
     assert report.realised(report.student) == pytest.approx(4.0 / report.macs_ratio)
     assert report.time_ratio(report.others[0]) is None and report.realised(report.others[0]) is None
     assert report.realised(report.teacher) == 1
+
+
+def test_times_that_contradict_their_ratio_are_too_noisy(generators):
+    quiet, steady = make_report(generators), timed(20.0, 20.0, 20.0)
+    # Paired ratios 1, 4 and 4, but medians of 20 and 20.
+    noisy = replace(quiet.student, latency=timed(20.0, 1.0, 20.0))
+    teacher = replace(quiet.teacher, latency=timed(20.0, 4.0, 80.0))
+    report = replace(quiet, teacher=teacher, student=noisy, others=[])
+    assert report.too_noisy(noisy) and not report.too_noisy(teacher)
+    row = report.metrics()["Student"]
+    assert row["too_noisy"] and row["time_ratio"] is None and row["realised_share"] is None
+    assert "too noisy to tell" in render(report)
+    assert not replace(report, teacher=replace(teacher, latency=steady)).too_noisy(replace(noisy, latency=steady))
 
 
 def test_metrics_are_strict_json_and_name_the_features(report):
