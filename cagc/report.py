@@ -211,7 +211,7 @@ def _layers_chart(layers: Sequence[Layer]) -> str:
 def _costs_chart(report: Report) -> str:
     timed = [variant for variant in report.variants if variant.latency]
     macs = [variant.macs / report.teacher.macs for variant in timed]
-    times = [1 / report.time_ratio(variant).median for variant in timed]
+    times = [variant.latency.median_ms / report.teacher.latency.median_ms for variant in timed]
     labels = [
         [f"{_scaled(variant.macs)}MAC · {100 * share:.1f} %" for variant, share in zip(timed, macs)],
         [f"{variant.latency.median_ms:.4g} ms · {100 * share:.1f} %" for variant, share in zip(timed, times)],
