@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import io
-import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -16,6 +15,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from PIL import Image
 
 from .charts import Bars, bar_chart, curve_chart
+from .common.reading import parse_json
 from .errors import CagcError
 from .files import atomic_write
 from .metrics.frechet import result_key
@@ -168,8 +168,8 @@ def _records(path: str | PathLike[str]) -> list[dict[str, Any]]:
     records = []
     for line in Path(path).read_text(encoding="utf-8").splitlines():
         try:
-            record = json.loads(line)
-        except json.JSONDecodeError:
+            record = parse_json(line)
+        except CagcError:
             continue
         if isinstance(record, dict) and "step" in record:
             records.append(record)

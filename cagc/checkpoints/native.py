@@ -74,6 +74,7 @@ def native_file(networks: dict[str, Any], metadata: dict[str, Any] | None, dtype
     for name, network in networks.items():
         configs[name] = network.config.to_dict()
         for key, tensor in network.state_dict().items():
-            tensors[f"{name}.{key}"] = tensor.detach().to("cpu", dtype).contiguous()
+            # A copy, because safetensors refuses tensors that two networks share.
+            tensors[f"{name}.{key}"] = tensor.detach().to("cpu", dtype, copy=True).contiguous()
     header = {"format": FORMAT, "configs": json.dumps(configs), "metadata": json.dumps(metadata or {})}
     return save(tensors, header)

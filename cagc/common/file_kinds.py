@@ -42,7 +42,7 @@ def file_kind(path: Path) -> str:
     if start[:4] in (b"PK\x03\x04", b"PK\x05\x06"):
         return TORCH_ZIP
     if start[:1] == b"\x80" and start[1:2] <= b"\x05":
-        return TORCH_LEGACY if start[2 : 2 + len(_LEGACY_MAGIC)] == _LEGACY_MAGIC else PICKLE
+        return TORCH_LEGACY if _LEGACY_MAGIC in start[:32] else PICKLE  # protocol 4 puts a frame's length before it
     size = int.from_bytes(start[:8], "little")
     if start[8:9] == b"{" and 2 <= size <= path.stat().st_size:
         return SAFETENSORS

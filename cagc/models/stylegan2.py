@@ -73,6 +73,8 @@ class GeneratorConfig:
         if self.mapping_layers < 0:
             raise ValueError(f"mapping_layers: got {self.mapping_layers}, expected at least 0")
         check_clamp(self.conv_clamp)
+        if not isinstance(self.lr_multiplier, (int, float)) or not 0 < self.lr_multiplier < math.inf:
+            raise ValueError(f"lr_multiplier: got {self.lr_multiplier!r}, expected a finite number above 0")
         object.__setattr__(self, "resample_filter", tuple(self.resample_filter))
 
     @classmethod

@@ -1,0 +1,319 @@
+"""Every reader of the package, with a small sound file of its format and the ways to damage it."""
+
+from __future__ import annotations
+
+import io
+import json
+import pickle
+import sys
+import zipfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from random import Random
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from safetensors.torch import save
+
+from cagc import content
+from cagc.budget import ChannelPlan, plan_channels
+from cagc.checkpoints import Checkpoint, load_checkpoint, save_checkpoint, to_rosinality
+from cagc.common.fingerprint import fingerprint
+from cagc.common.reading import reading
+from cagc.data.dataset import ImageDataset
+from cagc.data.masks import MaskFolder
+from cagc.distill.state import RunFolder, _read
+from cagc.editing.directions import Directions
+from cagc.editing.projection import Projection
+from cagc.errors import CagcError
+from cagc.metrics.frechet import FeatureStatistics
+from cagc.metrics.latency_table import LatencyTable
+from cagc.models import Discriminator, DiscriminatorConfig, Generator, GeneratorConfig
+from cagc.models.face_parser import FaceParser
+from cagc.report import training_curves
+from cagc.scores import ChannelScores, score_channels
+from tests.compress import test_nvlabs as nvlabs
+
+from . import mutations
+
+Damage = Callable[[bytes, Random], bytes]
+
+
+@dataclass(frozen=True)
+class Reader:
+    """One format and what reads it.
+
+    Attributes:
+        suffix: of the file's name.
+        sound: gives the bytes of a file that must be read without a refusal.
+        read: reads the file at a path, fully.
+        damage: ways to damage its bytes, drawn with equal chances.
+        covers: the functions of the package that take the file's bytes, as "file:function".
+    """
+
+    suffix: str
+    sound: Callable[[], bytes]
+    read: Callable[[Path], Any]
+    damage: tuple[Damage, ...]
+    covers: tuple[str, ...]
+
+
+def _generator() -> Generator:
+    torch.manual_seed(0)
+    return Generator(GeneratorConfig.uniform(16, 64, 6, style_dim=8, mapping_layers=2))
+
+
+def _networks() -> Checkpoint:
+    g = _generator()
+    return Checkpoint(g_ema=g, g=g, d=Discriminator(DiscriminatorConfig(16, {16: 3, 8: 4, 4: 5})))
+
+
+def _written(write: Callable[[Path], Any], suffix: str) -> bytes:
+    import tempfile
+
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder, f"a{suffix}")
+        write(path)
+        return path.read_bytes()
+
+
+def _saved(document: Any, **options: Any) -> bytes:
+    stream = io.BytesIO()
+    torch.save(document, stream, **options)
+    return stream.getvalue()
+
+
+def _tree(document: Callable[[], Any]) -> Damage:
+    return lambda data, rng: _saved(mutations.damaged_tree(document(), rng), pickle_protocol=rng.choice((2, 4)))
+
+
+def _training_file() -> dict[str, Any]:
+    import argparse
+
+    document = to_rosinality(_networks())
+    return document | {"args": argparse.Namespace(lr=0.1, out=Path("a"), n=np.int64(3)), "best": np.float64(1.5)}
+
+
+def _basicsr() -> dict[str, Any]:
+    state = to_rosinality(_networks())["g_ema"]
+    return {"params_ema": {_basicsr_name(name): t for name, t in state.items() if not name.endswith("kernel")}}
+
+
+def _basicsr_name(name: str) -> str:
+    renamed = {"input.input": "constant_input.weight", "noises.noise_": "noises.noise", "style.": "style_mlp."}
+    for ours, theirs in renamed.items():
+        if name.startswith(ours):
+            return theirs + name.removeprefix(ours)
+    name = f"style_{name}" if name.startswith("conv") else name
+    return name.replace(".noise.weight", ".weight").replace(".conv.", ".modulated_conv.")
+
+
+def _snapshot(protocol: int) -> bytes:
+    """An NVlabs snapshot; their modules are only there while it is written."""
+    places = {"torch_utils.persistence": nvlabs._reconstruct_persistent_obj, "dnnlib.util": nvlabs.EasyDict}
+    added = []
+    for name, member in places.items():
+        for part in (name.partition(".")[0], name):
+            if part not in sys.modules:
+                sys.modules[part] = ModuleType(part)
+                added.append(part)
+        setattr(sys.modules[name], member.__name__, member)
+        member.__module__ = name
+    try:
+        networks = _networks()
+        theirs = {"G_ema": nvlabs._theirs(networks.g_ema), "D": nvlabs._their_discriminator(networks.d)}
+        return pickle.dumps(theirs | {"training_set_kwargs": nvlabs.EasyDict(a=np.float64(1))}, protocol=protocol)
+    finally:
+        for part in added:
+            del sys.modules[part]
+
+
+def _load_all(path: Path) -> None:
+    checkpoint = load_checkpoint(path)
+    refused = None
+    for name in ("g_ema", "g", "d"):
+        try:
+            network = getattr(checkpoint, name)
+        except CagcError as error:
+            refused = error
+        else:
+            if name != "d" and network is not None:
+                network(torch.zeros(1, network.z_dim))
+    if refused is not None:
+        raise refused
+
+
+def _scores() -> ChannelScores:
+    return score_channels(_generator(), "random")
+
+
+def _table() -> LatencyTable:
+    full = {"a": 8, "b": 4}
+    return LatencyTable("cpu", "eager", 1, full, {"a": [4, 8], "b": [2, 4]}, {"b": [[1.0, 2.0], [2.0, 3.0]]}, {}, 0.5)
+
+
+def _picture(mode: str = "RGB", size: int = 16) -> bytes:
+    stream = io.BytesIO()
+    pixels = np.random.default_rng(0).integers(0, 255, (size, size, 3), np.uint8)
+    Image.fromarray(pixels).convert(mode).save(stream, "PNG")
+    return stream.getvalue()
+
+
+def _zip(names: dict[str, bytes]) -> bytes:
+    stream = io.BytesIO()
+    with zipfile.ZipFile(stream, "w") as archive:
+        for name, data in names.items():
+            archive.writestr(name, data)
+    return stream.getvalue()
+
+
+def _read_data(path: Path) -> None:
+    data = ImageDataset(path, 16, convert=True)
+    data.batch(range(len(data)))
+
+
+def _read_masks(path: Path) -> None:
+    MaskFolder(path)(torch.zeros(1, 3, 8, 8), seeds=[7])
+
+
+def _state() -> bytes:
+    state = {"step": 3, "g": {"a": torch.zeros(3)}, "optimizer": {"state": {0: {"step": 1.0}}, "param_groups": []}}
+    return _saved(state | {"checksum": fingerprint(state)})
+
+
+def _read_state(path: Path) -> None:
+    with reading("checkpoint", path):  # RunFolder.restore passes over what is damaged, whatever it raises
+        _read(path)
+
+
+def _run_config() -> bytes:
+    return json.dumps({name: {"a": 1} for name in ("identity", "settings", "sources")}).encode()
+
+
+def _read_run(path: Path) -> None:
+    folder = path.parent / "run"
+    folder.mkdir(exist_ok=True)
+    (folder / "config.json").write_bytes(path.read_bytes())
+    try:
+        RunFolder(folder).config()
+    except CagcError as error:
+        raise CagcError(f"{path.name}: {error}") from None
+
+
+def _read_log(path: Path) -> None:
+    folder = path.parent / "log"
+    folder.mkdir(exist_ok=True)
+    (folder / "metrics.jsonl").write_bytes(path.read_bytes())
+    RunFolder(folder).metrics()
+    training_curves(folder / "metrics.jsonl")
+
+
+_PARSER_WIDTHS = [4, 4]
+_BYTES = mutations.damaged_bytes
+_TENSORS = (_BYTES, mutations.damaged_safetensors, mutations.damaged_safetensors)
+_JSON = (_BYTES, mutations.damaged_json, mutations.damaged_json, mutations.damaged_json)
+_TORCH = (_BYTES, mutations.damaged_torch_zip)
+_CHECKPOINTS = ("checkpoints/__init__.py:load_checkpoint",)
+
+READERS: dict[str, Reader] = {
+    "rosinality": Reader(
+        ".pt", lambda: _saved(_training_file()), _load_all, (*_TORCH, _tree(_training_file), _tree(_training_file)),
+        (*_CHECKPOINTS, "common/torch_files.py:_read_zip", "common/torch_files.py:_unpickle",
+         "common/torch_files.py:_member", "common/torch_files.py:open_zip", "common/torch_files.py:open_document",
+         "common/file_kinds.py:file_kind"),
+    ),
+    "rosinality-legacy": Reader(
+        ".pt", lambda: _saved(_training_file(), _use_new_zipfile_serialization=False), _load_all,
+        (_BYTES, mutations.damaged_bytes), ("common/torch_files.py:_read_legacy",),
+    ),
+    "basicsr": Reader(".pth", lambda: _saved(_basicsr()), _load_all, (*_TORCH, _tree(_basicsr)), _CHECKPOINTS),
+    **{
+        f"nvlabs-protocol-{protocol}": Reader(
+            ".pkl", lambda protocol=protocol: _snapshot(protocol), _load_all,
+            (_BYTES, mutations.damaged_pickle, mutations.damaged_pickle), _CHECKPOINTS,
+        )
+        for protocol in (2, 3, 4, 5)
+    },
+    "native": Reader(
+        ".safetensors", lambda: _written(lambda path: save_checkpoint(path, _networks()), ".safetensors"), _load_all,
+        _TENSORS, ("checkpoints/native.py:native_networks", "common/torch_files.py:_open_safetensors",
+                   "common/reading.py:parse_json"),
+    ),
+    "safetensors": Reader(
+        ".safetensors", lambda: save(to_rosinality(_networks())["g_ema"]), _load_all, _TENSORS, _CHECKPOINTS
+    ),
+    "face-parser": Reader(
+        ".safetensors",
+        lambda: save(FaceParser(_PARSER_WIDTHS).state_dict(), {"format": "cagc-face-parser", "widths": "[4, 4]"}),
+        content.load, _TENSORS, ("data/content.py:load_face_parser", "data/content.py:_is_face_parser"),
+    ),
+    "bisenet": Reader(
+        ".pth", lambda: _saved({"state_dict": {"cp.resnet.conv1.weight": torch.zeros(64, 3, 7, 7)}}), content.load,
+        (*_TORCH, _tree(lambda: {"cp.resnet.conv1.weight": torch.zeros(64, 3, 7, 7)})),
+        ("models/bisenet.py:_read_part",),
+    ),
+    "plan": Reader(
+        ".json", lambda: _written(plan_channels(_generator(), _scores(), keep=0.5, round_to=1).save, ".json"),
+        ChannelPlan.load, _JSON,
+        ("plan.py:ChannelPlan.load", "documents.py:read_document", "common/reading.py:read_json"),
+    ),
+    "scores": Reader(
+        ".json", lambda: _written(_scores().save, ".json"), ChannelScores.load, _JSON,
+        ("scores/document.py:ChannelScores.load",),
+    ),
+    "latency-table": Reader(
+        ".json", lambda: _written(_table().save, ".json"), lambda path: LatencyTable.load(path).cost({"a": 5, "b": 3}),
+        _JSON, ("metrics/latency_table.py:LatencyTable.load",),
+    ),
+    "directions": Reader(
+        ".safetensors",
+        lambda: _written(Directions(torch.eye(4), torch.ones(4), "w", "0" * 16).save, ".safetensors"),
+        Directions.load, _TENSORS, ("editing/directions.py:Directions.load", "documents.py:read_tensors"),
+    ),
+    "projection": Reader(
+        ".safetensors",
+        lambda: _written(
+            Projection(torch.zeros(1, 5, 8), [torch.zeros(1, 1, 4, 4)], [0.5, 0.25], "steps").save, ".safetensors"
+        ),
+        Projection.load, _TENSORS, ("editing/projection.py:Projection.load",),
+    ),
+    "statistics": Reader(
+        ".npz",
+        lambda: _written(FeatureStatistics("x", 3, np.zeros(4), np.eye(4)).save, ".npz"),
+        FeatureStatistics.load, (_BYTES, mutations.damaged_zip),
+        ("metrics/frechet.py:FeatureStatistics.load", "metrics/frechet.py:_check_stored"),
+    ),
+    "image-zip": Reader(
+        ".zip", lambda: _zip({f"{i}.png": _picture() for i in range(2)}), _read_data, (_BYTES, mutations.damaged_zip),
+        ("data/files.py:ImageZip.__init__", "data/files.py:ImageZip.read", "data/files.py:read_file",
+         "data/images.py:open_image"),
+    ),
+    "mask-zip": Reader(
+        ".zip", lambda: _zip({"7.png": _picture("LA")}), _read_masks, (_BYTES, mutations.damaged_zip), ()
+    ),
+    "trainer-state": Reader(
+        ".pt", _state, _read_state, _TORCH, ("distill/state.py:_read", "common/torch_files.py:load_plain")
+    ),
+    "run-config": Reader(
+        ".json", _run_config, _read_run, _JSON,
+        ("distill/state.py:RunFolder.config", "compress.py:resume_compress"),
+    ),
+    "run-log": Reader(
+        ".jsonl", lambda: b'{"step": 1, "loss": 0.5}', _read_log, _JSON,
+        ("distill/state.py:_step_of", "distill/state.py:RunFolder.metrics", "distill/state.py:RunFolder.trim_log",
+         "report.py:_records"),
+    ),
+}  # fmt: skip
+
+
+EXEMPT = {
+    "distributed.py:from_main": "bytes of another process of the same run",
+    "metrics/features.py:_load_efficientnet_lite0": "weights of an installed package, known by their hash",
+    "metrics/latency.py:_cpu_model": "/proc",
+    "distill/state.py:RunFolder.open": "a document that was made in this process",
+}
+"""Functions that read what no stranger hands over, and why."""
