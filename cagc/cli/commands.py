@@ -275,13 +275,15 @@ class Convert:
     """Checkpoint to read, of any layout."""
     target: tyro.conf.Positional[Path]
     """Checkpoint to write; its ending says in which layout."""
+    key: str | None = None
+    """Which network of a file that holds several, as the error about it lists them."""
     overwrite: bool = False
     """Replace what an earlier run wrote."""
 
     def run(self) -> None:
         """Write ``target``."""
         check_target(self.target, self.overwrite)
-        convert(self.source, self.target)
+        convert(self.source, self.target, self.key)
         print(self.target)
 
 

@@ -21,6 +21,7 @@ from cagc.checkpoints import (
     to_rosinality,
 )
 from cagc.checkpoints.layouts import LAYOUTS
+from cagc.cli import main
 from cagc.errors import CagcError
 from cagc.models import Discriminator, DiscriminatorConfig, Generator, GeneratorConfig
 
@@ -157,10 +158,15 @@ def test_filters_are_read_not_assumed(tmp_path, document):
 def test_ambiguous_files_list_what_they_hold(tmp_path, generator, document):
     other = {name: tensor + 1 for name, tensor in document["g_ema"].items()}
     torch.save({"first": document["g_ema"], "second": other}, tmp_path / "a.pt")
-    with pytest.raises(CagcError, match="2 networks that could be 'g_ema': 'first', 'second'; name one by --key"):
+    with pytest.raises(
+        CagcError, match="2 networks that could be 'g_ema': 'first', 'second'; choose by `cagc convert --key`"
+    ):
         load_generator(tmp_path / "a.pt")
     chosen = load_generator(tmp_path / "a.pt", key="first")
     assert torch.equal(chosen.synthesis.b4.const, generator.synthesis.b4.const)
+    main(["convert", str(tmp_path / "a.pt"), str(tmp_path / "b.safetensors"), "--key", "second"])
+    second = load_generator(tmp_path / "b.safetensors")
+    torch.testing.assert_close(second.synthesis.b4.const, generator.synthesis.b4.const + 1)
     with pytest.raises(CagcError, match="key 'third' names 0 networks, expected one of 'first', 'second'"):
         load_generator(tmp_path / "a.pt", key="third")
 

@@ -19,8 +19,7 @@ import torch
 from PIL import Image
 from safetensors.torch import save
 
-from cagc import content
-from cagc.budget import ChannelPlan, plan_channels
+from cagc import ChannelPlan, ChannelScores, content, plan_channels, score_channels
 from cagc.checkpoints import Checkpoint, load_checkpoint, save_checkpoint, to_rosinality
 from cagc.common.fingerprint import fingerprint
 from cagc.common.reading import reading
@@ -35,7 +34,6 @@ from cagc.metrics.latency_table import LatencyTable
 from cagc.models import Discriminator, DiscriminatorConfig, Generator, GeneratorConfig
 from cagc.models.face_parser import FaceParser
 from cagc.report import training_curves
-from cagc.scores import ChannelScores, score_channels
 from tests.compress import test_nvlabs as nvlabs
 
 from . import mutations
@@ -217,18 +215,18 @@ _BYTES = mutations.damaged_bytes
 _TENSORS = (_BYTES, mutations.damaged_safetensors, mutations.damaged_safetensors)
 _JSON = (_BYTES, mutations.damaged_json, mutations.damaged_json, mutations.damaged_json)
 _TORCH = (_BYTES, mutations.damaged_torch_zip)
-_CHECKPOINTS = ("checkpoints/__init__.py:load_checkpoint",)
+_CHECKPOINTS = ("__init__.py:load_checkpoint",)
 
 READERS: dict[str, Reader] = {
     "rosinality": Reader(
         ".pt", lambda: _saved(_training_file()), _load_all, (*_TORCH, _tree(_training_file), _tree(_training_file)),
-        (*_CHECKPOINTS, "common/torch_files.py:_read_zip", "common/torch_files.py:_unpickle",
-         "common/torch_files.py:_member", "common/torch_files.py:open_zip", "common/torch_files.py:open_document",
-         "common/file_kinds.py:file_kind"),
+        (*_CHECKPOINTS, "torch_files.py:_read_zip", "torch_files.py:_unpickle",
+         "torch_files.py:_member", "torch_files.py:open_zip", "torch_files.py:open_document",
+         "file_kinds.py:file_kind"),
     ),
     "rosinality-legacy": Reader(
         ".pt", lambda: _saved(_training_file(), _use_new_zipfile_serialization=False), _load_all,
-        (_BYTES, mutations.damaged_bytes), ("common/torch_files.py:_read_legacy",),
+        (_BYTES, mutations.damaged_bytes), ("torch_files.py:_read_legacy",),
     ),
     "basicsr": Reader(".pth", lambda: _saved(_basicsr()), _load_all, (*_TORCH, _tree(_basicsr)), _CHECKPOINTS),
     **{
@@ -240,8 +238,8 @@ READERS: dict[str, Reader] = {
     },
     "native": Reader(
         ".safetensors", lambda: _written(lambda path: save_checkpoint(path, _networks()), ".safetensors"), _load_all,
-        _TENSORS, ("checkpoints/native.py:native_networks", "common/torch_files.py:_open_safetensors",
-                   "common/reading.py:parse_json"),
+        _TENSORS, ("native.py:native_networks", "torch_files.py:_open_safetensors",
+                   "reading.py:parse_json"),
     ),
     "safetensors": Reader(
         ".safetensors", lambda: save(to_rosinality(_networks())["g_ema"]), _load_all, _TENSORS, _CHECKPOINTS
@@ -249,62 +247,62 @@ READERS: dict[str, Reader] = {
     "face-parser": Reader(
         ".safetensors",
         lambda: save(FaceParser(_PARSER_WIDTHS).state_dict(), {"format": "cagc-face-parser", "widths": "[4, 4]"}),
-        content.load, _TENSORS, ("data/content.py:load_face_parser", "data/content.py:_is_face_parser"),
+        content.load, _TENSORS, ("content.py:load_face_parser", "content.py:_is_face_parser"),
     ),
     "bisenet": Reader(
         ".pth", lambda: _saved({"state_dict": {"cp.resnet.conv1.weight": torch.zeros(64, 3, 7, 7)}}), content.load,
         (*_TORCH, _tree(lambda: {"cp.resnet.conv1.weight": torch.zeros(64, 3, 7, 7)})),
-        ("models/bisenet.py:_read_part",),
+        ("bisenet.py:_read_part",),
     ),
     "plan": Reader(
         ".json", lambda: _written(plan_channels(_generator(), _scores(), keep=0.5, round_to=1).save, ".json"),
         ChannelPlan.load, _JSON,
-        ("plan.py:ChannelPlan.load", "documents.py:read_document", "common/reading.py:read_json"),
+        ("plan.py:ChannelPlan.load", "documents.py:read_document", "reading.py:read_json"),
     ),
     "scores": Reader(
         ".json", lambda: _written(_scores().save, ".json"), ChannelScores.load, _JSON,
-        ("scores/document.py:ChannelScores.load",),
+        ("document.py:ChannelScores.load",),
     ),
     "latency-table": Reader(
         ".json", lambda: _written(_table().save, ".json"), lambda path: LatencyTable.load(path).cost({"a": 5, "b": 3}),
-        _JSON, ("metrics/latency_table.py:LatencyTable.load",),
+        _JSON, ("latency_table.py:LatencyTable.load",),
     ),
     "directions": Reader(
         ".safetensors",
         lambda: _written(Directions(torch.eye(4), torch.ones(4), "w", "0" * 16).save, ".safetensors"),
-        Directions.load, _TENSORS, ("editing/directions.py:Directions.load", "documents.py:read_tensors"),
+        Directions.load, _TENSORS, ("directions.py:Directions.load", "documents.py:read_tensors"),
     ),
     "projection": Reader(
         ".safetensors",
         lambda: _written(
             Projection(torch.zeros(1, 5, 8), [torch.zeros(1, 1, 4, 4)], [0.5, 0.25], "steps").save, ".safetensors"
         ),
-        Projection.load, _TENSORS, ("editing/projection.py:Projection.load",),
+        Projection.load, _TENSORS, ("projection.py:Projection.load",),
     ),
     "statistics": Reader(
         ".npz",
         lambda: _written(FeatureStatistics("x", 3, np.zeros(4), np.eye(4)).save, ".npz"),
         FeatureStatistics.load, (_BYTES, mutations.damaged_zip),
-        ("metrics/frechet.py:FeatureStatistics.load", "metrics/frechet.py:_check_stored"),
+        ("frechet.py:FeatureStatistics.load", "frechet.py:_check_stored"),
     ),
     "image-zip": Reader(
         ".zip", lambda: _zip({f"{i}.png": _picture() for i in range(2)}), _read_data, (_BYTES, mutations.damaged_zip),
-        ("data/files.py:ImageZip.__init__", "data/files.py:ImageZip.read", "data/files.py:read_file",
-         "data/images.py:open_image"),
+        ("files.py:ImageZip.__init__", "files.py:ImageZip.read", "files.py:read_file",
+         "images.py:open_image"),
     ),
     "mask-zip": Reader(
         ".zip", lambda: _zip({"7.png": _picture("LA")}), _read_masks, (_BYTES, mutations.damaged_zip), ()
     ),
     "trainer-state": Reader(
-        ".pt", _state, _read_state, _TORCH, ("distill/state.py:_read", "common/torch_files.py:load_plain")
+        ".pt", _state, _read_state, _TORCH, ("state.py:_read", "torch_files.py:load_plain")
     ),
     "run-config": Reader(
         ".json", _run_config, _read_run, _JSON,
-        ("distill/state.py:RunFolder.config", "compress.py:resume_compress"),
+        ("state.py:RunFolder.config", "compress.py:resume_compress"),
     ),
     "run-log": Reader(
         ".jsonl", lambda: b'{"step": 1, "loss": 0.5}', _read_log, _JSON,
-        ("distill/state.py:_step_of", "distill/state.py:RunFolder.metrics", "distill/state.py:RunFolder.trim_log",
+        ("state.py:_step_of", "state.py:RunFolder.metrics", "state.py:RunFolder.trim_log",
          "report.py:_records"),
     ),
 }  # fmt: skip
@@ -312,8 +310,8 @@ READERS: dict[str, Reader] = {
 
 EXEMPT = {
     "distributed.py:from_main": "bytes of another process of the same run",
-    "metrics/features.py:_load_efficientnet_lite0": "weights of an installed package, known by their hash",
-    "metrics/latency.py:_cpu_model": "/proc",
-    "distill/state.py:RunFolder.open": "a document that was made in this process",
+    "features.py:_load_efficientnet_lite0": "weights of an installed package, known by their hash",
+    "latency.py:_cpu_model": "/proc",
+    "state.py:RunFolder.open": "a document that was made in this process",
 }
 """Functions that read what no stranger hands over, and why."""

@@ -64,7 +64,7 @@ def _functions_that_read() -> set[str]:
             visit(child, file, inner)
 
     for path in ROOT.rglob("*.py"):
-        visit(ast.parse(path.read_text()), path.relative_to(ROOT).as_posix(), ())
+        visit(ast.parse(path.read_text()), path.name, ())
     return found
 
 
