@@ -69,9 +69,7 @@ def _one(group: list[Candidate], name: str, source: str) -> Callable[[], Any]:
     chosen = group if len(group) == 1 else _usual(group, name)
     if len(chosen) != 1:
         labels = ", ".join(map(_label, group))
-        message = (
-            f"{source}: holds {len(group)} networks that could be {name!r}: {labels}; choose by `cagc convert --key`"
-        )
+        message = f"{source}: holds {len(group)} networks that could be {name!r}: {labels}; choose by convert --key"
 
         def refuse() -> Any:
             raise CagcError(message)
