@@ -19,6 +19,8 @@ from .protocol import NOISE_MODES, Config, Noise, Size, channel_groups, noise_sh
 # chosen by cagc_kernels, and no running statistics are kept.
 _NVLABS_OPTIONS = ("force_fp32", "fused_modconv", "update_emas")
 
+_HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
+
 
 def check_latents(name: str, z: torch.Tensor, width: int) -> None:
     """Raise ValueError unless ``z`` is [N, ``width``]."""
@@ -27,10 +29,10 @@ def check_latents(name: str, z: torch.Tensor, width: int) -> None:
 
 
 def has_hooks(*modules: nn.Module) -> bool:
-    """Whether a forward hook of any kind would see the input or the output of one of ``modules``."""
-    if torch_module._global_forward_hooks or torch_module._global_forward_pre_hooks:
+    """Whether a hook would see the input or the output of one of ``modules``, or a gradient of them."""
+    if any(getattr(torch_module, f"_global{kind}") for kind in _HOOKS):
         return True
-    return any(module._forward_hooks or module._forward_pre_hooks for module in modules)
+    return any(getattr(module, kind) for module in modules for kind in _HOOKS)
 
 
 class BaseMapping(nn.Module):
