@@ -13,13 +13,13 @@ import math
 import pytest
 import torch
 
-from cagc.budget import plan_channels
 from cagc.metrics.latency_table import LatencyTable, measure_table
 from cagc.models import Generator, GeneratorConfig
-from cagc.plan import ChannelPlan
-from cagc.prune import prune
+from cagc.pruning.budget import plan_channels
+from cagc.pruning.plan import ChannelPlan
+from cagc.pruning.prune import prune
+from cagc.pruning.scores import ChannelScores, score_channels
 from cagc.runs import load_teacher
-from cagc.scores import ChannelScores, score_channels
 from cagc.seeds import z_batch
 
 from . import generators

@@ -14,8 +14,8 @@ import pytest
 
 from cagc import content
 from cagc.models import GeneratorConfig
+from cagc.pruning.scores import METRICS, score_channels
 from cagc.runs import load_teacher
-from cagc.scores import METRICS, score_channels
 
 from . import generators
 from .counting import counted

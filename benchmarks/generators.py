@@ -15,11 +15,11 @@ import numpy as np
 import torch
 
 from cagc import runtime
-from cagc.budget import removed_channels
 from cagc.errors import CagcError
 from cagc.export import export_onnx
 from cagc.metrics.work import layer_work
 from cagc.models import AnyGenerator, Generator, GeneratorConfig
+from cagc.pruning.budget import removed_channels
 from cagc.runtime.graph import capture
 from cagc_kernels import use_backend
 

@@ -6,18 +6,21 @@ plan = cagc.plan_channels(g, scores, macs=1 / 11)
 student = cagc.prune(g, plan)
 """
 
+import sys
+
 from cagc_kernels import __version__
 
 from . import content, runtime
-from .budget import ChannelPlan, plan_channels
 from .checkpoints import load_discriminator, load_generator, save_generator
 from .distill import DistillConfig, distill
-from .elastic import at, nested_plans
 from .errors import CagcError
 from .evaluation import evaluate
 from .models import Discriminator, DiscriminatorConfig, Generator, GeneratorConfig
-from .prune import prune
-from .scores import ChannelScores, score_channels
+from .pruning import scores
+from .pruning.budget import ChannelPlan, plan_channels
+from .pruning.elastic import at, nested_plans
+from .pruning.prune import prune
+from .pruning.scores import ChannelScores, score_channels
 
 __all__ = [
     "CagcError",
@@ -41,4 +44,9 @@ __all__ = [
     "runtime",
     "save_generator",
     "score_channels",
+    "scores",
 ]
+
+# The modules of cagc.pruning are importable as cagc.scores, cagc.plan, cagc.budget, ... too.
+for _name in [name for name in sys.modules if name.startswith("cagc.pruning.")]:
+    sys.modules[_name.replace(".pruning.", ".", 1)] = sys.modules[_name]

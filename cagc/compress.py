@@ -13,7 +13,6 @@ import torch
 from rich.table import Table
 
 from . import __version__
-from .budget import ChannelPlan, plan_channels
 from .checkpoints import save_generator
 from .checks import choice
 from .common.reading import read_json
@@ -29,11 +28,12 @@ from .metrics.frechet import result_key
 from .metrics.macs import total_macs, total_parameters
 from .models import AnyGenerator
 from .pictures import comparison_figures
-from .prune import RESCALES, prune
+from .pruning.budget import ChannelPlan, plan_channels
+from .pruning.prune import RESCALES, prune
+from .pruning.scores import METRICS, score_channels
 from .recipes import recipe
 from .report import Report, Variant, layer_table, training_curves, write_report
 from .runs import Inputs, LoadedInputs
-from .scores import METRICS, score_channels
 
 # Far from the seeds that scoring draws from, so that figures are of latents the compression has not seen.
 _HELD_OUT = 1_000_000

@@ -14,9 +14,9 @@ class Recipe:
     """Everything about a compression but its inputs, its budget and its seed.
 
     Attributes:
-        metric, samples, batch_rule: see :func:`cagc.scores.score_channels`.
+        metric, samples, batch_rule: see :func:`cagc.pruning.scores.score_channels`.
         content: overrides the content that the user names, such as "everything"; None leaves it.
-        rescale: see :func:`cagc.prune.prune`.
+        rescale: see :func:`cagc.pruning.prune.prune`.
         distillation: settings of the training.
     """
 

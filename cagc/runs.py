@@ -14,7 +14,7 @@ from .data.dataset import ImageDataset
 from .distill import DistillConfig, RunFolder, distill
 from .errors import CagcError
 from .models import AnyDiscriminator, AnyGenerator
-from .plan import ChannelPlan
+from .pruning.plan import ChannelPlan
 
 
 def open_device(name: str) -> torch.device:

@@ -11,7 +11,7 @@ from benchmarks.counting import counted
 from cagc.metrics.macs import count_macs, total_macs
 from cagc.metrics.work import layer_work
 from cagc.models import GeneratorConfig, SNGANConfig, SNGANGenerator
-from cagc.scores import score_channels
+from cagc.pruning.scores import score_channels
 
 
 @pytest.fixture(scope="module")

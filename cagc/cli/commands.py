@@ -11,7 +11,6 @@ import tyro
 from tyro.constructors import PrimitiveConstructorSpec
 
 from .. import distributed
-from ..budget import ChannelPlan, plan_channels
 from ..checkpoints import convert, load_generator, save_generator
 from ..compress import CompressConfig, compress, print_table, resume_compress
 from ..console import phase
@@ -22,7 +21,9 @@ from ..evaluation import evaluate
 from ..export import export_onnx
 from ..files import check_target
 from ..generate import generate, parse_seeds
-from ..prune import prune
+from ..pruning.budget import ChannelPlan, plan_channels
+from ..pruning.prune import prune
+from ..pruning.scores import ChannelScores, score_channels
 from ..recipes import RECIPES
 from ..report import Report
 from ..runs import (
@@ -35,7 +36,6 @@ from ..runs import (
     load_teacher,
     resume_distill_run,
 )
-from ..scores import ChannelScores, score_channels
 
 
 def _fraction(text: str) -> float:

@@ -8,17 +8,7 @@ from typing import Any
 import torch
 
 from ..errors import CagcError
-from .inert_values import (
-    Name,
-    Record,
-    Storage,
-    StoredArray,
-    StoredDtype,
-    StoredTensor,
-    UnreadableTensor,
-    kind,
-    scalar,
-)
+from .inert_values import Name, Record, Storage, StoredArray, StoredDtype, StoredTensor, UnreadableTensor, kind, scalar
 
 MAX_KEY_PARTS = 16
 _MOVED = (("numpy._core.", "numpy.core."), ("__builtin__.", "builtins."), ("copy_reg.", "copyreg."))

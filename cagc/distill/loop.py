@@ -19,7 +19,7 @@ from ..data.dataset import ImageDataset
 from ..data.stream import ImageStream
 from ..errors import CagcError
 from ..models import AnyDiscriminator, AnyGenerator
-from ..plan import ChannelPlan
+from ..pruning.plan import ChannelPlan
 from .augment import Augment
 from .checks import check_fit, identity, new_discriminator
 from .config import DistillConfig

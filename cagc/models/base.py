@@ -12,7 +12,7 @@ from torch.nn.modules import module as torch_module
 
 from cagc_kernels.profiling import layer_range
 
-from ..channels import ChannelGroup
+from .channels import ChannelGroup
 from .protocol import NOISE_MODES, Config, Noise, Size, channel_groups, noise_shapes
 
 # Options of NVlabs' synthesis networks that need nothing here: layers run in the dtype of their weights, kernels are

@@ -13,7 +13,7 @@ from typing import Any, Protocol
 
 import torch
 
-from ..channels import ChannelAxis, ChannelGroup
+from .channels import ChannelAxis, ChannelGroup
 
 Size = tuple[int, int]
 """Height and width in pixels."""

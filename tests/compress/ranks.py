@@ -20,7 +20,7 @@ from cagc.metrics.features import FeatureExtractor
 from cagc.metrics.ppl import perceptual_path_length
 from cagc.metrics.reference import reference_statistics
 from cagc.metrics.shared import compare, drawn_statistics
-from cagc.scores import score_channels
+from cagc.pruning.scores import score_channels
 
 CONFIG = DistillConfig(
     steps=5, batch_size=16, perceptual_weight=0, g_reg_every=2, d_reg_every=3, normalize_by_area=True, augment="ada",

@@ -10,11 +10,11 @@ from PIL import Image
 
 from benchmarks import bench_compression, report, results, student_grid, tables_compression
 from benchmarks.bench_compression import TEACHER, Run
-from cagc.budget import plan_channels
 from cagc.checkpoints import generator_hash, load_generator, save_generator
 from cagc.errors import CagcError
-from cagc.prune import prune
-from cagc.scores import score_channels
+from cagc.pruning.budget import plan_channels
+from cagc.pruning.prune import prune
+from cagc.pruning.scores import score_channels
 
 SMALL = ("--samples", 12, "--draws", 2, "--pairs", 2, "--features", "efficientnet-lite0@32")
 

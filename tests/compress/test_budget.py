@@ -7,13 +7,13 @@ import re
 import pytest
 import torch
 
-from cagc.budget import kept_channels, plan_channels, removed_channels
 from cagc.checkpoints import generator_hash
 from cagc.errors import CagcError
 from cagc.metrics.macs import total_macs, total_parameters
 from cagc.models.stylegan2 import Generator, GeneratorConfig
-from cagc.plan import ChannelPlan
-from cagc.scores import ChannelScores, score_channels
+from cagc.pruning.budget import kept_channels, plan_channels, removed_channels
+from cagc.pruning.plan import ChannelPlan
+from cagc.pruning.scores import ChannelScores, score_channels
 
 
 @pytest.fixture(scope="module")

@@ -10,13 +10,13 @@ import pytest
 import torch
 from PIL import Image
 
-from cagc.budget import ChannelPlan
 from cagc.checkpoints import Checkpoint, load_checkpoint, load_generator, save_checkpoint
 from cagc.errors import CagcError
 from cagc.generate import parse_seeds
 from cagc.metrics.macs import total_macs
 from cagc.models import Generator, GeneratorConfig
-from cagc.scores import score_channels
+from cagc.pruning.budget import ChannelPlan
+from cagc.pruning.scores import score_channels
 
 from .commands import refused, run, stop_side_by_side
 

@@ -369,7 +369,7 @@ def test_recorded_teacher_regresses_and_needs_no_data_without_gan(networks, tmp_
 class Mapping(torch.nn.Module):
     def __init__(self, generator):
         super().__init__()
-        self.mapping = generator.mapping
+        self.layers = torch.nn.ParameterList(generator.mapping.parameters())
 
 
 def test_new_discriminator_is_as_wide_as_the_teacher(networks, data, tmp_path):

@@ -4,10 +4,10 @@ import pytest
 import torch
 
 from cagc.models import Generator, GeneratorConfig
-from cagc.scores import PrincipalAxes, diversity_scores, principal_axes, score_channels
-from cagc.scores.consumers import consumer_names
-from cagc.scores.diversity import move_gradients
-from cagc.scores.samples import draw_samples, stream
+from cagc.pruning.scores import PrincipalAxes, diversity_scores, principal_axes, score_channels
+from cagc.pruning.scores.consumers import consumer_names
+from cagc.pruning.scores.diversity import move_gradients
+from cagc.pruning.scores.samples import draw_samples, stream
 
 
 @pytest.fixture(scope="module")

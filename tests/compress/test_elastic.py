@@ -10,14 +10,14 @@ import torch
 
 import cagc
 from cagc import runtime
-from cagc.budget import plan_channels
 from cagc.checkpoints import save_generator
-from cagc.elastic import nested_plans
 from cagc.errors import CagcError
 from cagc.metrics.macs import total_macs
 from cagc.models.stylegan2 import Generator, GeneratorConfig
-from cagc.prune import prune
-from cagc.scores import score_channels
+from cagc.pruning.budget import plan_channels
+from cagc.pruning.elastic import nested_plans
+from cagc.pruning.prune import prune
+from cagc.pruning.scores import score_channels
 
 
 @pytest.fixture(scope="module")

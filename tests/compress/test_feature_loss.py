@@ -5,15 +5,15 @@ from dataclasses import replace
 import pytest
 import torch
 
-from cagc.budget import ChannelPlan, plan_channels
 from cagc.checkpoints import load_generator, save_generator
 from cagc.cli import main
 from cagc.distill import DistillConfig, LiveTeacher, Trainer, distill
 from cagc.distill.losses import feature_loss
 from cagc.errors import CagcError
 from cagc.models import Generator
-from cagc.prune import prune
-from cagc.scores import score_channels
+from cagc.pruning.budget import ChannelPlan, plan_channels
+from cagc.pruning.prune import prune
+from cagc.pruning.scores import score_channels
 
 from .test_trainer import generator, recorded
 

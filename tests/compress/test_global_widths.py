@@ -8,8 +8,8 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from cagc import budget as planner
 from cagc.models import AnyConfig, GeneratorConfig, SNGANConfig
+from cagc.pruning import budget as planner
 
 TINY = GeneratorConfig.uniform(16, channel_base=512, channel_max=32, style_dim=16, mapping_layers=2)
 

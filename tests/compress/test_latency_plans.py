@@ -7,7 +7,6 @@ from dataclasses import replace
 import pytest
 import torch
 
-from cagc.budget import plan_channels
 from cagc.errors import CagcError
 from cagc.metrics import latency_table as tables
 from cagc.metrics.latency_table import LatencyTable, latency_table, measure_table
@@ -16,7 +15,8 @@ from cagc.metrics.macs import total_macs
 from cagc.metrics.work import layer_work
 from cagc.models import SNGANConfig, SNGANGenerator
 from cagc.models.stylegan2 import Generator, GeneratorConfig
-from cagc.scores import ChannelScores, score_channels
+from cagc.pruning.budget import plan_channels
+from cagc.pruning.scores import ChannelScores, score_channels
 from cagc_kernels import native, use_backend
 
 

@@ -5,12 +5,12 @@ import math
 import pytest
 import torch
 
-from cagc.budget import plan_channels
 from cagc.errors import CagcError
 from cagc.metrics.macs import total_macs
 from cagc.models.stylegan2 import Generator, GeneratorConfig
-from cagc.prune import prune
-from cagc.scores import score_channels
+from cagc.pruning.budget import plan_channels
+from cagc.pruning.prune import prune
+from cagc.pruning.scores import score_channels
 
 
 @pytest.fixture

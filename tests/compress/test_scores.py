@@ -3,13 +3,13 @@ from __future__ import annotations
 import pytest
 import torch
 
-from cagc.budget import plan_channels
 from cagc.content import ContentCoverage, load
 from cagc.errors import CagcError
 from cagc.models.stylegan2 import Generator, GeneratorConfig
-from cagc.scores import METRICS, ChannelScores, SampleBatch, score_channels
-from cagc.scores.content_aware import ContentNoise, content_aware_scores, content_gradients, salt_and_pepper
-from cagc.scores.samples import batch_sizes, draw_samples, stream
+from cagc.pruning.budget import plan_channels
+from cagc.pruning.scores import METRICS, ChannelScores, SampleBatch, score_channels
+from cagc.pruning.scores.content_aware import ContentNoise, content_aware_scores, content_gradients, salt_and_pepper
+from cagc.pruning.scores.samples import batch_sizes, draw_samples, stream
 
 
 @pytest.fixture(scope="module")

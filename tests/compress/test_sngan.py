@@ -19,7 +19,7 @@ from cagc.models import (
     build_generator,
     new_discriminator,
 )
-from cagc.scores import METRICS
+from cagc.pruning.scores import METRICS
 
 
 def small(seed: int = 0, **widths: int) -> SNGANGenerator:

@@ -4,12 +4,12 @@ import numpy as np
 import pytest
 import torch
 
-from cagc.budget import plan_channels
 from cagc.checkpoints import Checkpoint, to_rosinality
 from cagc.models import Generator
-from cagc.prune import prune
-from cagc.scores import score_channels
-from cagc.svs import singular_value_scaling
+from cagc.pruning.budget import plan_channels
+from cagc.pruning.prune import prune
+from cagc.pruning.scores import score_channels
+from cagc.pruning.svs import singular_value_scaling
 
 from .test_trainer import generator
 

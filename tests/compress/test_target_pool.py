@@ -5,11 +5,11 @@ from dataclasses import replace
 import pytest
 import torch
 
-from cagc.budget import plan_channels
 from cagc.distill import DistillConfig, LiveTeacher, Trainer
 from cagc.distill.memory import estimate
-from cagc.prune import prune
-from cagc.scores import score_channels
+from cagc.pruning.budget import plan_channels
+from cagc.pruning.prune import prune
+from cagc.pruning.scores import score_channels
 
 from .test_trainer import discriminator, generator, left_half
 

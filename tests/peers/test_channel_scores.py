@@ -6,9 +6,9 @@ import pytest
 import torch
 
 from cagc.checkpoints.rosinality import generator_from_rosinality
-from cagc.scores.activations import ACTIVATION_METRICS, MapStatistics, activation_scores, map_statistics
-from cagc.scores.samples import SampleBatch
-from cagc.scores.weights import (
+from cagc.pruning.scores.activations import ACTIVATION_METRICS, MapStatistics, activation_scores, map_statistics
+from cagc.pruning.scores.samples import SampleBatch
+from cagc.pruning.scores.weights import (
     effective_weights,
     incoming_l1,
     l1_in_scores,

@@ -5,9 +5,9 @@ from __future__ import annotations
 import torch
 
 from cagc.checkpoints.rosinality import generator_from_rosinality
-from cagc.scores.consumers import consumer_names
-from cagc.scores.content_aware import content_aware_scores, content_gradients
-from cagc.scores.samples import SampleBatch, batch_sizes
+from cagc.pruning.scores.consumers import consumer_names
+from cagc.pruning.scores.content_aware import content_aware_scores, content_gradients
+from cagc.pruning.scores.samples import SampleBatch, batch_sizes
 
 from .vectors import Case, cases, load_torch
 

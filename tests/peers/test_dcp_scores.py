@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 
 from cagc.checkpoints.rosinality import generator_from_rosinality
-from cagc.scores.diversity import PrincipalAxes, diversity_scores
-from cagc.scores.samples import SampleBatch, batch_sizes
+from cagc.pruning.scores.diversity import PrincipalAxes, diversity_scores
+from cagc.pruning.scores.samples import SampleBatch, batch_sizes
 
 from .vectors import Case, cases, load_torch
 

@@ -5,13 +5,13 @@ from __future__ import annotations
 import pytest
 import torch
 
-from cagc.budget import kept_channels, plan_channels, removed_channels
 from cagc.checkpoints import Checkpoint, generator_hash, to_rosinality
 from cagc.checkpoints.rosinality import generator_from_rosinality
 from cagc.metrics.macs import total_macs, total_parameters
-from cagc.prune import prune
-from cagc.scores import ChannelScores
-from cagc.scores.content_aware import content_aware_scores
+from cagc.pruning.budget import kept_channels, plan_channels, removed_channels
+from cagc.pruning.prune import prune
+from cagc.pruning.scores import ChannelScores
+from cagc.pruning.scores.content_aware import content_aware_scores
 
 from .test_content_aware_scores import batches, stored_salt_and_pepper
 from .test_content_aware_scores import generator as scored_generator

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 
 import torch
 
-from ..models import AnyGenerator
+from ...models import AnyGenerator
 from .consumers import combine_consumers, consumer_names
 from .samples import SampleBatch, stream
 

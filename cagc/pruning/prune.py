@@ -7,9 +7,9 @@ from dataclasses import replace
 
 import torch
 
-from .channels import slice_state
-from .checks import choice
-from .models import AnyGenerator
+from ..checks import choice
+from ..models import AnyGenerator
+from ..models.channels import slice_state
 from .plan import ChannelPlan, check_kept
 from .svs import singular_value_scaling
 
@@ -27,10 +27,10 @@ def prune(generator: AnyGenerator, plan: ChannelPlan, rescale: str = "keep") -> 
 
     Args:
         generator: the plan's teacher.
-        plan: see :func:`cagc.budget.plan_channels`.
+        plan: see :func:`cagc.pruning.budget.plan_channels`.
         rescale: "keep" multiplies each toRGB weight by √(kept / full), so that what remains contributes to the image
             as it did. "none" leaves the weights as the paper's code does: RGB grows √(full / kept) times, 1.82 from
-            512 to 154 channels. "svs" is "none" followed by :func:`cagc.svs.singular_value_scaling`, a start for
+            512 to 154 channels. "svs" is "none" and then :func:`cagc.pruning.svs.singular_value_scaling`, a start for
             training rather than a generator.
 
     Raises:

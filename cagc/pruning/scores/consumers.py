@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 
 import torch
 
-from ..channels import ChannelGroup
-from ..models import AnyGenerator
+from ...models import AnyGenerator
+from ...models.channels import ChannelGroup
 
 CONSUMERS = ("main", "all")
 

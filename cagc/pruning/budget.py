@@ -13,12 +13,12 @@ from typing import Any
 
 import torch
 
-from .checkpoints import generator_hash
-from .checks import at_least_one, choice
-from .errors import CagcError
-from .metrics.latency_table import LatencyTable, latency_table
-from .metrics.macs import WidthCosts
-from .models import AnyGenerator
+from ..checkpoints import generator_hash
+from ..checks import at_least_one, choice
+from ..errors import CagcError
+from ..metrics.latency_table import LatencyTable, latency_table
+from ..metrics.macs import WidthCosts
+from ..models import AnyGenerator
 from .plan import ChannelPlan
 from .scores.document import ChannelScores
 
@@ -250,7 +250,7 @@ def plan_channels(
 
     Args:
         generator: that ``scores`` were made for.
-        scores: of :func:`cagc.scores.score_channels`.
+        scores: of :func:`cagc.pruning.scores.score_channels`.
         keep: share of every layer, in (0, 1]: the paper's rule, which removes int(C · (1 - keep)). 0.3 cuts the MACs
             of the 256 px generator 10.94 times with ``round_to=1``.
         macs: budget of multiply-accumulates per image: up to 1 a share of the full generator's, above 1 an absolute

@@ -14,12 +14,12 @@ from typing import Any
 import torch
 from torch import nn
 
+from ..checkpoints import generator_hash
+from ..checks import choice
+from ..errors import CagcError
+from ..models import AnyGenerator, synthesis_view
+from ..models.base import BaseGenerator
 from .budget import plan_channels
-from .checkpoints import generator_hash
-from .checks import choice
-from .errors import CagcError
-from .models import AnyGenerator, synthesis_view
-from .models.base import BaseGenerator
 from .plan import ChannelPlan, check_kept
 from .prune import prune
 from .scores.document import ChannelScores, check_widths

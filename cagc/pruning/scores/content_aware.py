@@ -13,8 +13,8 @@ from collections.abc import Callable, Iterable, Sequence
 import torch
 from torch.func import functional_call
 
-from ..content import ContentCoverage, ContentParser, validate_mask
-from ..models import AnyGenerator
+from ...content import ContentCoverage, ContentParser, validate_mask
+from ...models import AnyGenerator
 from .consumers import combine_consumers, consumer_names, traced_weights
 from .samples import SampleBatch, stream
 
@@ -99,7 +99,7 @@ def content_aware_scores(
         batch_rule: "per-sample" takes the magnitude of each sample's gradient, and the mean over samples: how samples
             are batched does not matter. "batch-sum" is the paper's code: the gradient is summed over a batch before the
             magnitude is taken, and the magnitudes are summed over batches.
-        consumers: see :func:`cagc.scores.consumers.combine_consumers`.
+        consumers: see :func:`cagc.pruning.scores.consumers.combine_consumers`.
         progress: called with the number of samples done.
 
     Per-sample gradients are taken a sample at a time: convolutions are two thirds of the time either way, and 400

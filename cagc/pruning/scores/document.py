@@ -9,12 +9,12 @@ from typing import Any
 
 import torch
 
-from ..channels import ChannelGroup
-from ..checkpoints import generator_hash
-from ..common.reading import reading
-from ..documents import read_document, write_document
-from ..errors import CagcError
-from ..models import AnyGenerator
+from ...checkpoints import generator_hash
+from ...common.reading import reading
+from ...documents import read_document, write_document
+from ...errors import CagcError
+from ...models import AnyGenerator
+from ...models.channels import ChannelGroup
 
 KIND, VERSION = "cagc-scores", 1
 _JSON = {str: "a string", dict: "an object"}
@@ -25,7 +25,7 @@ class ChannelScores:
     """One number per channel; larger means keep.
 
     Attributes:
-        metric: a name of :data:`cagc.scores.METRICS`.
+        metric: a name of :data:`cagc.pruning.scores.METRICS`.
         scores: group name → [width] float64, on the CPU.
         teacher: :func:`cagc.checkpoints.generator_hash` of the generator that was scored.
         settings: arguments that the scores depend on (samples, seed, batch_rule, content, ...), JSON values.

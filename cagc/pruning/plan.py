@@ -9,12 +9,12 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from .checkpoints import generator_hash
-from .common.reading import reading
-from .documents import read_document, write_document
-from .errors import CagcError
-from .metrics.macs import total_macs, total_parameters
-from .models import AnyGenerator
+from ..checkpoints import generator_hash
+from ..common.reading import reading
+from ..documents import read_document, write_document
+from ..errors import CagcError
+from ..metrics.macs import total_macs, total_parameters
+from ..models import AnyGenerator
 from .scores.document import ChannelScores, check_widths
 
 KIND, VERSION = "cagc-plan", 1
@@ -27,7 +27,7 @@ class ChannelPlan:
     Attributes:
         kept: layer → ascending channel indices, in layer order.
         full: layer → width of the teacher's layer.
-        rule: the arguments of :func:`cagc.budget.plan_channels` that led here.
+        rule: the arguments of :func:`cagc.pruning.budget.plan_channels` that led here.
         metric: name of the channel score.
         scoring: what the scores depend on: samples, seed, batch rule, content, ...
         teacher: :func:`cagc.checkpoints.generator_hash` of the teacher.

@@ -10,8 +10,8 @@ import copy
 
 import torch
 
-from .errors import CagcError
-from .models import AnyGenerator
+from ..errors import CagcError
+from ..models import AnyGenerator
 
 
 @torch.no_grad()

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import torch
 
-from ..models import AnyGenerator
+from ...models import AnyGenerator
 from .samples import SampleBatch
 
 

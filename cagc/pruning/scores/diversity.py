@@ -15,8 +15,8 @@ from dataclasses import dataclass
 import torch
 from torch.func import functional_call
 
-from ..models import AnyGenerator
-from ..moments import principal_components
+from ...models import AnyGenerator
+from ...moments import principal_components
 from .consumers import combine_consumers, consumer_names, traced_weights
 from .samples import SampleBatch, stream
 
@@ -93,7 +93,7 @@ def diversity_scores(
         batch_rule: "per-sample" takes each sample's own gradients, and the mean of its scores over samples: how samples
             are batched does not matter. "batch-sum" is the authors' code: gradients are summed over a batch before the
             magnitude is taken, and scores over batches.
-        consumers: see :func:`cagc.scores.consumers.combine_consumers`.
+        consumers: see :func:`cagc.pruning.scores.consumers.combine_consumers`.
         progress: called with the number of samples done.
     """
     groups = generator.channel_groups()

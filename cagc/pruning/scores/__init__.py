@@ -16,13 +16,13 @@ from typing import Any
 
 import torch
 
-from .. import content, distributed
-from ..callbacks import Progress
-from ..checkpoints import generator_hash
-from ..checks import at_least_one, choice
-from ..content import ContentCoverage
-from ..errors import CagcError
-from ..models import AnyGenerator
+from ... import content, distributed
+from ...callbacks import Progress
+from ...checkpoints import generator_hash
+from ...checks import at_least_one, choice
+from ...content import ContentCoverage
+from ...errors import CagcError
+from ...models import AnyGenerator
 from .activations import ACTIVATION_METRICS, activation_scores, map_statistics
 from .consumers import CONSUMERS
 from .content_aware import BATCH_RULES, ContentNoise, content_aware_scores, content_gradients, salt_and_pepper
@@ -239,7 +239,7 @@ def score_channels(
             DCP-GAN has at least 1,000 for "diversity".
         batch_size: images at a time. Scores depend on it under the "batch-sum" rule only.
         batch_rule, consumers: see :func:`content_aware_scores`, :func:`diversity_scores` and
-            :func:`cagc.scores.consumers.combine_consumers`.
+            :func:`cagc.pruning.scores.consumers.combine_consumers`.
         noise_probability, seed, truncation: that a content pixel is replaced; of every draw; ψ of the latents.
         noise: "random" (maps drawn for each sample from its seed), "const" or "none".
         directions, strength: for "diversity": moves of w tried on each sample (on each batch under "batch-sum"), drawn
