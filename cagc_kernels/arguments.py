@@ -40,17 +40,19 @@ class Resampling(NamedTuple):
         """(height, width) of the filter."""
         if self.filter is None:
             return 1, 1
-        return int(self.filter.shape[0]), int(self.filter.shape[-1])  # torch.jit.trace makes tensors of sizes
+        shape = self.filter.shape
+        return int(shape[0]), int(shape[-1])  # torch.jit.trace makes tensors of sizes
 
     def padded_size(self, x: torch.Tensor) -> tuple[int, int]:
         """(height, width) of the up-sampled and padded ``x``."""
-        x0, x1, y0, y1 = self.padding
-        return x.shape[2] * self.up[1] + y0 + y1, x.shape[3] * self.up[0] + x0 + x1
+        (_, _, height, width), (up_x, up_y), (x0, x1, y0, y1) = x.shape, self.up, self.padding
+        return height * up_y + y0 + y1, width * up_x + x0 + x1
 
     def output_size(self, x: torch.Tensor, kernel: Iterable[int] | None = None) -> tuple[int, int]:
         """(height, width) of the result for ``x`` and a ``kernel`` (height, width), by default the filter."""
-        (height, width), (kh, kw) = self.padded_size(x), self.filter_size if kernel is None else kernel
-        return (height - kh) // self.down[1] + 1, (width - kw) // self.down[0] + 1
+        (height, width), (down_x, down_y) = self.padded_size(x), self.down
+        kh, kw = self.filter_size if kernel is None else kernel
+        return (height - kh) // down_y + 1, (width - kw) // down_x + 1
 
     @property
     def numbers(self) -> tuple[int | bool | float, ...]:
@@ -58,9 +60,9 @@ class Resampling(NamedTuple):
         return *self.up, *self.down, *self.padding, self.flip_filter, self.gain
 
     @classmethod
-    def of_numbers(cls, filter: torch.Tensor | None, *numbers: int | bool | float) -> Resampling:
+    def of_numbers(cls, filter, up_x, up_y, down_x, down_y, x0, x1, y0, y1, flip_filter, gain) -> Resampling:
         """The inverse of :attr:`numbers`."""
-        return cls(filter, numbers[:2], numbers[2:4], numbers[4:8], *numbers[8:])
+        return cls(filter, (up_x, up_y), (down_x, down_y), (x0, x1, y0, y1), flip_filter, gain)
 
 
 RESAMPLING_SCHEMA = (

@@ -89,10 +89,12 @@ def integers(name: str, value: object, lengths: Sequence[int], minimum: int = -_
     if type(value) is int and minimum <= value <= _MOST:
         return (value,)
     alone = not isinstance(value, (tuple, list))
-    items = tuple(map(_integer, (value,) if alone else value))
-    if None in items:
-        got = type(value).__name__ if isinstance(value, torch.Tensor) else repr(value)
-        raise TypeError(f"{name}: got {got}, expected an integer{' or a sequence of integers' if lengths else ''}")
+    items = (value,) if alone else tuple(value)
+    if set(map(type, items)) != {int}:
+        items = tuple(map(_integer, items))
+        if any(item is None for item in items):
+            got = type(value).__name__ if isinstance(value, torch.Tensor) else repr(value)
+            raise TypeError(f"{name}: got {got}, expected an integer{' or a sequence of integers' if lengths else ''}")
     if not alone and len(items) not in lengths:
         expected = " or ".join(map(str, lengths)) or "one without a sequence"
         raise ValueError(f"{name}: got {len(items)} integers, expected {expected}")

@@ -28,7 +28,8 @@ def kernels(op: str, backend: str) -> ModuleType:
 def _select(op: str, *facts: object) -> str:
     """A constant while compiling: what PyTorch guards on is the facts, the preferred backend among them."""
     chosen = _backend.select(op, *facts)
-    kernels(op, chosen)  # torch.compile cannot trace an import
+    if (op, chosen) not in _modules:
+        kernels(op, chosen)  # torch.compile cannot trace an import
     return chosen
 
 

@@ -224,8 +224,12 @@ def _output(x, weight, out_channels, padding, up, scatter) -> tuple[int, int, in
     return weight.shape[0] if scatter else out_channels.shape[0], height, width
 
 
-def _run(x, weight, in_channels, out_channels, styles, demodulate, flip, padding, up, scatter, backend):
-    in_channels, out_channels = _checked_copies(in_channels, out_channels, weight)
+def _run(x, weight, in_channels, out_channels, *rest):
+    return _run_checked(x, weight, *_checked_copies(in_channels, out_channels, weight), *rest)
+
+
+def _run_checked(x, weight, in_channels, out_channels, styles, demodulate, flip, padding, up, scatter, backend):
+    """On the checked copies that an eager call of the public op has made."""
     return kernels("sparse_channel_conv2d", backend).sparse_channel_conv2d(
         x, weight, in_channels, out_channels, styles, demodulate, padding, flip, scatter, up
     )
@@ -299,5 +303,5 @@ def _convolution_backward(g, u, w, flip, padding, up, wants_u, wants_w):
 _call = register(
     "sparse_channel_conv2d(Tensor x, Tensor weight, Tensor in_channels, Tensor out_channels, Tensor? styles, "
     "bool demodulate, bool flip, SymInt padding, SymInt up, bool scatter, str backend) -> Tensor",
-    _run, _fake, _save, _backward,
+    _run, _fake, _save, _backward, _run_checked,
 )  # fmt: skip
