@@ -76,7 +76,7 @@ else
 fi
 part tests "$python" -m pytest -q -m gpu tests
 [ -n "$dry" ] || part tests sanitize
-[ -n "$dry" ] || part tune "$python" -m cagc_kernels.triton.tune
+[ -n "$dry" ] || part tune "$python" -m cagc_kernels.triton.gemm.tuning
 part ops bench benchmarks/bench_ops.py benchmarks/bench_peers.py benchmarks/bench_sparse.py
 part generators bench benchmarks/bench_generators.py ${dry:+--only runtime}
 for widths in full "0.3 by 8"; do

@@ -82,7 +82,8 @@ def counted() -> Iterator[Counts]:
 def of_program(generator: Generator, batch: int, dtype: torch.dtype) -> Counts:
     """Of the Triton program, with the tiles that a rule gives an H100 that nobody has timed."""
     from cagc.runtime.program import TritonSynthesis, triton_program
-    from cagc_kernels.triton import configs, synthesis
+    from cagc_kernels.triton import synthesis
+    from cagc_kernels.triton.gemm import configs
 
     choose, synthesis.choose = synthesis.choose, lambda problem, device, time: configs.default(problem)
     try:

@@ -20,7 +20,7 @@ from triton.compiler import ASTSource
 from ..resources import kernels
 
 # Where ``variants()`` list what to compile; the convolutions share one list.
-MODULES = ("bias_act", "upfirdn2d", "variants")
+MODULES = ("bias_act", "upfirdn2d", "gemm.variants")
 
 WARP = 32
 ALIGNED = [["tt.divisibility", 16]]

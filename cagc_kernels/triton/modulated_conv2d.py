@@ -10,9 +10,9 @@ from __future__ import annotations
 import torch
 
 from ..arguments import Epilogue, Resampling
-from . import launch
-from .configs import POLYPHASE, TRANSPOSED, Config, Problem, choose
-from .packing import PackedWeight, pack, separable
+from .gemm import launch
+from .gemm.configs import POLYPHASE, TRANSPOSED, Config, Problem, choose
+from .gemm.packing import PackedWeight, pack, separable
 
 
 def composed_because(x: torch.Tensor, weight: torch.Tensor, resampling: Resampling, epilogue: Epilogue) -> str | None:

@@ -13,9 +13,9 @@ from torch.utils.weak import WeakIdKeyDictionary
 
 from .. import layout
 from ..arguments import Epilogue, Resampling
-from .configs import PLAIN, TRANSPOSED, Config, Problem, choose
-from .launch import device_name, factors, gemm, kind, milliseconds
-from .packing import PackedWeight, energies
+from .gemm.configs import PLAIN, TRANSPOSED, Config, Problem, choose
+from .gemm.launch import device_name, factors, gemm, kind, milliseconds
+from .gemm.packing import PackedWeight, energies
 from .upfirdn2d import upfirdn2d
 
 # Of index tensors that do not change: (version, blocks or None).

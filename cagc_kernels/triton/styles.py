@@ -9,7 +9,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from .demodulation import EPS
+from .gemm.demodulation import EPS
 
 ALIGN = 16
 # Outputs and inputs of a step: few outputs, so that one image fills a GPU.

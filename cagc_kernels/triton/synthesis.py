@@ -18,13 +18,13 @@ import triton
 from ..arguments import Epilogue
 from ..frozen import ConvWeights, GeneratorWeights, ToRGBWeights
 from . import styles as vectors
-from .configs import PLAIN, POLYPHASE, TRANSPOSED, Config, Problem, choose, default, holds_all, winner
-from .launch import Colours, convolve, device_name, kind
-from .packing import PackedWeight, pack
+from .gemm.configs import PLAIN, POLYPHASE, TRANSPOSED, Config, Problem, choose, default, holds_all, winner
+from .gemm.launch import Colours, convolve, device_name, kind
+from .gemm.packing import PackedWeight, pack
+from .gemm.tuning import milliseconds
 from .start import compiling, start
 from .styles import ALIGN, demodulations_kernel, fully_connected_kernel
 from .to_rgb import launch_to_rgb
-from .tune import milliseconds
 
 # More than the tiles of any reduction that is split: it would not be, if they filled a GPU.
 ARRIVALS = 4096

@@ -14,9 +14,9 @@ import triton.language as tl
 from .. import layout
 from ..arguments import accumulator
 from .bias_act import clamped
-from .implicit_gemm import INTERPRET
-from .launch import pixels, precision, strides
-from .packing import tl_dtype
+from .gemm.kernel import INTERPRET
+from .gemm.launch import pixels, precision, strides
+from .gemm.packing import tl_dtype
 from .start import start
 
 # Pixels and warps of a program: at most 80 registers in every dtype, so that many programs hide the memory.

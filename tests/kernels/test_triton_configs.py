@@ -12,9 +12,9 @@ if find_spec("triton") is None:
     pytest.skip("triton is not installed", allow_module_level=True)
 
 from cagc_kernels.names import slug  # noqa: E402
-from cagc_kernels.triton import configs, tune  # noqa: E402
-from cagc_kernels.triton.configs import PLAIN, POLYPHASE, TRANSPOSED, Config, Problem  # noqa: E402
-from cagc_kernels.triton.layers import WIDTHS, problems  # noqa: E402
+from cagc_kernels.triton.gemm.layers import WIDTHS, problems  # noqa: E402
+from cagc_kernels.triton.gemm import configs, tuning  # noqa: E402
+from cagc_kernels.triton.gemm.configs import PLAIN, POLYPHASE, TRANSPOSED, Config, Problem  # noqa: E402
 
 UP = (POLYPHASE, TRANSPOSED)
 
@@ -66,7 +66,7 @@ def test_winners_are_written_read_and_chosen(tmp_path, monkeypatch):
 
     compiled = []
     for expected in (1, 0):
-        assert tune.tune([p, p], "Some GPU 80GB", out, time, compiled.extend) == expected and compiled == [p]
+        assert tuning.tune([p, p], "Some GPU 80GB", out, time, compiled.extend) == expected and compiled == [p]
     document = json.loads(out.read_text())
     assert document["device"] == "Some GPU 80GB" and document["winners"][p.key]["default_ms"] == 1.0
     chosen = configs.choose(p._replace(n=1, h=60), "Some GPU 80GB", None)
@@ -113,23 +113,23 @@ def test_launches_compile_before_they_run(monkeypatch, tmp_path):
     """As the JIT specialises them; a candidate that does not compile is left to be reported when it is timed."""
     from triton.runtime import driver
 
-    from cagc_kernels.triton import implicit_gemm
+    from cagc_kernels.triton.gemm import kernel
 
     monkeypatch.setattr(driver, "_active", Sm90())
     monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
     good = Config(PLAIN, 16, 16, 0, 16, 4, 1)
     monkeypatch.setattr(configs, "candidates", lambda p: [good, good._replace(bm=24)])
-    prepared = tune.prepared
-    monkeypatch.setattr(tune, "prepared", lambda p, config: prepared(p, config, "cpu"))
+    prepared = tuning.prepared
+    monkeypatch.setattr(tuning, "prepared", lambda p, config: prepared(p, config, "cpu"))
     p = Problem("float16", 8, 64, 64, 16, 16, 1)
-    tune.compile_all([p, p._replace(n=1)])
-    cache = implicit_gemm.styled_conv2d_kernel.device_caches.pop("no device")[0]
+    tuning.compile_all([p, p._replace(n=1)])
+    cache = kernel.styled_conv2d_kernel.device_caches.pop("no device")[0]
     assert [type(kernel).__name__ for kernel in cache.values()].count("CompiledKernel") == 1
 
 
 def test_tuning_needs_a_gpu(monkeypatch, capsys):
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
-    assert tune.main([]) == 2 and "expected a CUDA device" in capsys.readouterr().err
+    assert tuning.main([]) == 2 and "expected a CUDA device" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("p", (
@@ -141,7 +141,7 @@ def test_widths_of_eight_move_16_bytes_at_a_time(p):
     from triton.backends.compiler import GPUTarget
 
     from cagc_kernels.triton import compile as check
-    from cagc_kernels.triton import variants
+    from cagc_kernels.triton.gemm import variants
 
     config = configs.default(p)
     kernel, _, types, constants = variants.convolution(p, config, True if p.gather else None)

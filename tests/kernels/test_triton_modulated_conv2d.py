@@ -18,7 +18,7 @@ from .triton_device import DEVICE, MARKS
 
 # isort: split
 from cagc_kernels.triton import modulated_conv2d as kernels
-from cagc_kernels.triton.configs import PLAIN, POLYPHASE, TRANSPOSED, Config
+from cagc_kernels.triton.gemm.configs import PLAIN, POLYPHASE, TRANSPOSED, Config
 
 pytestmark = MARKS
 FILTER = setup_filter([1, 3, 3, 1])

@@ -18,9 +18,11 @@ from .tolerances import TOLERANCES
 from .triton_device import DEVICE, INTERPRETED, MARKS
 
 # isort: split
-from cagc_kernels.triton import configs, styles, synthesis, tune
-from cagc_kernels.triton.configs import PLAIN, POLYPHASE, TRANSPOSED, Problem
 from cagc_kernels.triton.layers import problems
+
+from cagc_kernels.triton import styles, synthesis
+from cagc_kernels.triton.gemm import configs, tuning
+from cagc_kernels.triton.gemm.configs import PLAIN, POLYPHASE, TRANSPOSED, Problem
 
 pytestmark = MARKS
 WIDTHS = (5, 3, 7, 1, 9, 2)
@@ -153,7 +155,7 @@ def test_what_was_tuned_is_what_runs(monkeypatch, tmp_path):
 
     for dtype, code in ((torch.float32, "tf32"), (torch.bfloat16, "float16")):
         found = list(problems(64, "r8", 4, code))
-        tune.tune(found, "Some GPU", tmp_path / "some-gpu.json", time, list)
+        tuning.tune(found, "Some GPU", tmp_path / "some-gpu.json", time, list)
         monkeypatch.setattr(synthesis, "device_name", lambda device: "Some GPU")
         with launches.counted():
             program = compiled(generator, 4, dtype)

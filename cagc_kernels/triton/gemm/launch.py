@@ -8,14 +8,14 @@ from typing import NamedTuple
 import torch
 import triton
 
-from .. import layout
-from ..arguments import Epilogue, accumulator
+from ... import layout
+from ...arguments import Epilogue, accumulator
+from ..start import start
 from .configs import PLAIN, POLYPHASE, TRANSPOSED, Config
 from .demodulation import demodulation_kernel
 from .fir import ROWS, fir_act_kernel
-from .implicit_gemm import styled_conv2d_kernel
+from .kernel import styled_conv2d_kernel
 from .packing import PackedWeight, tl_dtype
-from .start import start
 
 
 def activation(epilogue: Epilogue) -> dict[str, object]:

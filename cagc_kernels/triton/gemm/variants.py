@@ -8,10 +8,11 @@ import torch
 import triton
 import triton.language as tl
 
-from ..arguments import Epilogue
-from . import demodulation, fir, launch, styles, to_rgb
+from ...arguments import Epilogue
+from .. import styles, to_rgb
+from . import demodulation, fir, launch
 from .configs import PLAIN, POLYPHASE, TRANSPOSED, Config, Problem, default, holds_all
-from .implicit_gemm import styled_conv2d_kernel
+from .kernel import styled_conv2d_kernel
 from .layers import problems
 from .packing import PackedWeight
 

@@ -20,7 +20,7 @@ import os
 import triton
 import triton.language as tl
 
-from .bias_act import _value, clamped
+from ..bias_act import _value, clamped
 
 PLAIN, POLYPHASE, TRANSPOSED = (tl.constexpr(mode) for mode in range(3))
 

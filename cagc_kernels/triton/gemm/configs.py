@@ -1,8 +1,8 @@
 """Which kernel variant and which tile a convolution takes on a GPU.
 
 :func:`default` is a rule read from compiled code (registers, loop instructions, bytes and operations of an H100): no
-card has timed it yet. ``python -m cagc_kernels.triton.tune`` times the :func:`candidates` on a card and writes the
-winners to ``configs/<device>.json`` beside this file, or to the folder ``CAGC_TRITON_CONFIGS``, from where
+card has timed it yet. ``python -m cagc_kernels.triton.gemm.tuning`` times the :func:`candidates` on a card and writes
+the winners to ``configs/<device>.json`` of the folder above, or to the folder ``CAGC_TRITON_CONFIGS``, from where
 :func:`choose` takes them; ``CAGC_TRITON_AUTOTUNE=1`` does the same for each new problem of the running process, without
 writing.
 """
@@ -16,14 +16,14 @@ from functools import cache
 from pathlib import Path
 from typing import NamedTuple
 
-from ..names import slug
+from ...names import slug
 
 PLAIN, POLYPHASE, TRANSPOSED = range(3)
 
 # "tf32" is float32 whose products may be rounded.
 HALF = ("float16", "bfloat16")
 
-FOLDER = Path(os.environ.get("CAGC_TRITON_CONFIGS") or Path(__file__).with_name("configs"))
+FOLDER = Path(os.environ.get("CAGC_TRITON_CONFIGS") or Path(__file__).parent.with_name("configs"))
 
 # Of an H100: float16 operations and bytes per second, seconds per launch under a CUDA graph, multiprocessors.
 PEAK, BANDWIDTH, LAUNCH, PROCESSORS = 798e12, 3.0e12, 1.5e-6, 132

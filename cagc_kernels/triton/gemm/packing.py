@@ -9,10 +9,10 @@ import torch.nn.functional as F
 import triton
 from torch.utils.weak import WeakIdKeyDictionary
 
-from ..arguments import accumulator
+from ...arguments import accumulator
+from ..start import start
 from .configs import PLAIN, POLYPHASE
 from .demodulation import energy_kernel
-from .start import start
 
 
 class PackedWeight(NamedTuple):

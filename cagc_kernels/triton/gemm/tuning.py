@@ -1,4 +1,4 @@
-"""Time the configs of real layers on this machine's GPU and keep the winners: ``python -m cagc_kernels.triton.tune``.
+"""Time the configs of real layers on this GPU and keep the winners: ``python -m cagc_kernels.triton.gemm.tuning``.
 
 Writes ``<device>.json`` to the folder that the kernels read (:mod:`.configs`), or to ``--out``: for each class of
 problems the winner, its time, the time of the default and of how many candidates. Problems
@@ -17,13 +17,13 @@ from pathlib import Path
 import torch
 import triton
 
-from ..arguments import Epilogue
-from ..names import slug
+from ...arguments import Epilogue
+from ...names import slug
+from ..start import compiling
 from . import configs, launch
 from .configs import Config, Problem
 from .layers import WIDTHS, problems
 from .packing import pack
-from .start import compiling
 
 # Problems that are compiled before the first of them is timed: a run that is cut off keeps what it timed.
 TOGETHER = 8
