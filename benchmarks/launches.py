@@ -81,15 +81,15 @@ def counted() -> Iterator[Counts]:
 @torch.inference_mode()
 def of_program(generator: Generator, batch: int, dtype: torch.dtype) -> Counts:
     """Of the Triton program, with the tiles that a rule gives an H100 that nobody has timed."""
-    from cagc.runtime.program import TritonSynthesis, triton_program
+    from cagc.runtime.program import ProgramSynthesis
     from cagc_kernels.triton import synthesis
     from cagc_kernels.triton.gemm import configs
 
     choose, synthesis.choose = synthesis.choose, lambda problem, device, time: configs.default(problem)
     try:
         with counted():
-            program = triton_program(generator.frozen_weights(), batch, dtype, torch.device("cpu"))
-            network = TritonSynthesis(generator, program)
+            program = synthesis.Program(generator.frozen_weights(), batch, dtype, "cpu")
+            network = ProgramSynthesis(generator, program)
             z = torch.zeros(batch, generator.z_dim, dtype=dtype)
             program.workspace(batch)
         with counted() as counts:

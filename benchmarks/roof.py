@@ -17,7 +17,7 @@ import argparse
 import sys
 from typing import NamedTuple
 
-from cagc_kernels.triton.layers import WIDTHS, channels
+from cagc_kernels.triton.gemm.layers import WIDTHS, channels
 
 SIZE = 2  # bytes of float16 and bfloat16
 STYLE = 512

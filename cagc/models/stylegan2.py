@@ -14,9 +14,9 @@ import torch
 from torch import nn
 
 from cagc_kernels import bias_act, modulated_conv2d, setup_filter, styled_conv2d, upsample2d
-from cagc_kernels.frozen import GeneratorWeights
 from cagc_kernels.ops.modulated_conv2d import composed_because
 from cagc_kernels.profiling import layer_range
+from cagc_kernels.synthesis import GeneratorWeights
 
 from ..checks import at_least_one
 from .base import BaseGenerator, BaseMapping, BaseSynthesis, has_hooks

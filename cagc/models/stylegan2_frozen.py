@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from cagc_kernels.frozen import ConvWeights, GeneratorWeights, ToRGBWeights
+from cagc_kernels.synthesis import ConvWeights, GeneratorWeights, ToRGBWeights
 
 
 @torch.no_grad()

@@ -17,28 +17,19 @@ from __future__ import annotations
 
 import copy
 import threading
-import time
+from importlib import import_module
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from cagc_kernels import backend
-from cagc_kernels.native.synthesis import Program
+from cagc_kernels.synthesis import SynthesisProgram
 
 from ..models import AnyConfig, AnyGenerator, Noise
 from ..models.base import BaseMapping, BaseSynthesis, GeneratorNames
 from .graph import Graphed
-from .program import (
-    CompiledMapping,
-    ProgramSynthesis,
-    TritonSynthesis,
-    convolutions,
-    described,
-    eager_kernels,
-    profile_rows,
-    triton_program,
-)
+from .program import CompiledMapping, ProgramSynthesis, convolutions, eager_kernels, profile_rows
 
 DTYPES = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
 
@@ -108,8 +99,7 @@ class CompiledGenerator(GeneratorNames):
         if self._program is not None:
             w_avg = generator.w_avg.to(self._program.device, self._program.dtype, copy=True)
             self._mapping = CompiledMapping(self.config, self._program.map, w_avg)
-            synthesis = ProgramSynthesis if isinstance(self._program, Program) else TritonSynthesis
-            self._synthesis = synthesis(generator, self._program)
+            self._synthesis = ProgramSynthesis(generator, self._program)
         else:
             frozen = copy.deepcopy(generator).eval().requires_grad_(False)
             self._folded = hasattr(frozen.synthesis, "folded")
@@ -227,7 +217,7 @@ class CompiledGenerator(GeneratorNames):
         return [
             {"layer": name, "kernel": kernel, "layout": f"{layout}, {inputs} -> {outputs} channels", "why": why}
             for name, (kernel, why), layout, (inputs, outputs) in zip(
-                names, described(self._program, self.batch), self._program.layouts, self._program.widths
+                names, self._program.describe(self.batch), self._program.layouts, self._program.widths
             )
         ]
 
@@ -239,21 +229,17 @@ class CompiledGenerator(GeneratorNames):
         does instead, padding included; bytes: activations read and written once, packed weights read once.
 
         Raises:
-            ValueError: the compiled CPU program does not run this generator.
+            ValueError: no program of this package runs this generator.
         """
-        if not isinstance(self._program, Program):
-            reason = self.reason or "the Triton program runs"
-            raise ValueError(f"profile: times the compiled CPU program, which is not used here: {reason}")
-        mapping, seconds = [], []
-        for _ in range(repeats):
-            start = time.perf_counter()
-            ws = self.mapping(z).float()
-            mapping.append(time.perf_counter() - start)
-            # The first one is the time of the styles.
-            seconds.append(torch.zeros(1 + len(convolutions(self.config)), dtype=torch.float64))
-            with self._lock:
-                self._synthesis(ws, noise=noise, seconds=seconds[-1])
-        return profile_rows(self.config, self._program, len(z), min(mapping), torch.stack(seconds).amin(dim=0).tolist())
+        if self._program is None:
+            raise ValueError(f"profile: needs a program, but none runs this generator: {self.reason}")
+        z, found = self._given("z", z), []
+        with self._lock:
+            for _ in range(repeats):
+                maps = self._synthesis.maps(len(z), self._given_noise("const", noise))
+                found.append(self._program.profile(z, self._synthesis.num_ws, maps))
+        least = [min(parts, key=lambda part: part.seconds) for parts in zip(*found, strict=True)]
+        return profile_rows(self.config, least, len(z))
 
 
 def graphed(
@@ -264,7 +250,9 @@ def graphed(
     return CompiledMapping(config, Graphed(mapping.w), mapping.w_avg), Graphed(synthesis), whole
 
 
-def _program(generator: AnyGenerator, batch: int, dtype: torch.dtype, device: torch.device) -> tuple[Any, str | None]:
+def _program(
+    generator: AnyGenerator, batch: int, dtype: torch.dtype, device: torch.device
+) -> tuple[SynthesisProgram | None, str | None]:
     """The program for this generator, or None and why there is none."""
     name = "triton" if device.type == "cuda" or backend.preferred() == "triton" else "native"
     if dtype == torch.float64:
@@ -282,4 +270,5 @@ def _program(generator: AnyGenerator, batch: int, dtype: torch.dtype, device: to
         return None, f"the compiled program filters with 4 taps, not {len(weights.fir)}"
     if not weights.mapping:
         return None, "the compiled program needs a mapping network"
-    return Program(weights, batch) if name == "native" else triton_program(weights, batch, dtype, device), None
+    module = import_module(f"cagc_kernels.{name}.synthesis")
+    return module.Program(weights, batch, *(() if name == "native" else (dtype, device))), None

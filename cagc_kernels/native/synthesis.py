@@ -10,17 +10,25 @@ up-sampling layers apply it to the parities of the transposed convolution, of tw
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 
 import torch
 
-from ..frozen import ConvWeights, GeneratorWeights
+from ..synthesis import ConvWeights, GeneratorWeights, Part
 from . import _C
 
 LANES = 8
 BLOCK = 5 << 18  # bytes of 16 tiles' transformed inputs and outputs
 ALGORITHMS = ("direct3", "winograd43", "transposed2", "winograd42")
+
+WHY = {
+    "direct3": "few pixels: transformed weights would cost more to read than they save",
+    "winograd43": "Winograd F(4x4, 3x3): a quarter of the multiplications",
+    "transposed2": "few pixels: transformed weights would cost more to read than they save",
+    "winograd42": "transposed convolution by F(4, 2) per parity: 81 multiplications where 144 are due",
+}
 
 # Filter transforms, exact in float64. Rows: points 0, 1, -1, 2, -2, infinity; and 0, 1, -1, 2, infinity on taps (2, 0)
 # of a stride-2 transposed convolution, then its tap 1.
@@ -278,6 +286,31 @@ class Program:
         program, workspace = self._run(z.shape[0])
         program.map(z=z.data_ptr(), w=w.data_ptr(), workspace=workspace.data_ptr())
         return w[:, : self.style_dim]
+
+    def draw(self, batch: int, shapes: Sequence[tuple[int, int]]) -> list[torch.Tensor]:
+        """Standard normal noise [batch, 1, height, width] for each of ``shapes``, as the generator draws it."""
+        return [torch.empty(batch, 1, *shape).normal_() for shape in shapes]
+
+    def describe(self, batch: int) -> list[tuple[str, str]]:
+        """Algorithm and instruction set of every convolution, and why it is that one."""
+        return [(f"{name} ({self.instructions})", WHY[name]) for name in self.algorithms]
+
+    def profile(self, z: torch.Tensor, num_ws: int, noise: Sequence[torch.Tensor | None]) -> list[Part]:
+        """The mapping network, the styles, and each convolution with its toRGB, of one call on ``z``.
+
+        Multiplications and bytes are those of the algorithms, padding included: activations read and written once,
+        packed weights read once.
+        """
+        n, start = len(z), time.perf_counter()
+        ws = self.map(z)[:, None].expand(-1, num_ws, -1)
+        mapping = time.perf_counter() - start
+        seconds = torch.zeros(1 + len(self.algorithms), dtype=torch.float64)
+        self.images(ws, noise, seconds)
+        styles, *convs = seconds.tolist()
+        rows = [Part(mapping, *self.mapping_cost(n), "gemm"), Part(styles, *self.styles_cost(n), "gemm")]
+        for i, (spent, name) in enumerate(zip(convs, self.algorithms)):
+            rows.append(Part(spent, *self.conv_cost(i, n), name))
+        return rows
 
     def images(
         self, ws: torch.Tensor, noise: Sequence[torch.Tensor | None], seconds: torch.Tensor | None = None

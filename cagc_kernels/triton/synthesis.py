@@ -8,15 +8,17 @@ and energies summed once; activations go to buffers that belong to the program.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 from functools import partial
+from itertools import pairwise
 from typing import NamedTuple
 
 import torch
 import triton
 
 from ..arguments import Epilogue
-from ..frozen import ConvWeights, GeneratorWeights, ToRGBWeights
+from ..synthesis import ConvWeights, GeneratorWeights, Part, ToRGBWeights
 from . import styles as vectors
 from .gemm.configs import PLAIN, POLYPHASE, TRANSPOSED, Config, Problem, choose, default, holds_all, winner
 from .gemm.launch import Colours, convolve, device_name, kind
@@ -291,10 +293,58 @@ class Program:
         self._run(ws, noise, image)
         return image
 
-    def _run(self, ws: torch.Tensor, noise: Sequence[torch.Tensor | None], image: torch.Tensor) -> None:
+    def draw(self, batch: int, shapes: Sequence[tuple[int, int]]) -> list[torch.Tensor]:
+        """Standard normal noise [batch, 1, height, width] for each of ``shapes``: views of one tensor, one launch."""
+        flat = torch.empty(batch * sum(h * w for h, w in shapes), dtype=self.dtype, device=self.device).normal_()
+        parts = flat.split([batch * h * w for h, w in shapes])
+        return [part.view(batch, 1, *shape) for part, shape in zip(parts, shapes, strict=True)]
+
+    def profile(self, z: torch.Tensor, num_ws: int, noise: Sequence[torch.Tensor | None]) -> list[Part]:
+        """The mapping network, the styles, and each convolution with its toRGB, of one call on ``z``.
+
+        The launches of a part are waited for before those of the next: the sum is more than the time of an image.
+        """
+        n, marks = len(z), []
+
+        def mark() -> None:
+            if self.device.type == "cuda":
+                torch.cuda.synchronize(self.device)
+            marks.append(time.perf_counter())
+
+        image = self.images(self.map(z)[:, None].expand(-1, num_ws, -1), noise)  # what is compiled on first use
+        mark()
+        ws = self.map(z)[:, None].expand(-1, num_ws, -1)
+        mark()
+        self._run(ws, noise, image, mark)
+        seconds = [b - a for a, b in pairwise(marks)]
+        return [Part(*row) for row in zip(seconds, *zip(*self._costs(n), strict=True), strict=True)]
+
+    def _costs(self, n: int) -> list[tuple[int, int, str]]:
+        """Multiplications, bytes and kernel of the mapping network, the styles and each convolution of ``n`` images."""
+
+        def vectors(weights: Sequence[torch.Tensor]) -> tuple[int, int, str]:
+            products = sum(weight.numel() for weight in weights)
+            return n * products, sum(weight.numel() * weight.element_size() for weight in weights), "gemm"
+
+        found = [vectors([weight for weight, _ in self._mapping]), vectors([self._weight, self._energy])]
+        for layer, config in zip(self._layers, self.configs(n), strict=True):
+            (inputs, out), side = layer.packed.channels, layer.size * layer.up
+            pixels = 9 * ((layer.size + 1) ** 2 if config.mode == TRANSPOSED else side**2)
+            values = n * (layer.size**2 * inputs + side**2 * out) + layer.packed.weight.numel()
+            found.append((n * pixels * inputs * out, values * self.dtype.itemsize, NAMES[config.mode]))
+        return found
+
+    def _run(
+        self,
+        ws: torch.Tensor,
+        noise: Sequence[torch.Tensor | None],
+        image: torch.Tensor,
+        mark: Callable[[], None] = lambda: None,
+    ) -> None:
         n, r = len(ws), self.resolution
         work, configs = self.workspace(n), self.configs(n)
         styles = self._style(ws, work)
+        mark()
         x, skip, modulated = self._constant.expand(n, -1, -1, -1), None, False
         for i, (layer, config, given) in enumerate(zip(self._layers, configs, noise, strict=True)):
             side, out, last = layer.size * layer.up, layer.scale.width, i + 1 == len(self._layers)
@@ -334,6 +384,7 @@ class Program:
             if colours is not None and not fused:
                 launch_to_rgb(y, *colours[:6], self.clamp)
             x, modulated = y, next_styles is not None
+            mark()
 
     @property
     def widths(self) -> list[tuple[int, int]]:
@@ -347,12 +398,13 @@ class Program:
 
     def describe(self, n: int) -> list[tuple[str, str]]:
         """Kernel and tile of every convolution for ``n`` images, in order, and why it is that one."""
-        found = []
+        found, runs = [], "in a CUDA graph" if self.device.type == "cuda" else "interpreted"
         for layer, c in zip(self._layers, self.configs(n), strict=True):
             split = f" in {c.split} parts" if c.split > 1 else ""
             problem = self._problem(n, *layer.packed.channels, layer.size, layer.up)
             timed = winner(problem, device_name(self.device))
             why = "the fastest that was timed on this card" if c == timed else "a rule, not timed on this card"
             rgb = ", toRGB in it" if layer.rgb is not None and holds_all(c, layer.scale.width) else ""
-            found.append((f"implicit GEMM, {NAMES[c.mode]}, {c.bm}x{c.bn + c.bn2}x{c.bk}{split}{rgb}", why))
+            tile = f"{c.bm}x{c.bn + c.bn2}x{c.bk}{split}{rgb}"
+            found.append((f"implicit GEMM, {NAMES[c.mode]}, {tile} by triton, {runs}", why))
         return found

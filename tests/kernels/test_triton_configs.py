@@ -15,6 +15,7 @@ from cagc_kernels.names import slug  # noqa: E402
 from cagc_kernels.triton.gemm.layers import WIDTHS, problems  # noqa: E402
 from cagc_kernels.triton.gemm import configs, tuning  # noqa: E402
 from cagc_kernels.triton.gemm.configs import PLAIN, POLYPHASE, TRANSPOSED, Config, Problem  # noqa: E402
+from cagc_kernels.triton.gemm.layers import WIDTHS, problems  # noqa: E402
 
 UP = (POLYPHASE, TRANSPOSED)
 

@@ -18,11 +18,10 @@ from .tolerances import TOLERANCES
 from .triton_device import DEVICE, INTERPRETED, MARKS
 
 # isort: split
-from cagc_kernels.triton.layers import problems
-
 from cagc_kernels.triton import styles, synthesis
 from cagc_kernels.triton.gemm import configs, tuning
 from cagc_kernels.triton.gemm.configs import PLAIN, POLYPHASE, TRANSPOSED, Problem
+from cagc_kernels.triton.gemm.layers import problems
 
 pytestmark = MARKS
 WIDTHS = (5, 3, 7, 1, 9, 2)
@@ -136,8 +135,9 @@ def check_buffers(program: runtime.CompiledGenerator) -> None:
     rows = program.explain()
     assert [row["layout"] for row in rows][:2] == ["NHWC, 5 -> 3 channels", "NHWC, 3 -> 7 channels"]
     assert "plain" in rows[0]["kernel"] and "polyphase" in rows[1]["kernel"] and "not timed" in rows[0]["why"]
-    with pytest.raises(ValueError, match="the Triton program"):
-        program.profile(ws[:, 0])
+    parts = program.profile(ws[:, 0], repeats=1)
+    assert [part["name"] for part in parts] == ["mapping", "styles", *(row["layer"] for row in rows)]
+    assert all(part["ms"] > 0 and part["multiplications"] >= part["macs"] > 0 for part in parts)
 
 
 @pytest.mark.skipif(not INTERPRETED, reason="a GPU has winners of its own")
