@@ -329,18 +329,16 @@ class Program:
         found = [vectors([weight for weight, _ in self._mapping]), vectors([self._weight, self._energy])]
         for layer, config in zip(self._layers, self.configs(n), strict=True):
             (inputs, out), side = layer.packed.channels, layer.size * layer.up
-            pixels = 9 * ((layer.size + 1) ** 2 if config.mode == TRANSPOSED else side**2)
+            products = 9 * ((layer.size + 1) ** 2 if config.mode == TRANSPOSED else side**2) * inputs * out
+            products += 0 if layer.rgb is None else 3 * side**2 * out
             values = n * (layer.size**2 * inputs + side**2 * out) + layer.packed.weight.numel()
-            found.append((n * pixels * inputs * out, values * self.dtype.itemsize, NAMES[config.mode]))
+            found.append((n * products, values * self.dtype.itemsize, NAMES[config.mode]))
         return found
 
     def _run(
-        self,
-        ws: torch.Tensor,
-        noise: Sequence[torch.Tensor | None],
-        image: torch.Tensor,
+        self, ws: torch.Tensor, noise: Sequence[torch.Tensor | None], image: torch.Tensor,
         mark: Callable[[], None] = lambda: None,
-    ) -> None:
+    ) -> None:  # fmt: skip
         n, r = len(ws), self.resolution
         work, configs = self.workspace(n), self.configs(n)
         styles = self._style(ws, work)
@@ -368,19 +366,9 @@ class Program:
             padding = (0, 0) if config.mode == TRANSPOSED else (1, 1)
             scale = layer.scale.of(work.scale, n)
             convolve(
-                x,
-                layer.packed,
-                y,
-                t,
-                s,
-                scale,
-                epilogue,
-                config,
-                padding,
-                work.arrivals,
-                colours if fused else None,
+                x, layer.packed, y, t, s, scale, epilogue, config, padding, work.arrivals, colours if fused else None,
                 layer.strength,
-            )
+            )  # fmt: skip
             if colours is not None and not fused:
                 launch_to_rgb(y, *colours[:6], self.clamp)
             x, modulated = y, next_styles is not None

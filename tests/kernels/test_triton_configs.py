@@ -12,7 +12,6 @@ if find_spec("triton") is None:
     pytest.skip("triton is not installed", allow_module_level=True)
 
 from cagc_kernels.names import slug  # noqa: E402
-from cagc_kernels.triton.gemm.layers import WIDTHS, problems  # noqa: E402
 from cagc_kernels.triton.gemm import configs, tuning  # noqa: E402
 from cagc_kernels.triton.gemm.configs import PLAIN, POLYPHASE, TRANSPOSED, Config, Problem  # noqa: E402
 from cagc_kernels.triton.gemm.layers import WIDTHS, problems  # noqa: E402
