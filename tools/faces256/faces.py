@@ -1,0 +1,56 @@
+"""Numbered face images in zips, read when they are asked for."""
+
+from __future__ import annotations
+
+import io
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+
+class Faces:
+    """Images named by seed in zips of one size each; a zip that is being written is passed over until the next scan.
+
+    Args:
+        archives: zips, or folders of zips.
+    """
+
+    def __init__(self, archives: list[Path]) -> None:
+        self.archives = archives
+        self._entries: dict[int, dict[int, tuple[zipfile.ZipFile, str]]] = {}
+        self._open: dict[Path, float] = {}
+        self.scan()
+
+    def scan(self) -> None:
+        """Take up zips that are new or have grown."""
+        for path in [zip for a in self.archives for zip in (sorted(a.glob("*.zip")) if a.is_dir() else [a])]:
+            changed = path.stat().st_mtime
+            if self._open.get(path) == changed:
+                continue
+            try:
+                bundle = zipfile.ZipFile(path)
+                names = [name for name in bundle.namelist() if name.endswith(".webp")]
+                size = Image.open(io.BytesIO(bundle.read(names[0]))).width
+            except (zipfile.BadZipFile, EOFError, IndexError):
+                continue
+            self._open[path] = changed
+            found = self._entries.setdefault(size, {})
+            found |= {int(Path(name).stem): (bundle, name) for name in names}
+
+    def seeds(self, size: int) -> list[int]:
+        """Seeds of which there is an image of at least ``size``."""
+        return sorted({seed for side, found in self._entries.items() if side >= size for seed in found})
+
+    def batch(self, seeds: list[int], size: int) -> Tensor:
+        """Images [N, 3, size, size] in [-1, 1], area-averaged from the smallest that is large enough."""
+        images = [np.asarray(self._read(seed, size)) for seed in seeds]
+        return torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2).float() / 127.5 - 1
+
+    def _read(self, seed: int, size: int) -> Image.Image:
+        side = min(side for side, found in self._entries.items() if side >= size and seed in found)
+        bundle, name = self._entries[side][seed]
+        return Image.open(io.BytesIO(bundle.read(name))).convert("RGB").reduce(side // size)
