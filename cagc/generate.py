@@ -13,7 +13,7 @@ from . import runtime
 from .callbacks import Progress
 from .errors import CagcError
 from .files import atomic_write
-from .metrics.sampling import noise_for
+from .metrics.sampling import finite, noise_for
 from .models import AnyGenerator
 from .pictures import image_grid
 from .seeds import z_batch
@@ -56,7 +56,8 @@ def generate(
     """Write ``out/NNNNN.png`` for each seed and return the paths; the same seed gives the same image in any batch.
 
     Raises:
-        CagcError: ``out`` is a file, or an image exists and ``overwrite`` is false; nothing is written then.
+        CagcError: ``out`` is a file, or an image exists and ``overwrite`` is false; nothing is written then. An image
+            holds NaN or infinity: neither it nor a later one is written.
         ValueError: ``noise`` is not "const", "random" or "none", or ``batch`` is below 1.
     """
     if batch < 1:
@@ -76,7 +77,9 @@ def generate(
     for start in range(0, len(seeds), batch):
         chunk = seeds[start : start + batch]
         z = z_batch(chunk, generator.z_dim, like.device).to(like.dtype)
-        images = compiled(z, truncation_psi=truncation, noise=noise_for(generator, chunk, noise)).clamp(-1, 1)
+        images = compiled(z, truncation_psi=truncation, noise=noise_for(generator, chunk, noise))
+        finite(images, chunk)
+        images = images.clamp(-1, 1)
         out.mkdir(parents=True, exist_ok=True)
         for image in images:
             with atomic_write(paths[done]) as temporary:

@@ -263,5 +263,5 @@ def write_report(out_dir: str | PathLike[str], report: Report) -> Path:
         with atomic_write(folder / GRIDS_FOLDER / f"{figure.name}.png") as temporary:
             temporary.write_bytes(_png(figure.composite()))
     with atomic_write(folder / REPORT_NAME) as temporary:
-        temporary.write_text(page, encoding="utf-8")
+        temporary.write_text(page, encoding="utf-8", errors="backslashreplace")
     return folder / REPORT_NAME

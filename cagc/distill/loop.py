@@ -216,7 +216,7 @@ class _Run:
         start, steps = self.trainer.step, self.config.steps
         main = distributed.is_main()
         if self.config.tensorboard and start < steps and main:
-            self.board = TensorBoard(self.folder.tensorboard, start)
+            self.board = self._open_board(start)
         if progress is True and main and start < steps:
             self._announce()
         reporter = Reporter(progress if main else False, steps, start, self.config.batch_size)
@@ -226,6 +226,14 @@ class _Run:
         finally:
             if self.board is not None:
                 self.board.close()
+
+    def _open_board(self, start: int) -> TensorBoard | None:
+        try:
+            str(self.folder.tensorboard).encode()
+        except UnicodeEncodeError:
+            warnings.warn("tensorboard: the name of the folder is not UTF-8, which it cannot write to", stacklevel=2)
+            return None
+        return TensorBoard(self.folder.tensorboard, start)
 
     @contextmanager
     def _keeping(self) -> Iterator[None]:

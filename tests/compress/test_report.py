@@ -92,6 +92,11 @@ def test_ratios_are_paired_and_the_realised_share_is_their_quotient(report):
     assert report.realised(report.teacher) == 1
 
 
+def test_text_that_is_not_utf8_is_escaped(report, tmp_path):
+    page = write_report(tmp_path, replace(report, provenance={"Command": "cagc \udcff"}))
+    assert "cagc \\udcff" in page.read_text(encoding="utf-8")
+
+
 def test_times_that_contradict_their_ratio_are_too_noisy(generators):
     quiet, steady = make_report(generators), timed(20.0, 20.0, 20.0)
     # Paired ratios 1, 4 and 4, but medians of 20 and 20.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from dataclasses import replace
 
@@ -87,6 +88,14 @@ def test_run_that_ended_before_its_first_checkpoint_begins_anew(networks, whole,
     leftover.touch()
     assert fingerprint(run(networks, out, **again)) == fingerprint(whole)
     assert not leftover.exists()
+
+
+def test_folder_whose_name_is_not_utf8(networks, whole, tmp_path):
+    out = tmp_path / os.fsdecode(b"\xff")
+    with pytest.warns(UserWarning, match="tensorboard: the name of the folder is not UTF-8"):
+        run(networks, out, replace(CONFIG, steps=1, tensorboard=True), sources={"data": str(out)})
+    assert RunFolder(out).config()["sources"] == {"data": str(out)}
+    assert fingerprint(run(networks, out, resume=True)) == fingerprint(whole)
 
 
 def test_other_content_under_equal_names_is_not_taken_up(networks, tmp_path):

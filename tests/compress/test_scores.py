@@ -1,10 +1,14 @@
 from __future__ import annotations
 
+import copy
+import math
+
 import pytest
 import torch
 
 from cagc.content import ContentCoverage, load
 from cagc.errors import CagcError
+from cagc.generate import generate
 from cagc.models.stylegan2 import Generator, GeneratorConfig
 from cagc.pruning.budget import plan_channels
 from cagc.pruning.scores import METRICS, ChannelScores, SampleBatch, score_channels
@@ -268,3 +272,17 @@ def test_a_function_of_ones_own_scores(generator):
 def test_scores_of_ones_own_are_checked(generator, returned, message):
     with pytest.raises(CagcError, match=message):
         score_channels(generator, lambda g, samples: returned(g.channel_groups()), samples=1)
+
+
+def test_generator_that_draws_nan_is_neither_scored_nor_planned_nor_drawn(generator, tmp_path):
+    scores = score_channels(generator, "random", samples=1)
+    scores.scores["b8.conv1"][0] = math.inf
+    with pytest.raises(CagcError, match="scores: layer 'b8.conv1' has a score that is NaN or infinite"):
+        plan_channels(generator, scores, keep=0.5)
+    broken = copy.deepcopy(generator)
+    broken.synthesis.b8.conv1.weight.data[0] = math.nan
+    with pytest.raises(CagcError, match="generator: synthesis.b8.conv1.weight holds NaN or infinity"):
+        score_channels(broken, "l1-out", samples=1)
+    with pytest.raises(CagcError, match="generator: got NaN or infinity in 1 of 1 images, the first of seed 3"):
+        generate(broken, [3], tmp_path)
+    assert not list(tmp_path.iterdir())

@@ -78,6 +78,9 @@ class _Request:
             raise ValueError(f"noise_probability: got {self.noise_probability}, expected above 0 and at most 1")
         if not 0 < self.strength < math.inf:
             raise ValueError(f"strength: got {self.strength}, expected a number above 0")
+        for name, weight in self.generator.named_parameters():
+            if not weight.isfinite().all():
+                raise CagcError(f"generator: {name} holds NaN or infinity, expected finite weights to score")
 
     def batches(self, noise: str, part: int = 0, parts: int = 1) -> Iterator[SampleBatch]:
         """Every batch, or those of one of ``parts``; a batch is torn only where it does not matter to the score."""
@@ -262,7 +265,9 @@ def score_channels(
     request = _with_content(request) if metric == "content-aware" else request
     scores, settings = _users(metric, request) if callable(metric) else METRICS[metric](request)
     name = getattr(metric, "__name__", type(metric).__name__) if callable(metric) else metric
-    return ChannelScores(name, scores, generator_hash(generator), settings)
+    found = ChannelScores(name, scores, generator_hash(generator), settings)
+    found.check_finite()
+    return found
 
 
 def _with_content(request: _Request) -> _Request:

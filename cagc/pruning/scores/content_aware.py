@@ -14,6 +14,7 @@ import torch
 from torch.func import functional_call
 
 from ...content import ContentCoverage, ContentParser, validate_mask
+from ...metrics.sampling import finite
 from ...models import AnyGenerator
 from .consumers import combine_consumers, consumer_names, traced_weights
 from .samples import SampleBatch, stream
@@ -53,6 +54,7 @@ class ContentNoise:
 
     def __call__(self, images: torch.Tensor, seeds: Sequence[int] | None = None) -> torch.Tensor:
         """images [N, 3, H, W] → [N, 1, H, W]; raises CagcError where the parser's mask is not as it must be."""
+        finite(images, range(self._drawn, self._drawn + len(images)) if seeds is None else seeds)
         name = getattr(self.parser, "name", type(self.parser).__name__)
         mask = validate_mask(self.parser(images, seeds=seeds), images, name)
         self.coverage.add(mask)

@@ -37,11 +37,18 @@ class ChannelScores:
     settings: dict[str, Any]
 
     def check(self, generator: AnyGenerator, teacher: str | None = None) -> None:
-        """Raise CagcError unless these are scores of ``generator``; its hash, where known already, is ``teacher``."""
+        """Raise CagcError unless these are finite scores of ``generator``; its hash, if known, is ``teacher``."""
+        self.check_finite()
         check_widths("scores", {name: len(s) for name, s in self.scores.items()}, generator.channel_groups())
         teacher = teacher or generator_hash(generator)
         if self.teacher != teacher:
             raise CagcError(f"scores: made for generator {self.teacher}, got generator {teacher}; score this one anew")
+
+    def check_finite(self) -> None:
+        """Raise CagcError where a score is NaN or infinite, naming the layer."""
+        for name, score in self.scores.items():
+            if not torch.as_tensor(score).isfinite().all():
+                raise CagcError(f"scores: layer {name!r} has a score that is NaN or infinite, expected finite numbers")
 
     def save(self, path: str | Path) -> None:
         """Write as JSON, atomically."""
