@@ -17,7 +17,7 @@ from torch import Tensor
 from ..callbacks import Progress
 from ..common.reading import one_line, printable, reading
 from ..errors import CagcError
-from .files import open_files, read_file
+from .files import in_flight, open_files, read_file
 from .images import SUFFIXES, open_image, to_rgb
 
 if TYPE_CHECKING:
@@ -123,9 +123,10 @@ class ImageDataset(Sequence[Tensor]):
         kept, names = {}, self._files.names
 
         def first_read(name: str) -> Any:
-            data = self._files.read(name)
-            self._digests[name] = hashlib.blake2b(data, digest_size=16).hexdigest()
-            return read(name, data)
+            with in_flight.spend(self._files.size(name)):
+                data = self._files.read(name)
+                self._digests[name] = hashlib.blake2b(data, digest_size=16).hexdigest()
+                return read(name, data)
 
         with ThreadPoolExecutor(max_workers=min(4, os.cpu_count() or 1)) as pool:
             for done, (name, value) in enumerate(zip(names, pool.map(lambda n: _attempt(first_read, n), names)), 1):

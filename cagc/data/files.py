@@ -9,10 +9,15 @@ from pathlib import Path, PurePosixPath
 from ..common.file_kinds import foreign_kind
 from ..common.reading import one_line, regular_file
 from ..errors import CagcError
-from .images import SUFFIXES
+from .images import SUFFIXES, Budget, looks_like_image
 
 MAX_FILE_BYTES = 256 << 20
 """Largest image file, in bytes, as it lies in a folder or as it unpacks from a zip."""
+MAX_EXPANSION, _SMALL_ZIP_BYTES = 200, 4 << 30
+"""How many times as large as the zip its images may be, where they have more than 4 GB."""
+
+in_flight = Budget(MAX_FILE_BYTES)
+"""Bytes of image files that the threads of a process hold at the same time."""
 
 
 def _is_image(path: PurePosixPath) -> bool:
@@ -50,13 +55,17 @@ class ImageFolder:
         """Return the bytes of the file `name`. Raises as `read_file`."""
         return read_file(self.root / name)
 
+    def size(self, name: str) -> int:
+        """Return the bytes that `read` would. Raises OSError."""
+        return (self.root / name).stat().st_size
+
 
 class ImageZip:
     """The image files in a zip, readable from several threads and processes. `names` are sorted.
 
     Raises:
-        CagcError: `path` is no regular file or no zip, or its entries claim more bytes than it has. A damaged
-            directory may raise anything.
+        CagcError: `path` is no regular file or no zip, or its entries claim more bytes than it has or
+            unpack to far more. A damaged directory may raise anything.
     """
 
     def __init__(self, path: Path) -> None:
@@ -71,7 +80,14 @@ class ImageZip:
         entries = [info for info in self._archive.infolist() if not info.is_dir()]
         if sum(info.compress_size for info in entries) > size:
             raise CagcError("got entries that overlap, expected each to have bytes of its own")
-        self.names = sorted({info.filename for info in entries if _is_image(PurePosixPath(info.filename))})
+        images = [info for info in entries if _is_image(PurePosixPath(info.filename))]
+        unpacked = sum(info.file_size for info in images)
+        if unpacked > max(_SMALL_ZIP_BYTES, MAX_EXPANSION * size):
+            raise CagcError(
+                f"got images of {unpacked:,} bytes in {size:,}, expected at most {MAX_EXPANSION} times as many "
+                "(MAX_EXPANSION)"
+            )
+        self.names = sorted({info.filename for info in images})
 
     def __getstate__(self) -> dict[str, object]:
         return self.__dict__ | {"_archive": None, "_process": None}
@@ -79,7 +95,7 @@ class ImageZip:
     def read(self, name: str) -> bytes:
         """Return the unpacked bytes of the entry `name`.
 
-        Raises CagcError if they are too many or packed by another method than deflate; damage may raise anything.
+        Raises CagcError if they are no image, too many, or packed otherwise than by deflate. Damage may raise anything.
         """
         if self._process != os.getpid():  # processes that fork share the position of an open file
             self._archive, self._process = zipfile.ZipFile(self.path), os.getpid()
@@ -87,7 +103,14 @@ class ImageZip:
         _check_size(info.file_size)
         if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
             raise CagcError(f"got zip compression method {info.compress_type}, expected 0 (stored) or 8 (deflated)")
-        return self._archive.read(info)
+        with self._archive.open(info) as stream:
+            if not looks_like_image(stream.peek(16)):
+                raise CagcError("not an image")
+            return stream.read()
+
+    def size(self, name: str) -> int:
+        """Return the bytes that `read` would."""
+        return self._archive.getinfo(name).file_size
 
 
 def open_files(path: Path) -> ImageFolder | ImageZip:

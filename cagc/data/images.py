@@ -83,26 +83,36 @@ def _rawmode(image: Image.Image) -> str | None:
     return name if isinstance(name, str) else None
 
 
-class _PixelBudget:
-    """Makes threads wait rather than decode more than `MAX_PIXELS` at the same time."""
+class Budget:
+    """Makes threads wait rather than hold more than `limit` pixels or bytes at the same time."""
 
-    def __init__(self) -> None:
-        self._used, self._changed = 0, threading.Condition()
+    def __init__(self, limit: int) -> None:
+        self._limit, self._used, self._changed = limit, 0, threading.Condition()
 
     @contextmanager
-    def spend(self, pixels: int) -> Iterator[None]:
+    def spend(self, amount: int) -> Iterator[None]:
+        """Hold `amount` inside the block, all of the limit if it is more."""
+        amount = min(amount, self._limit)
         with self._changed:
-            self._changed.wait_for(lambda: self._used + pixels <= MAX_PIXELS)
-            self._used += pixels
+            self._changed.wait_for(lambda: self._used + amount <= self._limit)
+            self._used += amount
         try:
             yield
         finally:
             with self._changed:
-                self._used -= pixels
+                self._used -= amount
                 self._changed.notify_all()
 
 
-_budget = _PixelBudget()
+_budget = Budget(MAX_PIXELS)
+
+
+def looks_like_image(start: bytes) -> bool:
+    """Whether a file that begins with `start` may be an image of `FORMATS`: worth unpacking."""
+    from PIL import Image
+
+    checks = (Image.OPEN[name][1] for name in _formats())
+    return any(check is None or check(start[:16]) for check in checks)
 
 
 def _upright(image: Image.Image) -> Image.Image:

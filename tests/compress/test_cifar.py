@@ -136,6 +136,9 @@ def test_damaged_archives(tmp_path, monkeypatch):
         path.write_bytes(damaged)
         with pytest.raises(CagcError, match="cifar.tar.gz: truncated, damaged or of another format|no CIFAR-10"):
             read_images(path)
+    monkeypatch.setattr(cifar_to_zip, "MAX_BATCH_BYTES", 1 << 10)
+    with pytest.raises(CagcError, match="got a batch of 12,292 bytes, expected 1,024 at most"):
+        read_images(archive(path, FORMS["binary"]))
     monkeypatch.setattr(cifar_to_zip, "MAX_BYTES", 1 << 20)
     path.write_bytes(gzip.compress(archive(tmp_path / "a.tar", {"x/zeros": bytes(2 << 20)}, "w").read_bytes()))
     with pytest.raises(CagcError, match=r"unpacks to more than 1,048,576 bytes \(MAX_BYTES\)"):

@@ -249,6 +249,14 @@ def test_names_of_any_bytes_are_shown_on_one_line(tmp_path):
     assert r"a\n[red]" in text and "\n" not in text and text.encode() and data.describe().encode()
 
 
+def test_a_small_zip_cannot_unpack_to_any_size(tmp_path, monkeypatch):
+    (tmp_path / "set.zip").write_bytes(zip_of(np.zeros((2, 99, 99, 3), np.uint8), compression=zipfile.ZIP_DEFLATED))
+    monkeypatch.setattr(files, "_SMALL_ZIP_BYTES", 100)
+    monkeypatch.setattr(files, "MAX_EXPANSION", 1e-3)
+    with pytest.raises(CagcError, match=r"set.zip: got images of .* bytes in .*MAX_EXPANSION"):
+        ImageDataset(tmp_path / "set.zip", 8)
+
+
 def zip_of(images, **options):
     stream = io.BytesIO()
     with zipfile.ZipFile(stream, "w", **options) as archive:

@@ -30,8 +30,8 @@ from cagc.console import one_line_errors
 from cagc.errors import CagcError
 from cagc.files import atomic_write, check_target
 
-MAX_BYTES = 1 << 30
-"""Most bytes that an archive may unpack to; CIFAR-10 has 184 million."""
+MAX_BYTES, MAX_BATCH_BYTES = 512 << 20, 64 << 20
+"""Most bytes that an archive may unpack to, and those of a batch; CIFAR-10 has 184 million in batches of 31."""
 SIDE = 32
 _PIXELS = 3 * SIDE**2
 _BATCH = re.compile(r"(?:.*/)?(data_batch_\d+(?:\.bin)?)")
@@ -68,6 +68,8 @@ def _files(path: Path) -> Iterator[tuple[str, bytes]]:
         with tarfile.open(fileobj=_Limited(gzip.GzipFile(fileobj=packed) if zipped else packed), mode="r|") as archive:
             for member in archive:
                 if member.isfile() and (found := _BATCH.fullmatch(member.name)):
+                    if member.size > MAX_BATCH_BYTES:
+                        raise CagcError(f"got a batch of {member.size:,} bytes, expected {MAX_BATCH_BYTES:,} at most")
                     yield found[1], archive.extractfile(member).read()
 
 
