@@ -166,12 +166,12 @@ def training_curves(
 
 def _records(path: str | PathLike[str]) -> list[dict[str, Any]]:
     records = []
-    for line in Path(path).read_text(encoding="utf-8").splitlines():
+    for line in Path(path).read_text(encoding="utf-8", errors="replace").splitlines():
         try:
             record = parse_json(line)
         except CagcError:
             continue
-        if isinstance(record, dict) and "step" in record:
+        if isinstance(record, dict) and type(record.get("step")) in (int, float):
             records.append(record)
     return records
 

@@ -179,21 +179,25 @@ class RunFolder:
     def trim_log(self, step: int) -> None:
         """Drop the records of steps after ``step``, which a resumed run writes again, and a torn last line."""
         if self._metrics.exists():
-            kept = [line for line in self._metrics.read_text().splitlines() if _step_of(line) <= step]
+            kept = [line for line in self._lines() if _step_of(line) <= step]
             with atomic_write(self._metrics) as temporary:
                 temporary.write_text("".join(line + "\n" for line in kept))
 
     def metrics(self) -> list[dict[str, Any]]:
         """Records of ``metrics.jsonl``."""
-        lines = self._metrics.read_text().splitlines() if self._metrics.exists() else []
+        lines = self._lines() if self._metrics.exists() else []
         return [json.loads(line) for line in lines if _step_of(line) < float("inf")]
+
+    def _lines(self) -> list[str]:
+        return self._metrics.read_text(encoding="utf-8", errors="replace").splitlines()
 
 
 def _step_of(line: str) -> float:
     try:
-        return float(parse_json(line)["step"])
+        step = parse_json(line)["step"]
     except (ValueError, KeyError, TypeError):
         return float("inf")
+    return step if type(step) in (int, float) else float("inf")
 
 
 def _read(path: Path) -> dict[str, Any]:

@@ -302,7 +302,7 @@ READERS: dict[str, Reader] = {
     ),
     "run-log": Reader(
         ".jsonl", lambda: b'{"step": 1, "loss": 0.5}', _read_log, _JSON,
-        ("state.py:_step_of", "state.py:RunFolder.metrics", "state.py:RunFolder.trim_log",
+        ("state.py:_step_of", "state.py:RunFolder.metrics", "state.py:RunFolder._lines",
          "report.py:_records"),
     ),
 }  # fmt: skip
