@@ -171,7 +171,8 @@ class GeneratorNames:
         if mixing_index is None or not 1 <= mixing_index < self.num_ws:
             raise ValueError(f"mixing_index: got {mixing_index}, expected 1 to {self.num_ws - 1} with z_mix")
         ws, mixed = (self.mapping(latents, truncation_psi=truncation) for latents in (z, z_mix))
-        return torch.cat([ws[:, :mixing_index], mixed[:, mixing_index:]], dim=1)
+        # All rows of mixed are one w. Its gradient is then summed over the rows that are used alone.
+        return torch.cat([ws[:, :mixing_index], mixed[:, :1].expand(-1, self.num_ws - mixing_index, -1)], dim=1)
 
     @property
     def z_dim(self) -> int:
