@@ -25,10 +25,11 @@ import torch
 
 from cagc import assets, content
 from cagc.checkpoints import generator_hash, load_generator
+from cagc.common.errors import CagcError
+from cagc.common.files import atomic_write
+from cagc.common.seeds import z_batch
 from cagc.data.dataset import ImageDataset
 from cagc.distill.losses import FeatureDistance, perceptual_loss
-from cagc.errors import CagcError
-from cagc.files import atomic_write
 from cagc.metrics import features as feature_registry
 from cagc.metrics.fidelity import evaluate_pair
 from cagc.metrics.frechet import FeatureStatistics, dataset_statistics
@@ -39,7 +40,6 @@ from cagc.metrics.precision_recall import Manifold, precision_recall
 from cagc.metrics.sampling import draw, noise_for, seed_batches
 from cagc.models import Generator
 from cagc.runs import load_teacher
-from cagc.seeds import z_batch
 
 from .generators import work
 from .harness import pin_threads

@@ -15,9 +15,9 @@ from typing import Any
 
 from cagc import content
 from cagc.checkpoints import load_generator
+from cagc.common.files import atomic_write
 from cagc.distill.losses import load_perceptual
 from cagc.editing.directions import find_directions
-from cagc.files import atomic_write
 from cagc.metrics.disentanglement import edit_leakage, linear_separability
 from cagc.metrics.ppl import Distance, authors_path_length, perceptual_path_length
 from cagc.models import AnyGenerator

@@ -22,8 +22,8 @@ from statistics import median
 import pytest
 import torch
 
+from cagc.common.seeds import z_batch
 from cagc.models import GeneratorConfig
-from cagc.seeds import z_batch
 
 from . import generators, peers
 from .generators import GRAPHS, OURS, RIVALS, WIDTHS, Unavailable

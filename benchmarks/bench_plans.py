@@ -13,6 +13,7 @@ import math
 import pytest
 import torch
 
+from cagc.common.seeds import z_batch
 from cagc.metrics.latency_table import LatencyTable, measure_table
 from cagc.models import Generator, GeneratorConfig
 from cagc.pruning.budget import plan_channels
@@ -20,7 +21,6 @@ from cagc.pruning.plan import ChannelPlan
 from cagc.pruning.prune import prune
 from cagc.pruning.scores import ChannelScores, score_channels
 from cagc.runs import load_teacher
-from cagc.seeds import z_batch
 
 from . import generators
 from .harness import default_device, paired

@@ -12,8 +12,8 @@ from statistics import median
 import pytest
 import torch
 
+from cagc.common.seeds import z_batch
 from cagc.models import SNGANConfig, SNGANGenerator
-from cagc.seeds import z_batch
 
 from . import generators
 from .generators import RIVALS, Unavailable

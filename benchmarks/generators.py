@@ -15,7 +15,7 @@ import numpy as np
 import torch
 
 from cagc import runtime
-from cagc.errors import CagcError
+from cagc.common.errors import CagcError
 from cagc.export import export_onnx
 from cagc.metrics.work import layer_work
 from cagc.models import AnyGenerator, Generator, GeneratorConfig

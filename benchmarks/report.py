@@ -12,7 +12,7 @@ import json
 import sys
 from pathlib import Path
 
-from cagc.files import atomic_write
+from cagc.common.files import atomic_write
 
 from . import headline, pages, tables, tables_compression, tables_editing, tables_sngan
 from .results import Row, read

@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 
 from cagc.checkpoints import load_generator
-from cagc.files import atomic_write
+from cagc.common.files import atomic_write
 from cagc.metrics.sampling import draw
 from cagc.models import Generator
 from cagc.pictures import DIFFERENCE_GAIN, Figure, Row, difference, image_grid

@@ -12,8 +12,8 @@ from cagc_kernels import __version__
 
 from . import content, runtime
 from .checkpoints import load_discriminator, load_generator, save_generator
+from .common.errors import CagcError
 from .distill import DistillConfig, distill
-from .errors import CagcError
 from .evaluation import evaluate
 from .models import Discriminator, DiscriminatorConfig, Generator, GeneratorConfig
 from .pruning import scores
@@ -47,6 +47,6 @@ __all__ = [
     "scores",
 ]
 
-# The modules of cagc.pruning are importable as cagc.scores, cagc.plan, cagc.budget, ... too.
-for _name in [name for name in sys.modules if name.startswith("cagc.pruning.")]:
-    sys.modules[_name.replace(".pruning.", ".", 1)] = sys.modules[_name]
+# The modules of cagc.pruning are importable as cagc.scores, cagc.plan, ... too, those of cagc.common as cagc.errors.
+for _name in [name for name in sys.modules if name.startswith(("cagc.pruning.", "cagc.common."))]:
+    sys.modules[_name.replace(".pruning.", ".", 1).replace(".common.", ".", 1)] = sys.modules[_name]

@@ -14,16 +14,16 @@ from rich.table import Table
 
 from . import __version__
 from .checkpoints import save_generator
-from .checks import choice
+from .common.checks import choice
+from .common.console import console, phase, plain_console
+from .common.documents import write_json
+from .common.errors import CagcError
+from .common.files import holds_files, locked
 from .common.reading import read_json
-from .console import console, phase, plain_console
 from .content import ContentParser
 from .distill import DistillConfig, Interrupted, RunFolder, distill
 from .distill.losses import load_perceptual
-from .documents import write_json
-from .errors import CagcError
 from .evaluation import Tools, evaluate
-from .files import holds_files, locked
 from .metrics.frechet import result_key
 from .metrics.macs import total_macs, total_parameters
 from .models import AnyGenerator

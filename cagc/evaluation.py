@@ -11,13 +11,14 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from . import content, distributed
-from .callbacks import Track
-from .checks import at_least_one
+from . import content
+from .common import distributed
+from .common.callbacks import Track
+from .common.checks import at_least_one
+from .common.errors import CagcError
 from .data.dataset import ImageDataset
 from .distill.losses import PerceptualDistance, load_perceptual
 from .editing.directions import find_directions
-from .errors import CagcError
 from .metrics import features as feature_registry
 from .metrics.disentanglement import ATTRIBUTES, edit_leakage, linear_separability
 from .metrics.fidelity import Measure

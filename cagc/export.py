@@ -11,8 +11,8 @@ from torch import nn
 
 from cagc_kernels import use_backend
 
-from .errors import CagcError
-from .files import atomic_write
+from .common.errors import CagcError
+from .common.files import atomic_write
 from .models import AnyGenerator
 
 OPSET = 18

@@ -10,13 +10,13 @@ from pathlib import Path
 import torch
 
 from . import runtime
-from .callbacks import Progress
-from .errors import CagcError
-from .files import atomic_write
+from .common.callbacks import Progress
+from .common.errors import CagcError
+from .common.files import atomic_write
+from .common.seeds import z_batch
 from .metrics.sampling import finite, noise_for
 from .models import AnyGenerator
 from .pictures import image_grid
-from .seeds import z_batch
 
 MOST_SEEDS = 1_000_000
 

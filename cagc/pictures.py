@@ -10,9 +10,9 @@ import torch.nn.functional as F
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor, nn
 
+from .common.seeds import z_batch
 from .editing.directions import edited_images, find_directions
 from .metrics.sampling import noise_for
-from .seeds import z_batch
 
 GAP = 2
 """Pixels between neighbouring tiles."""

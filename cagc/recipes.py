@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
 
-from .checks import choice
+from .common.checks import choice
 from .distill import DistillConfig
 
 

@@ -15,9 +15,9 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from PIL import Image
 
 from .charts import Bars, bar_chart, curve_chart
+from .common.errors import CagcError
+from .common.files import atomic_write
 from .common.reading import parse_json
-from .errors import CagcError
-from .files import atomic_write
 from .metrics.frechet import result_key
 from .metrics.latency import Speedup, settled, speedup
 from .metrics.macs import count_macs

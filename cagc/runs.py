@@ -8,11 +8,12 @@ from typing import Any
 
 import torch
 
-from . import assets, content, distributed
+from . import assets, content
 from .checkpoints import Checkpoint, load_checkpoint, load_generator
+from .common import distributed
+from .common.errors import CagcError
 from .data.dataset import ImageDataset
 from .distill import DistillConfig, RunFolder, distill
-from .errors import CagcError
 from .models import AnyDiscriminator, AnyGenerator
 from .pruning.plan import ChannelPlan
 

@@ -19,7 +19,7 @@ from benchmarks import (
     tables_editing,
     tables_sngan,
 )
-from cagc.files import atomic_write
+from cagc.common.files import atomic_write
 
 
 def make_row(*arguments, **options) -> results.Row:

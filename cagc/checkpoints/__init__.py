@@ -18,10 +18,10 @@ from typing import Any
 import torch
 
 from .. import assets
+from ..common.errors import CagcError
+from ..common.files import atomic_write
 from ..common.reading import printable, reading
 from ..common.torch_files import open_document
-from ..errors import CagcError
-from ..files import atomic_write
 from ..models import AnyDiscriminator, AnyGenerator, Discriminator, Generator
 from . import rosinality
 from .choosing import choose, describe_unknown

@@ -5,8 +5,8 @@ from __future__ import annotations
 import re
 from dataclasses import replace
 
+from ..common.errors import CagcError
 from ..common.wrappings import Part
-from ..errors import CagcError
 from ..models import Generator
 from .rosinality import generator_from_rosinality
 

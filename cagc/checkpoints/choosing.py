@@ -7,11 +7,11 @@ import warnings
 from collections.abc import Callable
 from typing import Any
 
+from ..common.errors import CagcError
 from ..common.inert_values import Record
 from ..common.reading import printable
 from ..common.torch_files import Document
 from ..common.wrappings import contents, states
-from ..errors import CagcError
 from .layouts import DISCRIMINATOR, GENERATOR, LAYOUTS, OTHER, Candidate, candidates
 
 _USUAL = {"g_ema": ("g_ema", "G_ema"), "g": ("g", "G"), "d": ("d", "D")}

@@ -9,9 +9,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from ..common.errors import CagcError
 from ..common.torch_files import Document
 from ..common.wrappings import Part, parts
-from ..errors import CagcError
 from .basicsr import generator_from_basicsr
 from .nvlabs import discriminator_from_nvlabs, generator_from_nvlabs
 from .rosinality import discriminator_from_rosinality, generator_from_rosinality

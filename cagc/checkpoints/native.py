@@ -9,10 +9,10 @@ from typing import Any
 import torch
 from safetensors.torch import save
 
+from ..common.errors import CagcError
 from ..common.reading import parse_json
 from ..common.torch_files import Document
 from ..common.wrappings import MAX_TENSORS, Part
-from ..errors import CagcError
 from ..models import build_discriminator, build_generator
 from .states import MAX_FILTER_TAPS, MAX_RESOLUTION, fill
 

@@ -11,8 +11,8 @@ from typing import Any
 
 import torch
 
+from ..common.errors import CagcError
 from ..common.wrappings import Part
-from ..errors import CagcError
 from ..models import Discriminator, DiscriminatorConfig, Generator, GeneratorConfig
 from ..models.stylegan2 import block_resolutions, layer_names
 from .states import check_resolution, draw_missing_noise, fill, filter_taps, numbered, width_of

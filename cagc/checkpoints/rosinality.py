@@ -11,9 +11,9 @@ from typing import Any
 
 from torch import Tensor
 
+from ..common.errors import CagcError
 from ..common.inert_values import Record
 from ..common.wrappings import Part
-from ..errors import CagcError
 from ..models import Discriminator, DiscriminatorConfig, Generator, GeneratorConfig
 from ..models.stylegan2 import block_resolutions, layer_names
 from .states import as_part, check_resolution, draw_missing_noise, fill, filter_taps, numbered, set_mean_w, width_of

@@ -11,9 +11,9 @@ from typing import Any
 import torch
 from torch import nn
 
+from ..common.errors import CagcError
 from ..common.inert_values import kind
 from ..common.wrappings import Part, fetch
-from ..errors import CagcError
 
 MAX_RESOLUTION = 4096
 MAX_FILTER_TAPS = 64

@@ -7,14 +7,15 @@ from typing import Annotated, Any, Union
 
 import tyro
 
-from .. import __version__, distributed
-from ..console import command_streams, one_line_errors, option_errors, shown_warnings
+from .. import __version__
+from ..common import distributed
+from ..common.console import command_streams, one_line_errors, option_errors, shown_warnings
+from ..common.errors import CagcError
 from ..distill import DistillConfig
-from ..editing.commands import Edit, Mix, Morph, Project
-from ..errors import CagcError
 from ..recipes import RECIPES, Recipe, recipe
 from ..runs import open_device
 from .commands import Compress, Convert, Distill, Evaluate, Export, Generate, Prune, Score
+from .editing import Edit, Mix, Morph, Project
 
 __all__ = ["main"]
 
@@ -64,7 +65,7 @@ def _run(command: Any) -> None:
 
 
 def main(args: list[str] | None = None) -> None:
-    """Run one command; see :func:`cagc.console.one_line_errors`."""
+    """Run one command; see :func:`cagc.common.console.one_line_errors`."""
     args = list(sys.argv[1:] if args is None else args)
     with command_streams(), one_line_errors():
         if args == ["--version"]:

@@ -10,16 +10,16 @@ from typing import Annotated
 import tyro
 from tyro.constructors import PrimitiveConstructorSpec
 
-from .. import distributed
 from ..checkpoints import convert, load_generator, save_generator
+from ..common import distributed
+from ..common.console import phase
+from ..common.documents import write_json
+from ..common.errors import CagcError
+from ..common.files import check_target
 from ..compress import CompressConfig, compress, print_table, resume_compress
-from ..console import phase
 from ..distill import DistillConfig
-from ..documents import write_json
-from ..errors import CagcError
 from ..evaluation import evaluate
 from ..export import export_onnx
-from ..files import check_target
 from ..generate import generate, parse_seeds
 from ..pruning.budget import ChannelPlan, plan_channels
 from ..pruning.prune import prune

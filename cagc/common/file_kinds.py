@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from ..errors import CagcError
+from .errors import CagcError
 from .reading import regular_file
 
 SAFETENSORS, TORCH_ZIP, TORCH_LEGACY, PICKLE = "safetensors", "zip", "legacy torch", "pickle"

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from ..errors import CagcError
+from .errors import CagcError
 from .inert_values import Name, Record, Storage, StoredArray, StoredDtype, StoredTensor, UnreadableTensor, kind, scalar
 
 MAX_KEY_PARTS = 16

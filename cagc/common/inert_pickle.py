@@ -11,7 +11,7 @@ import pickletools
 from collections.abc import Callable, Mapping
 from typing import Any, BinaryIO
 
-from ..errors import CagcError
+from .errors import CagcError
 from .inert_calls import CALLS, key, persistent_module, usual_name
 from .inert_values import Name, Record, StoredArray, StoredDtype, kind
 

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from ..errors import CagcError
+from .errors import CagcError
 
 MAX_DIMENSIONS = 12
 MAX_EXPANDED_ELEMENTS = 1 << 20

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from ..errors import CagcError
+from .errors import CagcError
 
 MAX_JSON_BYTES = 16 << 20
 MAX_JSON_DEPTH = 64

@@ -14,7 +14,7 @@ from typing import Any, BinaryIO
 import torch
 from safetensors import SafetensorError, safe_open
 
-from ..errors import CagcError
+from .errors import CagcError
 from .file_kinds import PICKLE, SAFETENSORS, TORCH_LEGACY, TORCH_ZIP, file_kind
 from .inert_pickle import Budget, InertUnpickler
 from .inert_values import Name, Storage, StoredTensor, kind

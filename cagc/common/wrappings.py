@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from ..errors import CagcError
+from .errors import CagcError
 from .inert_values import Record, StoredArray, StoredTensor, UnreadableTensor, kind
 from .torch_files import Document, SafeTensor
 

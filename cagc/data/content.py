@@ -19,11 +19,11 @@ from torch import Tensor, nn
 
 from .. import assets
 from ..checkpoints.states import fill
+from ..common.errors import CagcError
 from ..common.file_kinds import SAFETENSORS, file_kind
 from ..common.reading import parse_json, reading
 from ..common.torch_files import open_document
 from ..common.wrappings import Part
-from ..errors import CagcError
 from ..models import bisenet, face_parser
 from .masks import MaskFolder, check_images, resize_mask, validate_mask
 

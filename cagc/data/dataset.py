@@ -14,9 +14,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..callbacks import Progress
+from ..common.callbacks import Progress
+from ..common.errors import CagcError
 from ..common.reading import one_line, printable, reading
-from ..errors import CagcError
 from .files import in_flight, open_files, read_file
 from .images import SUFFIXES, open_image, to_rgb
 

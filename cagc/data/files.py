@@ -6,9 +6,9 @@ import os
 import zipfile
 from pathlib import Path, PurePosixPath
 
+from ..common.errors import CagcError
 from ..common.file_kinds import foreign_kind
 from ..common.reading import one_line, regular_file
-from ..errors import CagcError
 from .images import SUFFIXES, Budget, looks_like_image
 
 MAX_FILE_BYTES = 256 << 20

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ..errors import CagcError
+from ..common.errors import CagcError
 
 if TYPE_CHECKING:
     from PIL import Image

@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from ..common.errors import CagcError
 from ..common.reading import printable, reading
-from ..errors import CagcError
 from .files import open_files
 from .images import read_mask
 

@@ -8,7 +8,7 @@ import torch
 
 from .. import models
 from ..checkpoints import generator_hash
-from ..errors import CagcError
+from ..common.errors import CagcError
 from ..models import AnyDiscriminator, AnyGenerator
 from .config import DistillConfig
 from .teachers import LiveTeacher, RecordedTeacher, Teacher

@@ -6,7 +6,7 @@ import math
 from dataclasses import asdict, dataclass, fields
 from typing import Annotated, Any, Literal
 
-from ..checks import (
+from ..common.checks import (
     Check,
     Count,
     CountOrZero,

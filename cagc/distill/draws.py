@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from .. import distributed
-from ..seeds import derived_seed
+from ..common import distributed
+from ..common.seeds import derived_seed
 from .latents import Latents
 
 

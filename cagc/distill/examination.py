@@ -8,7 +8,8 @@ from typing import Any
 
 import torch
 
-from .. import content, distributed
+from .. import content
+from ..common import distributed
 from ..data.dataset import ImageDataset
 from ..metrics import features
 from ..metrics.frechet import result_key

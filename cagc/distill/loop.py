@@ -13,11 +13,12 @@ from typing import Any
 
 import torch
 
-from .. import content, distributed
+from .. import content
 from ..checkpoints import Checkpoint, save_checkpoint, save_generator
+from ..common import distributed
+from ..common.errors import CagcError
 from ..data.dataset import ImageDataset
 from ..data.stream import ImageStream
-from ..errors import CagcError
 from ..models import AnyDiscriminator, AnyGenerator
 from ..pruning.plan import ChannelPlan
 from .augment import Augment
@@ -63,8 +64,8 @@ def distill(
     ``tensorboard/``, and at the end ``student.safetensors`` and, if there is a discriminator,
     ``discriminator.safetensors``. On the CPU a resumed run ends with the very weights of an uninterrupted one.
 
-    Under ``torchrun`` (within :func:`cagc.distributed.process_group`) the processes share each batch and the first one
-    writes. Every process needs the same arguments; several of them reach the weights of one up to rounding.
+    Under ``torchrun`` (within :func:`cagc.common.distributed.process_group`) the processes share each batch and the
+    first one writes. Every process needs the same arguments; several of them reach the weights of one up to rounding.
 
     Args:
         student: the generator to begin with; not changed. Training runs on its device.

@@ -9,8 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ..common.errors import CagcError
 from ..content import apply_mask
-from ..errors import CagcError
 from ..metrics import features as feature_extractors
 
 # Larger images are compared on a copy of this side, as the paper does for LPIPS.

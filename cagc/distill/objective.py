@@ -8,9 +8,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from .. import distributed
+from ..common import distributed
+from ..common.errors import CagcError
 from ..content import ContentCoverage, ContentParser, validate_mask
-from ..errors import CagcError
 from .config import DistillConfig
 from .latents import Latents
 from .losses import PerceptualDistance, feature_loss, load_perceptual, perceptual_loss, relation_loss, rgb_loss

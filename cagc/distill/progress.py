@@ -15,8 +15,8 @@ import torch
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from torch import Tensor
 
-from ..console import plain_console
-from ..files import atomic_write
+from ..common.console import plain_console
+from ..common.files import atomic_write
 
 ProgressCallback = Callable[[int, int, dict[str, float]], None]
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from ..errors import CagcError
+from ..common.errors import CagcError
 from ..models import AnyGenerator, LayerSpec
 from .draws import SampleStreams
 

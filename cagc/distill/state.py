@@ -13,12 +13,12 @@ from typing import Any
 
 import torch
 
+from ..common.documents import write_json
+from ..common.errors import CagcError
+from ..common.files import atomic_write, holds_files, locked, remove_leftovers
 from ..common.fingerprint import fingerprint
 from ..common.reading import parse_json, read_json
 from ..common.torch_files import load_plain
-from ..documents import write_json
-from ..errors import CagcError
-from ..files import atomic_write, holds_files, locked, remove_leftovers
 
 _OWN_FOLDERS = ("checkpoints", "samples", "tensorboard")
 _KEPT_CHECKPOINTS = 2

@@ -10,10 +10,10 @@ import torch
 from torch import Tensor
 
 from ..checkpoints import generator_hash
-from ..errors import CagcError
+from ..common.errors import CagcError
+from ..common.seeds import z_batch
 from ..models import AnyGenerator
 from ..models.stylegan2 import block_resolutions
-from ..seeds import z_batch
 from .draws import SampleStreams
 from .latents import Latents
 

@@ -21,9 +21,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .. import distributed
+from ..common import distributed
+from ..common.errors import CagcError
 from ..content import ContentParser
-from ..errors import CagcError
 from ..models import AnyDiscriminator, AnyGenerator
 from .augment import Augment
 from .clock import PhaseClock

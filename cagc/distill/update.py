@@ -9,8 +9,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from .. import distributed
-from ..errors import CagcError
+from ..common import distributed
+from ..common.errors import CagcError
 
 
 @dataclass(frozen=True)

@@ -15,15 +15,15 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from ..callbacks import Progress
+from ..common.callbacks import Progress
+from ..common.documents import read_tensors
+from ..common.errors import CagcError
+from ..common.files import atomic_write
 from ..common.reading import parse_json, reading
-from ..documents import read_tensors
-from ..errors import CagcError
-from ..files import atomic_write
+from ..common.seeds import z_batch
 from ..metrics.sampling import noise_for
 from ..models import AnyGenerator
 from ..moments import principal_components
-from ..seeds import z_batch
 from .layers import check_layers
 
 FORMAT = "cagc-directions-1"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from ..errors import CagcError
+from ..common.errors import CagcError
 
 
 def check_layers(layers: Sequence[int] | None, num_ws: int) -> list[int]:

@@ -11,8 +11,8 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from ..errors import CagcError
-from ..files import atomic_write
+from ..common.errors import CagcError
+from ..common.files import atomic_write
 from ..models import AnyGenerator
 from ..pictures import image_grid
 from .layers import check_layers

@@ -17,13 +17,13 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from ..callbacks import Progress
-from ..checks import Count, CountOrZero, Positive, Weight, check_settings
+from ..common.callbacks import Progress
+from ..common.checks import Count, CountOrZero, Positive, Weight, check_settings
+from ..common.documents import read_tensors
+from ..common.errors import CagcError
+from ..common.files import atomic_write
 from ..common.reading import reading
 from ..distill.losses import PerceptualDistance, load_perceptual, perceptual_loss
-from ..documents import read_tensors
-from ..errors import CagcError
-from ..files import atomic_write
 from ..models import AnyGenerator
 
 FORMAT = "cagc-projection-1"

@@ -9,12 +9,12 @@ import torch
 from scipy.special import log_expit
 from torch import Tensor
 
-from ..callbacks import Progress
+from ..common.callbacks import Progress
+from ..common.errors import CagcError
+from ..common.seeds import z_batch
 from ..content import ContentParser
 from ..editing.directions import Directions
-from ..errors import CagcError
 from ..models import AnyGenerator
-from ..seeds import z_batch
 from .sampling import finite, noise_for, seed_batches
 
 ATTRIBUTES = ("content area", "content brightness", "content redness", "content height", "content side")

@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-from ..errors import CagcError
+from ..common.errors import CagcError
 
 DEFAULT_FEATURES = "efficientnet-lite0"
 

@@ -7,9 +7,9 @@ from collections.abc import Callable, Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
-from ..callbacks import Progress
-from ..errors import CagcError
-from ..seeds import z_batch
+from ..common.callbacks import Progress
+from ..common.errors import CagcError
+from ..common.seeds import z_batch
 from .features import check_images
 from .sampling import finite, noise_for
 

@@ -16,10 +16,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ..callbacks import Progress
+from ..common.callbacks import Progress
+from ..common.errors import CagcError
+from ..common.files import atomic_write
 from ..common.reading import printable, reading, regular_file
-from ..errors import CagcError
-from ..files import atomic_write
 from .features import DEFAULT_FEATURES, FeatureExtractor, load
 from .sampling import draw, seed_batches
 

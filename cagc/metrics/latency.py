@@ -23,8 +23,8 @@ import torch
 from torch import nn
 
 from .. import runtime
-from ..callbacks import Progress
-from ..seeds import z_batch
+from ..common.callbacks import Progress
+from ..common.seeds import z_batch
 
 
 def machine_info(device: torch.device | str = "cpu") -> dict[str, Any]:

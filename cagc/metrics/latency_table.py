@@ -24,11 +24,11 @@ import torch
 from cagc_kernels import __version__
 from cagc_kernels.names import slug
 
-from ..callbacks import Progress
+from ..common.callbacks import Progress
+from ..common.documents import read_document, write_document
+from ..common.errors import CagcError
+from ..common.files import cache_folder
 from ..common.reading import reading
-from ..documents import read_document, write_document
-from ..errors import CagcError
-from ..files import cache_folder
 from ..models import AnyConfig, AnyGenerator, LayerSpec, build_generator
 from .latency import machine_info
 from .layer_latency import check_executor, profile_layers

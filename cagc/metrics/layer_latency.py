@@ -11,9 +11,9 @@ from cagc_kernels import backend
 from cagc_kernels.profiling import observed_layers
 
 from .. import runtime
-from ..checks import choice
+from ..common.checks import choice
+from ..common.seeds import z_batch
 from ..models import AnyGenerator
-from ..seeds import z_batch
 from .work import layer_work
 
 Row = dict[str, Any]

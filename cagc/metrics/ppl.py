@@ -10,11 +10,11 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from .. import distributed
-from ..callbacks import Progress
-from ..checks import choice
+from ..common import distributed
+from ..common.callbacks import Progress
+from ..common.checks import choice
+from ..common.seeds import derived_seed, z_batch
 from ..models import AnyGenerator
-from ..seeds import derived_seed, z_batch
 from .sampling import finite, noise_for, seed_batches
 
 Distance = Callable[[Tensor, Tensor], Tensor]

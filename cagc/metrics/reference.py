@@ -8,11 +8,11 @@ from pathlib import Path
 
 import torch
 
-from .. import distributed
-from ..callbacks import Progress
+from ..common import distributed
+from ..common.callbacks import Progress
+from ..common.errors import CagcError
+from ..common.files import cache_folder
 from ..data.dataset import ImageDataset
-from ..errors import CagcError
-from ..files import cache_folder
 from .features import FeatureExtractor
 from .frechet import FeatureStatistics, SamplesNotKept, dataset_statistics
 from .shared import shared_statistics
@@ -26,7 +26,7 @@ def reference_statistics(
     progress: Progress | None = None,
     keep: bool = False,
 ) -> FeatureStatistics:
-    """Statistics of the first ``samples`` images of ``data``, from :func:`cagc.files.cache_folder` where it has them.
+    """Statistics of the first ``samples`` images of ``data``, from ``cagc.common.files.cache_folder()`` if it has them.
 
     With ``keep`` the features of every image too. The processes of ``torchrun`` share the images.
 

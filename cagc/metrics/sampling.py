@@ -6,8 +6,8 @@ from collections.abc import Iterator, Sequence
 
 from torch import Tensor, nn
 
-from ..errors import CagcError
-from ..seeds import noise_batch, z_batch
+from ..common.errors import CagcError
+from ..common.seeds import noise_batch, z_batch
 
 NOISE_MODES = ("random", "const", "none")
 

@@ -10,8 +10,8 @@ from collections.abc import Callable, Mapping
 import torch
 from torch import Tensor, nn
 
-from .. import distributed
-from ..callbacks import Progress
+from ..common import distributed
+from ..common.callbacks import Progress
 from .features import FeatureExtractor
 from .fidelity import Measure, compare_pair, seeds_known, summarize
 from .frechet import FeatureStatistics, generator_statistics

@@ -9,9 +9,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ..common.errors import CagcError
 from ..content import apply_mask
 from ..distill.losses import PerceptualDistance
-from ..errors import CagcError
 from .features import check_images
 
 

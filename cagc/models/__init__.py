@@ -8,8 +8,8 @@ it in ``_GENERATORS``.
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from ..checks import choice
-from ..errors import CagcError
+from ..common.checks import choice
+from ..common.errors import CagcError
 from .base import BaseSynthesis
 from .discriminator import Discriminator, DiscriminatorConfig
 from .protocol import Config as AnyConfig

@@ -13,10 +13,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from cagc.common.errors import CagcError
 from cagc.common.reading import printable, reading
 from cagc.common.torch_files import open_document
 from cagc.common.wrappings import Part, contents, parts
-from cagc.errors import CagcError
 
 # CelebAMask-HQ, in the order of the checkpoint's output channels.
 CLASSES = (

@@ -12,7 +12,7 @@ from torch import nn
 
 from cagc_kernels import bias_act
 
-from ..checks import at_least_one
+from ..common.checks import at_least_one
 
 Network = TypeVar("Network", bound=nn.Module)
 

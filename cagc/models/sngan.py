@@ -17,7 +17,7 @@ from torch.nn.utils.parametrizations import spectral_norm
 from cagc_kernels import bias_act
 from cagc_kernels.profiling import layer_range
 
-from ..checks import at_least_one
+from ..common.checks import at_least_one
 from .base import BaseGenerator, BaseMapping, BaseSynthesis
 from .layers import ordered_channels
 from .protocol import LayerSpec, Noise

@@ -18,7 +18,7 @@ from cagc_kernels.ops.modulated_conv2d import composed_because
 from cagc_kernels.profiling import layer_range
 from cagc_kernels.synthesis import GeneratorWeights
 
-from ..checks import at_least_one
+from ..common.checks import at_least_one
 from .base import BaseGenerator, BaseMapping, BaseSynthesis, has_hooks
 from .layers import FullyConnected, bounded, check_clamp, ordered_channels, wide
 from .protocol import LayerSpec, Noise

@@ -14,8 +14,8 @@ from typing import Any
 import torch
 
 from ..checkpoints import generator_hash
-from ..checks import at_least_one, choice
-from ..errors import CagcError
+from ..common.checks import at_least_one, choice
+from ..common.errors import CagcError
 from ..metrics.latency_table import LatencyTable, latency_table
 from ..metrics.macs import WidthCosts
 from ..models import AnyGenerator

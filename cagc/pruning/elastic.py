@@ -15,8 +15,8 @@ import torch
 from torch import nn
 
 from ..checkpoints import generator_hash
-from ..checks import choice
-from ..errors import CagcError
+from ..common.checks import choice
+from ..common.errors import CagcError
 from ..models import AnyGenerator, synthesis_view
 from ..models.base import BaseGenerator
 from .budget import plan_channels

@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from ..checkpoints import generator_hash
+from ..common.documents import read_document, write_document
+from ..common.errors import CagcError
 from ..common.reading import reading
-from ..documents import read_document, write_document
-from ..errors import CagcError
 from ..metrics.macs import total_macs, total_parameters
 from ..models import AnyGenerator
 from .scores.document import ChannelScores, check_widths

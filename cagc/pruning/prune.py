@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import torch
 
-from ..checks import choice
+from ..common.checks import choice
 from ..models import AnyGenerator
 from ..models.channels import slice_state
 from .plan import ChannelPlan, check_kept

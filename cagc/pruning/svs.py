@@ -10,7 +10,7 @@ import copy
 
 import torch
 
-from ..errors import CagcError
+from ..common.errors import CagcError
 from ..models import AnyGenerator
 
 

@@ -11,11 +11,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from cagc import content, distributed
+from cagc import content
 from cagc.checkpoints import load_checkpoint, load_generator
+from cagc.common import distributed
+from cagc.common.errors import CagcError
 from cagc.distill import DistillConfig, ImageDataset, NonFiniteLoss, distill, loop
 from cagc.distill.augment import Augment
-from cagc.errors import CagcError
 from cagc.metrics.features import FeatureExtractor
 from cagc.metrics.ppl import perceptual_path_length
 from cagc.metrics.reference import reference_statistics

@@ -11,7 +11,7 @@ from PIL import Image
 from benchmarks import bench_compression, report, results, student_grid, tables_compression
 from benchmarks.bench_compression import TEACHER, Run
 from cagc.checkpoints import generator_hash, load_generator, save_generator
-from cagc.errors import CagcError
+from cagc.common.errors import CagcError
 from cagc.pruning.budget import plan_channels
 from cagc.pruning.prune import prune
 from cagc.pruning.scores import score_channels

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from cagc.checkpoints import generator_hash
-from cagc.errors import CagcError
+from cagc.common.errors import CagcError
 from cagc.metrics.macs import total_macs, total_parameters
 from cagc.models.stylegan2 import Generator, GeneratorConfig
 from cagc.pruning.budget import kept_channels, plan_channels, removed_channels

@@ -19,8 +19,8 @@ from cagc.checkpoints import (
     to_rosinality,
 )
 from cagc.cli import main
+from cagc.common.errors import CagcError
 from cagc.editing.directions import mapping_hash
-from cagc.errors import CagcError
 from cagc.metrics.macs import total_macs
 from cagc.models import Discriminator, DiscriminatorConfig, Generator, GeneratorConfig
 from cagc.models.stylegan2 import layer_names

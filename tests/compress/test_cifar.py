@@ -13,8 +13,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from cagc.common.errors import CagcError
 from cagc.data.dataset import ImageDataset
-from cagc.errors import CagcError
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "tools" / "sngan"))
 import cifar_to_zip

@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 
 from cagc.checkpoints import Checkpoint, load_checkpoint, load_generator, save_checkpoint
-from cagc.errors import CagcError
+from cagc.common.errors import CagcError
 from cagc.generate import parse_seeds
 from cagc.metrics.macs import total_macs
 from cagc.models import Generator, GeneratorConfig

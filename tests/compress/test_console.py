@@ -11,11 +11,11 @@ from pathlib import Path
 
 import pytest
 
-from cagc import console as module
-from cagc import distributed
-from cagc.console import command_streams, console, one_line_errors, phase, shown_warnings
-from cagc.errors import CagcError
-from cagc.files import cache_folder
+from cagc.common import console as module
+from cagc.common import distributed
+from cagc.common.console import command_streams, console, one_line_errors, phase, shown_warnings
+from cagc.common.errors import CagcError
+from cagc.common.files import cache_folder
 
 ROOT = Path(__file__).resolve().parents[2]
 BRACKETS = "a[/x].png [red] :smile:"

@@ -17,7 +17,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 
 from cagc import assets, content
-from cagc.errors import CagcError
+from cagc.common.errors import CagcError
 from cagc.models import bisenet, face_parser
 
 

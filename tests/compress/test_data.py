@@ -13,10 +13,10 @@ import pytest
 import torch
 from PIL import Image
 
+from cagc.common.errors import CagcError
 from cagc.data import files, images
 from cagc.data.dataset import ImageDataset, read_image
 from cagc.data.images import open_image, to_rgb
-from cagc.errors import CagcError
 
 from .image_forms import png_forms, tiff_forms, write_set
 

@@ -14,9 +14,9 @@ import torch
 from PIL import Image
 
 from cagc.checkpoints import load_checkpoint, load_generator, save_generator
+from cagc.common.errors import CagcError
 from cagc.data.dataset import ImageDataset
 from cagc.distill import DistillConfig, Interrupted, LiveTeacher, NonFiniteLoss, RecordedTeacher, RunFolder, distill
-from cagc.errors import CagcError
 from cagc.metrics.fidelity import evaluate_pair
 from cagc.models import Generator, GeneratorConfig
 

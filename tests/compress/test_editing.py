@@ -8,10 +8,10 @@ import pytest
 import torch
 from PIL import Image
 
+from cagc.common.errors import CagcError
 from cagc.editing.directions import Directions, edited_images, find_directions, mapping_hash
 from cagc.editing.mixing import mix_styles, morph, write_animation
 from cagc.editing.projection import Projection, ProjectionConfig, project
-from cagc.errors import CagcError
 from cagc.metrics.fidelity import content_psnr
 from cagc.models import Generator, GeneratorConfig, SNGANConfig, SNGANGenerator
 

@@ -11,7 +11,7 @@ import torch
 import cagc
 from cagc import runtime
 from cagc.checkpoints import save_generator
-from cagc.errors import CagcError
+from cagc.common.errors import CagcError
 from cagc.metrics.macs import total_macs
 from cagc.models.stylegan2 import Generator, GeneratorConfig
 from cagc.pruning.budget import plan_channels

@@ -9,10 +9,10 @@ import torch
 
 from cagc import export
 from cagc.cli import main
-from cagc.errors import CagcError
+from cagc.common.errors import CagcError
+from cagc.common.seeds import z_batch
 from cagc.export import export_onnx
 from cagc.models import Generator, GeneratorConfig
-from cagc.seeds import z_batch
 
 MISSING = [name for name in (*export.PACKAGES, "onnxruntime") if find_spec(name) is None]
 

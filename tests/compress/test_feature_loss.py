@@ -7,9 +7,9 @@ import torch
 
 from cagc.checkpoints import load_generator, save_generator
 from cagc.cli import main
+from cagc.common.errors import CagcError
 from cagc.distill import DistillConfig, LiveTeacher, Trainer, distill
 from cagc.distill.losses import feature_loss
-from cagc.errors import CagcError
 from cagc.models import Generator
 from cagc.pruning.budget import ChannelPlan, plan_channels
 from cagc.pruning.prune import prune

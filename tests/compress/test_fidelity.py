@@ -5,13 +5,13 @@ import math
 import pytest
 import torch
 
-from cagc.errors import CagcError
+from cagc.common.errors import CagcError
+from cagc.common.seeds import z_batch
 from cagc.metrics.disentanglement import linear_separability
 from cagc.metrics.fidelity import content_l1, content_psnr, evaluate_pair
 from cagc.metrics.frechet import generator_statistics
 from cagc.metrics.ppl import perceptual_path_length
 from cagc.models.stylegan2 import Generator, GeneratorConfig
-from cagc.seeds import z_batch
 
 
 @pytest.fixture

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from cagc.errors import CagcError
+from cagc.common.errors import CagcError
 from cagc.metrics import features as feature_module
 from cagc.metrics import frechet
 from cagc.metrics.features import load

@@ -7,8 +7,9 @@ from pathlib import Path
 import pytest
 
 import cagc
-from cagc import evaluation, files
+from cagc import evaluation
 from cagc.checkpoints import save_generator
+from cagc.common import files
 from cagc.metrics.latency import LatencyResult
 from cagc.models import Generator, GeneratorConfig
 

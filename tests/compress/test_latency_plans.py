@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from cagc.errors import CagcError
+from cagc.common.errors import CagcError
 from cagc.metrics import latency_table as tables
 from cagc.metrics.latency_table import LatencyTable, latency_table, measure_table
 from cagc.metrics.layer_latency import default_executor, profile_layers

@@ -5,8 +5,8 @@ import sys
 import pytest
 import torch
 
+from cagc.common.errors import CagcError
 from cagc.distill.losses import FeatureDistance, load_perceptual, mask_at, perceptual_loss, rgb_loss
-from cagc.errors import CagcError
 
 
 def rgb_pairs(n=2, resolutions=(4, 8, 16)):

@@ -12,9 +12,9 @@ import torch
 from PIL import Image
 
 from cagc import content
+from cagc.common.errors import CagcError
 from cagc.data import files, images
 from cagc.data.images import read_mask
-from cagc.errors import CagcError
 
 from .image_forms import png, png_forms
 

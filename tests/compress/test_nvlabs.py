@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from cagc.checkpoints import load_checkpoint, load_generator
-from cagc.errors import CagcError
+from cagc.common.errors import CagcError
 from cagc.models import Discriminator, DiscriminatorConfig, Generator, GeneratorConfig
 
 RESOLUTION = 16

@@ -3,8 +3,8 @@ from __future__ import annotations
 import pytest
 import torch
 
+from cagc.common.seeds import derived_seed, z_batch
 from cagc.metrics.ppl import perceptual_path_length
-from cagc.seeds import derived_seed, z_batch
 
 from .test_trainer import generator
 

@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from cagc.errors import CagcError
+from cagc.common.errors import CagcError
 from cagc.metrics.macs import total_macs
 from cagc.models.stylegan2 import Generator, GeneratorConfig
 from cagc.pruning.budget import plan_channels

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
+from cagc.common.errors import CagcError
 from cagc.common.reading import MAX_JSON_DEPTH, parse_json, printable, read_json, reading, regular_file
-from cagc.errors import CagcError
 
 
 @pytest.mark.parametrize(

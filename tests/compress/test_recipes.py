@@ -8,9 +8,9 @@ import pytest
 
 from cagc.checkpoints import load_generator
 from cagc.cli import main
+from cagc.common.errors import CagcError
 from cagc.compress import CompressConfig
 from cagc.distill import DistillConfig
-from cagc.errors import CagcError
 from cagc.recipes import RECIPES, Recipe, recipe
 
 

@@ -10,8 +10,8 @@ import pytest
 import torch
 from PIL import Image
 
+from cagc.common.errors import CagcError
 from cagc.data.dataset import ImageDataset
-from cagc.errors import CagcError
 from cagc.metrics import reference
 from cagc.metrics.features import FeatureExtractor
 from cagc.metrics.frechet import FeatureStatistics

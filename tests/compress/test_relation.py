@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 import torch
 
+from cagc.common.errors import CagcError
 from cagc.distill import DistillConfig, LiveTeacher, Trainer
 from cagc.distill.draws import SampleStreams
 from cagc.distill.losses import relation_loss
 from cagc.distill.relation import draw_offsets, latent_directions, relation_layers
-from cagc.errors import CagcError
 from cagc.models import Generator, GeneratorConfig
 
 from .test_trainer import generator, recorded, student_of

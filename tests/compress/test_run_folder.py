@@ -11,9 +11,9 @@ import torch
 from PIL import Image
 
 from cagc import content
+from cagc.common.errors import CagcError
 from cagc.common.fingerprint import fingerprint
 from cagc.distill import DistillConfig, ImageDataset, RunFolder, distill
-from cagc.errors import CagcError
 from cagc.models import Generator, GeneratorConfig
 
 CONFIG = DistillConfig(

@@ -6,8 +6,8 @@ import math
 import pytest
 import torch
 
+from cagc.common.errors import CagcError
 from cagc.content import ContentCoverage, load
-from cagc.errors import CagcError
 from cagc.generate import generate
 from cagc.models.stylegan2 import Generator, GeneratorConfig
 from cagc.pruning.budget import plan_channels

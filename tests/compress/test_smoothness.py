@@ -8,12 +8,12 @@ import pytest
 import torch
 from torch import nn
 
+from cagc.common.errors import CagcError
+from cagc.common.seeds import derived_seed, z_batch
 from cagc.editing.directions import Directions, mapping_hash
-from cagc.errors import CagcError
 from cagc.metrics.disentanglement import ATTRIBUTES, edit_leakage, linear_separability, measure_attributes
 from cagc.metrics.ppl import authors_path_length, perceptual_path_length, slerp
 from cagc.models.base import BaseGenerator, BaseMapping
-from cagc.seeds import derived_seed, z_batch
 
 from .oracles import oracle
 

@@ -8,7 +8,7 @@ from torch import nn
 
 import cagc
 from cagc.checkpoints import Checkpoint, convert, load_checkpoint, save_checkpoint
-from cagc.errors import CagcError
+from cagc.common.errors import CagcError
 from cagc.metrics.macs import count_macs, count_parameters, total_macs, total_parameters
 from cagc.metrics.sampling import draw
 from cagc.models import (

@@ -5,9 +5,9 @@ import warnings
 import pytest
 import torch
 
+from cagc.common.errors import CagcError
 from cagc.data.dataset import ImageDataset
 from cagc.data.stream import ImageStream
-from cagc.errors import CagcError
 
 from .image_forms import write_set
 

@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 
 from cagc.checkpoints import Checkpoint, load_checkpoint, save_checkpoint
-from cagc.errors import CagcError
+from cagc.common.errors import CagcError
 from cagc.models import Generator, GeneratorConfig
 
 TOOL = Path(__file__).resolve().parents[2] / "tools" / "faces64" / "train_teacher.py"

@@ -6,10 +6,10 @@ from dataclasses import replace
 import pytest
 import torch
 
+from cagc.common.errors import CagcError
 from cagc.distill import DistillConfig, Draws, Latents, LiveTeacher, NonFiniteLoss, RecordedTeacher, Trainer
 from cagc.distill.draws import SampleStreams
 from cagc.distill.update import Update
-from cagc.errors import CagcError
 from cagc.models import Discriminator, DiscriminatorConfig, Generator, GeneratorConfig
 
 CONFIG = DistillConfig(steps=8, batch_size=4, perceptual_weight=0, log_every=1, tensorboard=False)

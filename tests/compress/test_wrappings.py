@@ -22,7 +22,7 @@ from cagc.checkpoints import (
 )
 from cagc.checkpoints.layouts import LAYOUTS
 from cagc.cli import main
-from cagc.errors import CagcError
+from cagc.common.errors import CagcError
 from cagc.models import Discriminator, DiscriminatorConfig, Generator, GeneratorConfig
 
 

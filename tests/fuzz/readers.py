@@ -21,6 +21,7 @@ from safetensors.torch import save
 
 from cagc import ChannelPlan, ChannelScores, content, plan_channels, score_channels
 from cagc.checkpoints import Checkpoint, load_checkpoint, save_checkpoint, to_rosinality
+from cagc.common.errors import CagcError
 from cagc.common.fingerprint import fingerprint
 from cagc.common.reading import reading
 from cagc.data.dataset import ImageDataset
@@ -28,7 +29,6 @@ from cagc.data.masks import MaskFolder
 from cagc.distill.state import RunFolder, _read
 from cagc.editing.directions import Directions
 from cagc.editing.projection import Projection
-from cagc.errors import CagcError
 from cagc.metrics.frechet import FeatureStatistics
 from cagc.metrics.latency_table import LatencyTable
 from cagc.models import Discriminator, DiscriminatorConfig, Generator, GeneratorConfig

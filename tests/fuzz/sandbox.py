@@ -13,7 +13,7 @@ from pathlib import Path
 
 import torch
 
-from cagc.errors import CagcError
+from cagc.common.errors import CagcError
 
 SECONDS = 20
 MEMORY = 4 << 30

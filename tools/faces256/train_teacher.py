@@ -28,7 +28,7 @@ from torch import Tensor
 
 from cagc.assets import faces64
 from cagc.checkpoints import Checkpoint, load_checkpoint, save_checkpoint
-from cagc.files import atomic_write
+from cagc.common.files import atomic_write
 from cagc.metrics import features
 
 WIDTHS = {128: 48, 256: 24}

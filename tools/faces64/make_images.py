@@ -14,8 +14,8 @@ from pathlib import Path
 
 from PIL import Image
 
+from cagc.common.files import atomic_write
 from cagc.data.images import open_image, to_rgb
-from cagc.files import atomic_write
 
 # Zip entries carry a date; a fixed one keeps the archive reproducible.
 ZIP_DATE = (1980, 1, 1, 0, 0, 0)

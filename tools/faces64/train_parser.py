@@ -23,8 +23,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
+from cagc.common.files import atomic_write
 from cagc.data.images import open_image, to_rgb
-from cagc.files import atomic_write
 from cagc.models.face_parser import CLASSES, WIDTHS, WORKING_RESOLUTION, FaceParser, label_pixels
 
 

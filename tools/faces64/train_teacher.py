@@ -17,9 +17,9 @@ import torch
 import tyro
 
 from cagc.checkpoints import Checkpoint, load_checkpoint, load_discriminator, save_checkpoint
-from cagc.console import one_line_errors
+from cagc.common.console import one_line_errors
+from cagc.common.errors import CagcError
 from cagc.distill import DistillConfig, ImageDataset, RecordedTeacher, distill
-from cagc.errors import CagcError
 
 
 def recipe() -> DistillConfig:

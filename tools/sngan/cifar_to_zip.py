@@ -23,12 +23,12 @@ import numpy as np
 import tyro
 from PIL import Image
 
+from cagc.common.console import one_line_errors
+from cagc.common.errors import CagcError
+from cagc.common.files import atomic_write, check_target
 from cagc.common.inert_pickle import Budget, InertUnpickler
 from cagc.common.inert_values import StoredArray
 from cagc.common.reading import reading, regular_file
-from cagc.console import one_line_errors
-from cagc.errors import CagcError
-from cagc.files import atomic_write, check_target
 
 MAX_BYTES, MAX_BATCH_BYTES = 512 << 20, 64 << 20
 """Most bytes that an archive may unpack to, and those of a batch; CIFAR-10 has 184 million in batches of 31."""

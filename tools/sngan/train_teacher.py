@@ -16,7 +16,7 @@ import torch
 import tyro
 
 from cagc.checkpoints import Checkpoint, load_discriminator, save_checkpoint
-from cagc.console import one_line_errors
+from cagc.common.console import one_line_errors
 from cagc.data.dataset import ImageDataset
 from cagc.distill import DistillConfig, distill
 from cagc.models import SNGANConfig, SNGANDiscriminator, SNGANDiscriminatorConfig, SNGANGenerator

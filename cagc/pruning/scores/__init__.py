@@ -16,12 +16,13 @@ from typing import Any
 
 import torch
 
-from ... import content, distributed
-from ...callbacks import Progress
+from ... import content
 from ...checkpoints import generator_hash
-from ...checks import at_least_one, choice
+from ...common import distributed
+from ...common.callbacks import Progress
+from ...common.checks import at_least_one, choice
+from ...common.errors import CagcError
 from ...content import ContentCoverage
-from ...errors import CagcError
 from ...models import AnyGenerator
 from .activations import ACTIVATION_METRICS, activation_scores, map_statistics
 from .consumers import CONSUMERS

@@ -10,9 +10,9 @@ from typing import Any
 import torch
 
 from ...checkpoints import generator_hash
+from ...common.documents import read_document, write_document
+from ...common.errors import CagcError
 from ...common.reading import reading
-from ...documents import read_document, write_document
-from ...errors import CagcError
 from ...models import AnyGenerator
 from ...models.channels import ChannelGroup
 

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 import torch
 
+from ...common.seeds import derived_seed, noise_batch, z_batch
 from ...models import AnyGenerator, Noise
-from ...seeds import derived_seed, noise_batch, z_batch
 
 
 @dataclass(frozen=True)

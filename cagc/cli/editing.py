@@ -13,23 +13,23 @@ from PIL.Image import Image
 from torch import Tensor
 
 from ..checkpoints import load_generator
-from ..checks import at_least_one
-from ..console import console, phase
+from ..common.checks import at_least_one
+from ..common.console import console, phase
+from ..common.documents import write_json
+from ..common.errors import CagcError
+from ..common.files import atomic_write, check_target
+from ..common.seeds import z_batch
 from ..data.dataset import ImageDataset, read_image
-from ..documents import write_json
-from ..errors import CagcError
-from ..files import atomic_write, check_target
+from ..editing.directions import Directions, edited_images, find_directions, mapping_hash
+from ..editing.layers import check_layers
+from ..editing.mixing import check_animation, mix_styles, morph, write_animation
+from ..editing.projection import Projection, ProjectionConfig, project
 from ..generate import parse_seeds
 from ..metrics.fidelity import content_psnr
 from ..metrics.sampling import noise_for
 from ..models import AnyGenerator
 from ..pictures import Figure, Row, image_grid
 from ..runs import ContentOptions, ImageOptions, TeacherOptions
-from ..seeds import z_batch
-from .directions import Directions, edited_images, find_directions, mapping_hash
-from .layers import check_layers
-from .mixing import check_animation, mix_styles, morph, write_animation
-from .projection import Projection, ProjectionConfig, project
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -9,9 +9,9 @@ from typing import Any
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from .common.reading import one_line, read_json, reading, regular_file
 from .errors import CagcError
 from .files import atomic_write
+from .reading import one_line, read_json, reading, regular_file
 
 
 def write_document(path: str | Path, kind: str, version: int, content: dict[str, Any]) -> None:
