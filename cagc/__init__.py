@@ -47,6 +47,6 @@ __all__ = [
     "scores",
 ]
 
-# The modules of cagc.pruning are importable as cagc.scores, cagc.plan, ... too, those of cagc.common as cagc.errors.
+# The modules of cagc.pruning and cagc.common are importable from cagc itself too, such as cagc.scores and cagc.plan.
 for _name in [name for name in sys.modules if name.startswith(("cagc.pruning.", "cagc.common."))]:
     sys.modules[_name.replace(".pruning.", ".", 1).replace(".common.", ".", 1)] = sys.modules[_name]

@@ -110,7 +110,7 @@ def test_refused_options_leave_nothing_behind(options, message, pair, small_imag
 
 
 def test_interrupted_project_writes_its_best(pair, small_images, tmp_path, monkeypatch):
-    from cagc.editing import commands
+    from cagc.cli import editing as commands
 
     def interrupted(generator, targets, config, mask, progress, perceptual):
         def stop(done, total):

@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 import torch
 
+from cagc.common.errors import CagcError
 from cagc.common.inert_pickle import Budget, InertUnpickler
 from cagc.common.inert_values import Record, StoredArray
-from cagc.errors import CagcError
 
 
 def load(data: bytes) -> object:
