@@ -36,7 +36,7 @@ def test_damaged_files(name, tmp_path):
     path = tmp_path / f"file{reader.suffix}"
     path.write_bytes(sound)
     if name != "bisenet":  # a whole one has 50 MB
-        assert fault(reader.read, path) is None
+        reader.read(path)  # in this process, whose children then need not load PyTorch's meta device each
     faults = []
     for seed in range(MUTATIONS):
         rng = Random(f"{name} {seed}")
