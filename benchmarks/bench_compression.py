@@ -30,10 +30,10 @@ from cagc.common.files import atomic_write
 from cagc.common.seeds import z_batch
 from cagc.data.dataset import ImageDataset
 from cagc.distill.losses import FeatureDistance, perceptual_loss
+from cagc.latency.measure import LatencyResult, measure_generators, speedup
 from cagc.metrics import features as feature_registry
 from cagc.metrics.fidelity import evaluate_pair
 from cagc.metrics.frechet import FeatureStatistics, dataset_statistics
-from cagc.metrics.latency import LatencyResult, measure_generators, speedup
 from cagc.metrics.macs import total_macs, total_parameters
 from cagc.metrics.ppl import perceptual_path_length
 from cagc.metrics.precision_recall import Manifold, precision_recall

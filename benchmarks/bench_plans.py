@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from cagc.common.seeds import z_batch
-from cagc.metrics.latency_table import LatencyTable, measure_table
+from cagc.latency.table import LatencyTable, measure_table
 from cagc.models import Generator, GeneratorConfig
 from cagc.pruning.budget import plan_channels
 from cagc.pruning.plan import ChannelPlan

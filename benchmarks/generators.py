@@ -17,7 +17,7 @@ import torch
 from cagc import runtime
 from cagc.common.errors import CagcError
 from cagc.export import export_onnx
-from cagc.metrics.work import layer_work
+from cagc.latency.work import layer_work
 from cagc.models import AnyGenerator, Generator, GeneratorConfig
 from cagc.pruning.budget import removed_channels
 from cagc.runtime.graph import capture

@@ -1,7 +1,7 @@
 """The one way in which everything here is timed.
 
 Candidates take turns, in another order every round, so that all of them see the same machine, and are compared round by
-round (:func:`cagc.metrics.latency.measure_latency`): ``time.perf_counter`` on the CPU, CUDA events on a GPU. Caches are
+round (:func:`cagc.latency.measure.measure_latency`): ``time.perf_counter`` on the CPU, CUDA events on a GPU. Caches are
 warm unless they are flushed before each call. The roofs that a time is held against are measured in the same run.
 """
 
@@ -17,7 +17,7 @@ from pathlib import Path
 
 import torch
 
-from cagc.metrics.latency import measure_latency
+from cagc.latency.measure import measure_latency
 
 Call = Callable[[], object]
 

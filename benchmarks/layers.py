@@ -14,7 +14,7 @@ from pathlib import Path
 
 import torch
 
-from cagc.metrics.layer_latency import EXECUTORS, check_executor, profile_layers
+from cagc.latency.layers import EXECUTORS, check_executor, profile_layers
 from cagc.models import GeneratorConfig
 
 from . import generators

@@ -23,7 +23,7 @@ from typing import Any
 import torch
 
 import cagc_kernels
-from cagc.metrics.latency import machine_info
+from cagc.latency.measure import machine_info
 from cagc_kernels.names import slug
 
 from .harness import allocator, milliseconds, ratios, roofs, spread

@@ -47,6 +47,16 @@ __all__ = [
     "scores",
 ]
 
-# The modules of cagc.pruning and cagc.common are importable from cagc itself too, such as cagc.scores and cagc.plan.
-for _name in [name for name in sys.modules if name.startswith(("cagc.pruning.", "cagc.common."))]:
-    sys.modules[_name.replace(".pruning.", ".", 1).replace(".common.", ".", 1)] = sys.modules[_name]
+# Modules keep the import paths that they had before they moved: cagc.plan, cagc.errors, cagc.metrics.latency, ...
+_MOVED = {
+    name: name.replace(".pruning.", ".", 1).replace(".common.", ".", 1)
+    for name in sys.modules
+    if name.startswith(("cagc.pruning.", "cagc.common."))
+} | {
+    "cagc.latency.measure": "cagc.metrics.latency",
+    "cagc.latency.table": "cagc.metrics.latency_table",
+    "cagc.latency.layers": "cagc.metrics.layer_latency",
+    "cagc.latency.work": "cagc.metrics.work",
+}
+for _name, _earlier in _MOVED.items():
+    sys.modules[_earlier] = sys.modules[_name]

@@ -19,11 +19,11 @@ from .common.errors import CagcError
 from .data.dataset import ImageDataset
 from .distill.losses import PerceptualDistance, load_perceptual
 from .editing.directions import find_directions
+from .latency.measure import LatencyResult, measure_generators, settled
 from .metrics import features as feature_registry
 from .metrics.disentanglement import ATTRIBUTES, edit_leakage, linear_separability
 from .metrics.fidelity import Measure
 from .metrics.kid import kernel_distance
-from .metrics.latency import LatencyResult, measure_generators, settled
 from .metrics.ppl import authors_path_length, perceptual_path_length
 from .metrics.precision_recall import Manifold, density_coverage, precision_recall
 from .metrics.reference import reference_statistics

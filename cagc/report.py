@@ -18,8 +18,8 @@ from .charts import Bars, bar_chart, curve_chart
 from .common.errors import CagcError
 from .common.files import atomic_write
 from .common.reading import parse_json
+from .latency.measure import Speedup, settled, speedup
 from .metrics.frechet import result_key
-from .metrics.latency import Speedup, settled, speedup
 from .metrics.macs import count_macs
 from .pictures import Figure
 from .variants import Variant

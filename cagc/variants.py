@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from .metrics.latency import LatencyResult
+from .latency.measure import LatencyResult
 from .metrics.macs import total_macs, total_parameters
 
 

@@ -8,8 +8,8 @@ import torch.nn.functional as F
 
 from benchmarks import bench_scores, generators
 from benchmarks.counting import counted
+from cagc.latency.work import layer_work
 from cagc.metrics.macs import count_macs, total_macs
-from cagc.metrics.work import layer_work
 from cagc.models import GeneratorConfig, SNGANConfig, SNGANGenerator
 from cagc.pruning.scores import score_channels
 

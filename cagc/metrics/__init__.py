@@ -1,1 +1,1 @@
-"""What a generator costs (macs, latency) and how good its images are (frechet in named features, fidelity)."""
+"""Counts of multiply-accumulates and parameters, and measures of how good a generator's images are."""

@@ -16,7 +16,7 @@ import torch
 from ..checkpoints import generator_hash
 from ..common.checks import at_least_one, choice
 from ..common.errors import CagcError
-from ..metrics.latency_table import LatencyTable, latency_table
+from ..latency.table import LatencyTable, latency_table
 from ..metrics.macs import WidthCosts
 from ..models import AnyGenerator
 from .plan import ChannelPlan
@@ -264,7 +264,7 @@ def plan_channels(
             step fits.
         min_width, min_keep: floors per layer under a budget, in channels and as a share of the layer; rounded up.
         latency_ms: budget of milliseconds for one image on the generator's device, by what its layers take there.
-        latency: those times, for ``latency_ms``; None: :func:`cagc.metrics.latency_table.latency_table`, which measures
+        latency: those times, for ``latency_ms``; None: :func:`cagc.latency.table.latency_table`, which measures
             them the first time, in a minute or so.
 
     Raises:

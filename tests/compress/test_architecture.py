@@ -13,7 +13,7 @@ from torch import nn
 import cagc
 from cagc import models
 from cagc.common.errors import CagcError
-from cagc.metrics.layer_latency import profile_layers
+from cagc.latency.layers import profile_layers
 from cagc.metrics.macs import count_macs, count_parameters
 from cagc.models import LayerSpec
 from cagc.models.base import BaseGenerator, BaseMapping, BaseSynthesis

@@ -10,7 +10,7 @@ import cagc
 from cagc import evaluation
 from cagc.checkpoints import save_generator
 from cagc.common import files
-from cagc.metrics.latency import LatencyResult
+from cagc.latency.measure import LatencyResult
 from cagc.models import Generator, GeneratorConfig
 
 from .commands import run

@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from cagc import evaluation, runtime
-from cagc.metrics import latency
-from cagc.metrics.latency import LatencyResult, machine_info, measure_generators, measure_latency, speedup
+from cagc.latency import measure as latency
+from cagc.latency.measure import LatencyResult, machine_info, measure_generators, measure_latency, speedup
 from cagc.models.stylegan2 import Generator, GeneratorConfig
 
 

@@ -8,11 +8,11 @@ import pytest
 import torch
 
 from cagc.common.errors import CagcError
-from cagc.metrics import latency_table as tables
-from cagc.metrics.latency_table import LatencyTable, latency_table, measure_table
-from cagc.metrics.layer_latency import default_executor, profile_layers
+from cagc.latency import table as tables
+from cagc.latency.layers import default_executor, profile_layers
+from cagc.latency.table import LatencyTable, latency_table, measure_table
+from cagc.latency.work import layer_work
 from cagc.metrics.macs import total_macs
-from cagc.metrics.work import layer_work
 from cagc.models import SNGANConfig, SNGANGenerator
 from cagc.models.stylegan2 import Generator, GeneratorConfig
 from cagc.pruning.budget import plan_channels

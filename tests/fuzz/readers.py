@@ -29,8 +29,8 @@ from cagc.data.masks import MaskFolder
 from cagc.distill.state import RunFolder, _read
 from cagc.editing.directions import Directions
 from cagc.editing.projection import Projection
+from cagc.latency.table import LatencyTable
 from cagc.metrics.frechet import FeatureStatistics
-from cagc.metrics.latency_table import LatencyTable
 from cagc.models import Discriminator, DiscriminatorConfig, Generator, GeneratorConfig
 from cagc.models.face_parser import FaceParser
 from cagc.report import training_curves
@@ -265,7 +265,7 @@ READERS: dict[str, Reader] = {
     ),
     "latency-table": Reader(
         ".json", lambda: _written(_table().save, ".json"), lambda path: LatencyTable.load(path).cost({"a": 5, "b": 3}),
-        _JSON, ("latency_table.py:LatencyTable.load",),
+        _JSON, ("table.py:LatencyTable.load",),
     ),
     "directions": Reader(
         ".safetensors",
@@ -311,7 +311,7 @@ READERS: dict[str, Reader] = {
 EXEMPT = {
     "distributed.py:from_main": "bytes of another process of the same run",
     "features.py:_load_efficientnet_lite0": "weights of an installed package, known by their hash",
-    "latency.py:_cpu_model": "/proc",
+    "measure.py:_cpu_model": "/proc",
     "state.py:RunFolder.open": "a document that was made in this process",
 }
 """Functions that read what no stranger hands over, and why."""

@@ -30,8 +30,8 @@ from ..common.errors import CagcError
 from ..common.files import cache_folder
 from ..common.reading import reading
 from ..models import AnyConfig, AnyGenerator, LayerSpec, build_generator
-from .latency import machine_info
-from .layer_latency import check_executor, profile_layers
+from .layers import check_executor, profile_layers
+from .measure import machine_info
 
 KIND, VERSION = "cagc-latency", 1
 SHARES = (1 / 64, 1 / 8, 1 / 4, 3 / 8, 1 / 2, 3 / 4, 1.0)
