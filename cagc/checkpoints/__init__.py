@@ -1,7 +1,7 @@
-"""Checkpoints: native safetensors, and every layout of :data:`cagc.checkpoints.layouts.LAYOUTS`.
+"""Reads and writes checkpoints: native safetensors, and every layout of :data:`cagc.checkpoints.layouts.LAYOUTS`.
 
-Files are known by their content, never by their names, and nothing that is read can execute code: of pickles inert
-records are made (:mod:`cagc.common.inert_pickle`), and every size that a file claims is held against its bytes.
+Files are recognised by their content, never by their names. Reading cannot execute code: pickles become inert records
+(:mod:`cagc.common.inert_pickle`), and every size that a file claims is checked against its bytes.
 docs/checkpoints.md lists the layouts, docs/security.md the limits.
 """
 
@@ -29,24 +29,24 @@ from .native import FORMAT, NETWORKS, native_file, native_networks
 
 
 class _Unread:
-    """A network that is read from its file when it is asked for."""
+    """A network that is read from its file at first access."""
 
     def __init__(self, build: Callable[[], Any]) -> None:
         self.build = build
 
 
 class Checkpoint:
-    """What a checkpoint file holds; networks that it lacks are None. Those of a file are read when they are asked for.
+    """The networks of a checkpoint, None where one is missing. Networks of a file are read at first access.
 
     Attributes:
         g_ema: generator with averaged weights, the one that draws images.
         g: generator with the weights being trained.
         d: discriminator.
-        metadata: whatever was saved beside the networks, as JSON containers.
-        unknown: says which parts of the file are of no known layout.
+        metadata: what was saved beside the networks, as JSON containers.
+        unknown: a clause for error messages that names a part of unknown layout, or "".
 
     Raises:
-        CagcError: a network is asked for that cannot be read.
+        CagcError: at access, if the network cannot be read.
     """
 
     def __init__(
@@ -79,20 +79,20 @@ class Checkpoint:
         return self._get("d")
 
     def holds(self, name: str) -> bool:
-        """Whether there is a network "g_ema", "g" or "d", readable or not."""
+        """Whether the checkpoint has a network "g_ema", "g" or "d", readable or not."""
         return self._networks[name] is not None
 
 
 def load_checkpoint(path: str | Path, device: torch.device | str = "cpu", key: str | None = None) -> Checkpoint:
-    """Find the networks in a file of any layout; each is read, in float32 and frozen, when it is asked for.
+    """Find the networks in a file of any layout; each is read at first access, in float32 and frozen.
 
     Args:
         path: a file, or the name of an embedded generator, "faces64" or "faces64-student".
-        device: where the networks go.
-        key: which of several networks is meant, as the message about an ambiguous file lists them.
+        device: device of the networks.
+        key: selects one of several networks, by a name that the error about an ambiguous file lists.
 
     Raises:
-        CagcError: the file is missing, truncated, of another format, asks to run code, or holds no known network.
+        CagcError: the file is missing, truncated or of another format, asks to run code, or holds no known network.
     """
     path = assets.checkpoint(path)
     source = f"checkpoint {printable(path)}"
@@ -119,9 +119,9 @@ def _reader(build: Callable[[], Any], path: Path, device: torch.device | str) ->
 
 
 def load_generator(path: str | Path, device: torch.device | str = "cpu", key: str | None = None) -> AnyGenerator:
-    """The averaged generator of a checkpoint, or the trained one where no average was saved; float32, frozen.
+    """Return the averaged generator of a checkpoint, or the trained one if no average was saved; float32, frozen.
 
-    What else the file holds is not read.
+    Other networks in the file are not read.
 
     Raises:
         CagcError: as :func:`load_checkpoint`, or the file holds no generator.
@@ -136,7 +136,7 @@ def load_generator(path: str | Path, device: torch.device | str = "cpu", key: st
 def load_discriminator(
     path: str | Path, device: torch.device | str = "cpu", key: str | None = None
 ) -> AnyDiscriminator:
-    """The discriminator of a checkpoint; float32, frozen.
+    """Return the discriminator of a checkpoint; float32, frozen.
 
     Raises:
         CagcError: as :func:`load_checkpoint`, or the file holds no discriminator.
@@ -153,10 +153,10 @@ def save_checkpoint(path: str | Path, checkpoint: Checkpoint, dtype: torch.dtype
     Args:
         path: ends in ``.safetensors``.
         checkpoint: networks and metadata.
-        dtype: floating point type on disk (default: as the tensors are). They are read back as float32.
+        dtype: floating-point type on disk (default: that of the tensors). Loading always gives float32.
 
     Raises:
-        CagcError: another suffix, no network, or the folder does not exist.
+        CagcError: the suffix is another, there is no network, or the folder does not exist.
     """
     path = Path(path)
     if path.suffix != ".safetensors":
@@ -165,7 +165,7 @@ def save_checkpoint(path: str | Path, checkpoint: Checkpoint, dtype: torch.dtype
     if not networks:
         raise CagcError(f"checkpoint {printable(path)}: got no network to write, expected a generator or discriminator")
     with atomic_write(path) as temporary:
-        # Written by either library itself, a full disk would be an error of its own and not an OSError.
+        # Python writes the file, because safetensors and torch do not raise OSError when the disk is full.
         temporary.write_bytes(native_file(networks, checkpoint.metadata, dtype))
 
 
@@ -175,13 +175,13 @@ def save_generator(generator: AnyGenerator, path: str | Path, metadata: dict[str
 
 
 def convert(source: str | Path, target: str | Path, key: str | None = None) -> None:
-    """Rewrite a checkpoint in the layout that ``target`` ends in: ``.safetensors`` native, ``.pt`` rosinality's.
+    """Rewrite a checkpoint in the layout of ``target``'s suffix: ``.safetensors`` native, ``.pt`` rosinality's.
 
-    With ``key``, of the network that it names alone, see :func:`load_checkpoint`. Networks other than the generator
-    that draws images are left out, with a warning, where they cannot be read.
+    With ``key``, only the network that it selects is written; see :func:`load_checkpoint`. A trained generator or
+    discriminator that cannot be read is left out, with a warning.
 
     Raises:
-        CagcError: ``source`` cannot be read or the suffix of ``target`` is neither.
+        CagcError: ``source`` cannot be read, or ``target`` has another suffix.
     """
     target = Path(target)
     if target.suffix not in (".safetensors", ".pt"):
@@ -197,7 +197,7 @@ def convert(source: str | Path, target: str | Path, key: str | None = None) -> N
 
 
 def _readable(checkpoint: Checkpoint) -> Checkpoint:
-    """``checkpoint`` with all that can be read of it, of which there is at least one network."""
+    """Return ``checkpoint`` without the networks that cannot be read. Raises CagcError if none can."""
     networks, problem = {}, None
     for name in NETWORKS:
         try:
@@ -213,7 +213,11 @@ def _readable(checkpoint: Checkpoint) -> Checkpoint:
 
 
 def to_rosinality(checkpoint: Checkpoint) -> dict[str, Any]:
-    """The dictionary that rosinality's and the authors' scripts load: "g", "g_ema", "d", "latent_avg"."""
+    """Return the dictionary that rosinality's and the authors' scripts load: "g", "g_ema", "d", "latent_avg".
+
+    Raises:
+        CagcError: a network is not StyleGAN2, which rosinality's layout cannot hold.
+    """
     document: dict[str, Any] = {}
     for name in NETWORKS:
         network = getattr(checkpoint, name)
@@ -230,7 +234,10 @@ def to_rosinality(checkpoint: Checkpoint) -> dict[str, Any]:
 
 
 def generator_hash(generator: AnyGenerator) -> str:
-    """SHA-256, 16 hexadecimal digits, of the configuration and every weight in float32; names a teacher in a plan."""
+    """Return a hash of the configuration and of every weight in float32, by which plans identify their teacher.
+
+    It is the first 16 hexadecimal digits of a SHA-256.
+    """
     digest = hashlib.sha256(json.dumps(generator.config.to_dict(), sort_keys=True).encode())
     for name, tensor in sorted(generator.named_parameters()):
         digest.update(name.encode())

@@ -1,4 +1,4 @@
-"""BasicSR's and GFPGAN's names of rosinality's StyleGAN2: the same network, whose filters are not saved."""
+"""Reads StyleGAN2 generators of BasicSR and GFPGAN: rosinality's network under other names, without its filters."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ LAYOUT = "BasicSR's StyleGAN2 layout"
 
 
 def generator_from_basicsr(part: Part, source: str = "state dict") -> Generator:
-    """Generator, float32, of "params_ema" or "params"; see :func:`.rosinality.generator_from_rosinality`.
+    """Build the float32 generator of "params_ema" or "params"; see :func:`.rosinality.generator_from_rosinality`.
 
     Raises:
-        CagcError: the "clean" variant of GFPGAN, which has other layers; or a tensor is missing or has another shape.
+        CagcError: it is GFPGAN's "clean" variant, which has other layers, or a tensor is missing or has another shape.
     """
     if "style_conv1.bias" in part.tensors and "style_conv1.activate.bias" not in part.tensors:
         raise CagcError(f'{source}: GFPGAN\'s "clean" variant of StyleGAN2, which is not supported')
@@ -26,7 +26,7 @@ def generator_from_basicsr(part: Part, source: str = "state dict") -> Generator:
 
 
 def rosinality_name(name: str) -> str:
-    """Rosinality's name of the tensor that BasicSR calls ``name``."""
+    """Translate BasicSR's ``name`` of a tensor to rosinality's."""
     for theirs, ours in (("style_mlp.", "style."), ("constant_input.weight", "input.input")):
         if name.startswith(theirs):
             return ours + name.removeprefix(theirs)

@@ -1,4 +1,4 @@
-"""Which of the networks in a file is which: the averaged generator, the trained one, the discriminator."""
+"""Assigns roles to the networks in a file: the averaged generator, the trained one, the discriminator."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ _AVERAGED = {"ema", "running", "averaged", "average", "avg"}
 
 
 def choose(document: Document, source: str, key: str | None = None) -> dict[str, Callable[[], Any]]:
-    """What makes the networks "g_ema", "g" and "d" of a file, those of them that it holds.
+    """Return a function for each network "g_ema", "g" and "d" that the file holds, which builds it.
 
-    Where several would do, asking for the network raises an error that lists them, unless ``key`` names one.
+    If several networks fit a role, its function raises an error that lists them, unless ``key`` selects one.
 
     Raises:
-        CagcError: the file holds no network of a known layout, or none at ``key``.
+        CagcError: the file holds no network of a known layout, or ``key`` does not select exactly one.
     """
     found = candidates(document)
     known = [candidate for candidate in found if candidate.layout.network != OTHER]
@@ -35,7 +35,7 @@ def choose(document: Document, source: str, key: str | None = None) -> dict[str,
     generators = [c for c in known if c.layout.network == GENERATOR]
     averaged = [c for c in generators if _is_averaged(c)]
     trained = [c for c in generators if not _is_averaged(c)]
-    if not averaged and not _usual(trained, "g"):  # no name tells them apart from what draws images
+    if not averaged and not _usual(trained, "g"):  # no name says that they are being trained
         averaged, trained = trained, []
     discriminators = [c for c in known if c.layout.network == DISCRIMINATOR]
     groups = {"g_ema": averaged, "g": trained, "d": discriminators}
@@ -65,7 +65,7 @@ def _label(candidate: Candidate) -> str:
 
 
 def _one(group: list[Candidate], name: str, source: str) -> Callable[[], Any]:
-    """What makes the only network of a group, or the one at the usual key; of several, an error that lists them."""
+    """Return what builds the only network of a group, or the one at the usual key; otherwise it raises an error."""
     chosen = group if len(group) == 1 else _usual(group, name)
     if len(chosen) != 1:
         labels = ", ".join(map(_label, group))
@@ -102,7 +102,7 @@ def _explain(document: Document, others: list[Candidate]) -> str:
 
 
 def describe_unknown(document: Document) -> str:
-    """Which of the usual keys hold something of no known layout, as the end of a message; "" where none does."""
+    """Describe the first usual key that holds something of no known layout, as the end of a message; "" if none."""
     if not isinstance(document.root, dict):
         return ""
     known = {c.part.place for c in candidates(document)}

@@ -1,6 +1,6 @@
-"""The layouts of networks that are read, and those that are only told by name: one entry each.
+"""The table of checkpoint layouts: those that are read, and those that are recognised and refused by name.
 
-A layout is found by names of tensors that no other has ("anchors"), with whatever prefix they have in a file.
+A layout is recognised by tensor names that no other layout has ("anchors"), with any prefix.
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ class Layout:
     """How one code base names the tensors of a network.
 
     Attributes:
-        title: of the layout, as docs/checkpoints.md and messages call it.
+        title: name of the layout in docs/checkpoints.md and in messages.
         network: :data:`GENERATOR`, :data:`DISCRIMINATOR`, or :data:`OTHER`, which is not read.
-        anchors: names of tensors; two of them tell the layout, and so do fewer where it has no more.
-        build: makes the network of a part of a file; the second argument begins its messages.
-        told_by: what some name must contain beside an anchor.
-        found_in: the files that have it, for the table of docs/checkpoints.md.
+        anchors: names of tensors; two of them identify the layout, or its only one.
+        build: builds the network from a part of a file; the second argument begins its messages.
+        told_by: text that at least one tensor name must contain, besides the anchors.
+        found_in: the files that use it, for the table of docs/checkpoints.md.
     """
 
     title: str
@@ -40,7 +40,7 @@ class Layout:
     found_in: str = ""
 
     def recognises(self, part: Part) -> bool:
-        """Whether the tensors of ``part`` are named so."""
+        """Whether the tensors of ``part`` have the names of this layout."""
         named = sum(anchor in part.tensors for anchor in self.anchors)
         return named >= min(2, len(self.anchors)) and (
             not self.told_by or any(self.told_by in name for name in part.tensors)
@@ -88,20 +88,20 @@ LAYOUTS = (
 
 @dataclass(frozen=True)
 class Candidate:
-    """A network in a file, not read yet."""
+    """A network that was found in a file and not read yet."""
 
     layout: Layout
     part: Part
 
     def build(self, source: str) -> Any:
-        """The network. Raises CagcError if it is of a layout that is only told by name, or not as the layout has it."""
+        """Build the network. Raises CagcError if its layout is not supported, or if it differs from its layout."""
         if self.layout.build is None:
             raise CagcError(f"{source}: {self.layout.title}, which is not supported")
         return self.layout.build(self.part, source)
 
 
 def candidates(document: Document) -> list[Candidate]:
-    """Every network in ``document`` whose layout is known, also those that are only told by name."""
+    """Find every network in ``document`` whose layout is in the table, also those that are refused by name."""
     anchors = dict.fromkeys(anchor for layout in LAYOUTS for anchor in layout.anchors)
     found: dict[tuple[str, str], Candidate] = {}
     for part in parts(document, anchors):

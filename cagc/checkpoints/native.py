@@ -21,10 +21,10 @@ NETWORKS = ("g_ema", "g", "d")
 
 
 def native_networks(document: Document, source: str) -> tuple[dict[str, Callable[[], Any]], dict[str, Any]]:
-    """What makes each network of a native file, by name, and the metadata beside them.
+    """Return a function for each network of a native file, which builds it, and the file's metadata.
 
     Raises:
-        CagcError: a header that is not as :func:`native_file` writes it.
+        CagcError: the header is not one that :func:`native_file` writes.
     """
     configs, metadata = (parse_json(document.header.get(name, "{}")) for name in ("configs", "metadata"))
     if not isinstance(configs, dict) or not isinstance(metadata, dict) or len(document.root) > MAX_TENSORS:
@@ -55,7 +55,7 @@ def _builder(name: str, options: Any, document: Document, source: str) -> Callab
 
 
 def _check_options(options: Any, tensors: int) -> None:
-    """Hold what a configuration claims against the number of tensors, before anything is built."""
+    """Check the sizes in a configuration against the number of tensors, before anything is built."""
     if not isinstance(options, dict):
         raise TypeError(f"a configuration is {type(options).__name__}, expected an object")
     resolution, taps = options.get("resolution", 4), options.get("resample_filter", [1])
@@ -69,7 +69,7 @@ def _check_options(options: Any, tensors: int) -> None:
 
 
 def native_file(networks: dict[str, Any], metadata: dict[str, Any] | None, dtype: torch.dtype | None) -> bytes:
-    """Content of a native file with ``networks`` by name, tensors converted to ``dtype``."""
+    """Return the bytes of a native file with ``networks`` by name, their tensors converted to ``dtype``."""
     tensors, configs = {}, {}
     for name, network in networks.items():
         configs[name] = network.config.to_dict()

@@ -1,6 +1,7 @@
-"""StyleGAN2 networks of NVlabs' code (stylegan2-ada-pytorch, stylegan3): pickled whole, or a state dict alone.
+"""Reads StyleGAN2 networks of NVlabs' code (stylegan2-ada-pytorch, stylegan3): pickled modules, or state dicts.
 
-Their pickles carry source code, which is never run: ours are filled from the tensors and options of inert records.
+Their pickles contain source code, which is never run: our networks are filled from tensors and options of inert
+records.
 """
 
 from __future__ import annotations
@@ -22,13 +23,14 @@ WHOLE_BATCH = 2**30  # their group size of None
 
 
 def generator_from_nvlabs(part: Part, source: str = "pickle") -> Generator:
-    """Generator, float32, of a "G" or "G_ema", with its ``w_avg`` and clamp.
+    """Build the float32 generator of "G" or "G_ema", with its ``w_avg`` and clamp.
 
-    A state dict alone says nothing of clamp, activation and learning rate multiplier: the published ones are taken.
+    A state dict alone does not store clamp, activation and learning rate multiplier: no clamp, leaky ReLU and 0.01 are
+    assumed.
 
     Raises:
-        CagcError: names what this StyleGAN2 has not: labels, a z and w of two lengths, another architecture or
-            activation, images that are not RGB, or a tensor that is missing.
+        CagcError: names what is not supported (labels, z and w of different lengths, another architecture or
+            activation, images that are not RGB), or the tensor that is missing.
     """
     options = part.options
     resolution = _resolution(part, r"synthesis\.b(\d+)\.conv1\.weight", source)
@@ -61,10 +63,10 @@ def generator_from_nvlabs(part: Part, source: str = "pickle") -> Generator:
 
 
 def discriminator_from_nvlabs(part: Part, source: str = "pickle") -> Discriminator:
-    """Discriminator, float32, of a "D".
+    """Build the float32 discriminator of "D".
 
     Raises:
-        CagcError: names what this StyleGAN2 has not: labels, another architecture, or a tensor that is missing.
+        CagcError: names what is not supported (labels, another architecture), or the tensor that is missing.
     """
     options = part.options
     resolution = _resolution(part, r"b(\d+)\.(?:conv0\.weight|fromrgb\.weight)", source)
@@ -92,7 +94,7 @@ def discriminator_from_nvlabs(part: Part, source: str = "pickle") -> Discriminat
 
 
 def _resolution(part: Part, pattern: str, source: str) -> int:
-    """Side of the images: what a pickled module says, or the largest block of a state dict."""
+    """Return the side of the images in pixels: a pickled module's, or that of the largest block of a state dict."""
     blocks = [int(m[1]) for name in part.tensors if (m := re.fullmatch(pattern, name)) and len(m[1]) < 6]
     resolution = part.options.get("img_resolution", max(blocks, default=0))
     try:

@@ -1,4 +1,4 @@
-"""Names and shapes of rosinality's StyleGAN2 state dicts, which the paper's authors share.
+"""Reads and writes rosinality's StyleGAN2 state dicts, which the paper's authors use too.
 
 Everything about a network (resolution, widths, latent size, mapping depth, filter) is inferred from names and shapes,
 never from the order of keys.
@@ -24,7 +24,7 @@ _AFFINE = {"affine.weight": "modulation.weight", "affine.bias": "modulation.bias
 
 
 def _generator_names(config: GeneratorConfig) -> dict[str, str]:
-    """Our parameter and buffer names → theirs."""
+    """Map our names of parameters and buffers to theirs."""
     names = {}
     for i in range(config.mapping_layers):
         for part in ("weight", "bias"):
@@ -64,7 +64,7 @@ def _discriminator_names(config: DiscriminatorConfig) -> dict[str, str]:
 
 
 def generator_config(part: Part, source: str, lr_multiplier: float = 0.01) -> GeneratorConfig:
-    """Configuration of a generator from the shapes of its state dict; ``lr_multiplier`` does not show in them.
+    """Infer a generator's configuration from the shapes of its state dict, which do not show ``lr_multiplier``.
 
     Raises:
         CagcError: a tensor that every such generator has is missing or has another rank.
@@ -90,16 +90,17 @@ def generator_config(part: Part, source: str, lr_multiplier: float = 0.01) -> Ge
 
 
 def generator_from_rosinality(state: Any, source: str = "state dict") -> Generator:
-    """Generator, float32, of a "g" or "g_ema" state dict, pruned or not.
+    """Build the float32 generator of a "g" or "g_ema" state dict, pruned or not.
 
-    ``w_avg`` is the "latent_avg" beside it, or an estimate; noise maps that are missing are drawn from the weights.
+    ``w_avg`` is the "latent_avg" beside it, or an estimate; missing noise maps are drawn from a seed that depends on
+    the weights.
 
     Args:
         state: tensors by name, or a :class:`~cagc.common.wrappings.Part` of a file.
         source: begins every message.
 
     Raises:
-        CagcError: names the tensor that is missing or has another shape, or a filter that cannot be expressed.
+        CagcError: names the tensor that is missing or has another shape, or a filter that is not supported.
     """
     part = as_part(state, source)
     config = generator_config(part, source, _lr_multiplier(part))
@@ -112,7 +113,7 @@ def generator_from_rosinality(state: Any, source: str = "state dict") -> Generat
 
 
 def _lr_multiplier(part: Part) -> float:
-    """Of the mapping network, from a pickled module or from training options beside it; else the published one."""
+    """Return the mapping network's multiplier from a pickled module or training options; else the published 0.01."""
     options = part.beside.get("args")
     options = options.state if isinstance(options, Record) else options if isinstance(options, dict) else {}
     for value in (part.options.get("style.1.lr_mul"), options.get("lr_mlp")):
@@ -122,10 +123,10 @@ def _lr_multiplier(part: Part) -> float:
 
 
 def discriminator_from_rosinality(state: Any, source: str = "state dict") -> Discriminator:
-    """Discriminator, float32, of a "d" state dict; see :func:`generator_from_rosinality`.
+    """Build the float32 discriminator of a "d" state dict; see :func:`generator_from_rosinality`.
 
     Raises:
-        CagcError: names the tensor that is missing or has another shape, or a filter that cannot be expressed.
+        CagcError: names the tensor that is missing or has another shape, or a filter that is not supported.
     """
     part = as_part(state, source)
     blocks = numbered(part, r"convs\.(\d+)\.conv1\.0\.weight", source, first=1)
@@ -139,10 +140,10 @@ def discriminator_from_rosinality(state: Any, source: str = "state dict") -> Dis
 
 
 def generator_to_rosinality(generator: Generator) -> dict[str, Tensor]:
-    """State dict that rosinality's and the authors' ``Generator`` load with ``strict=True``.
+    """Return a state dict that rosinality's and the authors' ``Generator`` load with ``strict=True``.
 
-    It has no place for ``conv_clamp``, which is left out, and theirs has one ``lr_multiplier``, which the mapping's
-    weights are adapted to.
+    It cannot store ``conv_clamp``, which is dropped. Their ``lr_multiplier`` is fixed, so the mapping network's weights
+    are rescaled to it.
     """
     ours, state = generator.state_dict(), {}
     for name, theirs in _generator_names(generator.config).items():
@@ -166,7 +167,7 @@ def generator_to_rosinality(generator: Generator) -> dict[str, Tensor]:
 
 
 def discriminator_to_rosinality(discriminator: Discriminator) -> dict[str, Tensor]:
-    """State dict that rosinality's and the authors' ``Discriminator`` load with ``strict=True``."""
+    """Return a state dict that rosinality's and the authors' ``Discriminator`` load with ``strict=True``."""
     ours = discriminator.state_dict()
     names = _discriminator_names(discriminator.config)
     state = {theirs: ours[name].detach().cpu().clone() for name, theirs in names.items()}

@@ -1,4 +1,4 @@
-"""Filling networks from state dicts: nothing is built before its size is held against the tensors of the file."""
+"""Fills networks from state dicts. Sizes are checked against the file's tensors before a network is built."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ PUBLISHED_TAPS = (1.0, 3.0, 3.0, 1.0)
 
 
 def as_part(state: Any, source: str) -> Part:
-    """A :class:`Part` of a state dict, or the part itself.
+    """Wrap a state dict in a :class:`Part`; a part is returned unchanged.
 
     Raises:
         CagcError: ``state`` is neither.
@@ -34,10 +34,10 @@ def as_part(state: Any, source: str) -> Part:
 
 
 def numbered(part: Part, pattern: str, source: str, first: int = 0) -> int:
-    """How many numbers ``pattern`` captures in the names of tensors: ``first``, ``first + 1`` and so on.
+    """Count the tensors whose names match ``pattern``, which captures the numbers ``first``, ``first + 1`` and so on.
 
     Raises:
-        CagcError: a number is left out.
+        CagcError: a number is missing in the sequence.
     """
     found = {int(match[1]) for name in part.tensors if (match := re.fullmatch(pattern, name)) and len(match[1]) < 6}
     matching = sum(bool(re.fullmatch(pattern, name)) for name in part.tensors)
@@ -49,14 +49,14 @@ def numbered(part: Part, pattern: str, source: str, first: int = 0) -> int:
 
 
 def shape_of(part: Part, name: str, source: str, layout: str) -> tuple[int, ...]:
-    """Shape of the tensor ``name``, or a CagcError that names it, its ``source`` and the ``layout`` that has it."""
+    """Return the shape of the tensor ``name``. Raises CagcError if it is missing; ``layout`` is what was expected."""
     if name not in part.tensors:
         raise CagcError(f"{source}: tensor {name!r} is missing; expected {layout}")
     return tuple(getattr(part.tensors[name], "shape", None) or part.fetch(name).shape)
 
 
 def width_of(part: Part, name: str, axis: int, ndim: int, source: str, layout: str) -> int:
-    """Length of one axis of the tensor ``name``. Raises CagcError unless it has ``ndim`` axes, and none is empty."""
+    """Return the length of one axis of the tensor ``name``. Raises CagcError unless it has ``ndim`` non-empty axes."""
     shape = shape_of(part, name, source, layout)
     if len(shape) != ndim or 0 in shape:
         raise CagcError(f"{source}: {name} has shape {list(shape)}, expected {ndim} dimensions, none of them empty")
@@ -64,11 +64,11 @@ def width_of(part: Part, name: str, axis: int, ndim: int, source: str, layout: s
 
 
 def filter_taps(part: Part, pattern: str, total: float, source: str) -> tuple[float, ...]:
-    """Normalised 1-D taps of the blur kernels whose names match; the published [1, 3, 3, 1] where none is stored.
+    """Return the normalised 1-D taps of the blur kernels whose names match; the published [1, 3, 3, 1] if none is stored.
 
     Raises:
-        CagcError: a kernel is not separable, its sum is not ``total``, or the layers differ: a network here has one
-            filter, so that another image would be drawn.
+        CagcError: a kernel is not separable, its sum is not ``total``, or the layers have different filters: networks
+            here have a single filter, so the images would change.
     """
     first, taps = "", PUBLISHED_TAPS
     for name in sorted(name for name in part.tensors if re.fullmatch(pattern, name)):
@@ -108,15 +108,15 @@ def fill(
     build: Callable[[], nn.Module], part: Part, names: Mapping[str, str] | None, source: str, layout: str,
     optional: str = "",
 ) -> nn.Module:  # fmt: skip
-    """The network of ``build`` with the tensors of ``part`` in float32; axes of length one are free.
+    """Build a network and copy the tensors of ``part`` into it, in float32; axes of length one are ignored in shapes.
 
     Args:
-        build: makes it; first on the meta device, to hold its shapes against the tensors that are there.
+        build: builds the network; it is first called on the meta device, to check shapes without using memory.
         part: tensors of the file.
-        names: our names to theirs; None where they are the same.
+        names: maps our names to theirs; None if they are the same.
         source: begins every message.
-        layout: named where a tensor is missing.
-        optional: what is part of our names of tensors that may be missing: they keep what ``build`` gave them.
+        layout: name of the expected layout in the message about a missing tensor.
+        optional: tensors whose names (ours) contain this text may be missing; they keep the values of ``build``.
 
     Raises:
         CagcError: names the tensor that is missing, or has another shape.
@@ -144,7 +144,7 @@ def fill(
 
 
 def draw_missing_noise(generator: nn.Module, missing: list[str], source: str) -> None:
-    """Fill the noise maps ``missing`` from a seed that is made of the other weights, so that a file has one image."""
+    """Draw the ``missing`` noise maps from a seed computed from the other weights, so a file always gives one image."""
     if not missing:
         return
     digest = hashlib.sha256()
@@ -162,9 +162,9 @@ def draw_missing_noise(generator: nn.Module, missing: list[str], source: str) ->
 
 
 def set_mean_w(generator: Any, stored: Any, source: str) -> None:
-    """Set ``w_avg`` to the stored mean w, or to an estimate where there is none that can be used, and say so.
+    """Set ``w_avg`` to the stored mean w, or to an estimate, with a warning if the stored one cannot be used.
 
-    One row per layer, as encoders save it, is one mean where the rows are equal.
+    Encoders save one row per layer; equal rows are accepted as one mean.
     """
     if stored is not None:
         try:
