@@ -1,4 +1,4 @@
-"""Charts of the report by matplotlib, as SVG images whose colours follow the reader's light or dark theme."""
+"""Draws the report's charts with matplotlib, as SVG images that follow the reader's light or dark theme."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import numpy as np
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-# Name → colour on a light and on a dark page; charts are drawn in the light ones.
+# Name → colour on a light and on a dark page. Charts are drawn in the light colours, which become CSS variables.
 _THEME = {
     "text": ("#1d2023", "#e8eaec"),
     "line": ("#e2e4e1", "#2d3236"),
@@ -28,10 +28,13 @@ _MOST_POINTS = 200
 
 
 class Bars(NamedTuple):
-    """A panel of horizontal bars, one over the other where ``over``, else side by side.
+    """A panel of horizontal bars.
 
-    ``bars``: what a colour of the key stands for → lengths, one a row; ``labels``: text behind each row's bars, one or
-    as many as there are bars.
+    Attributes:
+        title: title of the panel.
+        bars: legend entry → lengths of its bars, one per row.
+        labels: for each entry of ``bars``, or the first only, the texts behind its bars.
+        over: draws the bars of a row over each other instead of side by side.
     """
 
     title: str
@@ -41,7 +44,7 @@ class Bars(NamedTuple):
 
 
 def bar_chart(rows: Sequence[str], panels: Sequence[Bars]) -> str:
-    """Data URI of bar panels side by side that share the names of their ``rows``, from the top."""
+    """Draw bar panels side by side, with the names of their ``rows`` from top to bottom, and return a data URI."""
     figure = _figure(8, 0.5 + len(rows) * (0.25 if panels[0].over else 0.5))
     for axes, panel in zip(np.atleast_1d(figure.subplots(1, len(panels), sharey=True)), panels):
         height = 0.6 if panel.over else 0.36
@@ -62,7 +65,7 @@ def bar_chart(rows: Sequence[str], panels: Sequence[Bars]) -> str:
 
 
 def curve_chart(series: Mapping[str, Sequence[tuple[float, float]]]) -> str:
-    """Data URI of lines through (x, y); above 200 points of a line, means of neighbours."""
+    """Draw lines through points (x, y) and return a data URI; longer lines are averaged to 200 points."""
     figure = _figure(4.2, 2.6)
     axes = figure.subplots()
     for i, (name, points) in enumerate(series.items()):
@@ -77,7 +80,7 @@ def curve_chart(series: Mapping[str, Sequence[tuple[float, float]]]) -> str:
 
 
 def _figure(width: float, height: float) -> Figure:
-    """Of so many inches, without the global state of pyplot."""
+    """Create a figure of the given size in inches, without pyplot's global state."""
     from matplotlib import rc_context
     from matplotlib.figure import Figure
 
@@ -92,7 +95,7 @@ def _data_uri(figure: Figure) -> str:
     for axes in figure.axes:
         axes.tick_params(length=0, labelcolor=_TEXT)
         axes.patch.set_alpha(0)
-    # The same report gives the same file; text stays text.
+    # Text stays text, and a fixed salt and no date make equal reports give equal files.
     with rc_context({"svg.fonttype": "none", "svg.hashsalt": "cagc"}):
         figure.savefig(text, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
     _, start, svg = text.getvalue().partition("<svg")

@@ -1,4 +1,4 @@
-"""Content parsers by their public name: what `cagc.data.content` and `cagc.data.masks` define."""
+"""The public module of content parsers, defined in `cagc.data.content` and `cagc.data.masks`."""
 
 from .data.content import (
     SPECS,

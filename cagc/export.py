@@ -1,4 +1,4 @@
-"""Export of a generator as an ONNX graph, for runtimes that have no PyTorch."""
+"""Exports a generator as an ONNX graph, for runtimes without PyTorch."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ PACKAGES = ("onnx", "onnxscript")
 
 
 class _Drawing(nn.Module):
-    """z → image with fixed truncation and noise."""
+    """Maps z to images with fixed truncation and noise."""
 
     def __init__(self, generator: AnyGenerator, truncation: float, noise: str) -> None:
         super().__init__()
@@ -35,18 +35,18 @@ def export_onnx(
 ) -> None:
     """Write ``generator`` as ONNX: input "z" [batch, z_dim], output "image" [batch, 3, R, R], float32.
 
-    The graph is that of the reference path, in standard operators of opset 18, the weights inside the file.
+    The graph uses the reference backend, in standard operators of opset 18, with the weights inside the file.
 
     Args:
-        generator: on the CPU.
-        path: ends in ``.onnx``.
+        generator: a generator on the CPU.
+        path: file name that ends in ``.onnx``.
         batch: images per call, fixed in the graph.
-        truncation: ψ, fixed in the graph.
+        truncation: truncation ψ, fixed in the graph.
         noise: "const" (the stored maps) or "none".
 
     Raises:
-        CagcError: the ``onnx`` or ``onnxscript`` package is missing, another suffix, or the folder does not exist.
-        ValueError: ``batch`` is below 1, or ``noise`` is not as above.
+        CagcError: the ``onnx`` or ``onnxscript`` package is missing, the suffix differs, or the folder does not exist.
+        ValueError: ``batch`` is below 1, or ``noise`` has another value.
     """
     path = Path(path)
     if path.suffix != ".onnx":
@@ -61,7 +61,7 @@ def export_onnx(
     z = torch.zeros(batch, generator.z_dim, dtype=generator.w_avg.dtype)
     drawing = _Drawing(generator, truncation, noise).train(generator.training)
     with atomic_write(path) as temporary, use_backend("reference"), torch.no_grad(), warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # about PyTorch's own exporter
+        warnings.simplefilter("ignore")  # deprecations inside PyTorch's exporter
         torch.onnx.export(
             drawing, (z,), temporary, dynamo=True, opset_version=OPSET, input_names=["z"], output_names=["image"],
             external_data=False, verbose=False,

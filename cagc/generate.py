@@ -1,4 +1,4 @@
-"""Images on disk, one a seed."""
+"""Writes generated images to disk, one per seed."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ MOST_SEEDS = 1_000_000
 
 
 def parse_seeds(text: str) -> list[int]:
-    """``"0-3,7"`` → ``[0, 1, 2, 3, 7]``.
+    """Parse a list of seeds: ``"0-3,7"`` gives ``[0, 1, 2, 3, 7]``, without duplicates.
 
     Raises:
-        CagcError: not such a list, a range that runs backwards, a seed of 2^32 or more (PyTorch's generators take that
-            many), or more than a million of them.
+        CagcError: the text is no such list, a range runs backwards, a seed is 2^32 or more (PyTorch's generators use 32
+            bits), or there are more than a million seeds.
     """
     seeds: list[int] = []
     for part in text.split(","):
@@ -57,7 +57,7 @@ def generate(
 
     Raises:
         CagcError: ``out`` is a file, or an image exists and ``overwrite`` is false; nothing is written then. An image
-            holds NaN or infinity: neither it nor a later one is written.
+            holds NaN or infinity: that image and later ones are not written.
         ValueError: ``noise`` is not "const", "random" or "none", or ``batch`` is below 1.
     """
     if batch < 1:

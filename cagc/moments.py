@@ -1,4 +1,4 @@
-"""Principal components of samples."""
+"""Computes principal components."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from torch import Tensor
 
 
 def principal_components(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Mean [D], axes [D, D], one a row, of length 1 and of any sign, and variances [D] of ``x`` [N, D], N above 1.
+    """Return mean [D], principal axes [D, D] (unit rows of arbitrary sign) and variances [D] of ``x`` [N, D], N > 1.
 
-    The largest variance comes first. In float64, unbiased.
+    Axes are ordered by falling variance. All are float64; the variances are unbiased.
     """
     x = x.double()
     mean = x.mean(dim=0)

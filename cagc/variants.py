@@ -1,4 +1,4 @@
-"""A generator with what was measured of it: one row of a table of results."""
+"""One row of a table of results: a generator's name with its measurements."""
 
 from __future__ import annotations
 
@@ -12,12 +12,20 @@ from .metrics.macs import total_macs, total_parameters
 
 @dataclass(frozen=True)
 class Variant:
-    """One generator of the table. None stands for "not measured".
+    """Measurements of one generator; None means "not measured".
 
-    name: as shown; macs, parameters: of one image and of the whole generator; latency: measured together with the
-    teacher's; frechet: Fréchet distance to the real images in the report's feature space; content_l1 (in [0, 2]) and
-    content_psnr (dB): against the teacher on the content; image_l1, image_psnr: on the whole image; content_coverage:
-    mean share of pixels that are content; further: other figures by name.
+    Attributes:
+        name: the row's name.
+        macs: multiply-accumulates of one image.
+        parameters: number of parameters of the generator.
+        latency: milliseconds, measured in turns with the teacher's.
+        frechet: Fréchet distance to the real images in the report's feature space.
+        content_l1: mean absolute difference from the teacher on the content, in [0, 2].
+        content_psnr: PSNR against the teacher on the content, in dB.
+        image_l1: as ``content_l1``, on the whole image.
+        image_psnr: as ``content_psnr``, on the whole image.
+        content_coverage: mean share of pixels that are content, in [0, 1].
+        further: other figures by name.
     """
 
     name: str
@@ -34,7 +42,7 @@ class Variant:
 
     @classmethod
     def of(cls, name: str, generator: Any, **measured: Any) -> Variant:
-        """Variant of a generator, MACs and parameters counted from its config; what is no field becomes ``further``."""
+        """Build the row of ``generator``, counting MACs and parameters; names that are not fields go to ``further``."""
         own = {key: value for key, value in measured.items() if key in cls.__dataclass_fields__}
         further = {key: value for key, value in measured.items() if key not in own}
         return cls(name, total_macs(generator), total_parameters(generator), **own, further=further)

@@ -64,7 +64,7 @@ def width_of(part: Part, name: str, axis: int, ndim: int, source: str, layout: s
 
 
 def filter_taps(part: Part, pattern: str, total: float, source: str) -> tuple[float, ...]:
-    """Return the normalised 1-D taps of the blur kernels whose names match; the published [1, 3, 3, 1] if none is stored.
+    """Return the normalised 1-D taps of the blur kernels whose names match; the published [1, 3, 3, 1] if none do.
 
     Raises:
         CagcError: a kernel is not separable, its sum is not ``total``, or the layers have different filters: networks

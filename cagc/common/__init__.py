@@ -1,1 +1,1 @@
-"""What every part of the package uses and no part of it owns."""
+"""Helpers that all parts of the package share: errors, checks, files, documents, untrusted input, processes."""

@@ -1,10 +1,10 @@
-"""What long work tells its caller while it runs."""
+"""Types of progress callbacks."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 
 Progress = Callable[[int, int], None]
-"""Called with what is done and what there is in all."""
+"""Called with the number of finished steps and their total."""
 Track = Callable[[str], Progress]
-"""Called with the title of a task, gives its :data:`Progress`."""
+"""Called with the title of a task; returns its :data:`Progress`."""

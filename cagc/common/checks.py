@@ -1,4 +1,4 @@
-"""Argument checks that say the argument's name, what came and what was expected."""
+"""Argument checks whose errors give the argument's name, its value and what was expected."""
 
 from __future__ import annotations
 
@@ -32,8 +32,8 @@ class Check:
     """A condition on a setting, written beside its type: ``Annotated[int, Check(...)]``.
 
     Attributes:
-        holds: whether a value fulfils it; sees values of any type.
-        expected: what it demands, for the message.
+        holds: whether a value, of any type, meets the condition.
+        expected: what the message says was expected.
     """
 
     holds: Callable[[Any], bool]
@@ -41,12 +41,12 @@ class Check:
 
 
 def integer(value: Any, least: int = 0) -> bool:
-    """Whether ``value`` is an integer, and no bool, of at least ``least``."""
+    """Whether ``value`` is an integer of at least ``least``, and not a bool."""
     return isinstance(value, int) and not isinstance(value, bool) and value >= least
 
 
 def number(value: Any) -> bool:
-    """Whether ``value`` is a finite number, and no bool."""
+    """Whether ``value`` is a finite number, and not a bool."""
     return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
 
 
@@ -59,11 +59,10 @@ Share = Annotated[float, Check(lambda v: number(v) and 0 <= v <= 1, "a number fr
 
 
 def check_settings(settings: Any) -> None:
-    """Hold each field of a dataclass against its type: ``Literal``, :class:`Check`, ``bool``, ``str``, or None where
-    the type allows it.
+    """Check each field of a dataclass against its type: ``Literal``, :class:`Check`, ``bool``, ``str``, each optional.
 
     Raises:
-        ValueError: naming the setting, what came and what was expected.
+        ValueError: names the setting, its value and what was expected.
     """
     for name, hint in get_type_hints(type(settings), include_extras=True).items():
         value = getattr(settings, name)
@@ -72,7 +71,7 @@ def check_settings(settings: Any) -> None:
 
 
 def _expected(hint: Any, value: Any) -> str | None:
-    """What ``hint`` demands and ``value`` is not; None where it is."""
+    """Return what ``hint`` expects if ``value`` does not meet it, else None."""
     origin, arguments = get_origin(hint), get_args(hint)
     if origin is Annotated:
         checks = (argument for argument in arguments[1:] if isinstance(argument, Check))

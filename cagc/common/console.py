@@ -1,6 +1,6 @@
-"""What a command shows on standard error: phases with time and progress, warnings, and its one line of error.
+"""Output of commands on standard error: phases with time and progress, warnings, and errors in one line.
 
-No text is read as rich's markup: file names and messages hold brackets of their own. Styles are given by ``style=``.
+Text is never parsed as rich's markup, because file names and messages may contain brackets; use ``style=``.
 """
 
 from __future__ import annotations
@@ -27,18 +27,17 @@ def _is_first_process() -> bool:
 
 
 def plain_console(**options: Any) -> Console:
-    """A rich console that prints text as it is."""
+    """Return a rich console that prints text without interpreting markup."""
     return Console(markup=False, emoji=False, highlight=False, **options)
 
 
 console = plain_console(stderr=True, quiet=not _is_first_process())
-"""Progress and remarks, of the first of several processes; results that another program may read go to standard
-output."""
+"""Shows progress and remarks of the first process. Results that a program may read go to standard output instead."""
 
 
 @contextmanager
 def phase(title: str) -> Iterator[Track]:
-    """Announce a phase, yield ``track(task) → callback(done, total)`` for its bars, close with the seconds it took."""
+    """Print the title of a phase, yield a :data:`Track` for its progress bars, and print the seconds it took."""
     start = time.perf_counter()
     console.print(title, style="bold")
     columns = (
@@ -59,7 +58,7 @@ def phase(title: str) -> Iterator[Track]:
 
 
 class _StandardError(io.TextIOBase):
-    """Standard error whose reader may go away: the rest is discarded, and the work goes on."""
+    """Wraps standard error so that the command continues, without output, when the reader of the pipe is gone."""
 
     def __init__(self, stream: Any) -> None:
         self._stream = stream
@@ -68,7 +67,7 @@ class _StandardError(io.TextIOBase):
         try:
             function(*arguments)
         except OSError:
-            # What the buffer still holds would fail again when the interpreter closes the stream.
+            # The buffer still holds text, which would fail again when the interpreter closes the stream.
             os.dup2(os.open(os.devnull, os.O_WRONLY), self._stream.fileno())
 
     def write(self, text: str) -> int:
@@ -91,15 +90,15 @@ class _StandardError(io.TextIOBase):
 
 @contextmanager
 def command_streams() -> Iterator[None]:
-    """Make standard output and standard error usable, whatever the shell passed on.
+    """Make standard output and standard error usable in any state that the shell left them in.
 
-    A closed one discards what is written, a standard error whose reader has gone does not end the work, and
-    characters that the locale cannot encode are written as escapes.
+    A closed stream discards its text, a closed pipe behind standard error does not stop the command, and characters
+    that the locale cannot encode are written as escapes.
     """
     for number in range(3):
         try:
             os.fstat(number)
-        except OSError:  # closed; the next file to be opened would become standard output or standard error
+        except OSError:  # closed: the next file opened would get its number and become standard output or error
             os.open(os.devnull, os.O_RDWR)
     outputs = sys.stdout, sys.stderr
     stdout, stderr = (stream or open(os.devnull, "w", encoding="utf-8") for stream in outputs)
@@ -115,15 +114,18 @@ def command_streams() -> Iterator[None]:
 
 @contextmanager
 def one_line_errors() -> Iterator[None]:
-    """Let a command end as a shell expects: input that cannot be used is one line on standard error and exit status 2,
-    an interruption one line and 128 + the signal's number. ``CAGC_DEBUG=1`` lets errors through."""
+    """Turn exceptions into one line on standard error and an exit status.
+
+    The status is 2 for input that cannot be used, and 128 + the signal's number after an interruption.
+    ``CAGC_DEBUG=1`` raises errors instead.
+    """
     try:
         yield
     except KeyboardInterrupt as interruption:
         console.print(str(interruption) or "interrupted", soft_wrap=True)
         raise SystemExit(128 + getattr(interruption, "signal", signal.SIGINT)) from None
     except BrokenPipeError:
-        # The reader of standard output, such as `head`, has what it wanted.
+        # The reader of standard output, such as `head`, has closed the pipe.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         raise SystemExit(128 + signal.SIGPIPE) from None
     except (ValueError, OSError) as error:
@@ -133,13 +135,13 @@ def one_line_errors() -> Iterator[None]:
 
 
 def show_warning(message: Any, category: Any = None, *_: Any) -> None:
-    """Print a warning as one line; a replacement for ``warnings.showwarning``."""
+    """Print a warning on one line; replaces ``warnings.showwarning``."""
     console.print(f"warning: {' '.join(str(message).split())}", soft_wrap=True)
 
 
 @contextmanager
 def shown_warnings() -> Iterator[None]:
-    """Print warnings as :func:`show_warning` does."""
+    """Print all warnings by :func:`show_warning` inside the block."""
     with warnings.catch_warnings():
         warnings.showwarning = show_warning
         yield
@@ -147,8 +149,7 @@ def shown_warnings() -> Iterator[None]:
 
 @contextmanager
 def option_errors() -> Iterator[None]:
-    """Drop tyro's name for the choice of a command, "__tyro-dummy-inner__.", from what it says of a group of options,
-    and keep the frame around it straight."""
+    """Remove tyro's internal name "__tyro-dummy-inner__." from its error texts, and keep their frames aligned."""
     printed = io.StringIO()
     try:
         with redirect_stderr(printed):

@@ -1,6 +1,6 @@
-"""The processes that share a job under ``torchrun``: who they are, sums over them, agreement between them.
+"""Communication between the processes of a job under ``torchrun``: ranks, sums, gathering, agreement.
 
-A process on its own is a world of one: every function here then returns what it was given.
+In a single process every function returns its input.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from torch.distributed.rendezvous import rendezvous
 
 from .errors import CagcError
 
-# Others wait this long for a rank that writes, reads or evaluates on its own.
+# How long other processes wait for one that writes, reads or evaluates alone.
 _TIMEOUT = timedelta(minutes=30)
 
 T = TypeVar("T")
@@ -37,22 +37,22 @@ def world_size() -> int:
 
 
 def is_main() -> bool:
-    """Whether this is the process that writes files and speaks to people."""
+    """Whether this is the process that writes files and prints output."""
     return rank() == 0
 
 
 def local_rank() -> int:
-    """Number of this process on its machine, as ``torchrun`` gives it; 0 without."""
+    """Number of this process on its machine, from ``torchrun``'s environment; 0 without ``torchrun``."""
     return _from_environment("LOCAL_RANK", 0, 0)
 
 
 def launched() -> int:
-    """Number of processes that ``torchrun`` started; 1 without."""
+    """Number of processes that ``torchrun`` started; 1 without ``torchrun``."""
     return _from_environment("WORLD_SIZE", 1, 1)
 
 
 def launch_rank() -> int:
-    """Number of this process as ``torchrun`` gives it; 0 without."""
+    """Number of this process, from ``torchrun``'s environment; 0 without ``torchrun``."""
     number = _from_environment("RANK", 0, 0)
     if launched() > 1 and number >= launched():
         raise CagcError(f"RANK: got {number} in the environment, expected less than WORLD_SIZE, {launched()}")
@@ -60,7 +60,7 @@ def launch_rank() -> int:
 
 
 def restarts() -> int:
-    """How often ``torchrun --max-restarts`` has started this job anew."""
+    """How often ``torchrun --max-restarts`` has restarted this job."""
     return _from_environment("TORCHELASTIC_RESTART_COUNT", 0, 0)
 
 
@@ -73,7 +73,7 @@ def _from_environment(name: str, default: int, least: int) -> int:
 
 @contextmanager
 def _peers_present() -> Iterator[None]:
-    """Raise CagcError where PyTorch cannot reach another process: its own message is about sockets."""
+    """Raise CagcError if PyTorch cannot reach another process, instead of its own error about sockets."""
     try:
         yield
     except RuntimeError as error:
@@ -82,29 +82,29 @@ def _peers_present() -> Iterator[None]:
 
 @contextmanager
 def process_group(device: torch.device | str) -> Iterator[None]:
-    """Join the processes that ``torchrun`` started: NCCL between GPUs, Gloo between CPUs; without it do nothing."""
+    """Join the processes that ``torchrun`` started, by NCCL on GPUs and Gloo on CPUs; do nothing without them."""
     if dist.is_initialized() or launched() < 2:
         yield
         return
     device = torch.device(device)
     if device.type == "cuda":
         torch.cuda.set_device(device)
-    # Its default arguments are the group that is there when it is first imported, which PyTorch's optimisers do: kept
-    # so, Gloo's threads outlive the group, and one of them may abort the process while the interpreter ends.
+    # Imported before the group exists: its default arguments hold the group that exists at its first import, which
+    # would keep Gloo's threads alive after the group, and one of them may abort the process at exit.
     import_module("torch.distributed.nn.functional")
     with _peers_present():
         store, number, size = next(rendezvous("env://", timeout=_TIMEOUT))
-        # The store of torchrun's static rendezvous outlives a restart, with the addresses of the processes before.
+        # The store of torchrun's static rendezvous survives a restart and still holds the old processes' addresses.
         store = dist.PrefixStore(f"start {restarts()}", store)
         backend = "nccl" if device.type == "cuda" else "gloo"
         dist.init_process_group(backend, store=store, rank=number, world_size=size, timeout=_TIMEOUT)
     yield
-    # After an error the others may be gone, and leaving would wait for them.
+    # Not in a `finally`: after an error the others may be gone, and this would wait for them.
     dist.destroy_process_group()
 
 
 def all_sum(tensor: Tensor) -> Tensor:
-    """``tensor``, replaced by its sum over all processes; the same bits in each of them."""
+    """Replace ``tensor`` by its sum over all processes, bit-identical in each, and return it."""
     if world_size() > 1:
         with _peers_present():
             dist.all_reduce(tensor)
@@ -112,7 +112,7 @@ def all_sum(tensor: Tensor) -> Tensor:
 
 
 def gather(value: T) -> list[T]:
-    """``value`` of every process, by rank."""
+    """Return the ``value`` of every process, by rank."""
     if world_size() == 1:
         return [value]
     values: list[Any] = [None] * world_size()
@@ -122,7 +122,7 @@ def gather(value: T) -> list[T]:
 
 
 def part_of(count: int) -> slice:
-    """This process's part of ``count`` things."""
+    """Return this process's share of ``count`` items, as a slice."""
     return slice(count * rank() // world_size(), count * (rank() + 1) // world_size())
 
 
@@ -135,9 +135,9 @@ def any_true(flag: bool) -> bool:
 
 
 def from_main(function: Callable[[], T]) -> T:
-    """Call ``function`` in the main process and return its result in every one.
+    """Call ``function`` in the main process and return its result in every process.
 
-    The result travels as ``torch.save`` writes it: tensors on the CPU, numbers, strings and containers.
+    The result is sent by ``torch.save``: tensors on the CPU, numbers, strings and containers.
 
     Raises:
         CagcError: in every process, if ``function`` raises.
@@ -157,10 +157,10 @@ def from_main(function: Callable[[], T]) -> T:
 
 
 def together(function: Callable[[], T]) -> T:
-    """Call ``function``, which must not communicate, in every process; none goes on alone.
+    """Call ``function``, which must not communicate, in every process, and continue only if all succeed.
 
     Raises:
-        Exception: what ``function`` raised here; CagcError with the reason, where it raised in other processes only.
+        Exception: what ``function`` raised here, or CagcError with the reason if it raised in another process only.
     """
     result, error = None, None
     try:
@@ -180,7 +180,7 @@ def agree(what: str, document: Mapping[str, Any]) -> None:
     """Check that ``document`` is the same in every process.
 
     Raises:
-        CagcError: in every process, naming the first entry that differs and who has what.
+        CagcError: in every process; names the first entry that differs, with its two values.
     """
     documents = gather(dict(document))
     for number, other in enumerate(documents):

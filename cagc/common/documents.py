@@ -1,4 +1,4 @@
-"""Documents that are handed on, JSON for people and safetensors: written whole, and distrusted when read."""
+"""Reads and writes documents, JSON and safetensors: written atomically, and read as untrusted input."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def write_json(path: str | Path, content: Any) -> None:
 
 
 def read_document(path: str | Path, kind: str, version: int) -> dict[str, Any]:
-    """The document at ``path`` without its format line.
+    """Return the document at ``path`` without its format line.
 
     Raises:
         CagcError: the file is missing, not JSON, beyond a limit of :mod:`cagc.common.reading`, not an object, or of
@@ -51,10 +51,10 @@ def read_document(path: str | Path, kind: str, version: int) -> dict[str, Any]:
 
 
 def read_tensors(path: str | Path, what: str, expected: str) -> tuple[dict[str, str], dict[str, Tensor]]:
-    """Header and tensors of a safetensors file whose header has ``expected`` for its "format".
+    """Return header and tensors of a safetensors file whose header gives ``expected`` as its "format".
 
     Raises:
-        CagcError: the file is missing, damaged or of another kind; ``what`` says what it should have been.
+        CagcError: the file is missing, damaged or of another format. The message begins with ``what`` and the path.
     """
     with reading(what, path):
         try:

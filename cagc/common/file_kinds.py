@@ -1,4 +1,4 @@
-"""What a file is, by its first bytes: its name says nothing that can be relied on."""
+"""Detects the kind of a file from its first bytes; its name is not trusted."""
 
 from __future__ import annotations
 
@@ -32,10 +32,10 @@ _FOREIGN: tuple[tuple[bytes, str], ...] = (
 
 
 def file_kind(path: Path) -> str:
-    """:data:`SAFETENSORS`, :data:`TORCH_ZIP` (any zip), :data:`TORCH_LEGACY` or :data:`PICKLE`.
+    """Return :data:`SAFETENSORS`, :data:`TORCH_ZIP` (any zip), :data:`TORCH_LEGACY` or :data:`PICKLE`.
 
     Raises:
-        CagcError: not a regular file, or none of these; says what it is instead. OSError: it cannot be opened.
+        CagcError: it is not a regular file, or of another kind, which the message names. OSError: it cannot be opened.
     """
     with regular_file(path).open("rb") as file:
         start = file.read(512)
@@ -53,7 +53,7 @@ def file_kind(path: Path) -> str:
 
 
 def foreign_kind(start: bytes) -> str | None:
-    """What a file that begins with ``start``, 512 bytes or all of it, is, as a clause; None where that is not known."""
+    """Describe a file of another kind by its first 512 bytes, as a clause of a message; None if it is unknown."""
     if not start:
         return "the file is empty"
     for magic, name in _FOREIGN:
@@ -74,5 +74,5 @@ def foreign_kind(start: bytes) -> str | None:
 
 
 def _looks_pickled(start: bytes) -> bool:
-    """Whether text begins as pickles of protocol 0 do: a container, or a class named on two lines."""
+    """Whether text begins like a pickle of protocol 0: with a container, or a class name on two lines."""
     return re.match(rb"(\(d|\(l|\(i|c[\w.]+\n[\w.]+\n|[\]}])", start) is not None

@@ -1,4 +1,4 @@
-"""Files that are either whole or absent, in folders that one process at a time works in."""
+"""Atomic file writes, removal of temporary files, and locks on folders."""
 
 from __future__ import annotations
 
@@ -15,14 +15,12 @@ try:
 except ImportError:  # Windows: folders are not locked there
     fcntl = None
 
-# Of the names of temporary files.
-_PREFIX = ".cagc-"
-# Folders whose leftovers this process has removed.
-_CLEANED: set[Path] = set()
+_PREFIX = ".cagc-"  # of the names of temporary files
+_CLEANED: set[Path] = set()  # folders from which this process has removed leftover temporary files
 
 
 def check_target(path: str | Path, overwrite: bool = True) -> None:
-    """Raise CagcError if the folder of ``path`` does not exist, or ``path`` does and is not to be replaced."""
+    """Raise CagcError if the folder of ``path`` does not exist, or if ``path`` exists and must not be replaced."""
     path = Path(path)
     if not path.parent.is_dir():
         raise CagcError(f"cannot write {path}: the folder {path.parent} does not exist")
@@ -32,15 +30,15 @@ def check_target(path: str | Path, overwrite: bool = True) -> None:
 
 @contextmanager
 def atomic_write(path: str | Path) -> Iterator[Path]:
-    """Yield a temporary path beside ``path`` to write to; on success it takes the name ``path``.
+    """Yield a temporary path beside ``path`` to write to, and rename it to ``path`` on success.
 
     Readers see the old file or the new one, never a part. On an exception the temporary file is removed and
-    ``path`` is untouched. The temporary name keeps the suffix of ``path``, because some writers choose a format by it.
-    Temporary files that killed writers left in the folder are removed by the first call for it in a process.
+    ``path`` is unchanged. The temporary name keeps the suffix of ``path``, because some writers choose a format by it.
+    The first call for a folder in a process removes temporary files that killed writers left there.
 
     Raises:
         CagcError: the folder of ``path`` does not exist.
-        OSError: what writing raised, with ``path`` in its message.
+        OSError: writing failed; the message contains ``path``.
     """
     path = Path(path)
     check_target(path)
@@ -63,11 +61,11 @@ def atomic_write(path: str | Path) -> Iterator[Path]:
 
 @contextmanager
 def _temporary_file(path: Path) -> Iterator[Path]:
-    """A new file beside ``path``, removed at the end unless it was renamed; its lock tells that the writer lives."""
+    """Create a file beside ``path``, locked while its writer is alive, and remove it at the end unless renamed."""
     while True:
         handle, name = tempfile.mkstemp(dir=path.parent, prefix=f"{_PREFIX}{path.stem[:40]}-", suffix=path.suffix)
         _lock(handle, wait=True)
-        if os.path.exists(name):  # else another process took it for a leftover before the lock was there
+        if os.path.exists(name):  # otherwise another process removed it before it was locked
             break
         os.close(handle)
     try:
@@ -79,7 +77,7 @@ def _temporary_file(path: Path) -> Iterator[Path]:
 
 
 def remove_leftovers(folder: str | Path) -> None:
-    """Remove the temporary files that killed writers left in ``folder``; those of living ones are locked and stay."""
+    """Remove the temporary files that killed writers left in ``folder``; locked files have a living writer and stay."""
     folder = Path(folder)
     for leftover in folder.glob(f"{_PREFIX}*"):
         with suppress(OSError):
@@ -93,7 +91,7 @@ def remove_leftovers(folder: str | Path) -> None:
 
 
 def holds_files(folder: Path, besides: Iterable[str] = ()) -> bool:
-    """Whether a file lies anywhere in ``folder``, other than ``besides`` at its top and temporary files."""
+    """Whether ``folder`` or its subfolders hold a file, ignoring ``besides`` at the top and temporary files."""
     spared = {folder / name for name in besides}
     files = (path for path in folder.rglob("*") if not path.is_dir() or path.is_symlink())
     return any(path not in spared and not path.name.startswith(_PREFIX) for path in files)
@@ -101,7 +99,7 @@ def holds_files(folder: Path, besides: Iterable[str] = ()) -> bool:
 
 @contextmanager
 def locked(folder: Path) -> Iterator[None]:
-    """Keep other processes out of ``folder``; the lock ends with the block or with the process, however it dies.
+    """Lock ``folder`` against other processes; the lock ends with the block, or when the process ends in any way.
 
     Raises:
         CagcError: another process holds the lock.
@@ -116,7 +114,7 @@ def locked(folder: Path) -> Iterator[None]:
 
 
 def _lock(handle: int, wait: bool = False) -> bool:
-    """Whether the lock of an open file was to be had; a file system that has no locks gives it to everyone."""
+    """Try to lock an open file and return whether it succeeded; always true where the file system has no locks."""
     if fcntl is None:
         return True
     try:
@@ -129,9 +127,9 @@ def _lock(handle: int, wait: bool = False) -> bool:
 
 
 def cache_folder() -> Path:
-    """``CAGC_CACHE_DIR``, else ``cagc`` in ``XDG_CACHE_HOME`` or in ``~/.cache``.
+    """Return the cache folder: ``CAGC_CACHE_DIR``, else ``cagc`` in ``XDG_CACHE_HOME`` or in ``~/.cache``.
 
-    For a user without a home folder: one in the folder of temporary files that no other user shares.
+    A user without a home folder gets one in the system's temporary folder, named by the user's number.
     """
     if folder := os.environ.get("CAGC_CACHE_DIR"):
         return Path(folder)

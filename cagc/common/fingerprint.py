@@ -1,4 +1,4 @@
-"""Names of content: equal for equal content, whatever file or process it is in."""
+"""Hashes of content, which are equal for equal content in any file or process."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from torch import Tensor
 
 
 def fingerprint(content: Any) -> str:
-    """SHA-256, 64 hexadecimal digits, of nested mappings and sequences of tensors, bytes, strings and numbers.
+    """Return the SHA-256, 64 hexadecimal digits, of nested mappings and sequences of tensors, bytes, text and numbers.
 
-    Order, type, shape and every bit count; the device does not.
+    It depends on order, type, shape and every bit, but not on the device.
     """
     digest = hashlib.sha256()
     _add(digest, content)

@@ -1,4 +1,4 @@
-"""The calls in a pickle that have a meaning here: what each of them builds instead of what it names."""
+"""The calls in a pickle that are accepted, and the function of ours that answers each of them."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _KEYS = (str, int, float, bool, bytes, complex, type(None), Name, Record, Storag
 
 
 def key(value: Any) -> Any:
-    """``value``, if it may stand in a dictionary or set: hashing a deeply nested one would exhaust the stack.
+    """Return ``value`` if it may be a key of a dictionary or set; hashing a deeply nested one would exhaust the stack.
 
     Raises:
         CagcError: it may not.
@@ -49,7 +49,7 @@ def _array_of_buffer(data: Any, dtype: Any, shape: Any, order: Any) -> StoredArr
 
 
 def persistent_module(meta: dict[str, Any]) -> Record:
-    """NVlabs' networks: the class's name and attributes; the source code beside them is left alone."""
+    """Build the record of an NVlabs network: class name and attributes. The source code beside them is ignored."""
     return Record(Name("", str(meta["class_name"])[:80]), dict(meta["state"]))
 
 
@@ -62,7 +62,7 @@ def _unreadable(what: str) -> Callable[..., UnreadableTensor]:
 
 
 def _opaque(*_: Any) -> None:
-    """Dates, decimals and the like: nothing that a network needs."""
+    """Replace dates, decimals and the like, which no network needs, by None."""
 
 
 CALLS: dict[str, Callable[..., Any]] = {
@@ -107,7 +107,7 @@ CALLS: dict[str, Callable[..., Any]] = {
 
 
 def usual_name(name: Name) -> str:
-    """The name by which :data:`CALLS` knows what other versions of Python and numpy call otherwise."""
+    """Translate names of other versions of Python and numpy to those in :data:`CALLS`."""
     asked = str(name)
     for now, before in _MOVED:
         if asked.startswith(now):

@@ -1,8 +1,8 @@
-"""An unpickler that cannot run code: protocols 0 to 5, as PyTorch, NVlabs' networks and numpy use them.
+"""An unpickler that cannot run code, for protocols 0 to 5 as PyTorch, NVlabs' networks and numpy use them.
 
 The opcodes are read by the standard library's :mod:`pickletools`. Containers, numbers, text and bytes are built; names
-of classes and functions stay names; objects become records; and only the calls of :data:`CALLS` have a meaning here,
-each by a function of ours that builds one of these values. Any other call ends the reading.
+of classes and functions stay names, and objects become records. The calls in :data:`CALLS` are answered by functions
+of ours that build such values; any other call is an error.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ MAX_OPCODES = 2_000_000
 MAX_NESTING = 200
 MAX_INTEGER_BITS = 256
 _COPIES = 3
-"""Bytes that may be made of each byte of a file: protocol 2 writes them as text, which is encoded and copied."""
+"""Bytes that may be allocated per byte of a file: protocol 2 writes bytes as text, which is encoded and copied."""
 
 _LITERALS = {
     "INT", "BININT", "BININT1", "BININT2", "LONG", "LONG1", "LONG4", "FLOAT", "BINFLOAT", "STRING", "BINSTRING",
@@ -32,20 +32,20 @@ _TUPLES = {"TUPLE1": 1, "TUPLE2": 2, "TUPLE3": 3}
 
 
 class Budget:
-    """Opcodes and made bytes that one file may still ask for."""
+    """Counts the opcodes and allocated bytes that one file may still use."""
 
     def __init__(self, size: int) -> None:
         self.opcodes = MAX_OPCODES
         self.bytes = _COPIES * size + 4096
 
     def step(self, count: int = 1) -> None:
-        """Count opcodes, or elements that one of them copies. Raises CagcError past the limit."""
+        """Count opcodes, or elements that an opcode copies. Raises CagcError beyond the limit."""
         self.opcodes -= count
         if self.opcodes < 0:
             raise CagcError(f"a pickle of more than {MAX_OPCODES:,} steps, which no checkpoint needs")
 
     def copy(self, values: Any) -> None:
-        """Count what a call copies of its arguments. Raises CagcError past the limit."""
+        """Count the bytes and elements that a call may copy from its arguments. Raises CagcError beyond the limit."""
         for value in values:
             if isinstance(value, (str, bytes, bytearray)):
                 self.bytes -= len(value)
@@ -59,10 +59,10 @@ class InertUnpickler:
     """Reads one pickle at a time from ``stream``.
 
     Args:
-        stream: with ``read``, ``readline`` and ``tell``, none of which reads beyond the end of the file.
+        stream: has ``read``, ``readline`` and ``tell``, which never allocate more than the rest of the file.
         budget: shared by all pickles of one file.
-        calls: further calls by name, which go before :data:`CALLS`.
-        persistent: gives the object behind a persistent identifier.
+        calls: further accepted calls by name, which take precedence over :data:`CALLS`.
+        persistent: returns the object of a persistent identifier.
     """
 
     def __init__(
@@ -78,11 +78,11 @@ class InertUnpickler:
         self.persistent = persistent
 
     def load(self) -> Any:
-        """The next pickle's value, which holds nothing but plain values and those of :mod:`inert_values`.
+        """Return the next pickle's value, which holds only plain values and those of :mod:`inert_values`.
 
         Raises:
-            CagcError: it asks for a call that has no meaning here, or for more than a limit of this module.
-            Exception: of many kinds, where the stream is damaged.
+            CagcError: it asks for a call that is not accepted, or exceeds a limit of this module.
+            Exception: of many types if the stream is damaged.
         """
         self.stack: list[Any] = []
         self.marks: list[int] = []
@@ -276,7 +276,7 @@ class InertUnpickler:
         return self.calls.get(asked)
 
     def _new(self, name: Any, arguments: Any) -> Any:
-        """An object of a class: its constructor is not run, so that a class without a meaning here is a record."""
+        """Build an object of a class. Constructors are never run: a class that is not in the table becomes a record."""
         if not isinstance(name, Name):
             raise CagcError(f"a damaged pickle: an object of {kind(name)}")
         return Record(name) if self._meaning(name) is None else self._call(name, arguments)

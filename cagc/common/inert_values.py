@@ -1,6 +1,6 @@
-"""What files of tensors are read as: records of what they name, and numbers that are fetched when asked for.
+"""Inert values that files of tensors are read as: names, records of objects, and tensors that are loaded on demand.
 
-Nothing here runs code of a file, and no size that a file claims is believed before it is held against its bytes.
+Nothing here runs code of a file, and every size that a file claims is checked against its bytes before it is used.
 """
 
 from __future__ import annotations
@@ -18,14 +18,14 @@ from .errors import CagcError
 
 MAX_DIMENSIONS = 12
 MAX_EXPANDED_ELEMENTS = 1 << 20
-"""Of a tensor that repeats the elements of its storage, as ``expand`` makes them."""
+"""Limit of elements of a tensor that repeats those of its storage, as ``expand`` does."""
 
 _DTYPE = re.compile(r"(b1|i[1248]|u[1248]|f[248]|c8|c16)|([SU])(\d{0,6})|V\d{0,6}|O8?|[mM]8")
 
 
 @dataclass(frozen=True)
 class Name:
-    """A class or function that a pickle names; it is never looked up."""
+    """The name of a class or function in a pickle; it is never looked up."""
 
     module: str
     name: str
@@ -36,7 +36,7 @@ class Name:
 
 @dataclass(eq=False)
 class Record:
-    """An object of a class that is not looked up: its attributes and, of a container, its content."""
+    """An object whose class is not looked up: its attributes and, for a container, its content."""
 
     name: Name
     state: dict[str, Any] = field(default_factory=dict)
@@ -45,7 +45,7 @@ class Record:
 
 
 class Storage:
-    """Elements of one type that lie somewhere in a file; ``fetch`` gives their bytes, a uint8 tensor."""
+    """Elements of one type in a file; ``fetch`` reads their bytes as a uint8 tensor."""
 
     def __init__(self, dtype: torch.dtype, nbytes: int, fetch: Callable[[], torch.Tensor]) -> None:
         self.dtype = dtype
@@ -54,11 +54,11 @@ class Storage:
         self._data: torch.Tensor | None = None
 
     def as_type(self, dtype: torch.dtype) -> Storage:
-        """The same bytes as elements of another type."""
+        """Return the same bytes as elements of another type."""
         return Storage(dtype, self.nbytes, self.bytes)
 
     def bytes(self) -> torch.Tensor:
-        """The bytes, read once, then kept: several tensors may share them."""
+        """Read the bytes once and keep them, because several tensors may share them."""
         if self._data is None:
             self._data = self._fetch()
         return self._data
@@ -68,7 +68,7 @@ class Storage:
 
 
 class StoredTensor:
-    """A dense tensor in a file.
+    """A dense tensor in a file, loaded by :meth:`load`.
 
     Raises:
         CagcError: offset, sizes or strides reach beyond the storage, or the tensor is far larger than its storage.
@@ -96,7 +96,7 @@ class StoredTensor:
         return self.storage.dtype
 
     def load(self) -> torch.Tensor:
-        """The tensor, contiguous, on the CPU, part of no graph."""
+        """Load the tensor, contiguous, on the CPU, without a gradient graph."""
         if not math.prod(self.shape):
             return torch.empty(self.shape, dtype=self.dtype)
         data = self.storage.bytes()[: len(self.storage) * self.dtype.itemsize].view(self.dtype)
@@ -105,13 +105,13 @@ class StoredTensor:
 
 @dataclass(eq=False)
 class UnreadableTensor:
-    """A tensor of a kind that is not read, such as a sparse one; it is an error only where it is needed."""
+    """A tensor of a kind that is not supported, such as a sparse one; an error is raised only if it is needed."""
 
     kind: str
 
 
 class StoredDtype:
-    """A plain number type of numpy by its name; any other type is known to be unreadable."""
+    """A plain number type of numpy, by its name; other types are marked as unreadable by ``plain = None``."""
 
     def __init__(self, code: Any) -> None:
         match = _DTYPE.fullmatch(code) if isinstance(code, str) else None
@@ -121,7 +121,7 @@ class StoredDtype:
         self.plain = np.dtype(code) if match[1] or (match[2] and match[3]) else None
 
     def set_state(self, state: Any) -> None:
-        """Take the byte order from what numpy pickles; fields and subarrays make the type unreadable."""
+        """Set the byte order from numpy's pickled state; fields and subarrays make the type unreadable."""
         _, order, subarray, names, fields, size, *_ = state
         if subarray is not None or names is not None or fields is not None:
             self.plain = None
@@ -141,15 +141,15 @@ class StoredArray:
         self._fortran = False
 
     def set_state(self, state: Any) -> None:
-        """Take what numpy pickles of an array: version, shape, type, order, bytes."""
+        """Set the array from numpy's pickled state: version, shape, type, order, bytes."""
         *_, shape, dtype, fortran, data = state
         self.fill(data, dtype, shape, bool(fortran))
 
     def fill(self, data: Any, dtype: Any, shape: Any, fortran: bool) -> None:
-        """Take ``data`` for the elements; an array of objects stays unreadable.
+        """Set the elements to ``data``; those of an array of objects are not read.
 
         Raises:
-            CagcError: the bytes are not as many as the shape and the type need.
+            CagcError: the number of bytes does not match shape and type.
         """
         if not isinstance(dtype, StoredDtype):
             raise CagcError("a numpy array without a type")
@@ -165,7 +165,7 @@ class StoredArray:
             raise CagcError(f"a numpy array of {len(self._data)} bytes, its shape and type need {expected}")
 
     def numpy(self) -> np.ndarray:
-        """The array, writable, in native byte order.
+        """Return the array, writable, in native byte order.
 
         Raises:
             CagcError: its elements are not plain numbers.
@@ -177,7 +177,7 @@ class StoredArray:
         return array.astype(self.plain.newbyteorder("="), order="C")
 
     def load(self) -> torch.Tensor:
-        """The array as a tensor."""
+        """Return the array as a tensor."""
         return torch.from_numpy(self.numpy())
 
 
@@ -185,7 +185,7 @@ Stored = StoredTensor | StoredArray | UnreadableTensor
 
 
 def scalar(dtype: Any, data: Any = b"") -> Any:
-    """Python's number or text of a pickled numpy scalar; None of one that is neither."""
+    """Return a pickled numpy scalar as a Python number or text, or None if it is neither."""
     if not isinstance(dtype, StoredDtype):
         raise CagcError("a numpy scalar without a type")
     data = data.encode("latin-1") if isinstance(data, str) else data
@@ -199,7 +199,7 @@ def scalar(dtype: Any, data: Any = b"") -> Any:
 
 
 def kind(value: Any) -> str:
-    """Name of a value's type for a message: of the class that a record or name stands for."""
+    """Describe a value's type for a message, by the class that a record or name stands for."""
     if isinstance(value, Record):
         return f"an object of {value.name}"
     if isinstance(value, Name):

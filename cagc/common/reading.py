@@ -1,4 +1,4 @@
-"""Reading files of unknown origin: one form of error for every reader, and the limits that they share."""
+"""Helpers for reading untrusted files: one form of error for every reader, and shared limits."""
 
 from __future__ import annotations
 
@@ -28,16 +28,16 @@ _KINDS = {
 
 
 def printable(name: object) -> str:
-    """``name`` on one line: control characters, and bytes of a path that are not UTF-8, are written as escapes."""
+    """Return ``name`` on one line, with control characters and non-UTF-8 bytes of a path written as escapes."""
     text = os.fsencode(str(name)).decode("utf-8", "backslashreplace") if isinstance(name, Path) else str(name)
     return "".join(c if c.isprintable() else c.encode("unicode_escape", "backslashreplace").decode() for c in text)
 
 
 @contextmanager
 def reading(what: str, path: str | Path) -> Iterator[None]:
-    """Let a reader end in one line that begins with ``what`` and ``path``, whatever a damaged file makes it raise.
+    """Turn every exception in the block into a CagcError of one line that begins with ``what`` and ``path``.
 
-    A CagcError that begins so already passes unchanged; warnings that are raised as errors pass too.
+    A CagcError that begins like that is passed on unchanged, and so are warnings that are raised as errors.
 
     Raises:
         CagcError: instead of any other exception.
@@ -58,20 +58,20 @@ def reading(what: str, path: str | Path) -> Iterator[None]:
         raise CagcError(f"{subject}: damaged, or {reason}") from None
     except Warning:
         raise
-    except Exception as error:  # what a reader raises over damaged bytes is not limited to a few types
+    except Exception as error:  # readers raise many types over damaged bytes
         raise CagcError(f"{subject}: truncated, damaged or of another format ({one_line(error)})") from None
 
 
 def one_line(error: object) -> str:
-    """What ``error`` says, or its type where it says nothing, on one line of at most 160 characters."""
+    """Return the message of ``error``, or its type if it is empty, on one line of at most 160 characters."""
     return printable(" ".join(str(error).split()))[:160] or type(error).__name__
 
 
 def regular_file(path: str | Path) -> Path:
-    """``path``, if a regular file is there: opening a FIFO would wait, reading a device may never end.
+    """Return ``path`` if it is a regular file; opening a FIFO would wait, and reading a device may never end.
 
     Raises:
-        CagcError: a folder, FIFO, socket or device. OSError: nothing is there, or it may not be looked at.
+        CagcError: it is a folder, FIFO, socket or device. OSError: it does not exist or may not be accessed.
     """
     path = Path(path)
     mode = path.stat().st_mode
@@ -82,10 +82,10 @@ def regular_file(path: str | Path) -> Path:
 
 
 def read_json(path: str | Path) -> Any:
-    """The JSON value in a UTF-8 file.
+    """Return the JSON value in a UTF-8 file.
 
     Raises:
-        CagcError: not a regular file, not JSON, or beyond a limit of this module. OSError: it cannot be opened.
+        CagcError: it is not a regular file, not JSON, or beyond a limit of this module. OSError: it cannot be opened.
     """
     with regular_file(path).open("rb") as file:
         content = file.read(MAX_JSON_BYTES + 1)
@@ -95,7 +95,7 @@ def read_json(path: str | Path) -> Any:
 
 
 def parse_json(content: str | bytes) -> Any:
-    """The value that ``content`` holds, within the limits of this module on nesting and on digits.
+    """Return the JSON value in ``content``, within this module's limits of nesting and digits.
 
     Raises:
         CagcError: it is not UTF-8 or not JSON, or beyond a limit.

@@ -1,4 +1,4 @@
-"""Files of PyTorch, of NVlabs and of safetensors, read as inert values whose numbers are fetched when asked for."""
+"""Reads files of PyTorch, NVlabs and safetensors as inert values, whose numbers are loaded on demand."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ from .reading import one_line
 
 MAX_ZIP_DIRECTORY_BYTES = 16 << 20
 MAX_ZIP_EXPANSION = 20
-"""Times the file's size that the members of a zip may unpack to; PyTorch itself never compresses."""
+"""Limit of the unpacked size of a zip's members, in multiples of the file's size; PyTorch itself never compresses."""
 MAX_PICKLE_BYTES = 256 << 20
-"""Of the structure of a torch zip, whose numbers lie in members of their own."""
+"""Largest structure (``data.pkl``) of a torch zip, whose numbers lie in other members."""
 _CHUNK = 1 << 22
 _LEGACY_PROTOCOL = 1001
 
@@ -38,13 +38,13 @@ _ELEMENTS = {
 
 @dataclass
 class Document:
-    """What a file holds.
+    """The content of a file.
 
     Attributes:
         kind: one of :mod:`cagc.common.file_kinds`.
-        root: plain values and those of :mod:`cagc.common.inert_values`; of safetensors a dictionary of tensors.
-        header: of safetensors, its metadata.
-        size: of the file in bytes.
+        root: plain values and those of :mod:`cagc.common.inert_values`; a dictionary of tensors for safetensors.
+        header: metadata of a safetensors file, else empty.
+        size: bytes of the file.
     """
 
     kind: str
@@ -54,7 +54,7 @@ class Document:
 
 
 class _Bounded:
-    """A file that is never asked for more bytes than it has left, however many a damaged stream claims."""
+    """A file whose reads are limited to the bytes that are left, whatever a damaged stream claims."""
 
     def __init__(self, file: BinaryIO, size: int) -> None:
         self._file, self.size, self.tell = file, size, file.tell
@@ -67,11 +67,11 @@ class _Bounded:
 
 
 def open_document(path: Path) -> Document:
-    """Read the structure of a file of tensors, whatever it is called; it stays open as long as the document is used.
+    """Read the structure of a file of tensors; the file stays open as long as the document is used.
 
     Raises:
-        CagcError: another kind of file, damaged, or beyond a limit. Exception: of many kinds where it is damaged; call
-            it under :func:`cagc.common.reading.reading`.
+        CagcError: the file is of another kind, damaged, or beyond a limit. Exception: of many types if it is damaged;
+            call this under :func:`cagc.common.reading.reading`.
     """
     found = file_kind(path)
     if found == SAFETENSORS:
@@ -96,10 +96,10 @@ def open_document(path: Path) -> Document:
 
 
 def load_plain(path: Path) -> Any:
-    """What :func:`torch.save` wrote of tensors and plain containers, tensors being tensors, all on the CPU.
+    """Load tensors, numbers, text and containers that :func:`torch.save` wrote, with all tensors on the CPU.
 
     Raises:
-        CagcError: as :func:`open_document`, or it holds anything else.
+        CagcError: as :func:`open_document`, or the file holds anything else.
     """
     document = open_document(path)
     return _plain(document.root)
@@ -119,14 +119,14 @@ def _plain(value: Any) -> Any:
 
 @dataclass(eq=False)
 class SafeTensor:
-    """A tensor of a safetensors file, fetched by :meth:`load`."""
+    """A tensor of a safetensors file, loaded by :meth:`load`."""
 
     file: Any
     key: str
     shape: tuple[int, ...]
 
     def load(self) -> torch.Tensor:
-        """The tensor, on the CPU."""
+        """Load the tensor on the CPU."""
         return self.file.get_tensor(self.key)
 
 
@@ -141,7 +141,7 @@ def _open_safetensors(path: Path) -> Document:
 
 
 def open_zip(file: BinaryIO, size: int) -> zipfile.ZipFile:
-    """The zip in ``file`` of ``size`` bytes.
+    """Open the zip in ``file``, which has ``size`` bytes.
 
     Raises:
         CagcError: its directory, or what it unpacks to, is beyond a limit. zipfile.BadZipFile: it is damaged.
@@ -194,7 +194,7 @@ def _unpickle(data: bytes, budget: Budget, storage: Callable[[Any], Storage]) ->
 
 
 def _identified(identifier: Any) -> tuple[torch.dtype, str, int]:
-    """Element type, key and number of elements of a storage's persistent identifier."""
+    """Return element type, key and number of elements from a storage's persistent identifier."""
     tag, name, key, _, count, *_ = identifier
     dtype = _ELEMENTS.get(name.name) if isinstance(name, Name) else None
     if tag != "storage" or dtype is None or not isinstance(key, str) or type(count) is not int or count < 0:
@@ -215,7 +215,7 @@ def _member(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> torch.Tensor:
 
 
 def _read_legacy(file: BinaryIO, size: int, budget: Budget) -> Any:
-    """A file of torch before 1.6: five pickles, then the storages one after another."""
+    """Read a file of torch before 1.6: five pickles, then the storages one after another."""
     stream = _Bounded(file, size)
     plain = InertUnpickler(stream, budget)
     plain.load()  # the magic number
@@ -229,7 +229,7 @@ def _read_legacy(file: BinaryIO, size: int, budget: Budget) -> Any:
 
     def persistent(identifier: Any) -> Any:
         if isinstance(identifier, tuple) and len(identifier) > 1 and identifier[0] == "module":
-            return identifier[1]  # a class with its source code, which is left alone
+            return identifier[1]  # a class with its source code, which is ignored
         dtype, key, count = _identified(identifier)
         nbytes = count * dtype.itemsize
         if nbytes > size:
@@ -265,7 +265,7 @@ def _bytes_at(file: BinaryIO, place: int, count: int) -> torch.Tensor:
 
 
 def _storage_of_bytes(data: Any, budget: Budget) -> Storage:
-    """The storage that NVlabs' pickles keep as a torch file within: nothing but one storage is accepted."""
+    """Read the torch file that NVlabs' pickles embed for each storage; it must hold exactly one storage."""
     if not isinstance(data, bytes) or not data:
         raise CagcError("a storage that is not made of bytes")
     if data[:4] == b"PK\x03\x04":

@@ -1,4 +1,4 @@
-"""Finding state dicts in what surrounds them: keys of dictionaries, pickled modules, and prefixes of names."""
+"""Finds state dicts inside nested dictionaries, pickled modules and prefixes of names."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ class Part:
     """The tensors of one network in a file.
 
     Attributes:
-        place: keys that lead to them, joined by "/".
-        prefix: of their names in the file, such as "decoder.".
-        tensors: by name without the prefix; fetched by :meth:`fetch`.
+        place: keys that lead to the tensors, joined by "/".
+        prefix: common prefix of their names in the file, such as "decoder.".
+        tensors: stored tensors by name without the prefix; loaded by :meth:`fetch`.
         options: other attributes of a pickled module, by dotted name without the prefix.
-        class_name: of a pickled module, else "".
-        beside: the entries of the dictionary around them.
-        document: what they lie in, kept open while they are in use.
+        class_name: class of a pickled module, else "".
+        beside: entries of the enclosing dictionaries.
+        document: the document of the tensors, kept open while they are in use.
     """
 
     place: str
@@ -42,11 +42,11 @@ class Part:
 
     @property
     def label(self) -> str:
-        """Where they are, as ``--key`` takes it."""
+        """Where the tensors are, in the form that ``--key`` accepts."""
         return "/".join(filter(None, (self.place, self.prefix)))
 
     def under(self, prefix: str) -> Part:
-        """The tensors and options whose names begin with ``prefix``, without it."""
+        """Return the part whose names begin with ``prefix``, with the prefix removed."""
         if not prefix:
             return self
         tensors, options = (
@@ -56,16 +56,16 @@ class Part:
         return Part(self.place, prefix, tensors, options, self.class_name, self.beside, self.document)
 
     def fetch(self, name: str) -> torch.Tensor:
-        """Tensor ``name``, dense, contiguous, on the CPU, part of no graph.
+        """Load tensor ``name``: dense, contiguous, on the CPU, without a gradient graph.
 
         Raises:
-            CagcError: it is of a kind that is not read. KeyError: there is none.
+            CagcError: it is of a kind that is not supported. KeyError: there is none.
         """
         return fetch(self.tensors[name], name)
 
 
 def fetch(value: Any, name: str) -> torch.Tensor:
-    """The tensor that ``value``, a stored tensor or array or a tensor, stands for; see :meth:`Part.fetch`."""
+    """Load ``value``, a stored tensor or array or a tensor; see :meth:`Part.fetch`."""
     if isinstance(value, torch.Tensor):
         if value.layout != torch.strided or value.is_meta or value.is_quantized:
             raise CagcError(f"{name} is a sparse, meta or quantized tensor, expected one with dense numbers")
@@ -76,7 +76,7 @@ def fetch(value: Any, name: str) -> torch.Tensor:
 
 
 def parts(document: Document, anchors: Iterable[str]) -> list[Part]:
-    """Every group of tensors in which one of the names ``anchors`` is found, with the prefix that it has there."""
+    """Find every group of tensors that contains a name of ``anchors``, with any prefix, which the part records."""
     found = []
     for state in states(document):
         prefixes = dict.fromkeys(
@@ -90,7 +90,7 @@ def parts(document: Document, anchors: Iterable[str]) -> list[Part]:
 
 
 def states(document: Document) -> Iterator[Part]:
-    """Every dictionary of tensors and pickled module in ``document``, outermost first."""
+    """Yield every dictionary of tensors and every pickled module in ``document``, outermost first."""
     yield from _states(document.root, "", {}, document, {}, 0)
 
 
@@ -119,10 +119,10 @@ def _states(
 
 
 def flatten(module: Record) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Parameters and buffers of a pickled module, and its other attributes, both by dotted name.
+    """Return the parameters and buffers of a pickled module, and its other attributes, both by dotted name.
 
     Raises:
-        CagcError: more submodules or tensors, or deeper ones, than a network has.
+        CagcError: it has more submodules or tensors, or deeper nesting, than a limit of this module.
     """
     tensors: dict[str, Any] = {}
     options: dict[str, Any] = {}
@@ -152,7 +152,7 @@ def _names(group: Any) -> dict[str, Any]:
 
 
 def contents(root: Any) -> str:
-    """What a document holds, in a few words for a message."""
+    """Describe the content of a document in a few words for a message."""
     if not isinstance(root, dict):
         return f"got {kind(root)}"
     return f"got keys {sorted(str(name)[:40] for name in root)[:5]}"

@@ -1,1 +1,1 @@
-"""Image sets, image files and content parsers: everything that reads pixels from disk."""
+"""Image sets, image files, masks and content parsers: everything that reads pixels from disk."""

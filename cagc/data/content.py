@@ -1,8 +1,8 @@
 """Content parsers: which pixels of an image are the content of interest.
 
 A parser maps images [N, 3, H, W] in [-1, 1] to a mask [N, 1, H, W] of zeros and ones, in the images' dtype and on their
-device. Channel scores and distillation losses look at the pixels of ones only. `load` makes one from a short spec:
-the embedded face parser, BiSeNet weights, a folder or zip of masks, any callable, or `everything`.
+device. Channel scores and distillation losses use only the pixels where the mask is 1. `load` creates a parser from a
+short spec: the embedded face parser, BiSeNet weights, a folder or zip of masks, any callable, or `everything`.
 """
 
 from __future__ import annotations
@@ -32,10 +32,10 @@ SPECS = "'faces', 'everything', BiSeNet weights (.pth, .pt, .safetensors), a fol
 
 @runtime_checkable
 class ContentParser(Protocol):
-    """`name` is what plans and reports record. `seeds` are the seeds that the images were drawn from, where known.
+    """What a content parser must have: a `name`, which plans and reports record, and a call from images to masks.
 
-    A parser may have an attribute `fingerprint`, a string of its name and of the content of its weights or masks, by
-    which a run that is resumed knows it; without one its name must do.
+    `seeds` are the seeds of the images, if known. A parser may also have an attribute `fingerprint`, a string made of
+    its name and of the content of its weights or masks, by which a resumed run recognises it; the default is its name.
     """
 
     name: str
@@ -44,7 +44,7 @@ class ContentParser(Protocol):
 
 
 class Everything:
-    """Every pixel is content: content-agnostic scores and losses."""
+    """Treats every pixel as content, for content-agnostic scores and losses."""
 
     name = "everything"
 
@@ -54,9 +54,9 @@ class Everything:
 
 
 class CallableParser:
-    """A user's function of the images (and of `seeds`, if it has a parameter of that name).
+    """Wraps a user's function of the images, and of `seeds` if it has a parameter of that name.
 
-    It may return [N, 1, H, W] or [N, H, W], boolean or of zeros and ones; anything else is a CagcError.
+    The function may return [N, 1, H, W] or [N, H, W], boolean or zeros and ones; anything else is a CagcError.
     """
 
     def __init__(self, function: Callable[..., Tensor]) -> None:
@@ -77,7 +77,7 @@ class CallableParser:
 
 
 class LabelParser:
-    """Content by class name over a network that labels pixels. Subclasses set the attributes and `label`."""
+    """Selects content by class names from a network that labels pixels. Subclasses set the attributes and `label`."""
 
     kind: str
     class_names: tuple[str, ...]
@@ -93,18 +93,18 @@ class LabelParser:
 
     @cached_property
     def fingerprint(self) -> str:
-        """Name, and hash of the network's weights."""
+        """The parser's name with a hash of the network's weights."""
         digest = hashlib.sha256()
         for key, tensor in self.net.state_dict().items():
             digest.update(key.encode() + tensor.cpu().numpy().tobytes())
         return f"{self.name} {digest.hexdigest()[:16]}"
 
     def label(self, images: Tensor) -> Tensor:
-        """float32 images on the network's device → class index per pixel [N, h, w]."""
+        """Return the class index of each pixel, [N, h, w], of float32 images on the network's device."""
         raise NotImplementedError
 
     def resize(self, mask: Tensor, size: tuple[int, int]) -> Tensor:
-        """Boolean mask of `label`'s size → the images' size."""
+        """Resize a boolean mask from `label`'s size to `size`."""
         return resize_mask(mask, size)
 
     @torch.no_grad()
@@ -122,8 +122,8 @@ class LabelParser:
 class FaceContent(LabelParser):
     """The embedded face parser: background, person (hair, neck, clothes), face.
 
-    Content by default is person and face: the parser draws no line between hair and clothes, and leaving out hair
-    would lose what the CAGC authors keep (hair, neck, hats).
+    The default content is person and face: the parser does not separate hair from clothes, and without hair it would
+    lose what the CAGC authors keep (hair, neck, hats).
     """
 
     kind = "faces"
@@ -136,9 +136,9 @@ class FaceContent(LabelParser):
 
 
 class BiSeNetContent(LabelParser):
-    """BiSeNet with a user's weights; content by default as the CAGC authors have it: all but background and cloth.
+    """BiSeNet with a user's weights. The default content is the CAGC authors': all but background and cloth.
 
-    `resize_rule` is `resize_mask`'s rule from 512 px to the images' size.
+    `resize_rule` is the rule by which `resize_mask` resizes masks from 512 px to the images' size.
     """
 
     kind = "bisenet"
@@ -155,10 +155,10 @@ class BiSeNetContent(LabelParser):
 
 
 def choose_classes(wanted: Iterable[str] | None, names: Sequence[str], default: Sequence[str]) -> tuple[str, ...]:
-    """Class names in the network's order. `wanted`: names, or one string with commas; None takes `default`.
+    """Return class names in the network's order. `wanted`: names, or one string with commas; None means `default`.
 
     Raises:
-        CagcError: a name that the parser does not know (the known ones are listed), or no name at all.
+        CagcError: the parser does not know a name (the message lists the known ones), or there is no name.
     """
     if wanted is None:
         return tuple(default)
@@ -170,7 +170,7 @@ def choose_classes(wanted: Iterable[str] | None, names: Sequence[str], default: 
 
 
 def load_face_parser(path: str | Path) -> face_parser.FaceParser:
-    """Weights that `tools/faces64/train_parser.py` wrote; CagcError if the file is damaged or another kind of file."""
+    """Load weights that `tools/faces64/train_parser.py` wrote. Raises CagcError if the file is damaged or another."""
     with reading("face parser", path):
         document = open_document(Path(path))
         widths = parse_json(document.header.get("widths", "null"))
@@ -198,15 +198,16 @@ def load(
     classes: Iterable[str] | None = None,
     device: torch.device | str = "cpu",
 ) -> ContentParser:
-    """Make a content parser.
+    """Create a content parser.
 
-    spec: `"faces"` (embedded, 64 px working resolution), `"everything"`, the path of BiSeNet weights or of a face
-    parser trained by `tools/faces64`, a folder or zip of masks named by seed, or a callable images → mask.
-    classes: class names that count as content, for parsers that have classes. device: where a network runs; images may
-    be on any device.
+    Args:
+        spec: `"faces"` (embedded, 64 px working resolution), `"everything"`, the path of BiSeNet weights or of a face
+            parser trained by `tools/faces64`, a folder or zip of masks named by seed, or a callable images → mask.
+        classes: class names that count as content, for parsers that have classes.
+        device: device of the parser's network; images may be on any device.
 
     Raises:
-        CagcError: an unknown spec or class, or a file that cannot be used. TypeError: not a spec at all.
+        CagcError: the spec or a class is unknown, or a file cannot be used. TypeError: `spec` has another type.
     """
     if callable(spec):
         parser = spec if isinstance(spec, ContentParser) else CallableParser(spec)

@@ -1,4 +1,4 @@
-"""Image sets: the images of a folder or a zip as square tensors."""
+"""Loads the images of a folder or a zip as square tensors."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 
 def _square(image: Image.Image, resolution: int) -> np.ndarray:
-    """uint8 [3, resolution, resolution]: centre crop to a square, antialiased resize."""
+    """Crop the central square, resize it with antialiasing, and return uint8 [3, resolution, resolution]."""
     from PIL import Image
 
     side = min(image.size)
@@ -36,7 +36,7 @@ def _square(image: Image.Image, resolution: int) -> np.ndarray:
 
 
 def _decode(data: bytes, resolution: int, convert: bool) -> tuple[np.ndarray, str]:
-    """uint8 [3, resolution, resolution], and what was done to make it so, "" if nothing."""
+    """Return uint8 [3, resolution, resolution], and a description of the conversions, "" if there were none."""
     with open_image(data) as image:
         _check_form(image, convert)
         mode = image.mode
@@ -52,7 +52,7 @@ def _decode(data: bytes, resolution: int, convert: bool) -> tuple[np.ndarray, st
 
 
 class _WrongForm(CagcError):
-    """An image that is not square or not RGB, and no leave to convert it."""
+    """An image that is not square or not RGB and must not be converted."""
 
 
 def _check_form(image: Image.Image, convert: bool) -> None:
@@ -66,7 +66,10 @@ def _check_form(image: Image.Image, convert: bool) -> None:
 
 
 def read_image(path: str | os.PathLike[str], resolution: int, convert: bool = False) -> tuple[Tensor, str]:
-    """One image file as [3, resolution, resolution] float32 in [-1, 1], and what was done to make it so, "" if nothing.
+    """Read an image file as float32 [3, resolution, resolution] in [-1, 1].
+
+    Returns:
+        The image, and a description of the conversions, "" if there were none.
 
     Raises:
         CagcError: the file does not exist or cannot be decoded, or is not square or not RGB and ``convert`` is false.
@@ -77,19 +80,23 @@ def read_image(path: str | os.PathLike[str], resolution: int, convert: bool = Fa
 
 
 class ImageDataset(Sequence[Tensor]):
-    """The images of a folder (recursive) or zip as tensors [3, resolution, resolution] float32 in [-1, 1], RGB.
+    """The images of a folder (recursive) or zip as RGB tensors [3, resolution, resolution], float32 in [-1, 1].
 
-    Images must be square and RGB, unless `convert`: then they are centre-cropped, and other modes turned into RGB as by
-    `to_rgb`. They are resized (Lanczos, antialiased), in the order of their names. Hidden files, `__MACOSX` and files
-    without an image suffix are no images. A file that cannot be decoded is left out, kept with its
-    reason in `skipped`, and named in one warning. A set of up to `cache_bytes` decoded is read at once and kept
-    as uint8; a larger one has its headers checked now and is decoded on demand, where a file that turns out broken is
-    named the same way and replaced by the next good one.
+    Images are ordered by name and resized (Lanczos, antialiased). They must be square and RGB, unless `convert` is
+    true: then they are cropped to the central square and converted by `to_rgb`. Hidden files, `__MACOSX` and files
+    without an image suffix are ignored. A file that cannot be decoded is left out, listed in `skipped`, and named in a
+    warning. If the decoded set fits into `cache_bytes`, it is read at once and kept as uint8. Otherwise only headers
+    are checked now and images are decoded on demand; an image that then fails is replaced by the next good one.
 
-    Attributes: names (of the usable images), skipped (name → reason), changed (name → what was done to an image that
-    was decoded, where anything was), resolution.
-    Raises CagcError when the path does not exist, holds no image, holds only broken ones, or one that is not square or
-    not RGB without `convert`; ValueError for a resolution below 1. `progress(done, total)` is called as files are read.
+    Attributes:
+        names: names of the usable images.
+        skipped: name → reason, of images that cannot be read.
+        changed: name → description of the conversions, of decoded images that were converted.
+        resolution: side of the images in pixels.
+
+    Raises:
+        CagcError: the path does not exist, holds no image that can be read, or holds one that is not square or not RGB
+            while `convert` is false. ValueError: `resolution` is below 1.
     """
 
     def __init__(
@@ -166,22 +173,22 @@ class ImageDataset(Sequence[Tensor]):
 
     @property
     def is_cached(self) -> bool:
-        """Whether the decoded images are kept."""
+        """Whether the decoded images are kept in memory."""
         return self._cache is not None
 
     def __len__(self) -> int:
         return len(self.names)
 
     def __getitem__(self, index: int) -> Tensor:
-        """Image `index` as a tensor [3, R, R] float32 in [-1, 1]."""
+        """Return image `index` as a tensor [3, R, R], float32 in [-1, 1]."""
         return self.batch([index])[0]
 
     def batch(self, indices: Sequence[int]) -> Tensor:
-        """Images [N, 3, R, R] float32 in [-1, 1] at `indices`, each in [-len, len). Raises IndexError outside."""
+        """Return the images at `indices`, [N, 3, R, R] float32 in [-1, 1]. Raises IndexError outside [-len, len)."""
         return self.pixels(indices).float().div_(127.5).sub_(1)
 
     def pixels(self, indices: Sequence[int]) -> Tensor:
-        """What `batch` returns, as uint8 in [0, 255]."""
+        """Return the images at `indices` as `batch` does, but as uint8 in [0, 255]."""
         for index in indices:
             if not -len(self) <= index < len(self):
                 raise IndexError(f"index {index} is outside a set of {len(self)} images")
@@ -202,12 +209,12 @@ class ImageDataset(Sequence[Tensor]):
         raise CagcError(f"data: no image in {self._shown} can be decoded any more")
 
     def fingerprint(self) -> str:
-        """Hash, 16 hexadecimal digits, of the resolution and of the name and content of every image file."""
+        """Return a hash, 16 hexadecimal digits, of the resolution and of the name and content of every image file."""
         content = [self.resolution, *((name, self._digests[name]) for name in self.names)]
         return hashlib.sha256(repr(content).encode()).hexdigest()[:16]
 
     def describe(self) -> str:
-        """One line for a log or a report: path, images used, images skipped."""
+        """Return one line for a log or a report: name, images used, images skipped."""
         skipped = f", {len(self.skipped)} skipped" if self.skipped else ""
         return f"{printable(self.path.name)}: {len(self):,} images at {self.resolution} px{skipped}"
 

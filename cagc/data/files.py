@@ -1,4 +1,4 @@
-"""The image files of a folder or a zip: their names, and their bytes within limits."""
+"""Lists and reads the image files of a folder or a zip, within limits."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from ..common.reading import one_line, regular_file
 from .images import SUFFIXES, Budget, looks_like_image
 
 MAX_FILE_BYTES = 256 << 20
-"""Largest image file, in bytes, as it lies in a folder or as it unpacks from a zip."""
+"""Largest image file in bytes, in a folder or unpacked from a zip."""
 MAX_EXPANSION, _SMALL_ZIP_BYTES = 200, 4 << 30
-"""How many times as large as the zip its images may be, where they have more than 4 GB."""
+"""Images of more than 4 GB in a zip may unpack to at most this many times the size of the zip."""
 
 in_flight = Budget(MAX_FILE_BYTES)
-"""Bytes of image files that the threads of a process hold at the same time."""
+"""Limits the bytes of image files that the threads of a process hold at the same time."""
 
 
 def _is_image(path: PurePosixPath) -> bool:
@@ -44,7 +44,7 @@ def read_file(path: str | os.PathLike[str]) -> bytes:
 
 
 class ImageFolder:
-    """The image files below a folder. `names`: relative paths with forward slashes, sorted."""
+    """The image files in a folder and its subfolders. `names` are sorted relative paths with forward slashes."""
 
     def __init__(self, root: Path) -> None:
         self.root = root
@@ -52,11 +52,11 @@ class ImageFolder:
         self.names = sorted(path.as_posix() for path in found if _is_image(PurePosixPath(path.as_posix())))
 
     def read(self, name: str) -> bytes:
-        """Return the bytes of the file `name`. Raises as `read_file`."""
+        """Return the bytes of the file `name`. Raises the errors of `read_file`."""
         return read_file(self.root / name)
 
     def size(self, name: str) -> int:
-        """Return the bytes that `read` would. Raises OSError."""
+        """Return the number of bytes of the file `name`. Raises OSError."""
         return (self.root / name).stat().st_size
 
 
@@ -64,8 +64,8 @@ class ImageZip:
     """The image files in a zip, readable from several threads and processes. `names` are sorted.
 
     Raises:
-        CagcError: `path` is no regular file or no zip, or its entries claim more bytes than it has or
-            unpack to far more. A damaged directory may raise anything.
+        CagcError: `path` is not a regular file or not a zip, or its entries overlap or unpack to more than a limit.
+            A damaged directory may raise anything.
     """
 
     def __init__(self, path: Path) -> None:
@@ -95,9 +95,10 @@ class ImageZip:
     def read(self, name: str) -> bytes:
         """Return the unpacked bytes of the entry `name`.
 
-        Raises CagcError if they are no image, too many, or packed otherwise than by deflate. Damage may raise anything.
+        Raises CagcError if it is not an image, too large, or compressed by another method than deflate. A damaged entry
+        may raise anything.
         """
-        if self._process != os.getpid():  # processes that fork share the position of an open file
+        if self._process != os.getpid():  # forked processes share the position of an open file
             self._archive, self._process = zipfile.ZipFile(self.path), os.getpid()
         info = self._archive.getinfo(name)
         _check_size(info.file_size)
@@ -109,10 +110,10 @@ class ImageZip:
             return stream.read()
 
     def size(self, name: str) -> int:
-        """Return the bytes that `read` would."""
+        """Return the unpacked number of bytes of the entry `name`."""
         return self._archive.getinfo(name).file_size
 
 
 def open_files(path: Path) -> ImageFolder | ImageZip:
-    """Return the image files of a folder or zip. Raises what `ImageZip` does; FileNotFoundError if nothing is there."""
+    """Return the image files of a folder or zip. Raises the errors of `ImageZip`, or FileNotFoundError."""
     return ImageFolder(path) if path.is_dir() else ImageZip(path)

@@ -1,6 +1,6 @@
 """Opens an untrusted image: documented formats only, within limits, as 8-bit RGB or as a content mask.
 
-`open_image` is the one place that hands a file to Pillow, whose own list of formats includes PostScript, which starts
+Only `open_image` passes a file to Pillow, with a list of formats: Pillow's own list includes PostScript, which starts
 another program.
 """
 
@@ -24,13 +24,13 @@ if TYPE_CHECKING:
     from PIL import Image
 
 FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF", "PPM", "AVIF")
-"""Pillow's names of the formats that are read, recognised by content."""
+"""Pillow's names of the formats that are read; a file's format is detected from its content."""
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm", ".avif")
-"""Suffixes of the files of a folder or zip that count as images, in lower case."""
+"""Suffixes, in lower case, of the files in a folder or zip that count as images."""
 MAX_PIXELS = 1 << 26
-"""Largest image, 67 megapixels, and the most pixels that the threads of a process decode at the same time."""
+"""Largest image, 67 megapixels; also the most pixels that the threads of a process decode at the same time."""
 
-# Rawmodes of 16-bit colour, which Pillow reduces to the high byte of each sample: channels and byte order.
+# Rawmodes of 16-bit colour (channels and byte order), of which Pillow keeps only the high byte of each sample.
 _DEEP_COLOUR = re.compile(r"(RGBX?|RGBA|LA);16([BLN])")
 _SWAPPED = {"B": "L", "L": "B", "N": "B" if sys.byteorder == "little" else "L"}
 _BITS, _PHOTOMETRIC, _PLANES = 258, 262, 284  # TIFF tags
@@ -51,11 +51,11 @@ def open_image(data: bytes) -> Image.Image:
     """Return the image in `data` with its header read and its pixels not yet decoded.
 
     Raises:
-        CagcError: not an image of `FORMATS`, or larger than `MAX_PIXELS`. A damaged header may raise anything.
+        CagcError: it is not an image of `FORMATS`, or larger than `MAX_PIXELS`. A damaged header may raise anything.
     """
     from PIL import Image, UnidentifiedImageError
 
-    # The filters of warnings belong to the process, hence one thread at a time; decoding runs outside the lock.
+    # Warning filters are global to the process, so one thread at a time; decoding runs outside the lock.
     with _header_lock, warnings.catch_warnings():
         warnings.simplefilter("error", Image.DecompressionBombWarning)
         try:
@@ -72,26 +72,26 @@ def open_image(data: bytes) -> Image.Image:
         raise CagcError("got 16-bit samples in uncompressed planes, which Pillow misreads, expected interleaved ones")
     key, depth = image.info.get("transparency"), {"L;2": 2, "L;4": 4}.get(_rawmode(image))
     if depth and isinstance(key, int):
-        image.info["transparency"] = key * 255 // (2**depth - 1)  # Pillow scales the samples and not this
+        image.info["transparency"] = key * 255 // (2**depth - 1)  # Pillow scales the samples but not this value
     return image
 
 
 def _rawmode(image: Image.Image) -> str | None:
-    """How samples are stored, in Pillow's notation, if they are all stored alike; only before decoding."""
+    """Return how samples are stored, in Pillow's notation; None if it differs between tiles. Call before decoding."""
     names = {tile.args if isinstance(tile.args, str) else tile.args[0] for tile in image.tile if tile.args}
     name = names.pop() if len(names) == 1 else None
     return name if isinstance(name, str) else None
 
 
 class Budget:
-    """Makes threads wait rather than hold more than `limit` pixels or bytes at the same time."""
+    """Makes threads wait so that together they hold at most `limit` pixels or bytes."""
 
     def __init__(self, limit: int) -> None:
         self._limit, self._used, self._changed = limit, 0, threading.Condition()
 
     @contextmanager
     def spend(self, amount: int) -> Iterator[None]:
-        """Hold `amount` inside the block, all of the limit if it is more."""
+        """Hold `amount` of the limit inside the block, or the whole limit if `amount` is larger."""
         amount = min(amount, self._limit)
         with self._changed:
             self._changed.wait_for(lambda: self._used + amount <= self._limit)
@@ -108,7 +108,7 @@ _budget = Budget(MAX_PIXELS)
 
 
 def looks_like_image(start: bytes) -> bool:
-    """Whether a file that begins with `start` may be an image of `FORMATS`: worth unpacking."""
+    """Whether a file that begins with `start` may be an image of `FORMATS`, so that unpacking it makes sense."""
     from PIL import Image
 
     checks = (Image.OPEN[name][1] for name in _formats())
@@ -123,7 +123,7 @@ def _upright(image: Image.Image) -> Image.Image:
 
 
 def _deep_samples(image: Image.Image, data: bytes) -> tuple[np.ndarray, int] | None:
-    """Samples [H, W, C], upright, of an image of more than 8 bits a sample, and its white; None for another image."""
+    """Return samples [H, W, C], upright, and the value of white, of an image of more than 8 bits; None for others."""
     rawmode = _rawmode(image) or ""
     if image.mode.startswith("I"):
         top = 4095 if rawmode.startswith("I;12") else 65535
@@ -133,11 +133,11 @@ def _deep_samples(image: Image.Image, data: bytes) -> tuple[np.ndarray, int] | N
     if not (found := _DEEP_COLOUR.fullmatch(rawmode)):
         return None
     channels, order = found.groups()
-    if channels == "LA":  # the four bytes of a pixel, as if they were four channels
+    if channels == "LA":  # read the four bytes of a pixel as four channels
         image.tile = [tile._replace(args="RGBA") for tile in image.tile]
         pixels = np.asarray(_upright(image)).astype(np.uint16)
         return pixels[..., 0::2] << 8 | pixels[..., 1::2], 65535
-    # Read again in the other byte order, the high byte that Pillow keeps is the low one.
+    # Pillow keeps the high byte; reading again in the other byte order gives the low byte.
     other, swapped = open_image(data), f"{channels};16{_SWAPPED[order]}"
     other.tile = [
         tile._replace(args=swapped if isinstance(tile.args, str) else (swapped, *tile.args[1:])) for tile in other.tile
@@ -150,14 +150,14 @@ def _deep_samples(image: Image.Image, data: bytes) -> tuple[np.ndarray, int] | N
 
 
 def _opaque(samples: np.ndarray, key: object) -> np.ndarray | None:
-    """Where samples [H, W, 1 or 3] are not the transparent colour `key`; None if there is no such colour."""
+    """Return where samples [H, W, 1 or 3] differ from the transparent colour `key`; None if there is no such colour."""
     if not isinstance(key, (int, tuple)):
         return None
     return (samples != np.asarray(key)).any(axis=-1)
 
 
 def _eight_bits(image: Image.Image, data: bytes) -> Image.Image:
-    """The image upright, with 8 bits a sample, rounded, and a transparent colour of deep samples as alpha."""
+    """Return the image upright, with samples rounded to 8 bits and a transparent colour turned into alpha."""
     from PIL import Image
 
     if image.mode == "F":
@@ -176,13 +176,13 @@ def _eight_bits(image: Image.Image, data: bytes) -> Image.Image:
 
 
 def to_rgb(image: Image.Image, data: bytes) -> Image.Image:
-    """Return what `open_image(data)` opened as 8-bit RGB, upright: EXIF rotation applied, transparency laid over white.
+    """Convert an image from `open_image(data)` to 8-bit RGB: upright by EXIF, transparency composited over white.
 
     16-bit samples are rounded to 8 bits.
 
     Raises:
-        CagcError: floating point pixels, whose range the file does not tell, or integers beyond 16 bits. Damaged
-            pixels may raise anything.
+        CagcError: the pixels are floating-point, whose range is unknown, or integers beyond 16 bits. Damaged pixels may
+            raise anything.
     """
     from PIL import Image
 
@@ -197,11 +197,11 @@ def to_rgb(image: Image.Image, data: bytes) -> Image.Image:
 def read_mask(data: bytes) -> np.ndarray:
     """Return the content that an image file marks, boolean [H, W], upright.
 
-    Where a pixel is more than half transparent, alpha is the mask and colours do not count. Otherwise content is what
-    is brighter than mid-grey, in a file of zeros and ones what is not zero, and in a palette image what is not black.
+    If any pixel is more than half transparent, alpha is the mask and colours are ignored. Otherwise content is what is
+    brighter than mid-grey; in a file of zeros and ones, what is not zero; in a palette image, what is not black.
 
     Raises:
-        CagcError: as `open_image`, and NaN among floating point pixels. Damaged pixels may raise anything.
+        CagcError: as `open_image`, or floating-point pixels hold NaN. Damaged pixels may raise anything.
     """
     with open_image(data) as image, _budget.spend(image.width * image.height):
         palette, wide, key = image.mode == "P", image.mode[0] in "IF", image.info.get("transparency")

@@ -1,4 +1,4 @@
-"""Content masks: what one is, resizing and applying it, and folders of masks that were drawn by hand."""
+"""Content masks: validating, resizing and applying them, and folders of masks drawn by hand."""
 
 from __future__ import annotations
 
@@ -17,21 +17,21 @@ from ..common.reading import printable, reading
 from .files import open_files
 from .images import read_mask
 
-_SEED_DIGITS = 20  # those of the largest seed, 2^64 - 1
+_SEED_DIGITS = 20  # digits of the largest seed, 2^64 - 1
 
 
 def check_images(images: Tensor) -> None:
-    """Raises ValueError unless `images` is a floating-point tensor [N, 3, H, W]."""
+    """Raise ValueError unless `images` is a floating-point tensor [N, 3, H, W]."""
     if not isinstance(images, Tensor) or images.ndim != 4 or images.shape[1] != 3 or not images.is_floating_point():
         got = f"{list(images.shape)} {images.dtype}" if isinstance(images, Tensor) else type(images).__name__
         raise ValueError(f"images: expected floating point [N, 3, H, W], got {got}")
 
 
 def validate_mask(mask: Tensor, images: Tensor, name: str = "content parser") -> Tensor:
-    """Return `mask` if it is [N, 1, H, W], of zeros and ones, for `images` [N, 3, H, W].
+    """Return `mask` if it has shape [N, 1, H, W] for `images` [N, 3, H, W], and holds only zeros and ones.
 
     Raises:
-        CagcError: another type, shape or values, with what came and what was expected.
+        CagcError: names the type, shape or value that was given and what was expected.
     """
     expected = [images.shape[0], 1, *images.shape[-2:]]
     if not isinstance(mask, Tensor):
@@ -45,10 +45,10 @@ def validate_mask(mask: Tensor, images: Tensor, name: str = "content parser") ->
 
 
 def resize_mask(mask: Tensor, size: int | tuple[int, int], rule: str = "nearest") -> Tensor:
-    """Binary mask [N, H, W] or [N, 1, H, W] → the same at `size` (side, or height and width), same dtype.
+    """Resize a binary mask [N, H, W] or [N, 1, H, W] to `size` (side, or height and width), keeping its dtype.
 
     `nearest` takes the source pixel under each target pixel's centre, floor((i + 0.5)·H/h): the CAGC authors' rule for
-    channel scores. `bilinear` interpolates without antialiasing and keeps what exceeds 0.5: theirs for distillation.
+    channel scores. `bilinear` interpolates without antialiasing and thresholds at 0.5: their rule for distillation.
     """
     height, width = (size, size) if isinstance(size, int) else size
     if rule == "nearest":
@@ -65,14 +65,14 @@ def resize_mask(mask: Tensor, size: int | tuple[int, int], rule: str = "nearest"
 
 
 def apply_mask(images: Tensor, mask: Tensor) -> Tensor:
-    """images [N, C, H, W] with zeros (mid-grey in [-1, 1]) outside mask [N, 1, H, W]; differentiable in `images`."""
+    """Set `images` [N, C, H, W] to zero (mid-grey) outside `mask` [N, 1, H, W]; differentiable in `images`."""
     if mask.shape != (images.shape[0], 1, *images.shape[-2:]):
         raise ValueError(f"mask: expected {[images.shape[0], 1, *images.shape[-2:]]}, got {list(mask.shape)}")
     return images * mask
 
 
 class ContentCoverage:
-    """Counts content over many masks, to tell a parser that sees nothing from one that misses a sample."""
+    """Counts content over many masks, to detect a parser that never finds content."""
 
     def __init__(self) -> None:
         self.samples = 0
@@ -80,7 +80,7 @@ class ContentCoverage:
         self._area = 0.0
 
     def add(self, mask: Tensor) -> None:
-        """mask [N, 1, H, W]."""
+        """Count `mask` [N, 1, H, W]."""
         area = mask.detach().flatten(1).double().mean(1)
         self.samples += len(area)
         self.empty += int((area == 0).sum())
@@ -88,7 +88,7 @@ class ContentCoverage:
 
     @classmethod
     def joined(cls, parts: Iterable[ContentCoverage]) -> ContentCoverage:
-        """Of the masks of all ``parts``."""
+        """Return the counts over the masks of all ``parts``."""
         whole = cls()
         for part in parts:
             whole.samples += part.samples
@@ -98,11 +98,11 @@ class ContentCoverage:
 
     @property
     def mean_area(self) -> float:
-        """Share of all pixels that is content, in [0, 1]."""
+        """Share of all pixels that are content, in [0, 1]."""
         return self._area / max(1, self.samples)
 
     def check(self, name: str = "content parser") -> None:
-        """Raises CagcError if masks came and every one was empty."""
+        """Raise CagcError if masks were added and all of them are empty."""
         if self.samples and self.empty == self.samples:
             raise CagcError(
                 f"{name}: found no content in any of {self.samples} images; choose another parser or other classes"
@@ -110,17 +110,17 @@ class ContentCoverage:
 
 
 class MaskFolder:
-    """Masks drawn by hand: a folder or zip of images whose file name is the seed of the image that each belongs to.
+    """Masks drawn by hand: a folder or zip of image files, each named by the seed of its generated image.
 
-    What counts as content in a file is told by `read_mask`. Masks of another size are resized by `resize_mask`. Draw
-    them over what `cagc generate --seeds` wrote.
+    `read_mask` defines what is content in a file. Masks of another size are resized by `resize_mask`. Draw them over
+    images that `cagc generate --seeds` wrote.
 
     Attributes:
-        seeds: of the masks, ascending.
-        name: what plans and reports record.
+        seeds: seeds of the masks, ascending.
+        name: the name that plans and reports record.
 
     Raises:
-        CagcError: no masks at `path`, a file that is not named by a seed, or two files for one seed.
+        CagcError: there are no masks at `path`, a file is not named by a seed, or two files have the same seed.
     """
 
     def __init__(self, path: str | Path) -> None:
@@ -154,7 +154,7 @@ class MaskFolder:
 
     @cached_property
     def fingerprint(self) -> str:
-        """Name, and hash of the seeds and files. Raises CagcError if a file cannot be read."""
+        """The parser's name with a hash of its seeds and files. Raises CagcError if a file cannot be read."""
         digest = hashlib.sha256()
         for seed, file in sorted(self._names.items()):
             with self._reading(file):
@@ -162,7 +162,11 @@ class MaskFolder:
         return f"{self.name} {digest.hexdigest()[:16]}"
 
     def __call__(self, images: Tensor, seeds: Sequence[int] | None = None) -> Tensor:
-        """Raises CagcError if `seeds` is missing or names an image without a mask, ValueError if its length differs."""
+        """Return the masks [N, 1, H, W] of the images with these `seeds`.
+
+        Raises:
+            CagcError: `seeds` is missing, or one of them has no mask. ValueError: the number of seeds differs from N.
+        """
         check_images(images)
         if seeds is None:
             raise CagcError(f"{self.name}: needs the seeds of the images; these images have none")

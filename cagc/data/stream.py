@@ -1,4 +1,4 @@
-"""Endless batches of training images in an order that can be taken up again at any sample."""
+"""Endless batches of training images in an order that can be resumed at any sample."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _WORKERS = min(4, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity
 
 
 class Images(Protocol):
-    """What a stream draws from. A set that is not `is_cached` is read in worker processes, so it must pickle."""
+    """What a stream draws from. If it is not `is_cached`, worker processes read it, so it must be picklable."""
 
     def __len__(self) -> int: ...
 
@@ -25,10 +25,10 @@ class Images(Protocol):
 
 
 class ShuffledSampler(Sampler[list[tuple[int, bool]]]):
-    """Endless batches of (image, mirrored): every epoch a new order and new mirrorings, from one seed.
+    """Yields endless batches of (image index, mirrored), with a new order and new mirroring in every epoch.
 
-    Sample number k depends on (seed, k) alone. Iteration begins at sample `position`; batches run across the end of an
-    epoch. `numbers`: the samples of each batch that are delivered, for one of several processes; by default all.
+    Sample number k depends only on (seed, k). Iteration begins at sample `position`; a batch may span two epochs.
+    `numbers` are the samples of each batch that this process delivers; by default all.
     """
 
     def __init__(self, images: int, batch: int, seed: int, flip: bool) -> None:
@@ -53,7 +53,7 @@ class ShuffledSampler(Sampler[list[tuple[int, bool]]]):
 
 
 class _Mirrored(Dataset[Tensor]):
-    """Fetches a whole batch of (image, mirrored) at once, as uint8 where the images have `pixels`."""
+    """Fetches a whole batch of (image index, mirrored) at once, as uint8 if the images have a method `pixels`."""
 
     def __init__(self, images: Images) -> None:
         self.images = images
@@ -62,7 +62,7 @@ class _Mirrored(Dataset[Tensor]):
         read = getattr(self.images, "pixels", self.images.batch)
         try:
             found = read([index for index, _ in drawn])
-        except CagcError as error:  # raised in a worker process, it would arrive with the worker's traceback
+        except CagcError as error:  # returned, because the loader would add a worker's traceback to its message
             return error
         mirrored = torch.tensor([flip for _, flip in drawn], device=found.device)
         return torch.where(mirrored[:, None, None, None], found.flip(3), found)
@@ -73,13 +73,13 @@ def _as_it_is(batch: Any) -> Any:
 
 
 class ImageStream(Iterator[Tensor]):
-    """Endless batches [batch, 3, R, R] float32 in [-1, 1] of a data set, drawn by `ShuffledSampler`.
+    """Endless batches [batch, 3, R, R], float32 in [-1, 1], of a data set, drawn by `ShuffledSampler`.
 
-    A stream restored from `state_dict` goes on exactly where it was, even in the middle of an epoch. Images that are
-    not kept decoded are decoded ahead of their use by the worker processes of a `DataLoader`.
+    A stream restored from `state_dict` continues exactly where it was, even in the middle of an epoch. Images that are
+    not cached are decoded ahead of their use by the worker processes of a `DataLoader`.
 
     Raises:
-        CagcError: the set is smaller than a batch. ValueError: a batch below 1.
+        CagcError: the set is smaller than a batch. ValueError: `batch` is below 1.
     """
 
     def __init__(self, dataset: Images, batch: int, seed: int = 0, flip: bool = True) -> None:
@@ -92,13 +92,13 @@ class ImageStream(Iterator[Tensor]):
         self._loader = DataLoader(
             _Mirrored(dataset), batch_sampler=self.sampler, collate_fn=_as_it_is, num_workers=workers,
             prefetch_factor=1 if workers else None,
-            generator=torch.Generator(),  # without one of its own it would draw from the global generator
+            generator=torch.Generator(),  # keeps the loader from drawing from the global generator
         )  # fmt: skip
         self._batches: Iterator[Tensor | CagcError] | None = None
 
     @property
     def position(self) -> int:
-        """Samples delivered so far, those of all processes."""
+        """Number of samples delivered so far by all processes together."""
         return self.sampler.position
 
     def __next__(self) -> Tensor:
@@ -107,17 +107,17 @@ class ImageStream(Iterator[Tensor]):
         images = next(self._batches)
         if isinstance(images, CagcError):
             raise images
-        # The running iterator counts for itself: it is batches ahead of what was delivered.
+        # The running iterator is batches ahead, so the delivered samples are counted here.
         self.sampler.position += self.sampler.batch
         return images if images.is_floating_point() else images.float().div_(127.5).sub_(1)
 
     def state_dict(self) -> dict[str, Any]:
-        """Position of the stream (samples drawn) with what it depends on, JSON-ready."""
+        """Return the stream's position (samples drawn) and the settings that it depends on, as JSON values."""
         sampler = self.sampler
         return {"position": sampler.position, "seed": sampler.seed, "flip": sampler.flip, "images": sampler.images}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Continue from `state`. Raises CagcError when it belongs to another seed, flip setting or number of images."""
+        """Continue from `state`. Raises CagcError if it has another seed, flip setting or number of images."""
         for key, value in self.state_dict().items():
             if key not in state:
                 raise CagcError(f"data: the saved position has no entry {key!r}")
