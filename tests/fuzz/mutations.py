@@ -52,6 +52,8 @@ def damaged_json(text: bytes, rng: Random) -> bytes:
             visit(value[key])
 
     visit(document)
+    if not nodes:
+        return rng.choice((b"null", b"[]", b"{", b'{"x": 1}', text + text))
     parent, key = rng.choice(nodes)
     marker = "\0replaced\0"
     kind = rng.randrange(12)
