@@ -1,4 +1,4 @@
-"""Where the time of a generator goes, layer by layer."""
+"""Profiles a generator layer by layer."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ EXECUTORS = ("runtime", "eager")
 
 
 class _Marks:
-    """Moments at which a layer begins; what follows a layer, up to the next, counts as its own."""
+    """Records when each layer begins; the time until the next layer begins counts for it."""
 
     def __init__(self, device: torch.device) -> None:
         self.cuda, self.marks = device.type == "cuda", []
@@ -51,7 +51,7 @@ def _eager_rows(generator: AnyGenerator, batch: int, z: torch.Tensor, repeats: i
     with torch.inference_mode():
         for _ in range(repeats):
             marks = _Marks(z.device)
-            # By ranges and not by hooks, which would keep layers from being fused.
+            # Profiling ranges, not module hooks: hooks would keep layers from being fused.
             with observed_layers(lambda name: name in rows and marks.mark(rows[name])):
                 generator(z, noise_mode="const")
                 marks.mark("end")
@@ -64,7 +64,7 @@ def _eager_rows(generator: AnyGenerator, batch: int, z: torch.Tensor, repeats: i
 
 
 def default_executor(device: torch.device | str) -> str:
-    """What runs a generator fastest there and tells its layers apart: the CPU program where it runs, else "eager"."""
+    """The fastest executor on ``device`` that times layers separately: "runtime" with the CPU program, else "eager"."""
     kind = torch.device(device).type
     taken = backend.select("modulated_conv2d", None, backend.preferred(), kind)
     return "runtime" if (kind, taken) == ("cpu", "native") else "eager"
@@ -73,15 +73,15 @@ def default_executor(device: torch.device | str) -> str:
 def profile_layers(generator: AnyGenerator, batch: int = 1, executor: str | None = None, repeats: int = 5) -> list[Row]:
     """Rows of name, ms, macs, bytes and kernel, in the order in which the layers run; they add up to a call.
 
-    The milliseconds are the least of ``repeats`` calls, after an untimed one, in inference mode with constant noise.
-    bytes: activations read and written once, weights read once. Up-sampling the image counts with its toRGB, and the
-    runtime's rows hold a convolution with its toRGB, and all styles in one.
+    ms is the minimum over ``repeats`` calls, after an untimed one, in inference mode with constant noise. bytes:
+    activations read and written once, weights read once. Up-sampling of the image counts with its toRGB. The runtime
+    has one row for a convolution together with its toRGB, and one row for all styles.
 
     Args:
         executor: "runtime" (:func:`cagc.runtime.compile`) or "eager"; None: :func:`default_executor`.
 
     Raises:
-        ValueError: another executor, a number out of range, or a generator that the runtime does not take.
+        ValueError: unknown ``executor``, a number out of range, or a generator that the runtime does not support.
     """
     for name, value in (("batch", batch), ("repeats", repeats)):
         if value < 1:
@@ -97,7 +97,7 @@ def profile_layers(generator: AnyGenerator, batch: int = 1, executor: str | None
 
 
 def check_executor(executor: str | None, device: torch.device | str) -> str:
-    """``executor``, or the default one of ``device`` for None. Raises ValueError for another."""
+    """``executor``, or for None the default one of ``device``. Raises ValueError for an unknown one."""
     if executor is None:
         return default_executor(device)
     choice("executor", executor, EXECUTORS)

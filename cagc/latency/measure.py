@@ -1,8 +1,8 @@
-"""Wall-clock comparisons on a machine that is never quite idle.
+"""Measures wall-clock time of several candidates on a machine that runs other work too.
 
-Candidates take turns, in another order every round, and are compared round by round, so that a slow minute and what a
-call leaves in caches touch all of them alike; single figures move by tens of percent on a shared machine, ratios within
-a round do not.
+Candidates take turns, in a random order every round, and are compared round by round. Other load and the state of the
+caches then affect all of them alike: on a shared machine single times vary by tens of percent, ratios within a round
+do not.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from ..common.seeds import z_batch
 
 
 def machine_info(device: torch.device | str = "cpu") -> dict[str, Any]:
-    """What a timing depends on: cpu, cores (usable by this process), threads, gpu (or None), torch, python, system."""
+    """Describe the machine: cpu, cores (usable by this process), threads, gpu (or None), torch, python, system."""
     device = torch.device(device)
     usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     return {
@@ -55,8 +55,10 @@ def _cpu_model() -> str:
 class LatencyResult:
     """Times of one candidate in milliseconds.
 
-    median_ms, p10, p90: median and percentiles of `times_ms`; times_ms: every timed call, in order;
-    machine: `machine_info` of the run.
+    Attributes:
+        median_ms, p10, p90: median, 10th and 90th percentile of `times_ms`.
+        times_ms: time of every timed call, in order.
+        machine: `machine_info` of the run.
     """
 
     median_ms: float
@@ -66,13 +68,13 @@ class LatencyResult:
     machine: dict[str, Any] = field(repr=False)
 
     def to_dict(self) -> dict[str, Any]:
-        """JSON-ready figures without the single times."""
+        """JSON-ready summary, without the time of each call."""
         return {"median_ms": self.median_ms, "p10_ms": self.p10, "p90_ms": self.p90, "repeats": len(self.times_ms)}
 
 
 @dataclass(frozen=True)
 class Speedup:
-    """How many times faster a candidate is: median of the ratios of neighbouring calls, with percentiles."""
+    """How many times faster a candidate is: median and percentiles of the ratio baseline / candidate per round."""
 
     median: float
     p10: float
@@ -86,7 +88,7 @@ def speedup(baseline: LatencyResult, candidate: LatencyResult) -> Speedup:
     """
     if len(baseline.times_ms) != len(candidate.times_ms):
         raise ValueError(
-            f"candidate has {len(candidate.times_ms)} times, expected {len(baseline.times_ms)}: "
+            f"candidate: got {len(candidate.times_ms)} times, expected {len(baseline.times_ms)} as baseline: "
             "only results of one run can be paired"
         )
     ratios = np.asarray(baseline.times_ms) / np.asarray(candidate.times_ms)
@@ -94,8 +96,10 @@ def speedup(baseline: LatencyResult, candidate: LatencyResult) -> Speedup:
 
 
 def settled(baseline: LatencyResult, candidate: LatencyResult, tolerance: float = 0.1) -> bool:
-    """Whether the median ratio is the ratio of the median times, within `tolerance`: a reader who divides the two
-    printed times finds the printed ratio. On a machine that is too noisy the two part."""
+    """Whether the median ratio agrees with the ratio of the median times, within the relative `tolerance`.
+
+    If not, the machine was too noisy: the printed ratio would contradict the two printed times.
+    """
     quotient = baseline.median_ms / candidate.median_ms
     return abs(speedup(baseline, candidate).median / quotient - 1) <= tolerance
 
@@ -148,15 +152,15 @@ def measure_latency(
     of the first `repeats` rounds, prepare() before each timed call, untimed. Raises ValueError for an empty mapping or
     numbers out of range, before anything runs.
 
-    The order within a round is drawn anew, by one seed: small calls after a large one find cold caches, which would
-    otherwise be the lot of the same function in every round. With `steady` each timed call follows an untimed one of
-    its own, and finds the caches as it leaves them itself.
+    The order within a round is random (from a fixed seed), because the first call after a large one finds cold caches,
+    and that must not be the same function in every round. With `steady` each timed call follows an untimed call of the
+    same function, so that the caches hold that function's own data.
     """
     if not functions:
-        raise ValueError("functions must hold at least one callable, got none")
+        raise ValueError("functions: got none, expected at least one callable")
     for name, value, least in (("repeats", repeats, 1), ("warmup", warmup, 0), ("min_seconds", min_seconds, 0)):
         if value < least:
-            raise ValueError(f"{name} must be at least {least}, got {value}")
+            raise ValueError(f"{name}: got {value}, expected at least {least}")
     device = torch.device(device)
     clock = _time_cuda if device.type == "cuda" else _time_cpu
     times: dict[str, list[float]] = {name: [] for name in functions}
@@ -190,15 +194,15 @@ def measure_generators(
 ) -> dict[str, LatencyResult]:
     """Time whole images: z [batch, z_dim] → image [batch, 3, R, R] with constant noise, by `cagc.runtime.compile`.
 
-    A timed image follows an untimed one of the same generator, as where one generator draws many; by turns alone, the
-    weights of a small generator would have left the caches for those of the large one. All generators must be on one
+    Each timed call follows an untimed one of the same generator, as when one generator draws many images: otherwise the
+    weights of a small generator would have been evicted from the caches by the large one. All generators must be on one
     device. Otherwise as `measure_latency`.
     """
     if batch < 1:
-        raise ValueError(f"batch must be at least 1, got {batch}")
+        raise ValueError(f"batch: got {batch}, expected at least 1")
     devices = {next(g.parameters()).device for g in generators.values()}
     if len(devices) > 1:
-        raise ValueError(f"generators must be on one device, got {sorted(map(str, devices))}")
+        raise ValueError(f"generators: got devices {sorted(map(str, devices))}, expected a single one")
     device = devices.pop() if devices else torch.device("cpu")
 
     def image(generator: nn.Module) -> Callable[[], Any]:

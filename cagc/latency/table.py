@@ -1,8 +1,7 @@
-"""What each layer of a generator would cost in milliseconds at other widths, on the device at hand.
+"""Measured time of each layer of a generator at other widths, on the current device.
 
-The widths that are cheap in MACs are not those that are cheap in time: narrow layers are bound by memory and by their
-overhead, and kernels like some widths better than others. A table is measured once per device, layer shapes and way of
-running, and kept.
+Few MACs do not imply little time: narrow layers are bound by memory and by overhead, and kernels run faster at some
+widths than at others. A table is measured once per device, layer shapes and executor, and cached on disk.
 """
 
 from __future__ import annotations
@@ -40,7 +39,7 @@ Widths = Mapping[str, int]
 
 
 def device_name(device: torch.device | str) -> str:
-    """What times depend on, in one line: processor, cores and threads, or the GPU."""
+    """One line that names the hardware: processor, cores and threads, or the GPU."""
     info = machine_info(device)
     return info["gpu"] or f"{info['cpu']}, {info['cores']} cores, {info['threads']} threads"
 
@@ -55,11 +54,12 @@ class LatencyTable:
         batch: images per call.
         full: layer → width of the full generator.
         grid: layer → widths at which it was measured, ascending, the last one ``full``.
-        ms: layer → [input width on its grid][output width on its grid], made monotonic: a narrower layer is never
-            counted as dearer than a wider one.
-        rgb: toRGB → [input width on its grid], where it is not part of the layer before.
-        fixed: what does not depend on widths: the mapping network.
-        reads: toRGB → the layer that it reads. Files that do not say are of StyleGAN2: every second layer, in order.
+        ms: layer → [input width on its grid][output width on its grid], made monotonic: a narrower layer never costs
+            more than a wider one.
+        rgb: toRGB → [input width on its grid], where it is timed apart from the layer before.
+        fixed: milliseconds that do not depend on widths: the mapping network.
+        reads: toRGB → the layer that it reads. Empty for files that lack it, which are of StyleGAN2: every second
+            layer, in order.
     """
 
     device: str
@@ -80,9 +80,9 @@ class LatencyTable:
         object.__setattr__(self, "_layer", lru_cache(maxsize=None)(self._interpolate))
 
     def cost(self, widths: Widths) -> float:
-        """Milliseconds of ``batch`` images at ``widths`` (layer → width), interpolated between what was measured.
+        """Milliseconds of ``batch`` images at ``widths`` (layer → width), interpolated between measured widths.
 
-        A layer narrower than any that was measured counts as the narrowest.
+        A layer narrower than its narrowest measured width counts as that width.
         """
         names, total = list(self.full), self.fixed
         for below, name in zip(names, names[1:], strict=False):
@@ -114,7 +114,7 @@ class LatencyTable:
             return table
 
     def _check_fields(self) -> None:
-        """Raise CagcError unless every field has the form that the class says."""
+        """Raise CagcError unless every field has its documented form."""
         if not isinstance(self.device, str) or not isinstance(self.executor, str) or not _is_table(self.fixed):
             raise CagcError("'device' or 'executor' is not a string, or 'fixed' not a finite number")
         if type(self.batch) is not int or self.batch < 1:
@@ -134,7 +134,7 @@ class LatencyTable:
                 raise CagcError(f"rgb of {name!r:.40} is not a list of {len(self.grid[layer])} finite numbers")
 
     def check(self, generator: AnyGenerator) -> None:
-        """Raise CagcError unless the table is of this generator's layers and of the device it is on."""
+        """Raise CagcError unless the table was measured for the layers of ``generator`` on its device."""
         if self.full != dict(generator.config.channels):
             raise CagcError(f"latency table: measured for layers {self.full}, got {generator.config.channels}")
         device = device_name(generator.w_avg.device)
@@ -150,7 +150,7 @@ def _is_table(value: Any, *shape: int) -> bool:
 
 
 def _place(grid: list[int], width: int) -> tuple[int, float]:
-    """Index of the interval of ``grid`` that ``width`` is in, and how far; beyond an end of it, that end."""
+    """Index of the interval of ``grid`` that contains ``width`` (clamped to the grid), and the position in it."""
     width = min(max(width, grid[0]), grid[-1])
     index = min(bisect_right(grid, width) - 1, len(grid) - 2)
     return index, (width - grid[index]) / (grid[index + 1] - grid[index])
@@ -163,7 +163,7 @@ def _grid(full: int, shares: tuple[float, ...]) -> list[int]:
 
 
 def _monotonic(table: list[list[float]]) -> list[list[float]]:
-    """Each entry lowered to the least of those with both widths at least as large."""
+    """Lower each entry to the minimum of all entries with both widths at least as large."""
     rows, columns = len(table), len(table[0])
     for i in reversed(range(rows)):
         for j in reversed(range(columns)):
@@ -176,7 +176,7 @@ def _monotonic(table: list[list[float]]) -> list[list[float]]:
 def _images(config: AnyConfig) -> list[LayerSpec]:
     """The toRGB layers of a network whose convolutions form a chain.
 
-    Raises CagcError for any other: its layers cannot all be timed between two widths that alternate.
+    Raises CagcError for any other network, because its layers cannot be timed by alternating two widths.
     """
     names, images = list(config.channels), []
     following = dict(zip(names, names[1:], strict=False))
@@ -201,9 +201,9 @@ def measure_table(
 ) -> LatencyTable:
     """Time every layer of ``generator``'s configuration, in place, at each pair of input and output widths.
 
-    Whole generators with random weights are run in which the layers alternate between two widths, so that every layer
-    is timed between its own neighbours. ``shares`` of the full widths make the grid. About a minute at 256 px on two
-    cores; ``progress(done, total)`` counts generators.
+    It runs whole generators with random weights whose layers alternate between two widths, so that every layer is timed
+    between its usual neighbours. The grid consists of ``shares`` of the full widths. Takes about a minute at 256 px on
+    two cores; ``progress(done, total)`` counts generators.
     """
     config, device = generator.config, generator.w_avg.device
     executor = check_executor(executor, device)
@@ -249,16 +249,16 @@ def latency_table(
     path: str | Path | None = None,
     progress: Progress | None = None,
 ) -> LatencyTable:
-    """The table of ``generator``'s layers on its device: read where it was kept, else measured and kept.
+    """The table of ``generator``'s layers on its device, from the cache on disk or else measured and cached.
 
     Args:
-        executor: "runtime" or "eager"; None: the runtime where there is one.
-        path: of the document; None: in :func:`cache_folder`, named after the device.
+        executor: "runtime" or "eager"; None: :func:`cagc.latency.layers.default_executor`.
+        path: path of the document; None: in :func:`cache_folder`, named after the device.
 
     Raises:
-        CagcError: the table at ``path`` is of other layers or another device, or the generator's convolutions form
-            no chain.
-        ValueError: ``batch`` is below 1, or another executor.
+        CagcError: the table at ``path`` is of other layers or another device, or the generator's convolutions do not
+            form a chain.
+        ValueError: ``batch`` is below 1, or ``executor`` is unknown.
     """
     _images(generator.config)
     if batch < 1:
@@ -275,7 +275,7 @@ def latency_table(
             table.check(generator)
             return table
         except CagcError:
-            pass  # damaged, or of an earlier version: measured anew
+            pass  # damaged or of an older version: measure again
     table = measure_table(generator, batch, executor, progress=progress)
     target.parent.mkdir(parents=True, exist_ok=True)
     table.save(target)

@@ -1,4 +1,4 @@
-"""MACs and bytes of a generator's layers, from its configuration alone: what their roofs are made of."""
+"""MACs and bytes of memory traffic of a generator's layers, from its configuration, for roofline models."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ Work = dict[str, tuple[int, int]]
 
 
 def layer_work(generator: AnyGenerator, batch: int) -> Work:
-    """Row → (MACs, bytes) of ``batch`` images: activations read and written once, weights read once.
+    """Row → (MACs, bytes) for ``batch`` images; bytes: activations read and written once, weights read once.
 
     Rows are those of :class:`cagc.models.LayerSpec`, in the order of execution: a layer together with its affine
     layer, the up-sampling of the image with its toRGB, a normalisation with the layer that it follows, and the fully

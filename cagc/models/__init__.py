@@ -27,7 +27,7 @@ _DISCRIMINATORS = {
     "sngan": (SNGANDiscriminator, SNGANDiscriminatorConfig),
 }
 
-# Synthesis networks that run at some channels of another's weights, by architecture.
+# Synthesis networks that read a subset of the channels of another network's weights, by architecture.
 _VIEWS = {"stylegan2": ElasticSynthesis}
 
 __all__ = [
@@ -52,7 +52,7 @@ __all__ = [
 
 
 def build_generator(options: dict[str, Any]) -> AnyGenerator:
-    """Generator of ``config.to_dict()``; a dictionary without "architecture" is a StyleGAN2.
+    """Build the generator that ``config.to_dict()`` describes; a dictionary without "architecture" is a StyleGAN2.
 
     Raises:
         ValueError, TypeError: an unknown architecture or an option that it does not have.
@@ -61,7 +61,7 @@ def build_generator(options: dict[str, Any]) -> AnyGenerator:
 
 
 def build_discriminator(options: dict[str, Any]) -> AnyDiscriminator:
-    """As :func:`build_generator`."""
+    """Build the discriminator that ``config.to_dict()`` describes; otherwise as :func:`build_generator`."""
     return _build(_DISCRIMINATORS, options)
 
 
@@ -73,7 +73,7 @@ def _build(known: dict[str, tuple[type, type]], options: dict[str, Any]) -> Any:
 
 
 def new_discriminator(config: AnyConfig) -> AnyDiscriminator:
-    """Untrained discriminator to go with a generator: as wide as it, or of the published width for SN-GAN."""
+    """Untrained discriminator for a generator of ``config``: equally wide, or of the published width for SN-GAN."""
     if isinstance(config, SNGANConfig):
         return SNGANDiscriminator(SNGANDiscriminatorConfig(config.resolution))
     widths = {r: config.channels[f"b{r}.conv1"] for r in block_resolutions(config.resolution)}

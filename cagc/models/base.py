@@ -1,4 +1,4 @@
-"""What all generators share: from z to ws with truncation and labels, noise maps, and NVlabs' attributes."""
+"""Base classes of all generators: mapping with truncation and labels, noise maps, and NVlabs' attributes."""
 
 from __future__ import annotations
 
@@ -29,14 +29,14 @@ def check_latents(name: str, z: torch.Tensor, width: int) -> None:
 
 
 def has_hooks(*modules: nn.Module) -> bool:
-    """Whether a hook would see the input or the output of one of ``modules``, or a gradient of them."""
+    """Whether a forward or backward hook is registered globally or on one of ``modules``."""
     if any(getattr(torch_module, f"_global{kind}") for kind in _HOOKS):
         return True
     return any(getattr(module, kind) for module in modules for kind in _HOOKS)
 
 
 class BaseMapping(nn.Module):
-    """z [N, z_dim] → ws [N, num_ws, w_dim]. A subclass says what w of z is; ``w_avg`` [w_dim] is the mean of w."""
+    """z [N, z_dim] → ws [N, num_ws, w_dim]. A subclass computes w from z; ``w_avg`` [w_dim] is the mean of w."""
 
     def __init__(self, config: Config) -> None:
         super().__init__()
@@ -89,7 +89,7 @@ class BaseMapping(nn.Module):
 
 
 class BaseSynthesis(nn.Module):
-    """Checks of the arguments of a synthesis network; ``config`` says what it takes."""
+    """Base of synthesis networks, which checks their arguments against ``config``."""
 
     config: Config
 
@@ -116,7 +116,7 @@ class BaseSynthesis(nn.Module):
         return check_noise(self.config, noise_mode if noise is None else noise, batch)
 
     def check_options(self, options: dict[str, Any]) -> None:
-        """Raise TypeError for an option that neither this nor NVlabs' synthesis network has."""
+        """Raise TypeError for an option that is not among those of NVlabs' synthesis networks that have no effect."""
         for name in options:
             if name not in _NVLABS_OPTIONS:
                 raise TypeError(f"{name}: got an unknown option, expected those of {type(self).__name__}.forward")
@@ -171,7 +171,7 @@ class GeneratorNames:
         if mixing_index is None or not 1 <= mixing_index < self.num_ws:
             raise ValueError(f"mixing_index: got {mixing_index}, expected 1 to {self.num_ws - 1} with z_mix")
         ws, mixed = (self.mapping(latents, truncation_psi=truncation) for latents in (z, z_mix))
-        # All rows of mixed are one w. Its gradient is then summed over the rows that are used alone.
+        # All rows of mixed are the same w: expanding one row sums the gradient over the rows in use only.
         return torch.cat([ws[:, :mixing_index], mixed[:, :1].expand(-1, self.num_ws - mixing_index, -1)], dim=1)
 
     @property
@@ -206,7 +206,7 @@ class GeneratorNames:
 
 
 class BaseGenerator(GeneratorNames, nn.Module):
-    """A generator from its ``config``, ``mapping`` and ``synthesis``, which a subclass sets."""
+    """Base of generators; a subclass sets ``config``, ``mapping`` and ``synthesis``."""
 
     config: Config
     mapping: BaseMapping
@@ -237,7 +237,7 @@ class BaseGenerator(GeneratorNames, nn.Module):
     def estimate_w_avg(self, samples: int = 10_000, seed: int = 0) -> None:
         """Set ``w_avg`` to the mean w of ``samples`` latents drawn from ``seed``."""
         rng, total = torch.Generator().manual_seed(seed), torch.zeros_like(self.w_avg)
-        # At the published width all samples are one part; a width that a file claims must not fill the memory.
+        # At the published width all samples fit in one part; a z_dim from an untrusted file must not fill the memory.
         for part in torch.arange(samples).split(max(1, 2**24 // self.z_dim)):
             z = torch.randn(len(part), self.z_dim, generator=rng)
             total += self.mapping.w(z.to(self.w_avg)).sum(dim=0)
@@ -255,7 +255,7 @@ class BaseGenerator(GeneratorNames, nn.Module):
         ]
 
     def channel_groups(self) -> list[ChannelGroup]:
-        """Groups of channels in the order of ``config.channels``, see :func:`cagc.models.protocol.channel_groups`."""
+        """Channel groups in the order of ``config.channels``, see :func:`cagc.models.protocol.channel_groups`."""
         return channel_groups(self.config.layers())
 
     @property
@@ -263,7 +263,7 @@ class BaseGenerator(GeneratorNames, nn.Module):
         """Mean of w [w_dim], towards which truncation pulls."""
         return self.mapping.w_avg
 
-    # Saved under "w_avg", as files of this package always had it, though the buffer is the mapping network's.
+    # The buffer belongs to the mapping network, but the key in checkpoint files is "w_avg".
     def state_dict(self, *args: Any, destination: Any = None, prefix: str = "", keep_vars: bool = False) -> Any:
         """As :meth:`torch.nn.Module.state_dict`, with the mean of w under the name "w_avg"."""
         state = super().state_dict(*args, destination=destination, prefix=prefix, keep_vars=keep_vars)

@@ -144,7 +144,7 @@ class Head(nn.Module):
 class BiSeNet(nn.Module):
     """normalised images [N, 3, H, W], sides multiples of 32 → logits [N, num_classes, H, W].
 
-    The heads `conv_out16` and `conv_out32` served the training loss; they exist so that a checkpoint is complete.
+    The heads `conv_out16` and `conv_out32` are for the training loss only; they exist so that checkpoints load.
     """
 
     def __init__(self, num_classes: int = len(CLASSES)) -> None:
@@ -182,7 +182,7 @@ def _read_part(path: Path) -> Part:
 def load_bisenet(path: str | Path) -> BiSeNet:
     """The 19-class network with the weights of `path`, in eval mode, on the CPU.
 
-    `path` is a torch or safetensors file, whatever it is called; wrappings around the state dict are found and told.
+    `path` is a torch or safetensors file of any name; a state dict nested inside other containers is found.
 
     Raises:
         CagcError: the file is missing, damaged, holds more than tensors, or names or shapes are another network's.

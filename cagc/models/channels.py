@@ -1,7 +1,6 @@
-"""Which tensors share a channel axis.
+"""Channel groups: which tensor axes are kept or removed together.
 
-A model declares its groups by name (``Generator.channel_groups``); scoring, planning and slicing read nothing else of
-it.
+A model declares its groups by name (``Generator.channel_groups``); scoring, planning and slicing use only these.
 """
 
 from __future__ import annotations
@@ -25,7 +24,7 @@ class ChannelGroup:
     """Channels that are kept or removed together.
 
     Attributes:
-        name: of the layer that produces the channels, as in the model's ``config.channels``.
+        name: name of the layer that produces the channels, as in the model's ``config.channels``.
         width: number of channels.
         producer: prefix of the parameters that produce the channels.
         consumers: prefixes of the convolutions that read the channels; the first one is the main path.

@@ -21,14 +21,14 @@ from .stylegan2 import block_resolutions
 
 @dataclass(frozen=True)
 class DiscriminatorConfig:
-    """What a discriminator is made of.
+    """Configuration of a StyleGAN2 discriminator.
 
     Attributes:
         resolution: image height and width, a power of two from 4 on.
         channels: width at each resolution, from ``resolution`` down to 4.
         mbstd_group_size: images that share one minibatch standard deviation; the largest divisor of the batch up to it.
         resample_filter: taps of the FIR used for down-sampling.
-        conv_clamp: bound of the absolute value of every convolution's output, for float16; None is no bound.
+        conv_clamp: bound of the absolute value of every convolution's output, for float16; None: no bound.
     """
 
     resolution: int
@@ -59,7 +59,7 @@ class DiscriminatorConfig:
         return minibatch_group(batch, self.mbstd_group_size)
 
     def to_dict(self) -> dict[str, Any]:
-        """As JSON-ready containers, without a ``conv_clamp`` of None: the checkpoints written before it had none."""
+        """The fields as JSON-ready containers; a ``conv_clamp`` of None is left out, as older checkpoints lack it."""
         return {name: value for name, value in asdict(self).items() if name != "conv_clamp" or value is not None}
 
 

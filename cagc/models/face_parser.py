@@ -68,7 +68,7 @@ def label_pixels(model: FaceParser, images: Tensor, resolution: int = WORKING_RE
 
     The logits are enlarged before the decision, which gives smoother borders than enlarging the labels.
     """
-    # Antialiased resizing has no half precision on the CPU, in which a training step under autocast comes here.
+    # On the CPU antialiased resizing does not support half precision, which images have under autocast.
     logits = model(to_working_resolution(images, resolution)).to(images.dtype)
     if logits.shape[-2:] != images.shape[-2:]:
         logits = F.interpolate(logits, size=images.shape[-2:], mode="bilinear", antialias=True, align_corners=False)

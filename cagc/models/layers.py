@@ -1,4 +1,4 @@
-"""What generators and discriminators share."""
+"""Layers and checks shared by generators and discriminators."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def check_clamp(value: object) -> None:
 def ordered_channels(channels: Mapping[str, int], layers: Sequence[str]) -> dict[str, int]:
     """``channels`` in the order of ``layers``.
 
-    Raises TypeError or ValueError unless they name these layers alone, each with an integer of at least 1.
+    Raises TypeError or ValueError unless the names are exactly these layers and each width is an integer of at least 1.
     """
     if sorted(channels) != sorted(layers):
         raise ValueError(f"channels: got layers {list(channels)}, expected {list(layers)}")
@@ -48,17 +48,20 @@ def with_conv_clamp(network: Network, conv_clamp: float | None) -> Network:
 
 
 def autocasting(device_type: str) -> bool:
-    """Whether ``torch.autocast`` is on for a type of device; it knows no "meta"."""
+    """Whether ``torch.autocast`` is on for a type of device; False for "meta", which autocast does not support."""
     return device_type != "meta" and torch.is_autocast_enabled(device_type)
 
 
 def wide(x: torch.Tensor) -> torch.Tensor:
-    """``x`` in float32 where ``torch.autocast`` made it half precision."""
+    """``x`` in float32 under ``torch.autocast`` (float64 stays), else unchanged."""
     return x.float() if autocasting(x.device.type) and x.dtype != torch.float64 else x
 
 
 def bounded(styles: torch.Tensor) -> torch.Tensor:
-    """``styles`` [N, I] of a demodulated layer; in float16 scaled to 1, which demodulation takes out again."""
+    """``styles`` [N, I] of a demodulated layer; in float16 scaled to a maximum of 1 per sample, against overflow.
+
+    Demodulation cancels the scale.
+    """
     kind = styles.device.type
     dtype = torch.get_autocast_dtype(kind) if autocasting(kind) else styles.dtype
     if dtype != torch.float16:
@@ -67,7 +70,7 @@ def bounded(styles: torch.Tensor) -> torch.Tensor:
 
 
 class FullyConnected(nn.Module):
-    """Linear layer with equalised learning rate: x [N, in] → [N, out], under autocast too in its own dtype."""
+    """Linear layer with equalised learning rate: x [N, in] → [N, out], in the dtype of its weight, autocast or not."""
 
     def __init__(
         self,
@@ -86,7 +89,7 @@ class FullyConnected(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         if autocasting(x.device.type):
-            # Of little cost and much effect: latents, styles and logits stay in float32.
+            # Latents, styles and logits stay in float32, which costs little; images depend on their precision.
             with torch.autocast(x.device.type, enabled=False):
                 return self._forward(x.to(self.weight.dtype))
         return self._forward(x)

@@ -26,7 +26,7 @@ NOISE_MODES = ("random", "const", "none")
 
 @dataclass(frozen=True)
 class LayerSpec:
-    """One layer of a generator, as far as cost, pruning and timing are concerned.
+    """Describes one layer of a generator: everything that cost, pruning and timing need.
 
     Attributes:
         name: in tables, scores and plans, such as "b8.conv0"; unique in its network.
@@ -34,20 +34,20 @@ class LayerSpec:
             layer from z to an image-shaped input), "conv", "to_rgb" (convolution to the image) or "norm" (batch
             normalisation).
         module: path of its module below the generator.
-        in_width, out_width: channels or features that it reads and gives; 0 of what it does not read.
-        size: of its output; (1, 1) for vectors.
-        in_size: of its input; None: as ``size``.
+        in_width, out_width: input and output channels (or features); ``in_width`` is 0 without an input.
+        size: height and width of the output; (1, 1) for vectors.
+        in_size: height and width of the input; None: as ``size``.
         kernel: height and width of the kernel.
         up, down: factors between ``in_size`` and ``size``.
-        positions: how often each weight is multiplied in one image, by the convention of the paper's code.
-        reads, writes: names of the channel groups that its input and its output belong to; None where the channels
+        positions: multiplications per weight and image, by the convention of the paper's code.
+        reads, writes: names of the channel groups of the input and of the output; None where the channels
             are fixed (z, w, the image).
-        w: index of the w that modulates it; None: it is not modulated.
-        w_dim: length of that w, which an affine layer turns into a style per input channel.
+        w: index of the w that modulates this layer; None: no modulation.
+        w_dim: length of that w; an affine layer maps it to one style per input channel.
         demodulate: whether the weights are normalised after modulation.
         noise: whether a noise map of ``size`` is added, times a learned strength.
-        added: size of an image of ``out_width`` channels that is read and added to the output; None: there is none.
-        row: of the tables of time and work that its cost belongs to; None: to none.
+        added: size of an image of ``out_width`` channels that is added to the output; None: nothing is added.
+        row: row of the tables of time and work that counts this layer; None: it is not counted.
     """
 
     name: str
@@ -72,7 +72,7 @@ class LayerSpec:
 
     @property
     def weight_shape(self) -> tuple[int, ...]:
-        """Of its weight (of the constant itself for "const"): the output channels first, then the input channels."""
+        """Shape of the weight (for "const": of the constant), output channels first, then input channels."""
         if self.kind == "norm":
             return (self.out_width,)
         if self.kind == "const":
@@ -105,7 +105,7 @@ class LayerSpec:
 
     @property
     def activations(self) -> int:
-        """Numbers of one image that are read and written once: input, output, noise map, what is added.
+        """Numbers read and written for one image: input, output, noise map and the added image.
 
         Vectors of the mapping network are too small to count, and normalisation is part of the layers beside it.
         """
@@ -117,17 +117,17 @@ class LayerSpec:
 
     @property
     def leads_on(self) -> bool:
-        """Whether it is a convolution of the main path, which names the group that it writes."""
+        """Whether this is a convolution of the main path, whose name is also that of the channel group it writes."""
         return self.kind == "conv" and self.name == self.writes
 
     @property
     def weight(self) -> str:
-        """Name of its weight among the generator's parameters."""
+        """Name of this layer's weight among the generator's parameters."""
         return self.module if self.kind == "const" else f"{self.module}.weight"
 
     @property
     def affine(self) -> str:
-        """Name of its affine layer in tables."""
+        """Name of this layer's affine layer in tables."""
         return f"{self.name}.affine"
 
     def at(self, widths: Mapping[str, int]) -> LayerSpec:
@@ -139,24 +139,24 @@ class LayerSpec:
         )
 
     def written_axes(self) -> list[ChannelAxis]:
-        """Axes of its tensors that run over the channels it writes."""
+        """Axes of this layer's tensors that run over its output channels."""
         if self.kind == "const":
             return [ChannelAxis(self.module, 0)]
         parts = ("weight", "bias", "running_mean", "running_var") if self.kind == "norm" else ("weight", "bias")
         return [ChannelAxis(f"{self.module}.{part}", 0) for part in parts]
 
     def read_axes(self) -> list[ChannelAxis]:
-        """Axes of its tensors that run over the channels it reads."""
+        """Axes of this layer's tensors that run over its input channels."""
         if self.kind == "norm":
-            return []  # the same channels as those it writes
+            return []  # its input and output channels are the same
         affine = [] if self.w is None else [f"{self.module}.affine.{part}" for part in ("weight", "bias")]
         return [ChannelAxis(self.weight, 1), *(ChannelAxis(name, 0) for name in affine)]
 
 
 def channel_groups(layers: Sequence[LayerSpec]) -> list[ChannelGroup]:
-    """Channels that are kept or removed together, in the order in which they are first written.
+    """Groups of channels that are kept or removed together, in the order in which layers first write them.
 
-    The layers that read a group are listed with those that lead on through the network first, and toRGB last.
+    Among the consumers of a group, convolutions of the main path come first and toRGB last.
     """
     groups = []
     for name in dict.fromkeys(spec.writes for spec in layers if spec.writes is not None):
@@ -176,14 +176,14 @@ def noise_shapes(config: Config) -> list[Size]:
 
 
 class Config(Protocol):
-    """What a generator is made of: a frozen dataclass that its class is built from and that checkpoints store.
+    """Configuration of a generator: a frozen dataclass that the model is built from and that checkpoints store.
 
     Attributes:
         architecture: name of the model in a checkpoint.
         channels: width of each channel group, by its name.
         z_dim, c_dim, w_dim: lengths of z, of a class label (0: none) and of w.
-        num_ws: w vectors that one image takes.
-        img_resolution, img_channels: of the image.
+        num_ws: number of w vectors per image.
+        img_resolution, img_channels: height (and width) and channels of an image.
     """
 
     architecture: str
@@ -199,11 +199,11 @@ class Config(Protocol):
         """Every layer, in the order of execution."""
 
     def to_dict(self) -> dict[str, Any]:
-        """As JSON-ready containers, for a checkpoint."""
+        """The fields as JSON-ready containers, for a checkpoint."""
 
 
 class MappingNetwork(Protocol):
-    """From latents to the w of each layer."""
+    """Maps latents z to the w of each layer."""
 
     w_avg: torch.Tensor
 
@@ -221,7 +221,7 @@ class MappingNetwork(Protocol):
 
 
 class Generator(Protocol):
-    """A generator, whatever its architecture."""
+    """Attributes that every generator has, whatever its architecture."""
 
     config: Config
     mapping: MappingNetwork

@@ -1,7 +1,7 @@
 """SN-GAN: a ResNet generator with batch normalisation, and a discriminator with spectral normalisation.
 
 Miyato et al., "Spectral Normalization for Generative Adversarial Networks", ICLR 2018; the layers and their order are
-those of the public PyTorch version for CIFAR-10. z plays the part of w: there is no mapping network and no noise.
+those of the public PyTorch version for CIFAR-10. There is no mapping network (w is z) and no noise.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ def layer_names(resolution: int) -> list[str]:
 
 @dataclass(frozen=True)
 class SNGANConfig:
-    """What an SN-GAN generator is made of.
+    """Configuration of an SN-GAN generator.
 
     Attributes:
         resolution: image height and width, a power of two from 8 on; 32 as published.
@@ -144,7 +144,7 @@ class ToRGB(Conv2d):
 
 
 class LatentMapping(BaseMapping):
-    """z is w: truncation pulls it towards ``w_avg``, which is 0."""
+    """Mapping without layers: w is z. Truncation multiplies it by ψ, because ``w_avg`` is 0."""
 
     def w(self, z: torch.Tensor, c: torch.Tensor | None = None) -> torch.Tensor:
         """``z`` itself."""
@@ -248,7 +248,7 @@ class SNGANGenerator(BaseGenerator):
 
 @dataclass(frozen=True)
 class SNGANDiscriminatorConfig:
-    """What an SN-GAN discriminator is made of.
+    """Configuration of an SN-GAN discriminator.
 
     Attributes:
         resolution: image height and width, a power of two from 8 on.
@@ -263,10 +263,12 @@ class SNGANDiscriminatorConfig:
     def __post_init__(self) -> None:
         block_resolutions(self.resolution)
         if self.resolution < 8 or self.width < 1:
-            raise ValueError(f"got {self}, expected a resolution of at least 8 and a width of at least 1")
+            raise ValueError(
+                f"discriminator: got {self}, expected a resolution of at least 8 and a width of at least 1"
+            )
 
     def group_size(self, batch: int) -> int:
-        """Images that the discriminator judges together: each alone."""
+        """Images that share a minibatch statistic: 1, as this discriminator has none."""
         return 1
 
     def to_dict(self) -> dict[str, Any]:
@@ -275,7 +277,7 @@ class SNGANDiscriminatorConfig:
 
 
 class DiscriminatorBlock(nn.Module):
-    """Residual block; ``down`` averages 2×2 pixels; the ``first`` one begins with the image and not a ReLU."""
+    """Residual block; ``down`` averages 2×2 pixels; the ``first`` block has no ReLU before its first convolution."""
 
     def __init__(self, in_channels: int, out_channels: int, down: bool, first: bool = False) -> None:
         super().__init__()
@@ -293,7 +295,7 @@ class DiscriminatorBlock(nn.Module):
 
 
 class SNGANDiscriminator(nn.Module):
-    """Images [N, 3, R, R] in [-1, 1] → logits [N, 1]. Its spectral norms move one power iteration per training call."""
+    """Images [N, 3, R, R] in [-1, 1] → logits [N, 1]; in training mode each call does one power iteration."""
 
     def __init__(self, config: SNGANDiscriminatorConfig) -> None:
         super().__init__()

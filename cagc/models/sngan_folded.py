@@ -1,9 +1,9 @@
 """The SN-GAN generator for inference: batch normalisation folded into convolutions, channels last.
 
-A 3×3 convolution of a nearest up-sampled image gives each of the four parities of an output pixel a 2×2 convolution of
-the image itself; together they are one transposed convolution of stride 2 with a 4×4 kernel: 16 multiplications where
-36 were due, and no up-sampled copy. At 4 px the larger kernel costs more to read than it saves (measured), and the
-convolution stays as it is.
+A 3×3 convolution after nearest up-sampling equals four 2×2 convolutions of the image before it, one per parity of the
+output pixel. Together they are one transposed convolution of stride 2 with a 4×4 kernel: 16 multiplications instead of
+36, and no up-sampled copy. At 4 px reading the larger kernel costs more than this saves (measured), so that block keeps
+the 3×3 convolution.
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ from torch import Tensor, nn
 
 from .base import BaseSynthesis
 
-# Rows: taps of the transposed kernel; columns: those of the 3×3 one that they sum up.
+# Row a, column k: whether tap a of the transposed kernel includes tap k of the 3×3 kernel (one axis).
 _PARITIES = ((0, 0, 1), (0, 1, 1), (1, 1, 0), (1, 0, 0))
 
 
 def affine(norm: nn.BatchNorm2d) -> tuple[Tensor, Tensor]:
-    """(scale, shift), each [C]: what ``norm`` does at inference."""
+    """Scale and shift, each [C], that ``norm`` applies at inference."""
     scale = norm.weight * (norm.running_var + norm.eps).rsqrt()
     return scale, norm.bias - scale * norm.running_mean
 
@@ -37,12 +37,12 @@ def upsampling_kernel(weight: Tensor) -> Tensor:
 
 
 class FoldedBlock(nn.Module):
-    """A block of :class:`cagc.models.sngan.SynthesisBlock`'s function: x [N, I, h, w] → [N, O, 2h, 2w].
+    """Computes a :class:`cagc.models.sngan.SynthesisBlock` with folded weights: x [N, I, h, w] → [N, O, 2h, 2w].
 
     Args:
-        block: in the state that is to be kept.
-        height: of its input.
-        after: the normalisation that alone reads its output; None where a shortcut reads it too.
+        block: the block whose current weights and statistics are folded.
+        height: height of the input in pixels.
+        after: normalisation to fold into the output; None where a shortcut reads the output too.
     """
 
     def __init__(self, block: Any, height: int, after: nn.BatchNorm2d | None) -> None:
@@ -84,7 +84,7 @@ class FoldedSynthesis(BaseSynthesis):
     def __init__(self, synthesis: Any) -> None:
         super().__init__()
         self.config, self.resolutions = synthesis.config, synthesis.resolutions
-        # Rows in the order of the image's memory, channels last.
+        # Rows in the memory order of the channels_last image.
         self.register_buffer("fc", synthesis.fc.weight.permute(1, 2, 0, 3).flatten(0, 2).contiguous())
         self.register_buffer("fc_bias", synthesis.fc.bias.permute(1, 2, 0).flatten().contiguous())
         for r in self.resolutions:

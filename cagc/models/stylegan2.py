@@ -46,16 +46,17 @@ def layer_names(resolution: int) -> list[str]:
 
 @dataclass(frozen=True)
 class GeneratorConfig:
-    """What a generator is made of.
+    """Configuration of a StyleGAN2 generator.
 
     Attributes:
         resolution: image height and width, a power of two from 4 on.
         channels: width of each layer of :func:`layer_names`, in that order.
         style_dim: length of z and w.
         mapping_layers: depth of the mapping network.
-        lr_multiplier: of the mapping network; part of the function, because stored weights are divided by it.
+        lr_multiplier: learning rate multiplier of the mapping network, by which its stored weights are multiplied
+            at run time.
         resample_filter: taps of the FIR used for up-sampling, normalised when used.
-        conv_clamp: bound of the absolute value of every layer's output, for float16 (256 in the public code); None is
+        conv_clamp: bound of the absolute value of every layer's output, for float16 (256 in the public code); None:
             no bound.
     """
 
@@ -148,7 +149,7 @@ class GeneratorConfig:
         )  # fmt: skip
 
     def to_dict(self) -> dict[str, Any]:
-        """As JSON-ready containers, without a ``conv_clamp`` of None: the checkpoints written before it had none."""
+        """The fields as JSON-ready containers; a ``conv_clamp`` of None is left out, as older checkpoints lack it."""
         return {name: value for name, value in asdict(self).items() if name != "conv_clamp" or value is not None}
 
 
@@ -189,7 +190,7 @@ class SynthesisLayer(nn.Module):
         self.register_buffer("resample_filter", setup_filter(config.resample_filter), persistent=False)
 
     def styles(self, w: torch.Tensor) -> torch.Tensor:
-        """[N, I]; with the gain of the weight, which demodulation takes out of both alike."""
+        """Styles [N, I] times the gain of the weight; demodulation cancels the gain either way."""
         return self.affine(w) * self.weight_gain
 
     def forward(
@@ -200,7 +201,12 @@ class SynthesisLayer(nn.Module):
         styles: torch.Tensor | None = None,
         next_styles: torch.Tensor | None = None,
     ) -> torch.Tensor:
-        """``styles`` [N, I]: those that ``x`` carries already, as the ``next_styles`` [N, O] of the layer before."""
+        """Output [N, O, up·h, up·w].
+
+        Args:
+            styles: [N, I] when ``x`` is already multiplied by them, as ``next_styles`` of the layer before.
+            next_styles: [N, O] of the layer after, by which the output is multiplied.
+        """
         return styled_conv2d(
             x,
             self.weight,
@@ -215,7 +221,7 @@ class SynthesisLayer(nn.Module):
         )
 
     def composed_because(self, backend: str, batch: int) -> str | None:
-        """Why ``backend`` runs this layer in several kernels, for ``batch`` images; None where it is one."""
+        """Why ``backend`` runs this layer as several kernels for ``batch`` images; None for one fused kernel."""
         x = torch.empty(batch, self.weight.shape[1], *2 * [self.resolution // self.up], device="meta")
         return composed_because(backend, x, self.weight, up=self.up, resample_filter=self.resample_filter, act="lrelu")
 
@@ -248,7 +254,8 @@ class ToRGB(nn.Module):
 class SynthesisBlock(nn.Module):
     """All layers of one resolution. The 4 px block starts from a learned constant [C, 4, 4] and has no ``conv0``.
 
-    ``fuses_styles``: whether ``conv0`` can multiply its output by the styles of ``conv1``.
+    Attributes:
+        fuses_styles: whether ``conv0`` can multiply its output by the styles of ``conv1``.
     """
 
     fuses_styles = True
@@ -314,7 +321,7 @@ class SynthesisNetwork(BaseSynthesis):
                 _record(features, "b4.const", x)
             else:
                 if features is None and block.fuses_styles and not has_hooks(block.conv0, block.conv1):
-                    # conv1 alone reads what conv0 writes: its modulation joins conv0's last pass over memory.
+                    # Only conv1 reads the output of conv0, so its modulation is fused into conv0's last pass.
                     styles = bounded(block.conv1.styles(ws[:, index + 1]))
                     conv0_options, conv1_options = {"next_styles": styles}, {"styles": styles}
                 with layer_range(f"synthesis.b{resolution}.conv0"):
@@ -361,6 +368,6 @@ class Generator(BaseGenerator):
         self.synthesis = SynthesisNetwork(config)
 
     def frozen_weights(self) -> GeneratorWeights | None:
-        """Weights for the compiled programs, in float64 on the CPU; None for a subclass, which they do not know."""
+        """Weights for the compiled programs, in float64 on the CPU; None for a subclass, which they do not support."""
         known = type(self) is Generator and type(self.synthesis) is SynthesisNetwork
         return frozen_weights(self) if known else None

@@ -15,7 +15,7 @@ from .stylegan2 import SynthesisBlock, SynthesisLayer, SynthesisNetwork, ToRGB
 
 
 class _Kept:
-    """Ascending channel indices of one layer, held on the device where they were last used."""
+    """Ascending channel indices of one layer, cached on the device where they were last used."""
 
     def __init__(self, indices: Sequence[int]) -> None:
         self.count = len(indices)
@@ -71,7 +71,7 @@ class ElasticToRGB(nn.Module):
         return self.layer.affine(w).index_select(1, self.inputs.on(w))
 
     def forward(self, x: torch.Tensor, w: torch.Tensor) -> torch.Tensor:
-        # A handful of numbers per channel: gathering them is cheaper than any kernel that would not.
+        # Three weights per channel: copying the kept ones costs less than a kernel that reads them in place.
         weight = self.layer.weight.index_select(1, self.inputs.on(x))
         x = modulated_conv2d(x, weight, self.affine(w) * self.gain, demodulate=False)
         return bias_act(x, self.layer.bias, clamp=self.layer.clamp)
@@ -119,5 +119,5 @@ class ElasticSynthesis(SynthesisNetwork):
         return self.full.resample_filter
 
     def _apply(self, fn: Callable[[torch.Tensor], torch.Tensor], recurse: bool = True) -> ElasticSynthesis:
-        self.full._apply(fn, recurse)  # its buffers too, which are none of this module's
+        self.full._apply(fn, recurse)  # the wrapped network's buffers move too, which are not registered in this module
         return self

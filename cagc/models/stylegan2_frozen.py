@@ -1,4 +1,4 @@
-"""Weights of a StyleGAN2 generator as the compiled programs take them: gains included, in float64 on the CPU."""
+"""Weights of a StyleGAN2 generator in the form that the compiled programs take: with gains, in float64 on the CPU."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from cagc_kernels.synthesis import ConvWeights, GeneratorWeights, ToRGBWeights
 
 @torch.no_grad()
 def frozen_weights(generator: Any) -> GeneratorWeights:
-    """Of a :class:`cagc.models.stylegan2.Generator`."""
+    """Weights of ``generator``, a :class:`cagc.models.stylegan2.Generator`, with gains, in float64 on the CPU."""
     cpu, config = copy.deepcopy(generator).to("cpu", torch.float64), generator.config
     taps = torch.tensor(config.resample_filter, dtype=torch.float64)
     mapping = [getattr(cpu.mapping, f"fc{i}") for i in range(cpu.mapping.depth)]

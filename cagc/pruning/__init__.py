@@ -1,1 +1,1 @@
-"""Which channels a student keeps: scores, budgets, plans, slicing, and generators at several widths."""
+"""Pruning: channel scores, budgets, plans, slicing, and generators that run at several widths."""

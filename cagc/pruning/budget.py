@@ -30,14 +30,14 @@ _NO_GAIN = 1e-9
 
 
 def removed_channels(width: int, ratio: float) -> int:
-    """``int(width · ratio)`` in floating point, as the paper's code truncates: of 90 at 0.7, 62 and not 63."""
+    """Number of channels to remove: ``int(width · ratio)`` in floating point, as the paper's code (90 · 0.7 → 62)."""
     return int(width * ratio)
 
 
 def kept_channels(score: torch.Tensor, remove: int) -> list[int]:
-    """Ascending indices without the ``remove`` lowest of ``score`` [width]; among equals the first goes first.
+    """Ascending indices of all but the ``remove`` lowest of ``score`` [width]; of equal scores the first goes first.
 
-    As in the paper's code, a layer that would lose every channel is left whole.
+    As in the paper's code, a layer that would lose every channel keeps all of them.
     """
     if not 0 < remove < len(score):
         return list(range(len(score)))
@@ -55,10 +55,10 @@ def _share_widths(full: Widths, keep: float, round_to: int) -> Widths:
 
 
 class _Budget:
-    """Cost of widths, in what the user bounds: MACs, bytes of float32 parameters, or milliseconds.
+    """Cost of a network at given widths, in the unit of the budget: MACs, bytes of float32 parameters, or milliseconds.
 
-    ``strides``: how many steps of width are weighed against each other at once. MACs fall with every step; time does
-    not, and the gain of a wide step may hide behind a narrow one that gains nothing.
+    ``strides``: numbers of steps of width that one move may take. MACs fall with every step; time does not, so a move
+    of several steps can save time where a single step saves none.
     """
 
     def __init__(self, generator: AnyGenerator, unit: str, amount: float, table: LatencyTable | None = None) -> None:
@@ -83,7 +83,7 @@ class _Budget:
 
 
 class _Steps:
-    """Widths that a layer may have: its floor, its full width, and the multiples of ``round_to`` between."""
+    """Widths that each layer may have: its floor, its full width, and the multiples of ``round_to`` in between."""
 
     def __init__(self, full: Widths, floor: Widths, round_to: int) -> None:
         self.full, self.floor, self.round_to = full, floor, round_to
@@ -100,7 +100,7 @@ class _Steps:
 
 
 def _fill(widths: Widths, steps: _Steps, budget: _Budget, gain: Callable[[str, int, int, int], float]) -> Widths:
-    """Widen a step at a time, the best ``gain(name, from, to, cost)`` first, until no step fits the budget any more."""
+    """Widen layers step by step, the best ``gain(name, from, to, cost)`` first, until no step fits the budget."""
     widths = dict(widths)
     while True:
         spent, best = budget.cost(widths), None
@@ -127,7 +127,7 @@ def _log_shares(score: torch.Tensor) -> list[float]:
 
 
 def _narrowed(worth: Mapping[str, list[float]], steps: _Steps, budget: _Budget, strides: tuple[int, ...]) -> Widths:
-    """Full widths, narrowed until they fit where the loss per unit of cost saved is least, then filled up."""
+    """Narrow the full widths where the loss per unit of cost saved is least until they fit, then fill up the budget."""
     widths = dict(steps.full)
     spent = budget.cost(widths)
     while spent > budget.limit:
@@ -145,7 +145,7 @@ def _narrowed(worth: Mapping[str, list[float]], steps: _Steps, budget: _Budget, 
 
 
 def _exchanged(worth: Mapping[str, list[float]], steps: _Steps, budget: _Budget, widths: Widths) -> Widths | None:
-    """The best widths that fit and have up to three layers a step wider or narrower; None where none is better."""
+    """The best fitting widths that differ from ``widths`` by one step in up to three layers; None if none is better."""
     moves = []
     for name, width in widths.items():
         for other in (steps.above(name, width), steps.below(name, width)):
@@ -168,9 +168,9 @@ def _global_widths(scores: Mapping[str, torch.Tensor], steps: _Steps, budget: _B
     The product does not: an image passes through every layer. On the 64 px face teacher at 1/11 of the MACs, content L1
     after 150 steps of distillation was 0.137 with the product, 0.154 with the sum, 0.179 with equal shares.
 
-    A layer's cost depends on its neighbours' widths, so narrowing the layer that loses least ends beside the maximum:
-    what it finds, with steps of several widths, is improved by exchanges between up to three layers. For that teacher
-    at 1/22 to 6/10 of the MACs, the best of them was the maximum in 75 of 88 cases and within 0.5 % of it in all.
+    A layer's cost depends on its neighbours' widths, so greedy narrowing ends near the maximum but not at it. Its
+    results for several strides are therefore improved by exchanges between up to three layers. For that teacher at 1/22
+    to 6/10 of the MACs, the best of them was the maximum in 75 of 88 cases and within 0.5 % of it in all.
     """
     worth = {name: _log_shares(scores[name]) for name in steps.full}
     found = []
@@ -183,7 +183,7 @@ def _global_widths(scores: Mapping[str, torch.Tensor], steps: _Steps, budget: _B
 
 
 def _uniform_widths(steps: _Steps, budget: _Budget) -> Widths:
-    """The largest common share whose rounded-up widths fit; what is left goes to the layers kept least."""
+    """The largest common share whose rounded-up widths fit; the rest of the budget widens the narrowest shares."""
 
     def at(share: float) -> Widths:
         widths = _share_widths(steps.full, share, steps.round_to)
@@ -249,27 +249,28 @@ def plan_channels(
     """Choose the channels to keep: the highest scores of each layer, as many as one of four rules allows.
 
     Args:
-        generator: that ``scores`` were made for.
-        scores: of :func:`cagc.pruning.scores.score_channels`.
+        generator: the generator that ``scores`` were computed for.
+        scores: result of :func:`cagc.pruning.scores.score_channels`.
         keep: share of every layer, in (0, 1]: the paper's rule, which removes int(C · (1 - keep)). 0.3 cuts the MACs
             of the 256 px generator 10.94 times with ``round_to=1``.
         macs: budget of multiply-accumulates per image: up to 1 a share of the full generator's, above 1 an absolute
             number.
         memory: budget of bytes of float32 parameters, given the same way.
         allocation: how a budget is spread. "global" maximises the product over layers of the share of the layer's score
-            that is kept, so that layers whose score sits in few channels, or which cost much, give way; "uniform" keeps
-            the same share of every layer, as nearly as the rounding allows. No role with ``keep``.
+            that is kept, so that layers that cost much or whose score is concentrated in few channels become narrower;
+            "uniform" keeps the same share of every layer, as nearly as the rounding allows. Unused with ``keep``.
         round_to: kept widths are multiples of this, or the layer's full width. ``keep`` rounds up, never below the
             paper's widths; 1 gives those bit for bit. A budget is never exceeded, and is used up until no further
             step fits.
         min_width, min_keep: floors per layer under a budget, in channels and as a share of the layer; rounded up.
-        latency_ms: budget of milliseconds for one image on the generator's device, by what its layers take there.
-        latency: those times, for ``latency_ms``; None: :func:`cagc.latency.table.latency_table`, which measures
-            them the first time, in a minute or so.
+        latency_ms: budget of milliseconds for one image on the generator's device, by the measured times of its layers.
+        latency: table of these times, for ``latency_ms``; None: that of :func:`cagc.latency.table.latency_table`, which
+            measures them the first time, in a minute or so.
 
     Raises:
         ValueError, TypeError: an argument is not as above, or not exactly one rule is given.
-        CagcError: the scores are of another generator, or no plan meets the budget (the reachable range is told).
+        CagcError: the scores are of another generator, or no plan meets the budget (the message has the reachable
+            range).
     """
     rules = {"keep": keep, "macs": macs, "memory": memory, "latency_ms": latency_ms}
     _check_numbers(rules, round_to, min_width, min_keep)

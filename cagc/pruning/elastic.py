@@ -28,7 +28,7 @@ RESCALES = ("keep", "none")
 
 
 class ElasticGenerator(BaseGenerator):
-    """What :func:`at` returns: runs as a generator of the plan's widths, owns no weight.
+    """View of a generator at a plan's widths, as :func:`at` returns it; it has no weights of its own.
 
     Parameters are the full generator's, shared: an optimiser step through one view shows in all others, and moving or
     casting a view moves the generator. Gradients of a weight are zero at the channels that the plan removes.
@@ -41,7 +41,7 @@ class ElasticGenerator(BaseGenerator):
         self.mapping = full.mapping
         self.synthesis = synthesis_view(full, plan.kept, rescale == "keep")
         self.config = self.synthesis.config
-        # Past Module.__setattr__: the generator's parameters are registered once, and a buffer that moves is followed.
+        # Bypasses Module.__setattr__, so that the generator's parameters are not registered a second time here.
         object.__setattr__(self, "full", full)
 
     def _apply(self, fn: Callable[[torch.Tensor], torch.Tensor], recurse: bool = True) -> ElasticGenerator:
@@ -64,19 +64,19 @@ def at(generator: AnyGenerator, plan: ChannelPlan, rescale: str = "keep", check:
 
     The view runs as :func:`cagc.prune` of the same arguments would, up to rounding, with the arguments of
     ``generator``. It costs nothing to make, and any number of them may live at once. :func:`cagc.runtime.compile` takes
-    a view for the student that it stands for.
+    a view in place of the pruned student.
 
     Args:
-        generator: the plan's, not itself a view.
+        generator: the full generator that the plan was made for, not itself a view.
         plan: see :func:`cagc.plan_channels`; :func:`nested_plans` makes one for each of several budgets.
-        rescale: "keep" or "none", as in :func:`cagc.prune`; "svs" changes weights, and a view has none of its own.
-        check: compare the weights with those that the plan was made for. False compares layers and widths only:
-            quicker, and right for a generator that has been trained since.
+        rescale: "keep" or "none", as in :func:`cagc.prune`; not "svs", which changes weights: a view has none.
+        check: compare the weights with those that the plan was made for. False compares layers and widths only, which
+            is quicker and allows a generator that has been trained since.
 
     Raises:
         ValueError: another ``rescale``.
-        CagcError: the plan is for another generator, the channels it keeps are not as they must be, or the generator's
-            architecture has no views.
+        CagcError: the plan is for another generator, its kept channels are invalid, or the generator's architecture
+            does not support views.
     """
     choice("rescale", rescale, RESCALES)
     if hasattr(generator, "pruned"):
@@ -92,14 +92,13 @@ def at(generator: AnyGenerator, plan: ChannelPlan, rescale: str = "keep", check:
 def nested_plans(
     generator: AnyGenerator, scores: ChannelScores, macs: Sequence[float], **options: Any
 ) -> list[ChannelPlan]:
-    """A plan per budget, in the order of ``macs``, each keeping only channels that every larger one keeps.
+    """One plan per budget, in the order of ``macs``; each keeps a subset of the channels of every larger one.
 
-    A budget is planned as if it were alone (:func:`cagc.plan_channels` with ``options``); where that gives a layer
-    more channels than a larger budget does, the layer takes the larger budget's. A plan may so stay below its budget,
-    never above it.
+    Each budget is planned on its own (:func:`cagc.plan_channels` with ``options``); a layer that would be wider than
+    under a larger budget takes the width it has there. A plan may therefore stay below its budget, never above it.
 
     Args:
-        generator: that ``scores`` were made for.
+        generator: the generator that ``scores`` were computed for.
         macs: budgets as the ``macs`` of :func:`cagc.plan_channels`, at least one.
 
     Raises:

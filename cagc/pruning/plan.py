@@ -1,4 +1,4 @@
-"""The channel plan: which channels of each layer a student keeps, and where that came from."""
+"""The channel plan: which channels of each layer a student keeps, and the settings that led to it."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class ChannelPlan:
     Attributes:
         kept: layer → ascending channel indices, in layer order.
         full: layer → width of the teacher's layer.
-        rule: the arguments of :func:`cagc.pruning.budget.plan_channels` that led here.
+        rule: the arguments of :func:`cagc.pruning.budget.plan_channels` that the plan was made with.
         metric: name of the channel score.
         scoring: what the scores depend on: samples, seed, batch rule, content, ...
         teacher: :func:`cagc.checkpoints.generator_hash` of the teacher.
@@ -70,7 +70,7 @@ class ChannelPlan:
         return before / after
 
     def describe(self) -> str:
-        """One line: how much is kept, by which score."""
+        """One line that says how much is kept and by which score."""
         macs, parameters = self.cost["macs"], self.cost["parameters"]
         return (
             f"{sum(map(len, self.kept.values()))} of {sum(self.full.values())} channels by {self.metric}; "
@@ -83,11 +83,11 @@ class ChannelPlan:
         return hashlib.sha256(json.dumps(asdict(self), sort_keys=True).encode()).hexdigest()[:16]
 
     def check(self, generator: AnyGenerator) -> None:
-        """Raise CagcError unless the plan was made for exactly this generator: its layers, its widths, its weights."""
+        """Raise CagcError unless the plan was made for this generator: same layers, widths and weights."""
         check_widths("plan", self.full, generator.channel_groups())
         teacher = generator_hash(generator)
         if self.teacher != teacher:
-            raise CagcError(f"plan: made for generator {self.teacher}, got generator {teacher}; plan this one anew")
+            raise CagcError(f"plan: made for generator {self.teacher}, got generator {teacher}; make a new plan")
 
     def save(self, path: str | Path) -> None:
         """Write as JSON, atomically."""

@@ -19,23 +19,23 @@ RESCALES = ("keep", "none", "svs")
 def prune(generator: AnyGenerator, plan: ChannelPlan, rescale: str = "keep") -> AnyGenerator:
     """A new generator with only the channels that ``plan`` keeps; nothing is shared with ``generator``.
 
-    The mapping network, ``w_avg``, noise strengths, constant noise maps and toRGB biases carry over untouched.
-    Device, dtype and training mode are the source's; every parameter of the result requires a gradient.
+    The mapping network, ``w_avg``, noise strengths, constant noise maps and toRGB biases are copied unchanged.
+    Device, dtype and training mode are those of ``generator``; every parameter of the result requires a gradient.
 
-    Weights are stored without their run-time scale 1/√fan_in, which grows as channels go. Demodulation cancels that
-    in the 3×3 convolutions, up to its 1e-8 under the root. toRGB has no demodulation.
+    Weights are stored without their run-time scale 1/√fan_in, which grows when channels are removed. Demodulation
+    cancels this in the 3×3 convolutions, up to the 1e-8 under its root; toRGB has no demodulation.
 
     Args:
         generator: the plan's teacher.
         plan: see :func:`cagc.pruning.budget.plan_channels`.
-        rescale: "keep" multiplies each toRGB weight by √(kept / full), so that what remains contributes to the image
-            as it did. "none" leaves the weights as the paper's code does: RGB grows √(full / kept) times, 1.82 from
-            512 to 154 channels. "svs" is "none" and then :func:`cagc.pruning.svs.singular_value_scaling`, a start for
-            training rather than a generator.
+        rescale: "keep" multiplies each toRGB weight by √(kept / full), so that the kept channels contribute to the
+            image as before. "none" leaves the weights as the paper's code does: RGB grows √(full / kept) times, 1.82
+            times from 512 to 154 channels. "svs" is "none" followed by
+            :func:`cagc.pruning.svs.singular_value_scaling`: a starting point for training, not a usable generator.
 
     Raises:
         ValueError: another ``rescale``.
-        CagcError: the plan is for another generator, or the channels it keeps are not as they must be.
+        CagcError: the plan is for another generator, or its kept channels are invalid.
     """
     choice("rescale", rescale, RESCALES)
     plan.check(generator)
@@ -45,7 +45,7 @@ def prune(generator: AnyGenerator, plan: ChannelPlan, rescale: str = "keep") -> 
     state = slice_state(generator.state_dict(), groups, kept)
     if rescale == "keep":
         for spec in generator.config.layers():
-            # Modulated, but not normalised after it: the weight's run-time scale shows in the output.
+            # Without demodulation the weight's run-time scale shows in the output.
             if spec.w is not None and not spec.demodulate:
                 state[spec.weight] = state[spec.weight] * math.sqrt(len(plan.kept[spec.reads]) / spec.in_width)
     with torch.random.fork_rng(devices=[]):

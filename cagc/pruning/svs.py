@@ -1,7 +1,7 @@
 """Singular value scaling of a pruned generator before it is trained again (Kim, Kim & Yang, AAAI 2025).
 
-Pruned weights have few dominant singular values, which further training hardly leaves. Taking the root of each evens
-them out and keeps the singular vectors, so what was learnt is kept as a direction rather than as a size.
+Pruned weights have few dominant singular values, and fine-tuning hardly changes that. Taking the square root of each
+evens them out and keeps the singular vectors.
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ def singular_value_scaling(generator: AnyGenerator) -> AnyGenerator:
 
     A weight [out, ...] (convolutions, affine layers and toRGB) is taken as the matrix [out, -1] = U·diag(σ)·Vᵀ and
     becomes U·diag(√σ)·Vᵀ; a bias b becomes b / √(‖b‖ + 1e-8). Both act on the stored values, before their run-time
-    scale, as in the published code, which stores them alike. The mapping network, ``w_avg``, the constant input and
-    noise strengths stay. The image changes: this is where training begins, not a generator to draw from.
+    scale, as in the published code. The mapping network, ``w_avg``, the constant input and noise strengths stay. The
+    images change: the result is a starting point for training, not a usable generator.
 
     Decompositions are computed in float64; the result has the generator's device, dtype and mode.
 
     Raises:
-        CagcError: ``generator`` is no style-based one.
+        CagcError: ``generator`` is not style-based.
     """
     if all(spec.w is None for spec in generator.config.layers()):
         raise CagcError(f"rescale 'svs': got a {type(generator).__name__}, expected a style-based generator")
@@ -41,6 +41,6 @@ def singular_value_scaling(generator: AnyGenerator) -> AnyGenerator:
 
 
 def root_of_singular_values(weight: torch.Tensor) -> torch.Tensor:
-    """``weight`` [out, ...] with the roots of its singular values as a matrix [out, -1]."""
+    """``weight`` [out, ...] with each singular value of the matrix [out, -1] replaced by its square root."""
     u, s, vt = torch.linalg.svd(weight.flatten(1).double(), full_matrices=False)
     return ((u * s.sqrt()) @ vt).reshape(weight.shape).to(weight.dtype)

@@ -54,7 +54,7 @@ def test_speedup_pairs_neighbours():
     fast = LatencyResult(0, 0, 0, (2.0, 20.0, 2.0, 20.0), {})
     ratio = speedup(slow, fast)
     assert ratio.median == ratio.p10 == ratio.p90 == 5.0
-    with pytest.raises(ValueError, match="candidate has 1 times, expected 4"):
+    with pytest.raises(ValueError, match="candidate: got 1 times, expected 4"):
         speedup(slow, LatencyResult(0, 0, 0, (1.0,), {}))
 
 

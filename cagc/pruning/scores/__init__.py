@@ -84,7 +84,7 @@ class _Request:
                 raise CagcError(f"generator: {name} holds NaN or infinity, expected finite weights to score")
 
     def batches(self, noise: str, part: int = 0, parts: int = 1) -> Iterator[SampleBatch]:
-        """Every batch, or those of one of ``parts``; a batch is torn only where it does not matter to the score."""
+        """All batches, or those of part ``part`` of ``parts``; a batch is split only where the score allows it."""
         sizes = batch_sizes(len(self.seeds), self.batch_size)
         if self.batch_rule == "per-sample":
             seeds = self.seeds[part::parts]
@@ -96,7 +96,7 @@ class _Request:
         return draw_samples(self.generator, seeds, sizes, self.truncation, noise)
 
     def shared(self, score: Callable[[Iterator[SampleBatch]], dict[str, torch.Tensor]]) -> dict[str, torch.Tensor]:
-        """``score`` of every batch, from what each process finds in its own; the same in all of them."""
+        """``score`` over all batches, averaged from each process's share of them; equal in every process."""
         world, rank = distributed.world_size(), distributed.rank()
         if world == 1:
             return score(self.batches(self.noise))
@@ -142,7 +142,7 @@ def _diversity(request: _Request) -> _Result:
     def directions(batch: SampleBatch) -> torch.Tensor:
         return axes.draw(request.directions, stream("directions", request.seed, *batch.seeds))
 
-    # Truncation shortens the moves of w as it does w itself.
+    # Truncation scales the moves of w by the same factor as w.
     strength = request.strength * request.truncation
     scores = request.shared(
         lambda batches: diversity_scores(
@@ -196,7 +196,7 @@ Scorer = Callable[[AnyGenerator, Iterator[SampleBatch]], Mapping[str, Any]]
 
 
 def _users(scorer: Scorer, request: _Request) -> _Result:
-    """Scores of a user's function, checked to be a finite number for each channel."""
+    """Scores of a user's function; raises CagcError unless they are one finite number per channel."""
     found, scores = scorer(request.generator, request.batches(request.noise)), {}
     widths = {group.name: group.width for group in request.generator.channel_groups()}
     if not isinstance(found, Mapping) or set(found) != set(widths):
@@ -233,22 +233,24 @@ def score_channels(
     """Score every channel of ``generator``, on its device and without changing it; larger means keep.
 
     Args:
-        generator: to score.
+        generator: the generator to score.
         metric: a name of :data:`METRICS`, or a function of your own: called with the generator and an iterator of
             :class:`SampleBatch` (``generator.synthesis(batch.ws, noise=batch.noise)`` draws its images), it returns a
             score [width] for each group of ``generator.channel_groups()``, by name.
-        parser: for "content-aware": anything that :func:`cagc.content.load` takes. One that knows its seeds (a mask
-            folder) is asked for the first ``samples`` of those.
+        parser: for "content-aware": anything that :func:`cagc.content.load` takes. With a parser that has its own seeds
+            (a mask folder) the first ``samples`` of these are used.
         samples: images to draw, from seeds ``seed``, ``seed`` + 1, ...; the paper has 400, and 500 for "l1-out";
             DCP-GAN has at least 1,000 for "diversity".
         batch_size: images at a time. Scores depend on it under the "batch-sum" rule only.
         batch_rule, consumers: see :func:`content_aware_scores`, :func:`diversity_scores` and
             :func:`cagc.pruning.scores.consumers.combine_consumers`.
-        noise_probability, seed, truncation: that a content pixel is replaced; of every draw; ψ of the latents.
+        noise_probability: probability that a content pixel is replaced.
+        seed: seed of every random draw.
+        truncation: truncation ψ of the latents.
         noise: "random" (maps drawn for each sample from its seed), "const" or "none".
         directions, strength: for "diversity": moves of w tried on each sample (on each batch under "batch-sum"), drawn
-            from ``seed``, and how far they go.
-        progress: called with the number of samples done and the number in all.
+            from ``seed``, and their length.
+        progress: called as progress(samples done, samples in all).
 
     Raises:
         ValueError, TypeError: an argument is not as above.
@@ -272,7 +274,7 @@ def score_channels(
 
 
 def _with_content(request: _Request) -> _Request:
-    """With its parser loaded, and the seeds that it knows."""
+    """The request with its parser loaded and, if the parser has its own seeds, with those."""
     if request.parser is None:
         raise CagcError("metric 'content-aware': needs a content parser, such as 'faces' or 'everything'; got none")
     parser = content.load(request.parser, device=request.generator.w_avg.device)

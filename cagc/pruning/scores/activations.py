@@ -17,7 +17,7 @@ class MapStatistics:
         self.samples = 0
 
     def add(self, maps: torch.Tensor) -> None:
-        """maps [n, C, h, w]."""
+        """Add the samples of ``maps`` [n, C, h, w]."""
         maps = maps.detach().double()
         mean = maps.mean(dim=0)
         squares = (maps - mean).square().sum(dim=0)
@@ -30,7 +30,7 @@ class MapStatistics:
             self._join(other.samples, *(moment.clone() for moment in moments))
 
     def cpu(self) -> MapStatistics:
-        """Itself, on the CPU."""
+        """Move the statistics to the CPU in place and return them."""
         if self.samples:
             for name in ("_mean", "_squares", "_absolute", "_energy"):
                 setattr(self, name, getattr(self, name).cpu())
@@ -104,9 +104,9 @@ def map_statistics(
 
 
 def activation_scores(parts: Sequence[Mapping[str, MapStatistics]], metric: str) -> dict[str, torch.Tensor]:
-    """Scores by group, each [width] float64, over the samples of all ``parts``, which are used up.
+    """Scores by group, each [width] float64, over the samples of all ``parts``, which are modified.
 
-    The constant input does not depend on z, so measures of spread rank its channels all the same.
+    The constant input does not depend on z, so measures of spread give all its channels the same score.
     """
     first, *others = parts
     for part in others:

@@ -1,4 +1,4 @@
-"""From values per input channel of a convolution to scores per channel group."""
+"""Combines values per input channel of each convolution into scores per channel group."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ CONSUMERS = ("main", "all")
 
 
 def consumer_names(groups: Sequence[ChannelGroup], consumers: str) -> list[str]:
-    """Modules whose input channels are scored: the first consumer of each group ("main") or each consumer ("all")."""
+    """Modules whose input channels are scored: the first consumer of each group ("main") or every consumer ("all")."""
     chosen = [group.consumers[:1] if consumers == "main" else group.consumers for group in groups]
     return [name for names in chosen for name in names]
 
@@ -21,10 +21,10 @@ def consumer_names(groups: Sequence[ChannelGroup], consumers: str) -> list[str]:
 def combine_consumers(
     groups: Sequence[ChannelGroup], values: Mapping[str, torch.Tensor], consumers: str
 ) -> dict[str, torch.Tensor]:
-    """Scores by group from ``values`` [in] by module.
+    """Scores by group from ``values`` (module → [in channels]).
 
-    "main": the next convolution alone counts, and for the last group the last toRGB, as in the paper's code. "all": the
-    values of the next convolution and of the toRGB that read the same channels are added.
+    ``consumers`` "main": only the next convolution counts, and for the last group the last toRGB, as in the paper's
+    code. "all": the values of the next convolution and of the toRGB that reads the same channels are added.
     """
     count = 1 if consumers == "main" else None
     return {group.name: torch.stack([values[name] for name in group.consumers[:count]]).sum(dim=0) for group in groups}
@@ -33,9 +33,9 @@ def combine_consumers(
 def traced_weights(
     generator: AnyGenerator, modules: Sequence[str]
 ) -> tuple[dict[str, torch.Tensor], list[torch.Tensor]]:
-    """Detached parameters of the synthesis network by name, and of them the ``weight`` of each of ``modules``.
+    """Detached parameters of the synthesis network by name, and the ``weight`` among them of each of ``modules``.
 
-    The weights require gradients; the generator is left as it is.
+    These weights require gradients; the generator is not changed.
     """
     names = {parameter: name for name, parameter in generator.synthesis.named_parameters()}
     state = {name: parameter.detach() for parameter, name in names.items()}

@@ -1,7 +1,7 @@
 """Content-aware channel scores (Liu et al., "Content-Aware GAN Compression", CVPR 2021, section 3.1).
 
-Some content pixels of the generated image I are replaced by salt and pepper, I'. A channel matters to the content as
-much as the weights that read it move L = Σ|I' - I|:
+Replacing some content pixels of the generated image I by salt-and-pepper noise gives I'. The score of a channel is the
+mean gradient magnitude, in L = Σ|I' - I|, of the weights that read it:
 
     score(c) = mean over out, kh, kw of |∂L / ∂W[out, c, kh, kw]|
 """
@@ -25,11 +25,11 @@ BATCH_RULES = ("per-sample", "batch-sum")
 
 
 def salt_and_pepper(mask: torch.Tensor, probability: float, rngs: Sequence[torch.Generator]) -> torch.Tensor:
-    """Replacement values [N, 1, H, W]: ±1 by a fair coin where a pixel of ``mask`` is replaced, 0 elsewhere.
+    """Replacement values [N, 1, H, W]: -1 or 1 with equal probability where a pixel is replaced, 0 elsewhere.
 
     Args:
         mask: [N, 1, H, W], ones where pixels may be replaced.
-        probability: that such a pixel is replaced, in (0, 1].
+        probability: probability that such a pixel is replaced, in (0, 1].
         rngs: one CPU generator per sample, so that a sample's draw depends neither on its batch nor on the device.
     """
     height, width = mask.shape[-2:]
@@ -39,7 +39,7 @@ def salt_and_pepper(mask: torch.Tensor, probability: float, rngs: Sequence[torch
 
 
 class ContentNoise:
-    """Salt and pepper on the content that ``parser`` finds, seeded by sample; counts how much content there was.
+    """Salt-and-pepper noise on the content that ``parser`` finds, seeded by sample; keeps track of the content's area.
 
     Attributes:
         coverage: a :class:`cagc.content.ContentCoverage` over every mask so far.
@@ -53,7 +53,7 @@ class ContentNoise:
         self._drawn = 0
 
     def __call__(self, images: torch.Tensor, seeds: Sequence[int] | None = None) -> torch.Tensor:
-        """images [N, 3, H, W] → [N, 1, H, W]; raises CagcError where the parser's mask is not as it must be."""
+        """images [N, 3, H, W] → [N, 1, H, W]; raises CagcError where the parser's mask is invalid."""
         finite(images, range(self._drawn, self._drawn + len(images)) if seeds is None else seeds)
         name = getattr(self.parser, "name", type(self.parser).__name__)
         mask = validate_mask(self.parser(images, seeds=seeds), images, name)
@@ -69,7 +69,7 @@ def content_gradients(
 ) -> dict[str, torch.Tensor]:
     """∂L/∂W [out, in, kh, kw] of the ``weight`` of each of ``modules``, L summed over the batch.
 
-    A pixel that is not replaced has loss and gradient exactly zero. The generator is left as it was.
+    A pixel that is not replaced has a loss and gradient of exactly zero. The generator is not changed.
     """
     synthesis = generator.synthesis
     state, weights = traced_weights(generator, modules)
@@ -96,16 +96,16 @@ def content_aware_scores(
     Args:
         generator: any state and device; not changed.
         batches: the images to score over.
-        disturb: images [n, 3, H, W], seeds → the values [n, 1, H, W] that replace pixels: -1, 1, or 0 to leave one
-            alone.
-        batch_rule: "per-sample" takes the magnitude of each sample's gradient, and the mean over samples: how samples
-            are batched does not matter. "batch-sum" is the paper's code: the gradient is summed over a batch before the
+        disturb: (images [n, 3, H, W], seeds) → replacement values [n, 1, H, W] of pixels: -1, 1, or 0 for no
+            replacement.
+        batch_rule: "per-sample" takes the magnitude of each sample's gradient, and the mean over samples, whatever the
+            batches. "batch-sum" is the rule of the paper's code: the gradient is summed over a batch before the
             magnitude is taken, and the magnitudes are summed over batches.
         consumers: see :func:`cagc.pruning.scores.consumers.combine_consumers`.
         progress: called with the number of samples done.
 
-    Per-sample gradients are taken a sample at a time: convolutions are two thirds of the time either way, and 400
-    samples of a 64 px generator of 128 channels took 35 s so, 29 s in batches of ten (one CPU core).
+    Per-sample gradients are computed one sample at a time, which costs little: 400 samples of a 64 px generator of 128
+    channels took 35 s, and 29 s in batches of ten (one CPU core).
     """
     groups = generator.channel_groups()
     modules = consumer_names(groups, consumers)

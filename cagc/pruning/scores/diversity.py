@@ -1,6 +1,6 @@
 """Diversity-aware channel scores (Chung et al., "Diversity-aware Channel Pruning for StyleGAN Compression", CVPR 2024).
 
-A channel matters to diversity as much as the weights that read it answer differently to different moves of w. With
+The score of a channel is the variation, over moves of w, of the gradient magnitude of the weights that read it. With
 directions d_i, principal axes of w drawn in proportion to the variance that they explain,
 
     g_i(c) = mean over out, kh, kw of |∂ Σ|G(w + α·d_i) - G(w)| / ∂W[out, c, kh, kw]|
@@ -26,9 +26,9 @@ class PrincipalAxes:
     """Principal axes of a set of w.
 
     Attributes:
-        mean: [w_dim].
-        axes: [w_dim, w_dim], one a row, of length 1, the largest variance first; signs are arbitrary.
-        shares: [w_dim], share of the variance along each, summing to 1.
+        mean: mean of w, [w_dim].
+        axes: [w_dim, w_dim], one unit vector per row, the largest variance first; signs are arbitrary.
+        shares: [w_dim], share of the variance along each axis, summing to 1.
     """
 
     mean: torch.Tensor
@@ -38,12 +38,12 @@ class PrincipalAxes:
     @classmethod
     @torch.no_grad()
     def of(cls, w: torch.Tensor) -> PrincipalAxes:
-        """Of ``w`` [n, w_dim], in float64."""
+        """Principal axes of ``w`` [n, w_dim], computed in float64."""
         mean, axes, variances = principal_components(w)
         return cls(mean, axes, variances / variances.sum())
 
     def draw(self, count: int, rng: torch.Generator) -> torch.Tensor:
-        """Axes [count, w_dim] with p ∝ their share of the variance, with replacement."""
+        """Draw axes [count, w_dim] with replacement and with probability equal to their share of the variance."""
         return self.axes[torch.multinomial(self.shares.cpu(), count, replacement=True, generator=rng)]
 
 
@@ -59,8 +59,8 @@ def move_gradients(
 ) -> list[dict[str, torch.Tensor]]:
     """∂ Σ|G(w + offset) - G(w)| / ∂W [out, in, kh, kw] of the ``weight`` of each of ``modules``, by offset.
 
-    The sum is over the batch; both images carry a gradient. ``offsets`` [n, w_dim]. The unmoved image is drawn once
-    for all of them. The generator is left as it was.
+    The sum is over the batch, and the gradient flows through both images. ``offsets`` is [n, w_dim]; the unmoved image
+    is drawn once for all of them. The generator is not changed.
     """
     synthesis = generator.synthesis
     state, weights = traced_weights(generator, modules)
@@ -88,10 +88,10 @@ def diversity_scores(
     Args:
         generator: any state and device; not changed.
         batches: the images to score over.
-        directions: batch → directions of w [n, w_dim] to try on it.
+        directions: batch → directions of w [n, w_dim] for this batch.
         strength: α, how far w moves along a direction.
-        batch_rule: "per-sample" takes each sample's own gradients, and the mean of its scores over samples: how samples
-            are batched does not matter. "batch-sum" is the authors' code: gradients are summed over a batch before the
+        batch_rule: "per-sample" takes each sample's own gradients, and the mean of the scores over samples, whatever
+            the batches. "batch-sum" is the rule of the authors' code: gradients are summed over a batch before the
             magnitude is taken, and scores over batches.
         consumers: see :func:`cagc.pruning.scores.consumers.combine_consumers`.
         progress: called with the number of samples done.

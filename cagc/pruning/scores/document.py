@@ -1,4 +1,4 @@
-"""Channel scores with what is needed to compute them again, as a JSON document."""
+"""JSON document of channel scores, with the settings needed to compute them again."""
 
 from __future__ import annotations
 
@@ -37,12 +37,12 @@ class ChannelScores:
     settings: dict[str, Any]
 
     def check(self, generator: AnyGenerator, teacher: str | None = None) -> None:
-        """Raise CagcError unless these are finite scores of ``generator``; its hash, if known, is ``teacher``."""
+        """Raise CagcError unless these are finite scores of ``generator``; ``teacher`` is its hash, if known."""
         self.check_finite()
         check_widths("scores", {name: len(s) for name, s in self.scores.items()}, generator.channel_groups())
         teacher = teacher or generator_hash(generator)
         if self.teacher != teacher:
-            raise CagcError(f"scores: made for generator {self.teacher}, got generator {teacher}; score this one anew")
+            raise CagcError(f"scores: made for generator {self.teacher}, got generator {teacher}; score it again")
 
     def check_finite(self) -> None:
         """Raise CagcError where a score is NaN or infinite, naming the layer."""

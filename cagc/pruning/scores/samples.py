@@ -1,4 +1,4 @@
-"""The images that scores are taken over, as latents and noise; image ``i`` is a function of its seed alone."""
+"""Latents and noise of the images that scores are averaged over; each image depends on its own seed only."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class SampleBatch:
     Attributes:
         ws: [n, num_ws, w_dim].
         noise: "const", "none", or a tensor [1 or n, 1, h, w] per convolution.
-        seeds: that the images were drawn from, for parsers which know images by seed.
+        seeds: seeds that the images were drawn from, for parsers that look up masks by seed.
     """
 
     ws: torch.Tensor
@@ -37,12 +37,12 @@ class SampleBatch:
 
 
 def stream(purpose: str, *seeds: int) -> torch.Generator:
-    """CPU random generator for ``purpose``, independent of the streams for other purposes of the same seeds."""
+    """CPU random generator for ``purpose``, independent of those for other purposes with the same seeds."""
     return torch.Generator().manual_seed(derived_seed(purpose, *map(int, seeds)))
 
 
 def batch_sizes(samples: int, batch_size: int) -> list[int]:
-    """``batch_size`` each, the last one also taking the remainder, as the paper's code splits: 25 by 10 is 10, 15."""
+    """Sizes of batches: ``batch_size``, and the remainder added to the last, as in the paper's code (25 → 10, 15)."""
     count = max(1, samples // batch_size)
     sizes = [batch_size] * (count - 1)
     return [*sizes, samples - sum(sizes)]

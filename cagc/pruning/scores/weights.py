@@ -32,9 +32,9 @@ def _demodulation(weight: torch.Tensor, styles: torch.Tensor) -> torch.Tensor:
 
 
 def effective_weights(generator: AnyGenerator, module: str, styles: torch.Tensor) -> torch.Tensor:
-    """What ``module`` convolves with, [N, O, I, kh, kw] float64: scaled weights under ``styles`` [N, I], demodulated.
+    """Effective weights of ``module``, [N, O, I, kh, kw] float64: scaled, modulated by ``styles`` [N, I], demodulated.
 
-    Only the layers that :class:`cagc.models.LayerSpec` says so of are demodulated.
+    Demodulation applies to the layers whose :class:`cagc.models.LayerSpec` has ``demodulate``.
     """
     weight, demodulate = _scaled_weight(generator, module)
     styles = styles.double()
@@ -52,7 +52,7 @@ def mean_effective_weight(generator: AnyGenerator, module: str, styles: torch.Te
 
 @torch.no_grad()
 def _styles(generator: AnyGenerator, batches: Iterable[SampleBatch]) -> dict[str, torch.Tensor]:
-    """Styles [N, I] of every convolution by its module, over all batches; ones where nothing modulates it."""
+    """Styles [N, I] of every convolution by module, over all batches; ones for layers without modulation."""
     specs = [spec for spec in generator.config.layers() if spec.kind in ("conv", "to_rgb")]
     modulated = any(spec.w is not None for spec in specs)
     found: dict[str, list[torch.Tensor]] = {spec.module: [] for spec in specs}
@@ -94,13 +94,13 @@ def l1_in_scores(generator: AnyGenerator, batches: Iterable[SampleBatch], seed: 
 def l1_style_scores(
     generator: AnyGenerator, batches: Iterable[SampleBatch], consumers: str = "main"
 ) -> dict[str, torch.Tensor]:
-    """Magnitude of the mean style with which each channel is read."""
+    """Magnitude of the mean style by which each channel is multiplied when it is read."""
     styles, groups = _styles(generator, batches), generator.channel_groups()
     values = {name: styles[name].mean(dim=0).abs().cpu() for name in consumer_names(groups, consumers)}
     return combine_consumers(groups, values, consumers)
 
 
 def random_scores(generator: AnyGenerator, seed: int = 0) -> dict[str, torch.Tensor]:
-    """Uniform in [0, 1), from ``seed``."""
+    """Random scores, uniform in [0, 1), from ``seed``."""
     rng = stream("random-scores", seed)
     return {g.name: torch.rand(g.width, generator=rng, dtype=torch.float64) for g in generator.channel_groups()}
