@@ -22,6 +22,7 @@ _HOME = {
     "BACKENDS": "backend",
     "explain": "backend",
     "use_backend": "backend",
+    "verify": "verification",
 }
 
 __all__ = ["__version__", *_HOME]
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
     from .ops.modulated_conv2d import modulated_conv2d, styled_conv2d
     from .ops.sparse_channel_conv2d import sparse_channel_conv2d
     from .ops.upfirdn2d import downsample2d, filter2d, setup_filter, upfirdn2d, upsample2d
+    from .verification import verify
 
 
 def __getattr__(name: str):

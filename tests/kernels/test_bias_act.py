@@ -10,8 +10,7 @@ import torch
 from cagc_kernels import bias_act, fused_leaky_relu
 from cagc_kernels.reference import bias_act as reference
 from cagc_kernels.reference.bias_act import ACTIVATIONS
-
-from .tolerances import TOLERANCES, assert_close
+from cagc_kernels.tolerances import TOLERANCES, assert_close
 
 ODD_WIDTHS = (1, 3, 37, 77, 154)
 SMOOTH = [name for name in ACTIVATIONS if name not in ("linear", "relu", "lrelu")]

@@ -11,6 +11,7 @@ import cagc_kernels
 from cagc_kernels import backend, bias_act, upfirdn2d
 from cagc_kernels.reference import bias_act as reference
 from cagc_kernels.reference.bias_act import ACTIVATIONS
+from cagc_kernels.tolerances import TOLERANCES, assert_close
 
 from ..csrc import emulated as emulator
 from ..csrc.emulated import emulated
@@ -20,7 +21,6 @@ from ..peers.test_bias_act import TOLERANCE, check_case
 from ..peers.vectors import cases
 from . import test_epilogue
 from .test_bias_act import gradients, oracle, tensors, test_last_gradients
-from .tolerances import TOLERANCES, assert_close
 
 SEEDS = (0, 1, 2)
 SKIP = emulator.missing() or backend.unavailable("native")

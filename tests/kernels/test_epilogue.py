@@ -9,8 +9,7 @@ from cagc_kernels import setup_filter, styled_conv2d
 from cagc_kernels.arguments import Epilogue, activation
 from cagc_kernels.ops import epilogue as ops
 from cagc_kernels.reference import epilogue as reference
-
-from .tolerances import TOLERANCES, assert_close
+from cagc_kernels.tolerances import TOLERANCES, assert_close
 
 WIDTHS = (1, 3, 37, 77, 154)
 LAYOUTS = ("contiguous", "channels_last", "slice", "permuted")

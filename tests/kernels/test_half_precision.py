@@ -11,8 +11,7 @@ from cagc.models.discriminator import DiscriminatorConfig
 from cagc.models.layers import with_conv_clamp
 from cagc.models.stylegan2 import GeneratorConfig, layer_names
 from cagc_kernels import bias_act, modulated_conv2d, setup_filter, styled_conv2d
-
-from .tolerances import assert_close
+from cagc_kernels.tolerances import assert_close
 
 HALF = (torch.float16, torch.bfloat16)
 RESOLUTION = 256

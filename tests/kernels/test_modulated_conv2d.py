@@ -7,8 +7,7 @@ import torch
 import torch.nn.functional as F
 
 from cagc_kernels import bias_act, modulated_conv2d, setup_filter, styled_conv2d, upfirdn2d
-
-from .tolerances import TOLERANCES, assert_close
+from cagc_kernels.tolerances import TOLERANCES, assert_close
 
 
 def definition(x, weight, styles, demodulate=True, padding=1):

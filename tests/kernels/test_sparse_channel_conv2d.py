@@ -8,8 +8,7 @@ import torch.nn.functional as F
 
 from cagc_kernels import backend as backends
 from cagc_kernels import modulated_conv2d, setup_filter, sparse_channel_conv2d, use_backend
-
-from .tolerances import TOLERANCES, assert_close
+from cagc_kernels.tolerances import TOLERANCES, assert_close
 
 OP = "sparse_channel_conv2d"
 BACKENDS = [

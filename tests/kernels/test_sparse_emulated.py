@@ -6,11 +6,11 @@ import pytest
 import torch
 
 from cagc_kernels import backend, sparse_channel_conv2d
+from cagc_kernels.tolerances import TOLERANCES, assert_close
 
 from ..csrc import emulated as emulator
 from ..csrc.emulated import emulated
 from .test_sparse_channel_conv2d import FILTER, OP, definition, tensors
-from .tolerances import TOLERANCES, assert_close
 
 SKIP = emulator.missing() or backend.refusal("native", OP)
 pytestmark = pytest.mark.skipif(SKIP is not None, reason=str(SKIP))

@@ -12,8 +12,8 @@ import torch
 
 from cagc_kernels import ops, setup_filter
 from cagc_kernels.reference import modulated_conv2d as reference
+from cagc_kernels.tolerances import assert_close
 
-from .tolerances import assert_close
 from .triton_device import DEVICE, MARKS
 
 # isort: split

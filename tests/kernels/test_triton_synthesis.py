@@ -13,8 +13,8 @@ from cagc import runtime
 from cagc.models import Generator, GeneratorConfig
 from cagc.models.stylegan2 import layer_names
 from cagc_kernels import use_backend
+from cagc_kernels.tolerances import TOLERANCES
 
-from .tolerances import TOLERANCES
 from .triton_device import DEVICE, INTERPRETED, MARKS
 
 # isort: split

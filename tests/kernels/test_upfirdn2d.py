@@ -8,8 +8,7 @@ import torch
 
 from cagc_kernels import downsample2d, filter2d, setup_filter, upfirdn2d, upsample2d
 from cagc_kernels.reference import upfirdn2d as reference
-
-from .tolerances import TOLERANCES, assert_close
+from cagc_kernels.tolerances import TOLERANCES, assert_close
 
 
 def definition(x, f, up, down, pad, flip=False, gain=1.0):

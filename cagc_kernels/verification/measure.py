@@ -1,0 +1,240 @@
+"""One case on one backend: its error against float64, and its time against what the device copies and multiplies."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cache
+from math import isfinite, nan
+
+import torch
+from torch import Tensor
+
+from .. import layout
+from ..arguments import HALF
+from ..tolerances import TOLERANCES, Tolerance, deviation
+from .cases import Case, bytes_of
+
+ORDERS = ("forward", "gradient", "second")
+# How many roundings to the dtype, each of one tolerance, lie between the operands and a result: of convolutions those
+# of x · styles, of the weights and of the demodulated sum, and more of each gradient that is made from such results.
+ROUNDINGS = {
+    "forward": {"bias_act": 1, "upfirdn2d": 1, "epilogue": 3, "modulated_conv2d": 4, "sparse_channel_conv2d": 3},
+    "gradient": {"bias_act": 1, "upfirdn2d": 1, "epilogue": 6, "modulated_conv2d": 8, "sparse_channel_conv2d": 4},
+    "second": {"bias_act": 2, "upfirdn2d": 1, "epilogue": 12, "modulated_conv2d": 12, "sparse_channel_conv2d": 6},
+}
+# In half precision the reference rounds at each step, the kernels once.
+REFERENCE_STEPS = 4
+# A gradient is two convolutions, those by x and by the weight, and its gradient four.
+CONVOLUTIONS = {"forward": 1, "gradient": 2, "second": 4}
+
+
+@dataclass(frozen=True)
+class Check:
+    """What one order of one case gave.
+
+    Attributes:
+        op, case, backend, dtype, order: what was checked; order is "forward", "gradient" or "second".
+        error, limit: largest error of an element, and what is allowed, relative to that element and the mean together.
+        milliseconds: the fastest of a few calls; None where it failed.
+        roof: "copy" or "matrix", whichever would take longer at the measured rate. share: of that rate, 1 for all.
+        wrong: None, or in one line what is wrong.
+    """
+
+    op: str
+    case: str
+    backend: str
+    dtype: str
+    order: str
+    error: float
+    limit: float
+    milliseconds: float | None = None
+    roof: str | None = None
+    share: float | None = None
+    wrong: str | None = None
+
+
+@contextmanager
+def exact() -> Iterator[None]:
+    """Products of float32 are not rounded to TF32, which no tolerance of float32 allows."""
+    before = torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32
+    torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
+    try:
+        yield
+    finally:
+        torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32 = before
+
+
+@contextmanager
+def poisoned() -> Iterator[None]:
+    """Outputs of kernels begin as NaN: an element that a kernel leaves out shows."""
+    before = layout.allocate, layout.allocate_images
+    layout.allocate = lambda *given, **more: before[0](*given, **more).fill_(nan)
+    layout.allocate_images = lambda *given, **more: before[1](*given, **more).fill_(nan)
+    try:
+        yield
+    finally:
+        layout.allocate, layout.allocate_images = before
+
+
+def _best_seconds(call: Callable[[], object], device: torch.device, budget: float) -> float:
+    """The shortest of the calls that fit in ``budget`` seconds, at least 2 and at most 20."""
+    best, spent, calls = float("inf"), 0.0, 0
+    while calls < 2 or (spent < budget and calls < 20):
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+        start = time.perf_counter()
+        call()
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+        took = time.perf_counter() - start
+        best, spent, calls = min(best, took), spent + took, calls + 1
+    return best
+
+
+@cache
+def roofs(device: torch.device, dtype: torch.dtype, quick: bool) -> dict[str, float]:
+    """Rates measured now: "copy", bytes read and written in a second, "matrix", multiplications in a second."""
+    size = 4096 if device.type == "cuda" else 512 if quick else 1024
+    source, target = torch.zeros(2, 2**25 if quick else 2**28, dtype=torch.uint8, device=device)
+    a, b = torch.randn(2, size, size, device=device).to(dtype)
+    copy = _best_seconds(lambda: target.copy_(source), device, 0.1)
+    matrix = _best_seconds(lambda: a @ b, device, 0.1)
+    return {"copy": 2 * source.nbytes / copy, "matrix": size**3 / matrix}
+
+
+def _leaves(case: Case, operands: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {name: operands[name].requires_grad_() for name in case.shapes}
+
+
+def _vectors(like: Sequence[Tensor], seed: int) -> list[Tensor]:
+    """Normal numbers of the shapes and dtypes of ``like``, the same in every call."""
+    random = torch.Generator().manual_seed(seed)
+    return [torch.randn(t.shape, generator=random).to(t.device, t.dtype) for t in like]
+
+
+class Run:
+    """The three orders of a case on given operands, with the calls that are timed.
+
+    ``vectors``: the gradient's and the second gradient's, in the dtypes that they meet.
+    """
+
+    def __init__(self, case: Case, backend: str, forward: Mapping[str, Tensor], operands: Mapping[str, Tensor]) -> None:
+        self.case, self.backend, self.inputs = case, backend, forward
+        self.operands = dict(operands)
+        self.g: Tensor | None = None
+        self.vectors: list[Tensor] = []
+
+    def forward(self) -> list[Tensor]:
+        with torch.no_grad():
+            return [self.case.call(self.inputs, self.backend)]
+
+    def gradient(self, g: Tensor | None = None) -> list[Tensor]:
+        """Gradients of Σ y · g in every operand; ``g`` None draws it."""
+        self.leaves = list(_leaves(self.case, self.operands).values())
+        self.y = self.case.call(self.operands, self.backend)
+        self.g = (_vectors([self.y], 1)[0] if g is None else g).requires_grad_()
+        self.first = torch.autograd.grad(
+            self.y, self.leaves, self.g, create_graph=True, allow_unused=True, materialize_grads=True
+        )
+        return list(self.first)
+
+    def second(self, vectors: Sequence[Tensor] | None = None) -> list[Tensor]:
+        """Gradients of Σ gradient · vector in every operand and in g; ``vectors`` None draws them."""
+        self.vectors = _vectors(self.first, 2) if vectors is None else list(vectors)
+        return list(self._again())
+
+    def _again(self) -> tuple[Tensor, ...]:
+        pairs = [(t, v) for t, v in zip(self.first, self.vectors, strict=True) if t.requires_grad]
+        return torch.autograd.grad(
+            [t for t, _ in pairs], [*self.leaves, self.g], [v for _, v in pairs], retain_graph=True,
+            allow_unused=True, materialize_grads=True,
+        )  # fmt: skip
+
+    def timed(self, order: str) -> Callable[[], object]:
+        """What is timed of ``order``, once it has run."""
+        if order == "gradient":
+            return lambda: torch.autograd.grad(self.y, self.leaves, self.g, retain_graph=True, allow_unused=True)
+        return self.forward if order == "forward" else self._again
+
+    def bytes(self, order: str, results: Sequence[Tensor]) -> int:
+        """Bytes that ``order`` has to move at least: all that it reads and writes, once."""
+        more = {"forward": [], "gradient": [self.g], "second": [self.g, *self.vectors]}[order]
+        return bytes_of(*self.inputs.values(), *results, *more)
+
+
+def oracle(case: Case, dtype: torch.dtype, device: torch.device) -> dict[str, list[Tensor]]:
+    """Results of each order by the float64 reference, on operands and vectors that were rounded to ``dtype``."""
+
+    def wide(operands: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        return {name: t.double() if name in case.shapes else t for name, t in operands.items()}
+
+    given = case.operands(dtype, device, gradient=True)
+    run = Run(case, "reference", wide(case.operands(dtype, device)), wide(given))
+    results = {"forward": run.forward()}
+    (g,) = _vectors([t.to(dtype) for t in results["forward"]], 1)
+    results["gradient"] = run.gradient(g.double())
+    rounded = [t.to(given[name].dtype) for name, t in zip(case.shapes, run.first, strict=True)]
+    results["second"] = run.second([v.double() for v in _vectors(rounded, 2)])
+    return results
+
+
+def verify_case(
+    case: Case, backend: str, dtype: torch.dtype, device: torch.device, expected: Mapping[str, list[Tensor]],
+    quick: bool,
+) -> Iterator[Check]:  # fmt: skip
+    """A check of each order; after one that raised, none."""
+    name = str(dtype).removeprefix("torch.")
+    run = Run(case, backend, case.operands(dtype, device), case.operands(dtype, device, gradient=True))
+    for order in ORDERS:
+        roundings = ROUNDINGS[order][case.op]
+        roundings *= REFERENCE_STEPS if backend == "reference" and dtype in HALF else 1
+        limit = roundings * TOLERANCES[dtype].relative
+        check = {"op": case.op, "case": case.name, "backend": backend, "dtype": name, "order": order, "limit": limit}
+        try:
+            with poisoned():
+                results = getattr(run, order)()
+            error, wrong = compare(results, expected[order], TOLERANCES[dtype], roundings)
+            moved, work = run.bytes(order, results), CONVOLUTIONS[order] * case.multiplications
+            took = timing(run.timed(order), device, dtype, quick, moved, work)
+        except Exception as failure:  # compilers and drivers raise whatever they like; all of it is to be reported
+            yield Check(**check, error=nan, wrong=one_line(failure))
+            return
+        yield Check(**check, error=error, wrong=wrong, **took)
+
+
+def one_line(failure: Exception) -> str:
+    """Type and message of ``failure``, cut where a compiler wrote pages."""
+    return f"{type(failure).__name__}: {' '.join(str(failure).split())[:300]}"
+
+
+def timing(
+    call: Callable[[], object], device: torch.device, dtype: torch.dtype, quick: bool, moved: int, work: int
+) -> dict[str, float | str]:
+    """Milliseconds, roof and share of :class:`Check` of a call that moves bytes and multiplies ``work`` times."""
+    seconds, rates = _best_seconds(call, device, 0.01 if quick else 0.2), roofs(device, dtype, quick)
+    times = {"copy": moved / rates["copy"], "matrix": work / rates["matrix"]}
+    roof = max(times, key=times.__getitem__)
+    return {"milliseconds": 1e3 * seconds, "roof": roof, "share": times[roof] / seconds}
+
+
+def compare(
+    results: Sequence[Tensor], expected: Sequence[Tensor], tolerance: Tolerance, roundings: int
+) -> tuple[float, str | None]:
+    """The largest error of an element of all results, and what is wrong with them, if anything."""
+    worst, wrong = 0.0, None
+    for index, (got, want) in enumerate(zip(results, expected, strict=True)):
+        if got.shape != want.shape:
+            return nan, f"result {index}: got shape {list(got.shape)}, expected {list(want.shape)}"
+        # What both give as zero, as outside of a chosen block, would only lower the mean that errors are relative to.
+        told = (got != 0) | (want != 0)
+        found = deviation(got[told], want[told])
+        if not isfinite(found.relative):
+            return nan, f"result {index}: holds NaN or infinity where the reference does not"
+        worst = max(worst, found.relative)
+        for what, value, allowed in zip(("an element", "the mean"), found, tolerance, strict=True):
+            if value > roundings * allowed and wrong is None:
+                wrong = f"result {index}: {what} is off by {value:.2g}, expected at most {roundings * allowed:.2g}"
+    return worst, wrong
