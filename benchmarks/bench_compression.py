@@ -1,14 +1,13 @@
-"""Students against their teacher: ``python -m benchmarks.bench_compression RUN ... --out compression.json``.
+"""Compares students with their teacher: ``python -m benchmarks.bench_compression RUN ... --out compression.json``.
 
-RUN is a folder of ``cagc compress``, LABEL=folder of it or of ``cagc distill``, or LABEL=checkpoint; without any, the
-embedded student. Runs that differ in their seed only share a label, and their
-spread is reported. Every student is compared with the teacher on latents that neither scoring nor training drew: with
-its distribution (Fréchet distance, precision, recall) and image by image (content L1, PSNR, perceptual distance; L1 on
-each class of the content by itself).
-The first row is the teacher against itself on other latents: what a perfect student would show.
+RUN is a folder of ``cagc compress``, LABEL=folder of it or of ``cagc distill``, or LABEL=checkpoint; the default is the
+embedded student. Runs that differ only in their seed share a label, and their spread is reported. Every student is
+compared with the teacher on latents that neither scoring nor training used: by distribution (Fréchet distance,
+precision, recall) and image by image (content L1, PSNR, perceptual distance; L1 on each class of the content).
+The first row is the teacher against itself on other latents: what a perfect student would score.
 
-A row is written when it is done, and a row that is there already, for the same weights and settings, is not computed
-again. ``--timing`` adds milliseconds, measured together, to rows that are there; run it on a quiet machine.
+A row is written as soon as it is measured, and existing rows with the same weights and settings are kept. ``--timing``
+adds milliseconds, measured in turns, to existing rows; run it on a quiet machine.
 """
 
 from __future__ import annotations
@@ -47,19 +46,19 @@ from .results import Row, append, command, commit, device_folder, machine, make_
 
 TEACHER = "teacher, other latents"
 EMBEDDED = "embedded student"
-# Above every seed that scoring and training draw from, and apart from each other.
+# Above all seeds of scoring and training, and disjoint from each other.
 STUDENT_SEEDS, REFERENCE_SEEDS = 20_000_000, 30_000_000
 
 
 @dataclass(frozen=True)
 class Settings:
-    """What the figures depend on.
+    """The settings that the figures depend on.
 
     Attributes:
-        samples: images behind a Fréchet distance, precision and recall, on either side.
-        draws: disjoint parts of them, whose distances give the spread over draws.
-        pairs: images compared with the teacher's one by one, and pairs behind a path length.
-        features: feature space of the Fréchet distance, precision and recall; its maps make the perceptual distances.
+        samples: images per generator for Fréchet distance, precision and recall.
+        draws: number of disjoint parts of the samples, whose distances give the spread over draws.
+        pairs: images compared with the teacher's one by one, and pairs for the path length.
+        features: features of the Fréchet distance, precision and recall; their network also gives perceptual distances.
         neighbours: k of precision and recall.
         content: what counts as content, see :func:`cagc.content.load`.
     """
@@ -74,7 +73,7 @@ class Settings:
 
 @dataclass(frozen=True)
 class Run:
-    """A student, what to call it, and the seed that it was trained with."""
+    """A student with its label and training seed."""
 
     label: str
     checkpoint: Path
@@ -82,10 +81,10 @@ class Run:
 
     @classmethod
     def parse(cls, text: str) -> Run:
-        """A folder of ``cagc compress``, LABEL=folder of it or of ``cagc distill``, or LABEL=checkpoint.
+        """Parse a folder of ``cagc compress``, LABEL=folder of it or of ``cagc distill``, or LABEL=checkpoint.
 
         Raises:
-            CagcError: it is neither.
+            CagcError: the folder is not of such a run.
         """
         given, equals, path = text.partition("=")
         folder = Path(path if equals else text)
@@ -110,7 +109,7 @@ class Run:
 
 
 class Bench:
-    """The teacher with its content, its distribution, and real images, against which students are measured."""
+    """The teacher with its content parser, its distribution, and real images, with which students are compared."""
 
     def __init__(self, teacher: Path | None, data: Path | None, settings: Settings) -> None:
         self.settings = settings
@@ -130,7 +129,7 @@ class Bench:
 
     @torch.inference_mode()
     def features(self, generator: Generator, seed: int) -> torch.Tensor:
-        """Features [samples, D] of images, one a seed from ``seed`` on, with noise drawn by seed."""
+        """Return features [samples, D] of images of the seeds from ``seed`` on, with noise drawn by seed."""
         batches = seed_batches(self.settings.samples, seed, 16)
         return torch.cat([self.extractor(draw(generator, seeds)) for seeds in batches])
 
@@ -138,7 +137,7 @@ class Bench:
         return FeatureStatistics(self.extractor.name).update(found)
 
     def measure(self, generator: Generator) -> dict[str, Any]:
-        """Figures of one generator; those that compare images are None for the teacher."""
+        """Return the figures of a generator; those that compare images are None for the teacher."""
         settings, found = self.settings, self.features(generator, STUDENT_SEEDS)
         parts = [self.statistics(p).distance(self.reference) for p in found.chunk(settings.draws)]
         whole = self.statistics(found)
@@ -156,7 +155,7 @@ class Bench:
             compared = evaluate_pair(
                 generator, self.teacher, self.parser, settings.pairs, STUDENT_SEEDS, noise="random"
             )
-            # The PSNR of equal images is infinite, which JSON cannot say.
+            # The PSNR of equal images is infinite, which JSON cannot hold.
             pair = {name: compared[name] if math.isfinite(compared[name]) else None for name in pair}
             pair["content_perceptual"] = self.perceptual(generator)
             for name, parser in self.classes.items():
@@ -166,7 +165,7 @@ class Bench:
 
     @torch.inference_mode()
     def perceptual(self, generator: Generator) -> float:
-        """Mean perceptual distance to the teacher's images, both masked by the content, on shared latents and noise."""
+        """Return the mean perceptual distance to the teacher's images on the content, with equal latents and noise."""
         total = 0.0
         for seeds in seed_batches(self.settings.pairs, STUDENT_SEEDS, 16):
             noise = noise_for(self.teacher, seeds, "random")
@@ -178,10 +177,10 @@ class Bench:
 
 
 def run_bench(runs: list[Run], teacher: Path | None, data: Path | None, settings: Settings, out: Path) -> None:
-    """Measure the teacher and every run, a row at a time, into ``out``.
+    """Measure the teacher and every run, and write each row to ``out`` when it is done.
 
     Raises:
-        CagcError: a checkpoint cannot be read, or is no student of the teacher; or ``out`` has other settings.
+        CagcError: a checkpoint cannot be read or is not a student of the teacher, or ``out`` has other settings.
     """
     document = read(out, settings)
     students = {run: load_generator(run.checkpoint).eval() for run in runs}
@@ -200,10 +199,10 @@ def run_bench(runs: list[Run], teacher: Path | None, data: Path | None, settings
 
 
 def time_rows(runs: list[Run], teacher: Path | None, out: Path, repeats: int, batches: tuple[int, ...] = (1,)) -> None:
-    """Add milliseconds at each batch to the rows of ``out``: one student of each label, interleaved with the teacher.
+    """Add milliseconds at each batch to the rows of ``out``: one student per label, in turns with the teacher.
 
-    "latency" holds those of the first batch, "latency_by_batch" all of them, with the speed-up over the teacher. Rows
-    as every benchmark writes them go to the file of ``out``'s name that ends in .jsonl.
+    "latency" holds the first batch, "latency_by_batch" all of them, with the speed-up over the teacher. Rows in the
+    common format of the benchmarks go to ``out`` with the suffix .jsonl.
     """
     document = json.loads(out.read_text())
     firsts = {run.label: run for run in reversed(runs)}
@@ -219,7 +218,7 @@ def time_rows(runs: list[Run], teacher: Path | None, out: Path, repeats: int, ba
 
 
 def _rows(generators: dict[str, Generator], batch: int, measured: dict[str, LatencyResult]) -> list[Row]:
-    """A row for each generator of one measurement."""
+    """Return a row for each generator of one measurement."""
     times = {label: [ms / 1e3 for ms in result.times_ms] for label, result in measured.items()}
     rows = []
     for label, generator in generators.items():
@@ -247,7 +246,7 @@ def provenance(bench: Bench) -> dict[str, Any]:
 
 
 def read(out: Path, settings: Settings) -> dict[str, Any]:
-    """The document in ``out``, or a new one.
+    """Return the document in ``out``, or a new one.
 
     Raises:
         CagcError: its rows were measured with other settings.
@@ -267,7 +266,7 @@ def write(out: Path, document: dict[str, Any]) -> None:
 
 
 def draws_error(row: dict[str, Any]) -> float:
-    """Standard error of the mean of a row's Fréchet distances over its disjoint draws."""
+    """Return the standard error of the mean of a row's Fréchet distances over its disjoint draws."""
     distances = row["frechet_to_teacher_of_draws"]
     return statistics.stdev(distances) / math.sqrt(len(distances)) if len(distances) > 1 else math.nan
 
@@ -281,8 +280,8 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--out", type=Path)
     parser.add_argument("--timing", action="store_true")
     parser.add_argument("--repeats", type=int, default=30)
-    parser.add_argument("--threads", type=int, help="of the timed calls (default: all usable cores)")
-    parser.add_argument("--batches", type=int, nargs="+", default=[1], help="images in a timed call")
+    parser.add_argument("--threads", type=int, help="threads of the timed calls (default: all usable cores)")
+    parser.add_argument("--batches", type=int, nargs="+", default=[1], help="images per timed call")
     for setting in fields(Settings):
         parser.add_argument(f"--{setting.name}", type=type(setting.default), default=setting.default)
     given = parser.parse_args(arguments)

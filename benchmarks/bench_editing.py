@@ -1,8 +1,8 @@
-"""Smoothness of a teacher's and a student's latent space: ``python -m benchmarks.bench_editing STUDENT --out FILE``.
+"""Measures the smoothness of two latent spaces: ``python -m benchmarks.bench_editing STUDENT --out FILE``.
 
-Perceptual path length in W and Z, linear separability, and how much an edit changes outside the content. STUDENT is a
-checkpoint or a folder of ``cagc compress``. The claim under test: "Content-Aware GAN Compression" (Liu et al., CVPR
-2021) finds the compressed latent space smoother.
+It compares teacher and student by perceptual path length in W and Z, linear separability, and how much an edit changes
+outside the content. STUDENT is a checkpoint or a folder of ``cagc compress``. This tests the claim of "Content-Aware
+GAN Compression" (Liu et al., CVPR 2021) that the compressed latent space is smoother.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ _SEED = 40_000_000
 def measure(
     generator: AnyGenerator, teacher: AnyGenerator, samples: int, parser: Any, distance: Distance
 ) -> dict[str, float]:
-    """Figures of one generator: ``samples`` pairs behind a path length, twice as many images behind separability."""
+    """Return figures of a generator: path lengths over ``samples`` pairs, separability over twice as many images."""
     figures = {
         f"path length, {space} {sampling}": perceptual_path_length(
             generator, distance, samples, _SEED, space=space.lower(), sampling=sampling
@@ -53,9 +53,9 @@ def measure(
 def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("student", type=Path)
-    parser.add_argument("--teacher", type=Path, help="the embedded face generator if left out")
+    parser.add_argument("--teacher", type=Path, help="default: the embedded face generator")
     parser.add_argument("--content", default="faces")
-    parser.add_argument("--samples", type=int, default=500, help="pairs behind a path length")
+    parser.add_argument("--samples", type=int, default=500, help="pairs of images for each path length")
     parser.add_argument("--out", type=Path, required=True)
     options = parser.parse_args(arguments)
     path = options.student / "student.safetensors" if options.student.is_dir() else options.student

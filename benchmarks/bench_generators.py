@@ -1,16 +1,15 @@
-"""Whole images: what the MAC cut is worth in milliseconds.
+"""Times whole images of full and pruned generators.
 
-``pytest benchmarks/bench_generators.py`` draws with the published generators (random weights) at full width, at the
-paper's 0.3 of every layer, and at that rounded up to multiples of 8. The ways to run them are ``grouped`` (weights
-modulated, grouped convolutions: how the public code bases do it), ``reference`` (plain PyTorch), ``native`` (eager),
-``runtime`` (compiled), under a CUDA graph where there is one, torch.compile, onnxruntime and OpenVINO, and, with
-``--peers DIR``, the public code itself. All of one resolution and batch take turns in the same rounds. Before that,
-each must draw the reference's image to 1e-4 of its largest value. A timed image follows an untimed one of the same
-generator ("warm"). Single images are also timed with the caches flushed before each ("cold"): what an image costs where
-something else ran since the last one.
+``pytest benchmarks/bench_generators.py`` draws with the published generators (random weights) at full width, with the
+paper's 0.3 of every layer, and with that rounded up to multiples of 8. The ways to run them are ``grouped`` (modulated
+weights and grouped convolutions, as in the public code bases), ``reference`` (plain PyTorch), ``native`` (eager),
+``runtime`` (compiled), each eager way under a CUDA graph on a GPU, torch.compile, onnxruntime and OpenVINO, and, with
+``--peers DIR``, the public code itself. All candidates of a resolution and batch are timed in turns in the same rounds.
+Before that, each must draw the reference's image to 1e-4 of its largest value. A timed image follows an untimed one of
+the same generator ("warm"). Single images are also timed with caches flushed before each ("cold"), as after other work.
 
-The **realised share** of a row is its speed-up over the full generator, run the same way in the same rounds, over the
-MAC cut; the "ratios" of a row hold its speed-up over everything else in those rounds.
+The **realised share** of a row is its speed-up over the full generator, run the same way in the same rounds, divided by
+the MAC cut; the "ratios" of a row hold its speed-up over every other candidate of those rounds.
 """
 
 from __future__ import annotations
@@ -41,9 +40,16 @@ KEEPS = tuple(k / 10 for k in range(1, 11))
 
 @dataclass
 class Measured:
-    """The ways to draw at one resolution, batch and dtype, "implementation, widths", and why others are absent.
+    """The candidates of one resolution, batch and dtype, by "implementation, widths".
 
-    ``work`` holds the (MACs, bytes) of each width.
+    Attributes:
+        rounds: timed rounds.
+        device: device of the candidates.
+        calls: functions that draw the images.
+        peak: peak memory in bytes, None if unknown.
+        error: largest difference from the reference's image, relative to its largest value.
+        work: (MACs, bytes) by widths.
+        absent: reasons why other candidates do not run.
     """
 
     rounds: int
@@ -57,7 +63,7 @@ class Measured:
 
     @torch.inference_mode()
     def times(self, cache: str) -> dict[str, list[float]]:
-        """Seconds of each, in turn in the same rounds, with "warm" or "cold" caches; measured once."""
+        """Return the seconds of each candidate, timed in turns, with "warm" or "cold" caches; measured once."""
         if cache not in self._times:
             cold = cache == "cold"
             self._times[cache] = paired(self.calls, self.rounds, 1, cold, self.device, steady=not cold)
@@ -69,7 +75,7 @@ def label(implementation: str, width: str) -> str:
 
 
 def _add(measured: Measured, name: str, make: Callable, z: torch.Tensor, expected: torch.Tensor, shared: int) -> None:
-    """Make one candidate, compare its image, and take its peak memory; ``shared`` bytes of weights are not its own."""
+    """Create a candidate, compare its image, and measure its peak memory, plus ``shared`` bytes of shared weights."""
     try:
         before = memory(z.device.type)
         image = make()
@@ -94,7 +100,7 @@ def measure(
     rounds: int,
     widths: tuple[str, ...] = tuple(WIDTHS),
 ) -> Measured:
-    """Make every implementation of ``names`` at every width, and compare their images."""
+    """Create every implementation of ``names`` at every width, and compare their images."""
     measured = Measured(session.rounds(rounds), session.device)
     for width in widths:
         config = GeneratorConfig(resolution, generators.widths(resolution, *WIDTHS[width]))
@@ -111,7 +117,7 @@ def measure(
 
 
 def publish(session, benchmark, measured: Measured, name: str, width: str, case: dict, dtype, cache="warm") -> None:
-    """The row of one candidate; skips with the reason where it did not run."""
+    """Publish the row of a candidate, or skip the test with the reason why it did not run."""
     this, full = label(name, width), label(name, "full")
     if not session.wants(name):
         pytest.skip("--only")
@@ -134,11 +140,11 @@ def publish(session, benchmark, measured: Measured, name: str, width: str, case:
 
 
 def rounds_for(resolution: int, batch: int) -> int:
-    """As many as a few minutes allow on two cores; a GPU has time for more."""
+    """Return the number of rounds that fits into a few minutes on two cores; more on a GPU."""
     return 30 if CUDA else {64: 20, 256: 10, 1024: 5}[resolution] // (1 if batch == 1 else 2)
 
 
-# The upper ones vary first: everything of one measurement follows each other.
+# The upper parameters vary first, so that the cases of one measurement follow each other.
 @pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
 @pytest.mark.parametrize("width", WIDTHS)
 @pytest.mark.parametrize("cache", ("warm", "cold"))
@@ -172,7 +178,7 @@ def test_other_runtimes(benchmark, session, width, implementation):
 
 @pytest.mark.skipif(CUDA, reason="OpenVINO is timed on the CPU")
 def test_mobile_stylegan(benchmark, session):
-    """The outside competitor at 1024 px, beside our student of the same resolution."""
+    """Time MobileStyleGAN at 1024 px beside our student of the same resolution."""
     if session.quick:
         pytest.skip("--quick: 64 px only")
     try:
@@ -194,7 +200,7 @@ def test_mobile_stylegan(benchmark, session):
 
 @torch.inference_mode()
 def sweep(session: Session, resolution: int, rounds: int) -> tuple[dict[str, list[float]], dict[float, tuple]]:
-    """Times of each width from 10 % to 100 %, and the (MACs, bytes) of each."""
+    """Return the times of each width from 10 % to 100 %, and the (MACs, bytes) of each."""
     calls, work = {}, {}
     for keep in KEEPS[:: len(KEEPS) - 1] if session.quick else KEEPS:
         config = GeneratorConfig(resolution, generators.widths(resolution, keep, 8))
@@ -211,7 +217,7 @@ def sweep(session: Session, resolution: int, rounds: int) -> tuple[dict[str, lis
 @pytest.mark.parametrize("keep", KEEPS)
 @pytest.mark.parametrize("resolution", (64, 256))
 def test_widths(benchmark, session, resolution, keep, implementation):
-    """MACs against milliseconds for widths from 10 % to 100 % by 8."""
+    """Time widths from 10 % to 100 %, rounded to multiples of 8."""
     if session.quick and (resolution, keep) not in ((64, 0.1), (64, 1.0)):
         pytest.skip("--quick: two widths at 64 px")
     times, work = session.once(("widths", resolution), lambda: sweep(session, resolution, 7))

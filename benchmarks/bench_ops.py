@@ -1,14 +1,14 @@
-"""bias_act and upfirdn2d against the plain PyTorch composition and a copy, on the layers of the 256 px generator.
+"""Times bias_act and upfirdn2d beside plain PyTorch and a copy, on the layers of the 256 px generator.
 
-``pytest benchmarks/bench_ops.py`` times each op × backend × layer, and notes beside each time the bytes moved, GB/s,
-its share of a copy's and the speed-up over plain PyTorch (for upfirdn2d a depthwise convolution of the padded input),
-all timed in turn in the same rounds. ``python -m benchmarks.bench_ops`` prints the same as a table.
+``pytest benchmarks/bench_ops.py`` times each op × backend × layer, and records the bytes moved, GB/s, the speed
+relative to a copy and the speed-up over plain PyTorch (for upfirdn2d a depthwise convolution of the padded input), all
+timed in turns in the same rounds. ``python -m benchmarks.bench_ops`` prints the same as a table.
 
 The layers are those of the StyleGAN2 generator at 256 px, full and pruned (a width of 0.3, and that rounded to 8), and
-of its discriminator. "copy" is ``x.clone()`` of as many bytes, read once and written once; it allocates its result as
-the ops do, and is the one that shares are given of. "copy_" writes into memory that is there already. On the CPU the
-allocator is told to keep what is freed: fresh pages cost several times a pass over memory, to all sides, and hide the
-kernels. ``--fresh`` leaves the allocator as it is.
+of its discriminator. "copy" is ``x.clone()`` of as many bytes, read once and written once; like the ops it allocates
+its result, and "share of a copy" refers to it. "copy_" writes into existing memory. On the CPU the allocator keeps
+freed memory, because touching fresh pages costs several passes over memory and would hide the kernels. ``--fresh``
+leaves the allocator unchanged.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ BACKENDS = ("native", "triton")
 # Widths at 32, 128 and 256 px.
 WIDTHS = {"full": (512, 256, 128), "0.3": (154, 77, 39), "0.3 by 8": (160, 80, 40)}
 RESOLUTIONS = (32, 128, 256)
-# What the layers of a given resolution ask of upfirdn2d: (options, growth of the input over the resolution).
+# Calls of upfirdn2d in the layers of a resolution: (options, rows of the input beyond the resolution).
 RESAMPLING = {
     "blur": ({"padding": 1, "gain": 4.0}, 1),  # after the transposed convolution of an up-sampling layer
     "up": ({"up": 2, "padding": [2, 1, 2, 1], "gain": 4.0}, 0),
@@ -74,7 +74,7 @@ CASES = [
 
 
 class Work(NamedTuple):
-    """What to time: a call for each backend, how many elements it has to read and write, and its multiply-adds."""
+    """What is timed: a call by backend, the number of elements that it reads and writes, and its MACs."""
 
     run: Callable[[str], object]
     elements: int
@@ -88,7 +88,7 @@ class Work(NamedTuple):
 
 
 def multiply_adds(op: str, x: torch.Tensor, out: torch.Tensor, backward: bool = False) -> int:
-    """Those of the formula: the filter's 16 taps where no zeros were inserted, one an element for bias_act."""
+    """Count the MACs of the formula: the filter's 16 taps without inserted zeros, one per element for bias_act."""
     if op == "bias_act":
         return out.numel()
     step = {"up": x, "down": out}.get(op, out)
@@ -96,7 +96,7 @@ def multiply_adds(op: str, x: torch.Tensor, out: torch.Tensor, backward: bool = 
 
 
 def prepare(case: Case, dtype: torch.dtype, backward: bool = False) -> Work:
-    """Random tensors of a layer, and its op on them; the backward pass is that in x (and b), of a graph kept."""
+    """Create random tensors of a layer and its op, or the backward pass with respect to x (and b) of a kept graph."""
     options, more = RESAMPLING.get(case.op, ({}, 0))
     side = case.size // 2 if case.op == "up" else case.size + more  # up-sampled layers come from half their size
     memory_format = torch.channels_last if case.last else torch.contiguous_format
@@ -122,7 +122,7 @@ def prepare(case: Case, dtype: torch.dtype, backward: bool = False) -> Work:
 
 
 def measure(work: Work, backend: str, rounds: int) -> tuple[dict[str, list[float]], dict[str, float]]:
-    """(seconds of each candidate, figures)."""
+    """Return the seconds of each candidate, and the figures of ``backend``."""
     source = torch.empty(work.elements // 2, dtype=work.dtype, device=DEVICE).normal_()
     target = torch.empty_like(source)
     calls = {
@@ -145,7 +145,7 @@ def measure(work: Work, backend: str, rounds: int) -> tuple[dict[str, list[float
 
 @contextmanager
 def threads(single: bool) -> Iterator[int]:
-    """Run the block on one thread, or on as many as are set; yields the number."""
+    """Run the block on one thread, or on the current number; yields the number."""
     before = torch.get_num_threads()
     torch.set_num_threads(1 if single else before)
     try:

@@ -1,8 +1,8 @@
-"""The peers' ops beside ours: ``pytest benchmarks/bench_peers.py --peers DIR``.
+"""Times the peers' ops beside ours: ``pytest benchmarks/bench_peers.py --peers DIR``.
 
-Each op of each peer runs in the same rounds as our native and reference ones, on layers of the 256 px generator, full
-and pruned, with warm caches and flushed ones, after its output was compared. Whole generators of the peers:
-``bench_generators.py``.
+Each op of each peer is compared with ours, then timed in the same rounds as our native and reference ops, on layers of
+the 256 px generator, full and pruned, with warm and with flushed caches. ``bench_generators.py`` times whole
+generators of the peers.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from .peers import Unavailable
 from .results import make_row
 
 DEVICE = default_device()
-# Channels and side of the image.
+# Channels, and side of the image in pixels.
 LAYERS = ((512, 32), (154, 32), (128, 256), (39, 256))
 
 

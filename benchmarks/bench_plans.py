@@ -1,9 +1,9 @@
-"""Plans by MACs against plans by time: which keeps more of the scores at equal time, and which is faster at equal MACs.
+"""Compares plans by MACs with plans by time, at equal time and at equal MACs.
 
 ``pytest benchmarks/bench_plans.py`` plans an 11× student of the embedded 64 px teacher by its content-aware scores, and
-one of the published 256 px generator (random weights, so l1-out scores), under a budget of MACs; then under the time
-that the first plan takes, and under the time at which a plan has as many MACs. All are pruned and timed in the same
-rounds. "score kept" is what both rules maximise: the geometric mean over layers of the share of the layer's score.
+one of the published 256 px generator (random weights, so l1-out scores). It makes three plans: under a budget of MACs,
+under the time that the first plan takes, and under the time at which a plan has as many MACs. All are pruned and timed
+in the same rounds. "score kept" is what both rules maximise: the geometric mean of the share of each layer's score.
 """
 
 from __future__ import annotations
@@ -41,13 +41,13 @@ def teacher_and_scores(case: str, device: str, samples: int) -> tuple[Generator,
 
 
 def score_kept(scores: ChannelScores, plan: ChannelPlan) -> float:
-    """Geometric mean over layers of the share of the score that the plan keeps."""
+    """Return the geometric mean over layers of the share of the score that the plan keeps."""
     shares = [(scores.scores[name][kept].sum() / scores.scores[name].sum()).item() for name, kept in plan.kept.items()]
     return math.exp(sum(math.log(share) for share in shares) / len(shares))
 
 
 def make_plans(teacher: Generator, scores: ChannelScores, table: LatencyTable) -> dict[str, ChannelPlan]:
-    """The three plans. Of MACs as near to the first plan's as the budget of time can be tuned to, and no more."""
+    """Return the three plans. The third has the most MACs, up to the first's, that a search over time budgets finds."""
     first = plan_channels(teacher, scores, macs=SHARE)
     time = table.cost(first.channels())
     second = plan_channels(teacher, scores, latency_ms=time, latency=table)

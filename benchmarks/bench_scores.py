@@ -1,7 +1,7 @@
-"""Seconds to score every channel of a generator by 400 images.
+"""Times the scoring of all channels of a generator on 400 images.
 
 ``pytest benchmarks/bench_scores.py`` runs the content-aware score and the baselines on the embedded 64 px teacher, and
-on a GPU on the published 256 px generator (random weights, so that everything it draws is content).
+on a GPU also on the published 256 px generator (random weights, so the whole image counts as content).
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ CASES = ("faces64", "256 px") if CUDA else ("faces64",)
 
 
 def work(score: Callable[[int], object], samples: int) -> tuple[int, int]:
-    """(MACs, bytes) of a score, counted on one and two batches of 10 samples: more cost as much each."""
+    """Return (MACs, bytes) of a score, extrapolated from one and two batches of 10 samples."""
     one, two = (counted(partial(score, count)) for count in (10, 20))
     return tuple(a + (b - a) * (samples - 10) // 10 for a, b in zip(one, two, strict=True))
 

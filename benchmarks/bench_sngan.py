@@ -1,8 +1,8 @@
-"""SN-GAN at its published size: what the MAC cut is worth in milliseconds.
+"""Times SN-GAN at its published size, full and pruned.
 
-``pytest benchmarks/bench_sngan.py`` draws 32 px images with the published generator (256 channels a layer, random
-weights), at the paper's 0.3 of every layer, and at that rounded up to multiples of 8, one and 64 at a time. Rows are as
-in ``bench_generators``; all of one batch take turns in the same rounds.
+``pytest benchmarks/bench_sngan.py`` draws 32 px images with the published generator (256 channels per layer, random
+weights), with the paper's 0.3 of every layer, and with that rounded up to multiples of 8, in batches of 1 and 64. Rows
+are as in ``bench_generators``; all candidates of a batch are timed in turns in the same rounds.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ IMPLEMENTATIONS = ("native", "runtime", *(() if CUDA else RIVALS))
 
 @torch.inference_mode()
 def measure(session, batch: int) -> tuple[dict[str, list[float]], dict[str, tuple[int, int]]]:
-    """Times by "implementation, widths", and the (MACs, bytes) of each width."""
+    """Return times by "implementation, widths", and the (MACs, bytes) of each width."""
     names = [name for name in IMPLEMENTATIONS if session.wants(name) and not (session.quick and name in RIVALS)]
     calls, work = {}, {}
     for width, channels in WIDTHS.items():

@@ -1,14 +1,14 @@
-"""sparse_channel_conv2d beside the physically sliced and the masked full convolution, and views beside students.
+"""Times sparse_channel_conv2d beside sliced and masked convolutions, and generators read in place beside students.
 
-``pytest benchmarks/bench_sparse.py`` times every kind of layer of the 256 px generator at a share of its channels, in
-and out, all in turn in the same rounds:
+``pytest benchmarks/bench_sparse.py`` times every kind of layer of the 256 px generator with a share of its input and
+output channels, all in turns in the same rounds:
 
 - native: the chosen block of the full weight, read in place;
-- sliced, sliced channels_last: PyTorch's dense convolution with the block as a tensor of its own, sliced beforehand;
-- gathered: the same, slicing included;
-- masked: PyTorch's dense convolution of full width, zeros for what is removed (for up-sampling layers left out).
+- sliced, sliced channels_last: PyTorch's dense convolution with the block as a separate tensor, sliced beforehand;
+- gathered: the same, including the slicing;
+- masked: PyTorch's dense convolution of full width with zeros for removed channels (not for up-sampling layers).
 
-An up-sampling layer is timed without its FIR filter, which is the same for all. ``python -m benchmarks.bench_sparse``
+Up-sampling layers are timed without their FIR filter, which is the same for all. ``python -m benchmarks.bench_sparse``
 prints the same as a table.
 """
 
@@ -38,7 +38,7 @@ KEPT = 0.3
 
 
 class Layer(NamedTuple):
-    """Full input and output width, side of the input, factor of up-sampling."""
+    """Full input and output width, side of the input in pixels, and up-sampling factor of a layer."""
 
     i: int
     o: int
@@ -57,12 +57,12 @@ LAYERS = [
 
 
 def _some(full: int, kept: float) -> torch.Tensor:
-    """Random indices, as many as the paper's rule keeps."""
+    """Return sorted random indices, as many as the paper's rule keeps."""
     return torch.randperm(full)[: full - int(full * (1 - kept))].sort().values.to(DEVICE)
 
 
 def candidates(layer: Layer, kept: float) -> tuple[dict[str, Call], int]:
-    """(calls, multiply-accumulates), after their outputs were compared."""
+    """Return the calls and their MACs, after comparing their outputs."""
     ins, outs = _some(layer.i, kept), _some(layer.o, kept)
     weight = torch.randn(layer.o, layer.i, 3, 3, device=DEVICE)
     x = torch.randn(1, len(ins), layer.side, layer.side, device=DEVICE)
@@ -95,7 +95,7 @@ def candidates(layer: Layer, kept: float) -> tuple[dict[str, Call], int]:
 
 
 def elastic(kept: float, side: int) -> dict[str, Call]:
-    """The full generator, a view of it and the pruned student, eager, batch 1."""
+    """Return calls that draw one image by the full generator, a view of it at a plan's widths, and the student."""
     full = random_generator(GeneratorConfig.uniform(side), DEVICE)
     plan = plan_channels(full, score_channels(full, "random", samples=1), keep=kept, round_to=1)
     generators = {"view": at(full, plan), "student": prune(full, plan).eval(), "full": full}
@@ -142,7 +142,7 @@ def test_view(benchmark, session):
 def main(arguments: list[str] | None = None) -> int:
     """Print the table; milliseconds are medians, ratios medians over paired rounds."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--kept", type=float, default=KEPT, help="share of the channels, in and out")
+    parser.add_argument("--kept", type=float, default=KEPT, help="share of the input and output channels")
     parser.add_argument("--rounds", type=int, default=20)
     parser.add_argument("--only", default="", help="rows whose name contains this")
     options = parser.parse_args(arguments)

@@ -1,4 +1,4 @@
-"""One step of each phase of distillation: what an iteration is made of.
+"""Times one step of each phase of distillation.
 
 ``pytest benchmarks/bench_training.py`` times the discriminator's update, its R1 update, the generator's update with the
 distance to the teacher's images, and the path length update, with the paper's settings, on an 11× student: of the
@@ -28,13 +28,13 @@ from .results import make_row
 
 CUDA = default_device() == "cuda"
 PHASES = ("D", "R1", "G+KD", "path length")
-# Generator, and images a step: the paper's 16, fewer where two cores would need minutes.
+# Images per step of each generator: the paper's 16, fewer if two cores would need minutes.
 CASES = {"faces64": 16, "256 px": 16 if CUDA else 2}
 PRECISIONS = ("float32", "float16", "bfloat16") if CUDA else ("float32",)
 
 
 def networks(case: str, device: str) -> tuple[Generator, Discriminator, Generator]:
-    """Teacher, its discriminator, and a student with 0.3 of every layer, rounded up to multiples of 8."""
+    """Create a teacher, its discriminator, and a student with 0.3 of every layer, rounded up to multiples of 8."""
     if case == "faces64":
         teacher, checkpoint = load_teacher(None, device)
         discriminator = checkpoint.d
@@ -49,7 +49,7 @@ def networks(case: str, device: str) -> tuple[Generator, Discriminator, Generato
 
 
 def steps(case: str, batch: int, precision: str, device: str) -> tuple[dict[str, Callable[[], object]], Generator]:
-    """The phases of iteration 0 by name, and the student."""
+    """Return the phases of iteration 0 by name, and the student."""
     teacher, discriminator, student = networks(case, device)
     config = DistillConfig(batch_size=batch, perceptual="efficientnet-lite0", precision=precision)
     parser = content.load("faces", device=device)
@@ -66,7 +66,7 @@ def steps(case: str, batch: int, precision: str, device: str) -> tuple[dict[str,
 
 
 def measure(session, case: str, batch: int, precision: str):
-    """Times of each phase, its (MACs, bytes), and the student."""
+    """Return the times of each phase, its (MACs, bytes), and the student."""
     calls, student = steps(case, batch, precision, session.device)
     work = {phase: counted(call) for phase, call in calls.items()}
     rounds = session.rounds(10 if case == "faces64" or CUDA else 3)

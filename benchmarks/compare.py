@@ -1,8 +1,7 @@
-"""What became slower: ``python -m benchmarks.compare before.jsonl after.jsonl``.
+"""Lists what became slower: ``python -m benchmarks.compare before.jsonl after.jsonl``.
 
-A measurement counts as slower when its 10th percentile lies above the 90th of before: beyond the spread of both runs.
-Times are also held against the roof measured in their own run, and where the machine itself was slower by as much,
-the line says so. Results of different devices are refused.
+A measurement counts as slower if its new 10th percentile is above its old 90th percentile. If the machine's roofs,
+measured in the same runs, were lower by more than a tenth, the line says so. Results of different devices are refused.
 
 Exit status: 0 nothing slower, 1 something slower, 2 the files cannot be compared.
 """
@@ -18,11 +17,11 @@ from .results import Loaded, Row, read
 
 
 class Incomparable(ValueError):
-    """Two files that say nothing about each other."""
+    """Two files of results that cannot be compared."""
 
 
 def _device(rows: Iterable[Row], what: str) -> dict[str, object]:
-    # A case that sets its own number of threads names it.
+    # Cases that set their own number of threads record it in "case".
     named = [row["device"] | {"threads": None} if "threads" in row["case"] else row["device"] for row in rows]
     devices = {tuple(sorted((k, str(v)) for k, v in device.items())) for device in named}
     if len(devices) != 1:
@@ -31,7 +30,7 @@ def _device(rows: Iterable[Row], what: str) -> dict[str, object]:
 
 
 def check_devices(before: Loaded, after: Loaded) -> None:
-    """Raise Incomparable where a file is empty, mixes devices, or the device changed from one to the other."""
+    """Raise Incomparable if a file is empty or mixes devices, or if the two files have different devices."""
     first, second = _device(before.rows, "before"), _device(after.rows, "after")
     if first != second:
         changed = [
@@ -56,7 +55,7 @@ ROOFS = ("copy_gbs", "matrix_gflops")
 
 
 def slower(before: Loaded, after: Loaded) -> list[str]:
-    """A line for each measurement of both files that is slower in ``after`` beyond the spread of both runs."""
+    """Return a line for each measurement that is slower in ``after`` beyond the spread of both runs."""
     old, lines = before.latest(), []
     for name, row in after.latest().items():
         if name not in old:

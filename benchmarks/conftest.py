@@ -1,4 +1,4 @@
-"""Options of ``pytest benchmarks/``, and what every benchmark gets from them."""
+"""Options of ``pytest benchmarks/``, and the session fixture of every benchmark."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from .session import CLOCK, Session
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     group = parser.getgroup("cagc benchmarks")
-    group.addoption("--quick", action="store_true", help="small cases and few rounds: does it run, within 3 minutes")
+    group.addoption("--quick", action="store_true", help="small cases and few rounds, to check that all run")
     group.addoption("--peers", type=Path, default=None, metavar="DIR", help="folder with checkouts of the peers' code")
     group.addoption(
         "--results",
@@ -23,16 +23,16 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         metavar="DIR",
         help="folder for JSON Lines, one per benchmark",
     )
-    group.addoption("--rounds", type=int, default=None, help="timed rounds of each case (default: what it sets itself)")
+    group.addoption("--rounds", type=int, default=None, help="timed rounds of each case (default: the case's own)")
     group.addoption("--threads", type=int, default=None, help="threads of the CPU kernels (default: all usable cores)")
     group.addoption("--only", default="", help="implementations to run, with commas (default: all)")
-    group.addoption("--fresh", action="store_true", help="leave the allocator as it is")
+    group.addoption("--fresh", action="store_true", help="leave the allocator unchanged")
 
 
 def pytest_configure(config: pytest.Config) -> None:
     peers = config.getoption("--peers", None)
     if peers is not None and not peers.is_dir():
-        raise pytest.UsageError(f"--peers: {peers} is no folder")
+        raise pytest.UsageError(f"--peers: got {peers}, expected a folder")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

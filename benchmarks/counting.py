@@ -1,4 +1,4 @@
-"""MACs and bytes of what is more than a generator's forward pass, counted while PyTorch runs it."""
+"""Counts MACs and bytes of any call, backward passes included, while PyTorch runs it."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class _Counter(TorchDispatchMode):
         kwargs = kwargs or {}
         operations = flop_registry.get(func._overloadpacket)
         if operations is None:
-            with self:  # inference mode leaves composite functions whole
+            with self:  # inference mode does not decompose composite functions
                 out = func.decompose(*args, **kwargs)
             return func(*args, **kwargs) if out is NotImplemented else out
         out = func(*args, **kwargs)
@@ -33,16 +33,16 @@ class _Counter(TorchDispatchMode):
 
 
 def _is_filter(args: tuple[Any, ...]) -> bool:
-    """Whether a convolution, forward or backward, is by one FIR filter that all channels share, as upfirdn2d's."""
+    """Whether a convolution, forward or backward, uses one FIR filter for all channels, as upfirdn2d does."""
     return any(isinstance(t, torch.Tensor) and t.ndim == 4 and t.shape[1] == 1 and t.stride(0) == 0 for t in args[:3])
 
 
 def counted(call: Callable[[], object]) -> tuple[int, int]:
-    """(MACs, bytes) of ``call`` in plain PyTorch: its convolutions and matrix products, backward passes included.
+    """Return (MACs, bytes) of the convolutions and matrix products in ``call``, backward passes included.
 
-    Each reads its operands once and writes its results once; whatever stands between them counts as fused. FIR filters
-    do not count, an up-sampling convolution does at its input's resolution: for a generator's forward pass these are
-    the MACs of :func:`cagc.metrics.macs.count_macs`, and those of demodulation.
+    Each operation reads its operands once and writes its results once; other operations count as fused into them. FIR
+    filters are not counted, and up-sampling convolutions count at their input's resolution. For a generator's forward
+    pass the result is the MACs of :mod:`cagc.metrics.macs` plus those of demodulation.
     """
     with use_backend("reference"), _Counter() as counter:
         call()

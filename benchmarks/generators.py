@@ -1,4 +1,4 @@
-"""Every way to run a generator that is compared here, each as a function z → image with the stored noise maps."""
+"""The ways to run a generator that are compared, each as a function z → image with the stored noise maps."""
 
 from __future__ import annotations
 
@@ -29,21 +29,21 @@ from .peers import Unavailable
 
 Image = Callable[[torch.Tensor], torch.Tensor]
 
-# Pruned widths: what is kept of each layer, and what that is rounded up to. The paper removes int(0.7 C) of C.
+# Pruned widths: share kept of each layer, and the multiple that it is rounded up to. The paper removes int(0.7 C) of C.
 WIDTHS = {"full": (1.0, 1), "0.3": (0.3, 1), "0.3 by 8": (0.3, 8)}
-# Of float32 images against the reference's, relative to their largest value; half precision by its own resolution.
+# Largest error of images against the reference's, relative to their largest value; wider for half precision.
 TOLERANCE = {torch.float32: 1e-4, torch.float16: 3e-2, torch.bfloat16: 2e-1}
 
 
 def widths(resolution: int, keep: float, round_to: int = 1) -> dict[str, int]:
-    """Widths of the published generator with the share ``keep`` of every layer, rounded up to ``round_to``."""
+    """Return the published generator's widths with a share ``keep`` of every layer, rounded up to ``round_to``."""
     full = GeneratorConfig.uniform(resolution).channels
     kept = {name: c - removed_channels(c, round(1 - keep, 12)) for name, c in full.items()}
     return {name: min(full[name], -(-c // round_to) * round_to) for name, c in kept.items()}
 
 
 def random_generator(config: GeneratorConfig, device: str, dtype: torch.dtype = torch.float32) -> Generator:
-    """A generator with random weights, biases and noise strengths: as fast as a trained one."""
+    """Create a generator with random weights, biases and noise strengths, which is as fast as a trained one."""
     torch.manual_seed(0)
     generator = Generator(config).eval().requires_grad_(False)
     for layer in (generator.get_submodule(spec.module) for spec in config.layers() if spec.kind != "const"):
@@ -54,7 +54,7 @@ def random_generator(config: GeneratorConfig, device: str, dtype: torch.dtype = 
 
 
 def work(generator: AnyGenerator, batch: int = 1) -> tuple[int, int]:
-    """(MACs, bytes) of ``batch`` images: activations read and written once, weights read once."""
+    """Return (MACs, bytes) of ``batch`` images: activations are read and written once, weights read once."""
     macs, moved = zip(*layer_work(generator, batch).values(), strict=True)
     return sum(macs), sum(moved)
 
@@ -68,7 +68,7 @@ def _eager(generator: Generator, batch: int, backend: str | None = None) -> Imag
 
 
 def _replayed(make: Callable[[Generator, int], Image], generator: Generator, batch: int) -> Image:
-    """``make``'s function under a CUDA graph, its input copied into place before each replay."""
+    """Capture ``make``'s function in a CUDA graph, whose input is copied into place before each replay."""
     if generator.w_avg.device.type != "cuda":
         raise Unavailable("CUDA graphs need a CUDA device")
     z = generator.w_avg.new_zeros(batch, generator.z_dim)
@@ -102,7 +102,7 @@ _EXPORTS: dict[tuple[int, int], tempfile.TemporaryDirectory] = {}
 
 
 def _exported(generator: Generator, batch: int) -> Path:
-    """ONNX file of ``generator``, which onnxruntime and OpenVINO share; the one before it is removed."""
+    """Export ``generator`` to an ONNX file, which onnxruntime and OpenVINO share; the previous file is removed."""
     if generator.w_avg.device.type != "cpu":
         raise Unavailable("timed on the CPU only")
     key = id(generator), batch
@@ -129,7 +129,7 @@ def _onnxruntime(generator: Generator, batch: int) -> Image:
 
 
 def openvino_model(path: Path) -> Callable[[np.ndarray], np.ndarray]:
-    """A graph that OpenVINO reads, compiled for one call at a time in float32 with PyTorch's number of threads."""
+    """Compile a model file by OpenVINO, for single calls in float32 with PyTorch's number of threads."""
     if find_spec("openvino") is None:
         raise Unavailable("openvino is not installed")
     openvino = importlib.import_module("openvino")
@@ -152,8 +152,10 @@ def _openvino(generator: Generator, batch: int) -> Image:
 
 
 def openvino_work(path: Path) -> tuple[int, int]:
-    """(MACs, bytes) of a graph of static shapes: operands of its matrix products and convolutions read once, results
-    written once. Transposed convolutions are left out: MobileStyleGAN's are the wavelets' fixed filters.
+    """Return (MACs, bytes) of the matrix products and convolutions of a graph with static shapes.
+
+    Operands are read once and results written once. Transposed convolutions are left out, because MobileStyleGAN's are
+    the fixed filters of wavelets.
     """
     macs = moved = 0
     for op in importlib.import_module("openvino").Core().read_model(str(path)).get_ops():
@@ -168,10 +170,9 @@ def openvino_work(path: Path) -> tuple[int, int]:
 
 
 def mobile_stylegan() -> tuple[Callable[[], object], int, tuple[int, int]]:
-    """(call, resolution, (MACs, bytes)) of MobileStyleGAN's networks in the ``random-face`` package under OpenVINO,
-    batch 1.
+    """Return (call, resolution, (MACs, bytes)) of MobileStyleGAN at batch 1 under OpenVINO.
 
-    The package itself is not imported: it needs an OpenVINO of 2021 and OpenCV.
+    Its networks are files of the ``random-face`` package, which is not imported: it needs OpenVINO 2021 and OpenCV.
     """
     spec = find_spec("random_face")
     if spec is None:
@@ -195,14 +196,14 @@ RIVALS = {"torch.compile": _compiled, "onnxruntime": _onnxruntime, "openvino": _
 
 
 def build(name: str, generator: Generator, batch: int, folder: Path | None) -> Image:
-    """The implementation ``name`` of ``generator``; raises Unavailable, with the reason."""
+    """Return the implementation ``name`` of ``generator``. Raises Unavailable with the reason if there is none."""
     if name in peers.NAMES:
         return peers.generator(folder, name, generator)
     return (OURS | GRAPHS | RIVALS)[name](generator, batch)
 
 
 def check_images(image: torch.Tensor, expected: torch.Tensor) -> float:
-    """Largest difference of two image tensors relative to the largest value; raises Unavailable beyond tolerance."""
+    """Return the largest difference of two image tensors over the largest value. Raises Unavailable if too large."""
     if image.shape != expected.shape:
         raise Unavailable(f"draws {list(image.shape)}, expected {list(expected.shape)}")
     error = ((image.float() - expected.float()).abs().max() / expected.float().abs().max()).item()

@@ -1,8 +1,8 @@
-"""The generator as the public code bases run it: weights modulated per sample, one grouped convolution per layer.
+"""Runs a generator as the public code bases do: weights modulated per sample, one grouped convolution per layer.
 
-Every sample gets filters of its own (modulated, then demodulated), so a batch is a convolution of as many groups, and
-what surrounds it is one pass over memory for each step. Written here on the weights of a :class:`cagc.Generator`, so
-that the comparison needs none of their code; ``--peers`` adds the real ones.
+Every sample has its own modulated and demodulated filters, so a batch is a convolution with one group per sample, and
+each other step is one pass over memory. It uses the weights of a :class:`cagc.Generator`, so the comparison needs no
+code of others; ``--peers`` adds the public code itself.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from cagc.models.stylegan2 import SynthesisLayer, ToRGB
 
 
 def _filter(x: torch.Tensor, f: torch.Tensor, up: int, pad: tuple[int, int]) -> torch.Tensor:
-    """Insert zeros, pad, and correlate with the flipped taps ``f``, a plane at a time."""
+    """Insert zeros, pad, and convolve each plane with the taps ``f``."""
     n, c, h, w = x.shape
     if up > 1:
         x = F.pad(x.reshape(n * c, 1, h, 1, w, 1), [0, up - 1, 0, 0, 0, up - 1])
@@ -32,7 +32,7 @@ def _modulated(weight: torch.Tensor, styles: torch.Tensor, demodulate: bool) -> 
 
 
 def _convolve(x: torch.Tensor, weight: torch.Tensor, up: int) -> torch.Tensor:
-    """x [N, I, h, w], weight [N, O, I, k, k] → [N, O, ...], with one group a sample."""
+    """Convolve x [N, I, h, w] with weight [N, O, I, k, k], one group per sample; returns [N, O, ...]."""
     n, i, h, w = x.shape
     o, k = weight.shape[1], weight.shape[-1]
     x = x.reshape(1, n * i, h, w)
@@ -58,7 +58,7 @@ def _to_rgb(layer: ToRGB, x: torch.Tensor, w: torch.Tensor) -> torch.Tensor:
 
 
 def grouped_synthesis(generator: Generator, ws: torch.Tensor) -> torch.Tensor:
-    """Image [N, 3, R, R] of ``ws`` [N, num_ws, w_dim], with the stored noise maps."""
+    """Draw images [N, 3, R, R] from ``ws`` [N, num_ws, w_dim], with the stored noise maps."""
     synthesis, rgb, index = generator.synthesis, None, 0
     x = synthesis.b4.const.expand(len(ws), -1, -1, -1)
     for resolution in synthesis.resolutions:

@@ -1,8 +1,8 @@
-"""The one way in which everything here is timed.
+"""The timing code of all benchmarks.
 
 Candidates take turns, in another order every round, so that all of them see the same machine, and are compared round by
 round (:func:`cagc.latency.measure.measure_latency`): ``time.perf_counter`` on the CPU, CUDA events on a GPU. Caches are
-warm unless they are flushed before each call. The roofs that a time is held against are measured in the same run.
+warm unless they are flushed before each call. The machine's roofs are measured in the same run.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ def _libc():
 
 
 def keep_memory() -> bool:
-    """Have glibc keep freed memory for the process, so that no side pays for fresh pages; whether it could be told."""
+    """Make glibc keep freed memory, so that no candidate pays for fresh pages; returns whether this succeeded."""
     trim_threshold, mmap_max = -1, -4
     try:
         mallopt = _libc().mallopt
@@ -45,12 +45,12 @@ keep_memory.done = False
 
 
 def allocator() -> str:
-    """ "kept" after :func:`keep_memory`, else "system"."""
+    """Return "kept" after :func:`keep_memory`, else "system"."""
     return "kept" if keep_memory.done else "system"
 
 
 def pin_threads(threads: int | None = None) -> int:
-    """Fix the number of threads of PyTorch and of our kernels, by default the cores this process may use."""
+    """Set the number of threads of PyTorch and of our kernels, by default the cores that this process may use."""
     usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     torch.set_num_threads(threads or usable)
     return torch.get_num_threads()
@@ -75,7 +75,7 @@ def _evictor(device: str) -> torch.Tensor:
 
 
 def flush(device: str) -> None:
-    """Evict what the last-level cache holds, by writing twice its size."""
+    """Empty the last-level cache by writing twice its size."""
     _evictor(device).add_(1)
 
 
@@ -87,9 +87,10 @@ def paired(
     device: str | None = None,
     steady: bool = False,
 ) -> dict[str, list[float]]:
-    """Seconds per call of each candidate, one entry per round.
+    """Return seconds per call of each candidate, one entry per round.
 
-    cold: flush the caches before each call. steady: each timed call follows an untimed one of its own.
+    With ``cold``, caches are flushed before each call. With ``steady``, each timed call follows an untimed call of the
+    same candidate.
     """
     device = device or default_device()
     prepare = partial(flush, device) if cold else None
@@ -98,7 +99,7 @@ def paired(
 
 
 def spread(values: list[float]) -> tuple[float, float, float]:
-    """Median, 10th and 90th percentile."""
+    """Return median, 10th and 90th percentile."""
     if len(values) == 1:
         return (values[0],) * 3
     q = statistics.quantiles(values, n=10, method="inclusive")
@@ -106,25 +107,26 @@ def spread(values: list[float]) -> tuple[float, float, float]:
 
 
 def ratios(times: Mapping[str, list[float]], slow: str, fast: str) -> list[float]:
-    """``slow / fast`` round by round."""
+    """Return ``slow / fast`` round by round."""
     return [s / f for s, f in zip(times[slow], times[fast], strict=True)]
 
 
 def ratio(times: Mapping[str, list[float]], slow: str, fast: str) -> float:
-    """Median over the rounds of ``slow / fast``."""
+    """Return the median of ``slow / fast`` over the rounds."""
     return statistics.median(ratios(times, slow, fast))
 
 
 def milliseconds(times: list[float]) -> tuple[float, float, float]:
-    """Median, 10th and 90th percentile of ``times`` in seconds."""
+    """Return median, 10th and 90th percentile of ``times`` (seconds) in milliseconds."""
     return tuple(1e3 * t for t in spread(times))
 
 
 @cache
 def roofs(device: str, dtype: torch.dtype) -> dict[str, float]:
-    """What this machine reaches now: "copy_gbs", bytes read and written by a copy of 256 MB, and "matrix_gflops".
+    """Measure the machine's roofs, once per process.
 
-    Measured once in a process; the matrix product is 2048³ on the CPU and 8192³ on a GPU, TF32 as PyTorch is set.
+    "copy_gbs" counts the bytes read and written by a copy (256 MB in all). "matrix_gflops" is a matrix product of 2048³
+    on the CPU and 8192³ on a GPU, with PyTorch's current TF32 setting.
     """
     size = 2048 if device == "cpu" else 8192
     source, target = torch.zeros(2, 2**25, device=device).unbind()
@@ -145,7 +147,7 @@ def _resident(field: str) -> int:
 
 
 def memory(device: str) -> int | None:
-    """Bytes in use now: resident on the CPU, where freed memory is handed back first, allocated on a GPU."""
+    """Return the bytes in use now: allocated on a GPU; resident on the CPU, after returning freed memory."""
     gc.collect()
     if device == "cuda":
         torch.cuda.synchronize()
@@ -158,7 +160,7 @@ def memory(device: str) -> int | None:
 
 
 def peak_memory(call: Call, device: str) -> int | None:
-    """The most bytes in use during ``call``, everything that the process holds included; None where unknown."""
+    """Return the most bytes in use during ``call``, including everything that the process holds; None if unknown."""
     if memory(device) is None:
         return None
     if device == "cuda":
@@ -167,7 +169,7 @@ def peak_memory(call: Call, device: str) -> int | None:
         torch.cuda.synchronize()
         return torch.cuda.max_memory_allocated()
     try:
-        Path("/proc/self/clear_refs").write_text("5")  # the kernel's own peak starts anew
+        Path("/proc/self/clear_refs").write_text("5")  # resets the kernel's peak counter
         call()
         return _resident("VmHWM")
     except (OSError, StopIteration):

@@ -1,4 +1,4 @@
-"""The README's first figures: a published generator full and pruned, and the default run on the embedded one."""
+"""Builds the README's first figures: a published generator, full and pruned, and the default run."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from .tables import document_table, of
 MARKERS = "<!-- headline:begin -->", "<!-- headline:end -->"
 CASE = {"resolution": 256, "batch": 1}
 USUAL = {"cache": "warm", "allocator": "kept", "dtype": "float32"}
-# By 8 is what plans round to by default.
+# Plans round widths to multiples of 8 by default.
 NAMES = {"full": "full generator", "0.3 by 8": "student, 0.3 of every layer, by 8"}
 RUN_BY = {"authors": "the authors' code", "runtime": "`cagc.runtime.compile`"}
 
 
 def table(rows: Sequence[Row]) -> str:
-    """One image at 256 px: who draws it, its MACs and milliseconds; an empty string where a side was not timed."""
+    """Return the table of one image at 256 px with MACs and milliseconds; an empty string if a row was not timed."""
     found = {
         (row["case"].get("widths"), row["implementation"]): row
         for row in of(rows, "generators")
@@ -36,7 +36,7 @@ def table(rows: Sequence[Row]) -> str:
 
 
 def sentence(document: dict[str, Any]) -> str:
-    """What a default ``cagc compress`` ended at; ``document`` is its metrics.json."""
+    """Return a sentence with the results of a default ``cagc compress``, whose metrics.json is ``document``."""
     student = document["generators"]["Student"]
     return (
         f"`cagc compress` on the embedded faces: {student['macs_ratio']:.1f} times fewer MACs, "
@@ -46,5 +46,5 @@ def sentence(document: dict[str, Any]) -> str:
 
 
 def text(devices: Sequence[Sequence[Row]], runs: Sequence[dict[str, Any]]) -> str:
-    """What stands between :data:`MARKERS`."""
+    """Return the text between :data:`MARKERS`."""
     return "\n\n".join([part for part in map(table, devices) if part] + [sentence(run) for run in runs])

@@ -1,9 +1,9 @@
-"""Kernels that a GPU would launch for images, and the bytes they move, counted without one.
+"""Counts, without a GPU, the kernels that a GPU would launch for images, and the bytes that they move.
 
-``python -m benchmarks.launches`` walks through the frozen generator with kernels that do nothing, under Triton's
-interpreter: the compiled program (:func:`cagc.runtime.compile`), and the eager layers that it replaces, of which every
-operator of PyTorch and of ``cagc_kernels`` counts as one kernel. Bytes are those of each kernel's tensors, read or
-written once, without credit for the cache. Nothing of this was timed; :mod:`benchmarks.roof` says what bytes cost.
+``python -m benchmarks.launches`` runs the frozen generator with kernels that do nothing, under Triton's interpreter:
+the compiled program (:func:`cagc.runtime.compile`), and the eager layers that it replaces, in which every operator of
+PyTorch and of ``cagc_kernels`` counts as one kernel. Bytes are those of each kernel's tensors, read or written once;
+cache hits are not counted. Nothing is timed; :mod:`benchmarks.roof` computes times from bytes.
 """
 
 from __future__ import annotations
@@ -27,14 +27,14 @@ from . import generators
 
 
 class Counts(NamedTuple):
-    """Launches by the kernel's name, and bytes by it."""
+    """Launches and bytes by the kernel's name."""
 
     launches: Counter[str]
     moved: Counter[str]
 
 
 def _bytes(tensor: torch.Tensor) -> int:
-    """Of the elements in memory: what is expanded is read once."""
+    """Return the bytes of a tensor's elements in memory; expanded dimensions count once."""
     size = tensor.element_size()
     for length, stride in zip(tensor.shape, tensor.stride(), strict=True):
         size *= length if stride else min(length, 1)
@@ -42,7 +42,7 @@ def _bytes(tensor: torch.Tensor) -> int:
 
 
 class _Operators(TorchDispatchMode):
-    """Counts the operators that are more than a view or an allocation."""
+    """Counts operators, except views and allocations."""
 
     def __init__(self, counts: Counts) -> None:
         super().__init__()
@@ -60,7 +60,7 @@ class _Operators(TorchDispatchMode):
 
 @contextmanager
 def counted() -> Iterator[Counts]:
-    """Launch nothing of Triton inside, and count; everything of PyTorch runs. Needs TRITON_INTERPRET=1."""
+    """Count launches inside the block: Triton kernels do not run, PyTorch's do. Needs TRITON_INTERPRET=1."""
     counts = Counts(Counter(), Counter())
     executor = import_module("triton.runtime.interpreter").GridExecutor
     run = executor.__call__
@@ -80,7 +80,7 @@ def counted() -> Iterator[Counts]:
 
 @torch.inference_mode()
 def of_program(generator: Generator, batch: int, dtype: torch.dtype) -> Counts:
-    """Of the Triton program, with the tiles that a rule gives an H100 that nobody has timed."""
+    """Count the launches of the Triton program, with the default tiles for an H100."""
     from cagc.runtime.program import ProgramSynthesis
     from cagc_kernels.triton import synthesis
     from cagc_kernels.triton.gemm import configs
@@ -102,7 +102,7 @@ def of_program(generator: Generator, batch: int, dtype: torch.dtype) -> Counts:
 
 @torch.inference_mode()
 def of_eager(generator: Generator, batch: int, dtype: torch.dtype) -> Counts:
-    """Of the generator's own layers with the kernels that CUDA takes where they were compiled."""
+    """Count the launches of the generator's eager layers with the native backend."""
     generator = generator.to(dtype)
     z = torch.zeros(batch, generator.z_dim, dtype=dtype)
     with use_backend("native"), counted() as counts:
@@ -117,7 +117,7 @@ WAYS: dict[str, Callable[[Generator, int, torch.dtype], Counts]] = {
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Print a row for each width and way."""
+    """Print a row for each width and each way to run it."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--resolution", type=int, default=256)
     parser.add_argument("--batch", type=int, default=1)

@@ -1,9 +1,9 @@
-"""Where the time of an image goes, and how far each layer is from its roof: ``python -m benchmarks.layers``.
+"""Times the layers of an image and compares each with its roof: ``python -m benchmarks.layers``.
 
-The roof of a layer is the longer of its multiplications at the matrix rate and its bytes at the copy bandwidth, both
-measured in the same run; a layer at 100 % does nothing but multiply, or nothing but move what it must. The
-multiplications are those of the algorithm that runs: Winograd's needs fewer than the MACs say. Above 100 % the data
-comes out of a cache. "to gain" is the time above the roof: work on the largest first.
+The roof of a layer is the longer of two times: its multiplications at the matrix rate, and its bytes at the copy
+bandwidth, both rates measured in the same run. A layer at 100 % is as fast as the machine allows; above 100 % its data
+comes from a cache. Multiplications are those of the algorithm that runs: Winograd's needs fewer than the MACs say.
+"to gain" is the time above the roof: start with the largest.
 """
 
 from __future__ import annotations
@@ -28,19 +28,19 @@ HEADER = (
 
 
 def multiplications(row: dict) -> int:
-    """Of the algorithm that runs the layer; its MACs where it does not tell."""
+    """Return the multiplications of the algorithm that runs the layer, or its MACs if they are unknown."""
     return row.get("multiplications") or row["macs"]
 
 
 def roof_ms(row: dict, measured: dict[str, float]) -> tuple[float, str]:
-    """(milliseconds, "arithmetic" or "memory") of the roof of a layer."""
+    """Return the roof of a layer in milliseconds, and what bounds it, "arithmetic" or "memory"."""
     arithmetic = 2 * multiplications(row) / measured["matrix_gflops"] / 1e6
     memory = row["bytes"] / measured["copy_gbs"] / 1e6
     return max(arithmetic, memory), "arithmetic" if arithmetic >= memory else "memory"
 
 
 def table(rows: list[dict], measured: dict[str, float]) -> str:
-    """Markdown, in the order in which the layers run, with their sum."""
+    """Return a Markdown table of the layers in the order in which they run, with their sum."""
     whole, lines = sum(row["ms"] for row in rows), [HEADER, "|---" * 11 + "|"]
     roof_sum = 0.0
     for row in rows:
@@ -62,7 +62,7 @@ def table(rows: list[dict], measured: dict[str, float]) -> str:
 
 
 def shape(config: GeneratorConfig, batch: int, name: str) -> tuple[int, ...]:
-    """Of what layer ``name`` gives; the mapping network and the styles give vectors."""
+    """Return the output shape of layer ``name``; the mapping network and the styles give vectors."""
     for spec in config.layers():
         if spec.name == name:
             return (batch, spec.out_width, *spec.size)
@@ -70,7 +70,7 @@ def shape(config: GeneratorConfig, batch: int, name: str) -> tuple[int, ...]:
 
 
 def as_rows(rows: list[dict], case: dict, config: GeneratorConfig, executor: str, device: str) -> list[Row]:
-    """Rows for a results file, one a layer; the time is a least, not a median."""
+    """Return rows for a results file, one per layer; the time is a minimum, not a median."""
     made = []
     for row in rows:
         times = {executor: [row["ms"] / 1e3]}
@@ -82,12 +82,12 @@ def as_rows(rows: list[dict], case: dict, config: GeneratorConfig, executor: str
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Print the table, and with ``--results`` write its rows."""
+    """Print the table, and with ``--results`` also write its rows."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--resolution", type=int, default=256)
     parser.add_argument("--widths", default="full", choices=tuple(generators.WIDTHS), help="default: full")
     parser.add_argument("--batch", type=int, default=1)
-    parser.add_argument("--executor", default=None, choices=EXECUTORS, help="default: the runtime where it can tell")
+    parser.add_argument("--executor", default=None, choices=EXECUTORS, help="default: the runtime where possible")
     parser.add_argument("--repeats", type=int, default=10)
     parser.add_argument("--threads", type=int, default=None)
     parser.add_argument("--results", type=Path, default=None, metavar="DIR", help=f"such as {RESULTS.name}/DEVICE")

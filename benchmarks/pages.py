@@ -1,4 +1,4 @@
-"""The pages of docs/performance: of each device a summary, and the long tables in files of their own."""
+"""Writes the pages of docs/performance: a summary for each device, and the long tables as separate files."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 from . import tables
 from .results import Row
 
-# Pictures by name, and what they show in a line; docs/performance.md explains how to read them.
+# Captions of the charts by name; docs/performance.md explains how to read them.
 CAPTIONS = {
     "widths": "Time against MACs, 10 % to 100 % of every layer",
     "realised-share": "How much of the MAC cut is paid out",
@@ -16,7 +16,7 @@ CAPTIONS = {
     "ops": "Ops bound by memory, against a copy",
     "quality": "Quality against MACs",
 }
-# File → title, table.
+# File → title and table.
 LONG: dict[str, tuple[str, Callable[[Sequence[Row]], str]]] = {
     "generators": ("Whole images, every way to run them", tables.generators),
     "widths": ("Widths from 10 % to 100 %, by 8", tables.widths),
@@ -25,7 +25,7 @@ LONG: dict[str, tuple[str, Callable[[Sequence[Row]], str]]] = {
     "sparse": ("Layers read in place at 0.3 of their channels", tables.sparse),
 }
 Part = tuple[str, tuple[str, ...], Callable[[Sequence[Row]], str], tuple[str, ...], str]
-# Title, pictures, table, long files, and a sentence that the table needs.
+# Title, charts, table, long files, and a sentence above the table.
 SUMMARY: tuple[Part, ...] = (
     ("What the cut is worth", ("widths", "realised-share"), tables.summary, ("generators", "widths"), ""),
     (
@@ -49,13 +49,13 @@ SUMMARY: tuple[Part, ...] = (
 
 
 def machine(rows: Sequence[Row]) -> str:
-    """ "AMD EPYC, 2 cores", or the GPU's name."""
+    """Return the machine's name, such as "AMD EPYC, 2 cores", or the GPU's."""
     device = rows[-1]["device"]
     return device["gpu"] or f"{device['cpu']}, {device['cores']} cores"
 
 
 def versions(rows: Sequence[Row]) -> str:
-    """Everything that ``rows`` ran with, in a line: threads, driver, system, packages."""
+    """Return threads, driver, system and package versions of ``rows`` on one line."""
     device = rows[-1]["device"]
     driver = [f"driver {device['driver']}"] if device["driver"] else []
     packages = {name: sorted({row["versions"][name] for row in rows if name in row["versions"]}) for name in PACKAGES}
@@ -72,7 +72,7 @@ def _range(values: Sequence[float]) -> str:
 
 
 def runs(rows: Sequence[Row]) -> str:
-    """Every command that made ``rows``, once, with the commit, the allocator, and the roofs measured in its run."""
+    """Return a table of the commands that made ``rows``, with commit, allocator, and the roofs measured in the run."""
     groups: dict[tuple[str, ...], list[Row]] = {}
     for row in rows:
         groups.setdefault((row["benchmark"], row["command"], str(row["commit"]), row["allocator"]), []).append(row)
@@ -87,7 +87,7 @@ def runs(rows: Sequence[Row]) -> str:
 
 
 def summary(name: str, rows: Sequence[Row], pictures: Sequence[str]) -> str:
-    """The section of docs/performance.md about one device, whose results lie in folder ``name``."""
+    """Return the section of docs/performance.md about the device whose results are in folder ``name``."""
     parts = [
         f"## Results: {machine(rows)}\n\n{versions(rows)}. [Commands, commits and roofs](performance/{name}/runs.md)."
     ]
@@ -103,7 +103,7 @@ def summary(name: str, rows: Sequence[Row], pictures: Sequence[str]) -> str:
 
 
 def long(folder: Path, rows: Sequence[Row]) -> dict[Path, str]:
-    """File in ``folder`` → page with one long table, for all that ``rows`` have."""
+    """Return the pages with one long table each, by file in ``folder``, for the tables that ``rows`` allow."""
     head = f"{machine(rows)}; {versions(rows)}. [Back](../../performance.md); [how these rows were made](runs.md)."
     pages = {
         folder / f"{file}.md": f"# {title}\n\n{head}\n\n{table}\n"

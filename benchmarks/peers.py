@@ -1,9 +1,9 @@
 """Generators and ops of the public code bases, imported from the user's own checkouts and never copied.
 
 ``--peers DIR``: DIR is a checkout, or a folder of checkouts, of rosinality/stylegan2-pytorch,
-lychenyoko/content-aware-gan-compression, NVlabs/stylegan2-ada-pytorch or NVlabs/stylegan3; they are known by their
-files. Their CUDA ops are built where there is a GPU, by their own code; on the CPU their native paths run, and the
-build, which they start on import, is left out. Code that does not import is named, and the rest runs.
+lychenyoko/content-aware-gan-compression, NVlabs/stylegan2-ada-pytorch or NVlabs/stylegan3; they are recognised by their
+files. On a GPU their own code builds their CUDA ops; on the CPU their PyTorch code runs, and the build that they start
+on import is suppressed. Code that does not import is skipped with the reason.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ class Unavailable(Exception):
 
 @dataclass(frozen=True)
 class CodeBase:
-    """A peer: how its checkout is known, what is imported from it, and how its generator is made from ours."""
+    """A peer: how its checkout is recognised, what is imported from it, and how its generator gets our weights."""
 
     name: str
     marks: tuple[str, ...]
@@ -59,7 +59,7 @@ def _rosinality(module: ModuleType, ours: Generator) -> Callable[[torch.Tensor],
 
 
 def _load_rosinality(theirs: torch.nn.Module, ours: Generator) -> Callable[[torch.Tensor], torch.Tensor]:
-    """Our weights in their network; what our reader makes of it afterwards must be ours again."""
+    """Load our weights into their network, and check that our reader gets the same weights back."""
     theirs.load_state_dict(generator_to_rosinality(ours))
     _check_read_back(ours, generator_from_rosinality(theirs.state_dict()), "w_avg")
     theirs = theirs.to(ours.w_avg.device).eval().requires_grad_(False)
@@ -74,7 +74,7 @@ def _check_read_back(ours: Generator, back: Generator, absent: str = "") -> None
 
 
 def _nvlabs(nested: bool, module: ModuleType, ours: Generator) -> Callable[[torch.Tensor], torch.Tensor]:
-    """``nested``: options of the synthesis network come in a dictionary, as in stylegan2-ada."""
+    """Build NVlabs' generator; with ``nested``, synthesis options are a dictionary, as in stylegan2-ada."""
     config, width = ours.config, ours.config.channels
     options = {"channel_base": 4 * config.resolution, "channel_max": 4, "num_fp16_res": 0}
     theirs = module.Generator(
@@ -118,7 +118,7 @@ NAMES = tuple(base.name for base in CODE_BASES)
 
 
 def find(folder: Path, base: CodeBase) -> Path:
-    """The checkout of ``base`` in ``folder``. Raises Unavailable where there is none."""
+    """Return the checkout of ``base`` in ``folder``. Raises Unavailable if there is none."""
     for place in (folder, *sorted(p for p in folder.iterdir() if p.is_dir())):
         if all((place / mark).exists() for mark in base.marks):
             return place
@@ -132,7 +132,7 @@ def _forget(names: tuple[str, ...]) -> dict[str, ModuleType]:
 
 @contextmanager
 def _isolated(path: Path, owns: tuple[str, ...], device: str) -> Iterator[None]:
-    """Import from ``path``, with what else has these names out of the way, and put everything back."""
+    """Import from ``path`` inside the block, hiding other modules with these names, and restore them afterwards."""
     before, load = _forget(owns), torch.utils.cpp_extension.load
     sys.path.insert(0, str(path))
     absent = [name for name in ("requests", "pkg_resources") if importlib.util.find_spec(name) is None]
@@ -152,9 +152,9 @@ def _isolated(path: Path, owns: tuple[str, ...], device: str) -> Iterator[None]:
 
 @contextmanager
 def imported(folder: Path | None, name: str, device: str) -> Iterator[ModuleType]:
-    """The module of peer ``name`` that holds its generator, while its packages are in place.
+    """Yield the module with the generator of peer ``name``, while its packages can be imported.
 
-    Raises Unavailable, with the reason: no checkout, or its code raised, on import or inside the block.
+    Raises Unavailable with the reason: there is no checkout, or its code raised on import or inside the block.
     """
     if folder is None:
         raise Unavailable("needs --peers DIR with its public code")
@@ -164,14 +164,14 @@ def imported(folder: Path | None, name: str, device: str) -> Iterator[ModuleType
             yield importlib.import_module(base.module)
         except Unavailable:
             raise
-        except Exception as error:  # whatever their code raises
+        except Exception as error:  # their code may raise anything
             raise Unavailable(f"{type(error).__name__}: {' '.join(str(error).split())[:200]}") from error
 
 
 def generator(folder: Path | None, name: str, ours: Generator) -> Callable[[torch.Tensor], torch.Tensor]:
-    """z [N, style_dim] → image by peer ``name``'s generator, with the weights of ``ours`` and its noise maps.
+    """Return peer ``name``'s generator as a function z [N, z_dim] → image, with the weights and noise maps of ``ours``.
 
-    Raises Unavailable, with the reason.
+    Raises Unavailable with the reason.
     """
     make = next(base for base in CODE_BASES if base.name == name).make
     with imported(folder, name, ours.w_avg.device.type) as module:
@@ -179,9 +179,9 @@ def generator(folder: Path | None, name: str, ours: Generator) -> Callable[[torc
 
 
 def ops(folder: Path | None, name: str, device: str) -> dict[str, Callable[..., torch.Tensor]]:
-    """Peer ``name``'s ops: "bias_act" (x, b) with leaky ReLU, "blur" (x, f) and "up" (x, f) of an up-sampling layer.
+    """Return peer ``name``'s ops: "bias_act" (x, b) with leaky ReLU; "blur" and "up" (x, f) of an up-sampling layer.
 
-    Raises Unavailable, with the reason.
+    Raises Unavailable with the reason.
     """
     with imported(folder, name, device):
         if "op" in sys.modules:

@@ -1,4 +1,4 @@
-"""Pictures of committed results, by matplotlib; :mod:`benchmarks.report` writes them into docs/performance."""
+"""Draws charts of committed results with matplotlib; :mod:`benchmarks.report` writes them into docs/performance."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ COLOURS = {
     "reference": "#878787",
     "authors": "#762a83",
 }
-# So that the same results give the same file.
+# The same results give the same file.
 METADATA = {"Software": None}
 
 
@@ -38,7 +38,7 @@ def _colour(name: str) -> str:
 
 
 def widths(rows: Sequence[Row]) -> Any:
-    """MACs against milliseconds, both as shares of the full generator; on the diagonal the cut is paid out in full."""
+    """Plot MACs against milliseconds, relative to the full generator; on the diagonal the whole cut became time."""
     groups: dict[tuple[int, str], list[Row]] = {}
     for row in of(rows, "widths"):
         groups.setdefault((row["case"]["resolution"], row["implementation"]), []).append(row)
@@ -63,7 +63,7 @@ def widths(rows: Sequence[Row]) -> Any:
 
 
 def realised(rows: Sequence[Row]) -> Any:
-    """Realised share of the MAC cut per resolution and batch, one bar a way of running."""
+    """Plot the realised share of the MAC cut by resolution and batch, with one bar per way of running."""
     found = [row for row in of(rows, "generators") if row["cache"] == "warm" and row["figures"].get("realised share")]
     found = [row for row in found if row["case"]["widths"] == WIDTHS[1] and row["allocator"] == found[0]["allocator"]]
     cases = sorted({(r["case"]["resolution"], r["case"]["batch"], r["dtype"]) for r in found})
@@ -102,7 +102,7 @@ def _done(row: Row) -> int:
 
 
 def roofline(rows: Sequence[Row]) -> Any:
-    """Achieved GFLOP/s of every layer and op against its arithmetic intensity, under the measured roofs."""
+    """Plot the achieved GFLOP/s of every layer and op against its arithmetic intensity, under the measured roofs."""
     found = [row for row in of(rows, "layers") if row["macs"] and row["bytes"] and row["case"]["layer"] != "mapping"]
     if not found:
         return None
@@ -137,7 +137,7 @@ def roofline(rows: Sequence[Row]) -> Any:
 
 
 def _op_kinds(rows: Sequence[Row]) -> dict[str, list[Row]]:
-    """Op → its forward rows in float32 with all threads."""
+    """Return the forward rows in float32 with all threads, by op."""
     kinds: dict[str, list[Row]] = {}
     for row in of(rows, "ops"):
         case, threads = row["case"], row["device"]["threads"]
@@ -148,7 +148,7 @@ def _op_kinds(rows: Sequence[Row]) -> dict[str, list[Row]]:
 
 
 def ops(rows: Sequence[Row]) -> Any:
-    """Bandwidth of each op on each layer, as a share of a copy of the same bytes."""
+    """Plot the bandwidth of each op on each layer, relative to a copy of the same bytes."""
     kinds = _op_kinds(rows)
     if not kinds:
         return None
@@ -166,7 +166,7 @@ def ops(rows: Sequence[Row]) -> Any:
 
 
 def quality(*documents: dict[str, Any]) -> Any:
-    """Quality against MACs of the students of ``bench_compression``, joined where labels end in their budget."""
+    """Plot quality against MACs of the students of ``bench_compression``; a line joins labels that end in a budget."""
     from matplotlib.ticker import NullFormatter, ScalarFormatter
 
     groups: dict[str, list[dict[str, Any]]] = {}

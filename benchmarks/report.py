@@ -1,8 +1,8 @@
-"""Tables and pictures from committed results: ``python -m benchmarks.report`` writes them, ``--check`` only compares.
+"""Writes tables and charts from committed results: ``python -m benchmarks.report``; ``--check`` only compares.
 
-Results lie in ``benchmarks/results/<device>/``: JSON Lines of the benchmarks, and ``compress.json``, the
-``metrics.json`` of a ``cagc compress`` run. They go between the markers of README.md and docs/performance.md, long
-tables and pictures into docs/performance/<device>/.
+Results are in ``benchmarks/results/<device>/``: JSON Lines of the benchmarks, and ``compress.json``, the
+``metrics.json`` of a ``cagc compress`` run. Tables go between the markers of README.md and docs/*.md, long tables and
+charts into docs/performance/<device>/.
 """
 
 from __future__ import annotations
@@ -23,13 +23,13 @@ RESULTS = ROOT / "benchmarks" / "results"
 DOCS = ROOT / "docs" / "performance.md"
 FIGURES = "<!-- figures:begin -->", "<!-- figures:end -->"
 PERFORMANCE = "<!-- performance:begin -->", "<!-- performance:end -->"
-# Of the README's table; each row's own is in docs/performance/<device>/runs.md.
+# Command of the README's table; docs/performance/<device>/runs.md has that of each row.
 COMMAND = "pytest benchmarks/bench_generators.py -k test_generator --peers ../peers"
 DETAILS = "<!-- results:begin -->", "<!-- results:end -->"
 
 
 def devices() -> dict[str, list[Row]]:
-    """Folder of results → the last row of each measurement in its JSON Lines files."""
+    """Return the last row of each measurement, by folder of results."""
     found = {}
     for folder in sorted(path for path in RESULTS.glob("*") if path.is_dir() and path.name != "local"):
         rows = list(read(*sorted(folder.glob("*.jsonl"))).latest().values())
@@ -39,7 +39,7 @@ def devices() -> dict[str, list[Row]]:
 
 
 def performance() -> str:
-    """The README's section: what the cut is worth for a single image, on each device."""
+    """Return the README's section: times of a single image, full and pruned, on each device."""
     parts = []
     for rows in devices().values():
         if table := tables.summary(rows, batches=(1,)):
@@ -49,7 +49,7 @@ def performance() -> str:
 
 
 def details() -> str:
-    """The tables and pictures of docs/performance.md."""
+    """Return the tables and charts of docs/performance.md."""
     parts = []
     for name, rows in devices().items():
         pictures = {path.stem for path in (DOCS.parent / "performance" / name).glob("*.png")}
@@ -58,7 +58,7 @@ def details() -> str:
 
 
 def documents() -> dict[Path, str]:
-    """Each file that holds tables, as the results would have it. Raises ValueError where a marker is missing."""
+    """Return each file that holds tables, with current tables. Raises ValueError if a marker is missing."""
     runs = [json.loads(path.read_text()) for path in sorted(RESULTS.glob("*/compress.json"))]
     readme = (ROOT / "README.md").read_text()
     for markers, content in (
@@ -86,7 +86,7 @@ def documents() -> dict[Path, str]:
 
 
 def draw() -> list[Path]:
-    """Write every picture that the results allow; the paths."""
+    """Write every chart that the results allow and return the paths."""
     from . import plots  # matplotlib, which the check of tables does not need
 
     made = []
@@ -102,7 +102,7 @@ def draw() -> list[Path]:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Write tables and pictures, or with ``--check`` return 1 where a table differs from what the results give."""
+    """Write tables and charts, or with ``--check`` return 1 if a table differs from the results."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--check", action="store_true", help="write nothing; status 1 where a table differs")
     if parser.parse_args(arguments).check:

@@ -1,4 +1,4 @@
-"""Rows of benchmarks as JSON Lines: written one at a time, so that a run that breaks off keeps what it measured.
+"""Writes and reads rows of benchmarks as JSON Lines, one at a time, so that an interrupted run keeps its results.
 
 A row holds what was timed ("benchmark", "implementation", "case", "dtype", "cache"), its work ("shape" of the result,
 "bytes" of its operands and results, moved once each, and "macs"), its time ("ms": median, 10th and 90th percentile,
@@ -44,9 +44,9 @@ def _command(*words: str) -> str | None:
 
 @cache
 def commit() -> str | None:
-    """Short hash of the checkout, with "+" where tracked files other than results and pages differ from it.
+    """Return the short hash of the checkout, with "+" if tracked files other than results and pages were changed.
 
-    None outside of a checkout.
+    None outside a checkout.
     """
     name = _command("git", "rev-parse", "--short=12", "HEAD")
     written = (":!benchmarks/results", ":!docs", ":!*.md")
@@ -55,13 +55,13 @@ def commit() -> str | None:
 
 
 def command() -> str:
-    """The command line of this process."""
+    """Return the command line of this process."""
     return shlex.join(["python", *sys.orig_argv[1:]])
 
 
 @cache
 def versions() -> dict[str, str]:
-    """Versions of what a time depends on; a package that is not installed is left out."""
+    """Return the versions of packages that affect times; packages that are not installed are left out."""
     found = {"cagc": cagc_kernels.__version__, "python": sys.version.split()[0]}
     for name in ("torch", "triton", "onnxruntime", "openvino"):
         try:
@@ -72,7 +72,7 @@ def versions() -> dict[str, str]:
 
 
 def machine(device: str) -> dict[str, Any]:
-    """The device as a row names it: cpu, cores, threads, gpu, driver, system."""
+    """Describe the device for a row: cpu, cores, threads, gpu, driver, system."""
     info = machine_info(device)
     driver = None
     if device == "cuda":
@@ -81,7 +81,7 @@ def machine(device: str) -> dict[str, Any]:
 
 
 def device_folder(device: str) -> str:
-    """Name of the folder of this device's results, such as "cpu-amd-epyc-2-cores" or "nvidia-h100-80gb-hbm3"."""
+    """Return the folder name of this device's results, such as "cpu-amd-epyc-2-cores" or "nvidia-h100-80gb-hbm3"."""
     info = machine_info(device)
     return slug(info["gpu"] or f"cpu {info['cpu']} {info['cores']} cores")
 
@@ -101,7 +101,7 @@ def make_row(
     cache: str = "warm",
     figures: Mapping[str, Any] | None = None,
 ) -> Row:
-    """A row of ``times[of or implementation]``, with its ratios to every other entry of ``times`` (above 1: faster)."""
+    """Build the row of ``times[of or implementation]`` with ratios to the other entries (above 1: faster)."""
     own = of or implementation
     median, p10, p90 = milliseconds(times[own])
     others = {name: spread(ratios(times, name, own)) for name in times if name != own}
@@ -129,13 +129,13 @@ def make_row(
 
 
 def key(row: Row) -> tuple[str, ...]:
-    """What makes two rows the same measurement; the device is not part of it."""
+    """Return the key by which two rows are the same measurement; the device is not part of it."""
     case = json.dumps(row["case"], sort_keys=True)
     return row["benchmark"], row["implementation"], case, row["dtype"], row["cache"], row["allocator"]
 
 
 def append(path: Path, rows: Iterable[Row]) -> None:
-    """Add ``rows`` to a file, each with one write; a torn last line is closed first, and stays torn by itself."""
+    """Append ``rows`` to a file, each with one write, on a new line if the last line is incomplete."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("ab+") as file:
         if file.tell():
@@ -149,18 +149,18 @@ def append(path: Path, rows: Iterable[Row]) -> None:
 
 @dataclass
 class Loaded:
-    """Rows of a file, and how many of its lines were not read: torn ones, and those of another version."""
+    """Rows of a file, and the numbers of skipped lines: incomplete ones, and those of other versions."""
 
     rows: list[Row] = field(default_factory=list)
     torn: int = 0
     other_version: int = 0
 
     def latest(self) -> dict[tuple[str, ...], Row]:
-        """The last row of each measurement."""
+        """Return the last row of each measurement."""
         return {key(row): row for row in self.rows}
 
     def skipped(self) -> str:
-        """What was not read, or an empty string."""
+        """Describe the skipped lines; an empty string if there are none."""
         counts = ((self.torn, "torn"), (self.other_version, "of another version"))
         return ", ".join(f"{n} line{'s' * (n > 1)} {what}" for n, what in counts if n)
 
@@ -169,9 +169,9 @@ _NEEDED = {"benchmark", "implementation", "case", "dtype", "cache", "allocator",
 
 
 def read(*paths: Path) -> Loaded:
-    """Rows of JSON Lines files, in order. Lines that are no row, or another version's, are skipped and counted.
+    """Read rows of JSON Lines files, in order. Lines that are not a row, or of another version, are counted as skipped.
 
-    Raises OSError where a file cannot be read.
+    Raises OSError if a file cannot be read.
     """
     loaded = Loaded()
     for path in paths:

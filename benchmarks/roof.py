@@ -1,14 +1,13 @@
-"""What a GPU allows a StyleGAN2 generator at best, from bytes and MACs alone: ``python -m benchmarks.roof --help``.
+"""Computes a GPU's roof for a StyleGAN2 generator from bytes and MACs: ``python -m benchmarks.roof --help``.
 
-The roof of a kernel is the longer of its MACs at the matrix rate and its bytes at the copy bandwidth, where it reads
-its inputs and writes its outputs once, without credit for the cache. Three ways to run the same layers:
+The roof of a kernel is the longer of two times: its MACs at the matrix rate, and its bytes at the copy bandwidth. It
+reads its inputs and writes its outputs once; cache hits are not counted. Three ways to run the same layers:
 
     fused    one kernel a layer (two for a transposed convolution and its filter), toRGB with the skip in one
     ideal    transposed convolution and filter in one kernel, toRGB in the epilogue of the convolution before it
     unfused  a kernel for each operation: modulate, convolve, filter, demodulate, noise, activation, ...
 
-To each, the kernels of a CUDA graph add the time that they take to start.
-No figure of this module was measured: hold measured ones against it.
+Each kernel of a CUDA graph adds its launch time. No figure of this module was measured: compare measured ones with it.
 """
 
 from __future__ import annotations
@@ -24,7 +23,7 @@ STYLE = 512
 
 
 class Machine(NamedTuple):
-    """Operations and bytes per second, seconds per launch of a graph's kernel; those of an H100 by default."""
+    """Operations per second, bytes per second, and seconds per kernel launch in a graph; the defaults are an H100's."""
 
     peak: float = 798e12
     bandwidth: float = 3.0e12
@@ -32,7 +31,7 @@ class Machine(NamedTuple):
 
 
 class Kernel(NamedTuple):
-    """MACs executed, bytes moved, and whether it is launched: work inside another kernel is not."""
+    """MACs, bytes moved, and number of launches, which is 0 for work inside another kernel."""
 
     macs: float
     bytes: float
@@ -43,14 +42,14 @@ class Kernel(NamedTuple):
 
 
 class Layer(NamedTuple):
-    """The ways to run a layer, and its MACs as the field counts them."""
+    """The ways to run a layer, and its MACs by the authors' convention."""
 
     name: str
     macs: float
     ways: dict[str, list[Kernel]]
 
     def kernels(self, way: str, machine: Machine) -> list[Kernel]:
-        """Those of ``way``; "fused" is the quicker variant of the convolution."""
+        """Return the kernels of ``way``; "fused" is the faster variant of the convolution."""
         if way == "fused" and way not in self.ways:
             both = self.ways["polyphase"], self.ways["transposed"]
             return min(both, key=lambda found: sum(k.seconds(machine) + machine.launch for k in found))
@@ -58,7 +57,7 @@ class Layer(NamedTuple):
 
 
 def convolution(name: str, n: int, ci: int, co: int, r: int, up: int) -> Layer:
-    """A styled 3 x 3 convolution of ``n`` images of ``r`` x ``r`` pixels."""
+    """Describe a styled 3 x 3 convolution of ``n`` images of ``r`` x ``r`` pixels."""
     x, y, noise = (n * side * side * c * SIZE for side, c in ((r, ci), (r * up, co), (r * up, 1)))
     w, macs = 9 * ci * co * SIZE, 9 * n * r * r * ci * co
     between = n * (2 * r + 1) ** 2 * co * SIZE
@@ -77,7 +76,7 @@ def convolution(name: str, n: int, ci: int, co: int, r: int, up: int) -> Layer:
 
 
 def to_rgb(name: str, n: int, c: int, r: int) -> Layer:
-    """The 1 x 1 convolution to an image, which the up-sampled image before it is added to."""
+    """Describe the 1 x 1 convolution to RGB (toRGB), to which the up-sampled previous image is added."""
     x, image, skip = n * r * r * c * SIZE, n * r * r * 3 * SIZE, n * (r // 2) ** 2 * 3 * SIZE
     macs = 3 * n * r * r * c
     unfused = [Kernel(0, 2 * x), Kernel(macs, x + image), Kernel(0, 2 * image)]
@@ -88,7 +87,7 @@ def to_rgb(name: str, n: int, c: int, r: int) -> Layer:
 
 
 def styles(pairs: list[tuple[int, int]]) -> Layer:
-    """Mapping network, all affine layers, all demodulation factors: three kernels, or each on its own."""
+    """Describe mapping network, affine layers and demodulation factors: three kernels, or one for each."""
     moved = (8 * STYLE * STYLE + sum(STYLE * i for i, _ in pairs) + sum(i * o for i, o in pairs if o > 3)) * SIZE
     fused = [Kernel(0, moved), Kernel(0, 0), Kernel(0, 0)]
     separate = 17 + len(pairs) + 3 * sum(o > 3 for _, o in pairs)
@@ -97,7 +96,7 @@ def styles(pairs: list[tuple[int, int]]) -> Layer:
 
 
 def generator(size: int, widths: str, batch: int) -> list[Layer]:
-    """Every layer, in order."""
+    """Return every layer, in order."""
     c = channels(size, widths)
     layers = [convolution(f"conv 4 {c[0]}>{c[0]}", batch, c[0], c[0], 4, 1), to_rgb("rgb 4", batch, c[0], 4)]
     pairs = [(c[0], c[0]), (c[0], 3)]
@@ -113,7 +112,7 @@ def generator(size: int, widths: str, batch: int) -> list[Layer]:
 
 
 def microseconds(layers: list[Layer], way: str, machine: Machine, batch: int = 1, launches: bool = False) -> float:
-    """Roof of an image, with the launches of a CUDA graph where asked for."""
+    """Return the roof of an image, optionally with the launches of a CUDA graph."""
     kernels = [k for layer in layers for k in layer.kernels(way, machine)]
     return 1e6 * sum(k.seconds(machine) + machine.launch * k.launches * launches for k in kernels) / batch
 
@@ -123,8 +122,8 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--resolution", type=int, default=256)
     parser.add_argument("--widths", choices=WIDTHS, default="r8")
     parser.add_argument("--batch", type=int, default=1)
-    parser.add_argument("--tflops", type=float, default=798.0, help="matrix rate measured on the card")
-    parser.add_argument("--tbs", type=float, default=3.0, help="copy bandwidth measured on the card, in TB/s")
+    parser.add_argument("--tflops", type=float, default=798.0, help="matrix rate measured on the GPU")
+    parser.add_argument("--tbs", type=float, default=3.0, help="copy bandwidth measured on the GPU, in TB/s")
     options = parser.parse_args(arguments)
     machine = Machine(options.tflops * 1e12, options.tbs * 1e12)
     layers = generator(options.resolution, options.widths, options.batch)

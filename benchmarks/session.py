@@ -1,4 +1,4 @@
-"""One run of the benchmarks: its options, its rows, and how they reach pytest-benchmark."""
+"""The session of a benchmark run: its options, its rows, and their way to pytest-benchmark."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from .results import Row, append
 
 
 class Clock:
-    """The timer and the function of a pytest-benchmark test: each call of ``advance`` takes the next recorded time."""
+    """The timer of a pytest-benchmark test, which each call of ``advance`` moves on by the next recorded time."""
 
     def __init__(self) -> None:
         self.now, self.pending = 0.0, iter(())
@@ -31,8 +31,12 @@ class Session:
     """One run of the benchmarks.
 
     Attributes:
-        quick, peers, only: the options.
-        device: "cuda" where there is one.
+        quick: runs small cases with few rounds.
+        peers: folder with checkouts of the peers' code.
+        results: folder of the JSON Lines files.
+        asked_rounds: timed rounds of each case; None: the case's own number.
+        only: names of the implementations to run; all if empty.
+        device: "cuda" if there is a GPU, else "cpu".
     """
 
     quick: bool
@@ -44,14 +48,14 @@ class Session:
     _measured: dict[Any, Any] = field(default_factory=dict)
 
     def rounds(self, usual: int) -> int:
-        """Timed rounds of a case."""
+        """Return the number of timed rounds of a case."""
         return self.asked_rounds or (2 if self.quick else usual)
 
     def wants(self, implementation: str) -> bool:
         return not self.only or implementation in self.only
 
     def once(self, key: Any, measure: Callable[[], Any]) -> Any:
-        """``measure()``, kept until another key asks: cases of one measurement follow each other."""
+        """Return ``measure()``, cached until another key is used: cases of one measurement follow each other."""
         if key not in self._measured:
             self._measured.clear()
             self._measured[key] = measure()

@@ -1,6 +1,6 @@
-"""The README's picture of teacher, student and their difference: ``python -m benchmarks.student_grid``.
+"""Draws the README's picture of teacher, student and their difference: ``python -m benchmarks.student_grid``.
 
-The images are those of the first seeds that :mod:`benchmarks.bench_compression` evaluates on, not chosen ones.
+The images are those of the first evaluation seeds of :mod:`benchmarks.bench_compression`; they are not hand-picked.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ OUT = Path(__file__).resolve().parents[1] / "docs" / "students.png"
 
 @torch.inference_mode()
 def grid(teacher: Generator, student: Generator, count: int, tile: int) -> Figure:
-    """Rows of ``count`` images, ``tile`` px each, of the same latents and noise; the difference last."""
+    """Draw rows of ``count`` images, ``tile`` px each, of the same latents and noise; the difference last."""
     seeds = range(STUDENT_SEEDS, STUDENT_SEEDS + count)
     images = {"Teacher": draw(teacher, seeds), "Student": draw(student, seeds)}
     gap = difference(images["Student"], images["Teacher"], DIFFERENCE_GAIN)

@@ -1,6 +1,6 @@
-"""Markdown tables from rows of benchmarks; :mod:`benchmarks.report` writes them into the README and docs.
+"""Builds Markdown tables from rows of benchmarks; :mod:`benchmarks.report` writes them into the README and docs.
 
-Each function chooses and sorts its rows; the macro of the same name in ``templates/tables.md.j2`` lays them out.
+Each function selects and sorts its rows; the macro of the same name in ``templates/tables.md.j2`` formats them.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from .layers import roof_ms
 from .layers import table as layer_table
 from .results import Row
 
-# In the order in which a table lists them; others follow by name.
+# Implementations in the order of the tables; others follow by name.
 ORDER = (
     "authors", "rosinality", "stylegan2-ada", "stylegan3", "grouped", "reference", "native",
     "torch.compile", "onnxruntime", "openvino", "runtime",
@@ -26,35 +26,35 @@ BATCHES = (1, 4, 8, 32)
 
 
 def number(value: float | None, form: str, unit: str = "") -> str:
-    """``value`` by a format specification; a dash where there is none."""
+    """Format ``value``; a dash for None."""
     return "–" if value is None else f"{value:{form}}{unit}"
 
 
 def milliseconds(row: Row, per: int = 1) -> str:
-    """Median and percentiles of a row's time, over ``per`` images."""
+    """Format median and percentiles of a row's milliseconds, divided by ``per`` images."""
     ms = row["ms"]
     digits = 1 if ms["median"] / per >= 10 else 2
     return f"{ms['median'] / per:.{digits}f} ({ms['p10'] / per:.{digits}f}–{ms['p90'] / per:.{digits}f})"
 
 
 def faster(row: Row, other: str) -> str:
-    """How many times faster a row is than another of its rounds; a dash where that was not timed."""
+    """Format how many times faster a row is than another of the same rounds; a dash if that was not timed."""
     found = row["ratios"].get(other)
     return f"{found['median']:.2f}×" if found else "–"
 
 
 def gmacs(row: Row, form: str = ".3f", per: int = 1) -> str:
-    """10⁹ MACs of a row, over ``per`` images."""
+    """Format a row's MACs in 10⁹, divided by ``per`` images."""
     return f"{row['macs'] / per / 1e9:{form}}"
 
 
 def spread(values: Sequence[float], form: str, unit: str = "") -> str:
-    """Median and range of ``values``; a dash where there are none."""
+    """Format median and range of ``values``; a dash if there are none."""
     return f"{median(values):{form}}{unit} ({min(values):{form}}–{max(values):{form}})" if values else "–"
 
 
 def mean(rows: Sequence[Row], key: str, digits: int, unit: str = "") -> str:
-    """Mean of a figure over the rows that have it, ± its standard deviation where there are two or more."""
+    """Format the mean of a figure over the rows that have it, ± its standard deviation if there are two or more."""
     values = [row[key] for row in rows if row.get(key) is not None]
     around = f" ± {stdev(values):.{digits}f}" if len(values) > 1 else ""
     return f"{fmean(values):.{digits}f}{around}{unit}" if values else "–"
@@ -62,7 +62,7 @@ def mean(rows: Sequence[Row], key: str, digits: int, unit: str = "") -> str:
 
 @cache
 def template(name: str) -> Template:
-    """The template ``name`` of this folder's templates, with the filters of this module."""
+    """Load the template ``name`` of this folder, with the filters of this module."""
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent / "templates"), undefined=ChainableUndefined, trim_blocks=True
     )
@@ -72,17 +72,17 @@ def template(name: str) -> Template:
 
 
 def table(name: str, rows: Sequence[object], **values: object) -> str:
-    """``rows`` by the macro ``name`` of tables.md.j2; an empty string where there are none."""
+    """Render ``rows`` by the macro ``name`` of tables.md.j2; an empty string without rows."""
     return str(getattr(template("tables").module, name)(rows, **values)).strip() if rows else ""
 
 
 def document_table(name: str, document: object, **values: object) -> str:
-    """The table of a document by the macro ``name`` of documents.md.j2, with the sentence below it."""
+    """Render the table of a document by the macro ``name`` of documents.md.j2, with the sentence below it."""
     return str(getattr(template("documents").module, name)(document, **values)).strip()
 
 
 def between(text: str, begin: str, end: str, content: str) -> str:
-    """``text`` with ``content`` between two markers. Raises ValueError where one is missing."""
+    """Replace the text between two markers by ``content``. Raises ValueError if a marker is missing."""
     if begin not in text or end not in text:
         raise ValueError(f"expected the markers {begin} and {end}")
     head, rest = text.split(begin, 1)
@@ -90,13 +90,13 @@ def between(text: str, begin: str, end: str, content: str) -> str:
 
 
 def grid(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """A Markdown table of cells; an empty string where there are no rows."""
+    """Return a Markdown table of cells; an empty string without rows."""
     body = [f"| {' | '.join(row)} |" for row in rows]
     return "\n".join([f"| {' | '.join(header)} |", "|---" * len(header) + "|", *body]) if body else ""
 
 
 def of(rows: Iterable[Row], benchmark: str, beside: str | None = None) -> list[Row]:
-    """Rows of one benchmark; of whole generators, those timed beside what ``beside`` names."""
+    """Return the rows of one benchmark whose case has the entry ``beside``."""
     return [row for row in rows if row["benchmark"] == benchmark and row["case"].get("beside") == beside]
 
 
@@ -113,13 +113,13 @@ def _generator_key(row: Row) -> tuple:
 
 
 def generators(rows: Sequence[Row], baseline: str = "grouped") -> str:
-    """Whole images with warm caches: one row for each way to run each generator."""
+    """Table of whole images with warm caches: one row for each way to run each generator."""
     found = [row for row in of(rows, "generators") if row["case"]["widths"] in WIDTHS and row["cache"] == "warm"]
     return table("generators", sorted(found, key=_generator_key), baseline=baseline)
 
 
 def summary(rows: Sequence[Row], batches: Sequence[int] | None = None) -> str:
-    """The paid-out MAC cut of each resolution and batch, against the authors' code, or the grouped way without it."""
+    """Table of the speed-up from the MAC cut by resolution and batch, over the authors' code, or over "grouped"."""
     usual = "authors" if any(row["implementation"] == "authors" for row in rows) else "grouped"
     found = {_generator_key(row): row for row in of(rows, "generators") if row["cache"] == "warm"}
     lines = []
@@ -133,7 +133,7 @@ def summary(rows: Sequence[Row], batches: Sequence[int] | None = None) -> str:
 
 
 def cold(rows: Sequence[Row]) -> str:
-    """What an image costs when the caches were flushed before it, beside the warm row of the same run."""
+    """Table of images with flushed caches, beside the warm row of the same run."""
     found = of(rows, "generators")
     warm = {
         (*_generator_key(row), row["command"], row["commit"]): row for row in found if row["cache"] == "warm"
@@ -143,24 +143,24 @@ def cold(rows: Sequence[Row]) -> str:
 
 
 def other_runtimes(rows: Sequence[Row]) -> str:
-    """Whole images by other runtimes, in the same rounds as ours."""
+    """Table of whole images by other runtimes, in the same rounds as ours."""
     return table("other_runtimes", sorted(of(rows, "generators", "other runtimes"), key=_generator_key))
 
 
 def mobile(rows: Sequence[Row]) -> str:
-    """MobileStyleGAN beside our student of its resolution."""
+    """Table of MobileStyleGAN beside our student of its resolution."""
     return table("mobile", [row for row in of(rows, "generators") if row["implementation"] == "mobile-stylegan"])
 
 
 def widths(rows: Sequence[Row]) -> str:
-    """MACs against milliseconds for widths of 10 % to 100 %."""
+    """Table of MACs and milliseconds for widths from 10 % to 100 %."""
     found = sorted(of(rows, "widths"), key=lambda r: (r["case"]["resolution"], r["implementation"], r["case"]["keep"]))
     full = {(r["case"]["resolution"], r["implementation"]): r for r in found if r["case"]["keep"] == 1}
     return table("widths", [(row, full.get((row["case"]["resolution"], row["implementation"]))) for row in found])
 
 
 def _layer_groups(rows: Sequence[Row]) -> list[tuple[str, list[dict], dict[str, float]]]:
-    """(title, layers as ``benchmarks.layers`` has them, roofs) of each generator whose layers were timed."""
+    """Return (title, layers in the form of ``benchmarks.layers``, roofs) of each generator whose layers were timed."""
     groups, made = {}, []
     for row in of(rows, "layers"):
         case = row["case"]
@@ -180,14 +180,14 @@ def _layer_groups(rows: Sequence[Row]) -> list[tuple[str, list[dict], dict[str, 
 
 
 def layers(rows: Sequence[Row]) -> str:
-    """One table for each generator, as ``python -m benchmarks.layers`` prints it."""
+    """Tables of layers, one per generator, as ``python -m benchmarks.layers`` prints them."""
     return "\n\n".join(
         f"{title}; {roof_line(roofs)}\n\n{layer_table(found, roofs)}" for title, found, roofs in _layer_groups(rows)
     )
 
 
 def layer_sums(rows: Sequence[Row]) -> str:
-    """How far whole generators are from the sum of their layers' roofs, and the layer with the most to gain."""
+    """Table of generators beside the sum of their layers' roofs, with the layer that has the most to gain."""
     lines = []
     for title, found, roofs in _layer_groups(rows):
         roof = [roof_ms(layer, roofs)[0] for layer in found]
@@ -214,7 +214,7 @@ def plans(rows: Sequence[Row]) -> str:
 
 
 def ops(rows: Sequence[Row]) -> str:
-    """Medians over layers of what ``bench_ops`` timed."""
+    """Table of medians over the layers of ``bench_ops``."""
     groups: dict[tuple[str, ...], list[Row]] = {}
     for row in of(rows, "ops"):
         case = row["case"]
@@ -233,7 +233,7 @@ def peer_ops(rows: Sequence[Row]) -> str:
 
 
 def peer_medians(rows: Sequence[Row]) -> str:
-    """How many times faster our op is than each peer's, medians over layers."""
+    """Table of how many times faster our op is than each peer's, as medians over layers."""
     found = of(rows, "peers")
     groups: dict[tuple[str, str], dict[str, list[float]]] = {}
     for row in sorted(found, key=lambda row: (row["case"]["peer"], row["cache"] != "warm")):
@@ -244,6 +244,6 @@ def peer_medians(rows: Sequence[Row]) -> str:
 
 
 def sparse(rows: Sequence[Row]) -> str:
-    """Layers read in place at a share of their channels, and a generator run so, beside the alternatives."""
+    """Table of layers and a generator that read a share of their channels in place, beside the alternatives."""
     others = ("sliced", "sliced channels_last", "gathered", "masked", "student", "full")
     return table("sparse", of(rows, "sparse"), others=others)

@@ -1,4 +1,4 @@
-"""Tables of students in the README and docs/students.md, from ``benchmarks/results/*/compression.json``."""
+"""Builds the tables of students in README and docs/students.md from ``benchmarks/results/*/compression.json``."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from .tables import document_table, grid
 MARKERS = "<!-- compression:begin -->", "<!-- compression:end -->"
 STEPS = "<!-- steps:begin -->", "<!-- steps:end -->"
 AGNOSTIC, USUAL_STEPS = "content-agnostic", 1000
-# The README's rows; docs/students.md has all.
+# Rows of the README's table; docs/students.md has all rows.
 HEADLINE = (
     TEACHER,
     "content-aware",
@@ -31,7 +31,7 @@ HEADLINE = (
 def students(
     document: dict[str, Any], labels: Sequence[str] | None = None, table: str = "students", **values: object
 ) -> str:
-    """One row per label, of all or of ``labels``: means over training seeds, ± their standard deviation."""
+    """Return a table with one row per label: means over training seeds, ± their standard deviation."""
     groups: dict[str, list[dict[str, Any]]] = {}
     for row in document["rows"].values():
         if labels is None or row["label"] in labels:
@@ -41,12 +41,12 @@ def students(
 
 
 def tables(results: Path, labels: Sequence[str] | None = None) -> str:
-    """The tables of :func:`students` of every machine."""
+    """Return the tables of :func:`students` for every machine."""
     return "\n".join(students(document, labels) for document in _documents(results))
 
 
 def steps_table(document: dict[str, Any]) -> str:
-    """Students of the same kind by steps: Fréchet distance over the teacher's, L1 below the content-agnostic's."""
+    """Return a table of students by steps: Fréchet distance relative to the teacher's, L1 to the content-agnostic's."""
     kinds: dict[str, dict[int, list[dict[str, Any]]]] = {}
     for row in document["rows"].values():
         found = re.fullmatch(r"(.*), ([\d,]+) steps", row["label"])
@@ -75,12 +75,12 @@ def steps_table(document: dict[str, Any]) -> str:
 
 
 def average(rows: list[dict[str, Any]], key: str) -> float:
-    """Mean of a figure that all ``rows`` have."""
+    """Return the mean of a figure that all ``rows`` have."""
     return statistics.fmean(row[key] for row in rows)
 
 
 def steps_tables(results: Path) -> str:
-    """The table of students by steps of every machine."""
+    """Return the tables of students by steps for every machine."""
     return "\n\n".join(map(steps_table, _documents(results)))
 
 

@@ -1,4 +1,4 @@
-"""Tables of docs/editing.md, from ``benchmarks/results/*/{projection,smoothness}.json``."""
+"""Builds the tables of docs/editing.md from ``benchmarks/results/*/{projection,smoothness}.json``."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ SMOOTHNESS = "<!-- smoothness:begin -->", "<!-- smoothness:end -->"
 
 
 def tables(results: Path) -> dict[tuple[str, str], str]:
-    """Markers → what stands between them."""
+    """Return the text between each pair of markers."""
     return {
         markers: "\n\n".join(
             document_table(name, json.loads(path.read_text())) for path in sorted(results.glob(f"*/{name}.json"))

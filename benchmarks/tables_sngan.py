@@ -1,4 +1,4 @@
-"""Tables of docs/sngan.md, from ``benchmarks/results/*/sngan.json`` and ``sngan.jsonl``."""
+"""Builds the tables of docs/sngan.md from ``benchmarks/results/*/sngan.json`` and ``sngan.jsonl``."""
 
 from __future__ import annotations
 
@@ -17,18 +17,18 @@ PUBLISHED = "<!-- published:begin -->", "<!-- published:end -->"
 
 
 def students(document: dict[str, Any]) -> str:
-    """One line a label: size, time at each batch with the realised share of the MAC cut, and quality over its seeds."""
+    """Return a table with one row per label: size, times and realised share by batch, and quality over seeds."""
     batches = sorted(document["rows"][f"{TEACHER} None"]["latency_by_batch"], key=int)
     return tables_compression.students(document, table="sngan_students", batches=batches)
 
 
 def published(rows: Sequence[Row]) -> str:
-    """One line a width and way of running, at the published size."""
+    """Return a table at the published size, with one row per width and way of running."""
     return document_table("sngan_published", rows, about=f"{pages.machine(rows)}, {pages.versions(rows)}")
 
 
 def tables(results: Path) -> dict[tuple[str, str], str]:
-    """Markers → what stands between them."""
+    """Return the text between each pair of markers."""
     folders = sorted(path for path in results.glob("*") if path.name != "local")
     documents = [json.loads((f / "sngan.json").read_text()) for f in folders if (f / "sngan.json").exists()]
     found = [read(f / "sngan.jsonl").latest().values() for f in folders if (f / "sngan.jsonl").exists()]

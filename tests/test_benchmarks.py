@@ -135,7 +135,7 @@ def test_only_changes_of_code_mark_a_commit(monkeypatch):
 
 def test_an_absent_folder_of_peers_is_refused_at_once(tmp_path):
     config = SimpleNamespace(getoption=lambda name, default: tmp_path / "absent")
-    with pytest.raises(pytest.UsageError, match="--peers: .*absent is no folder"):
+    with pytest.raises(pytest.UsageError, match="--peers: .*absent, expected a folder"):
         conftest.pytest_configure(config)
 
 

@@ -80,7 +80,7 @@ def damaged_safetensors(data: bytes, rng: Random) -> bytes:
     size = int.from_bytes(data[:8], "little")
     header = data[8 : 8 + size]
     document = json.loads(header)
-    inner = [name for name, text in document.get("__metadata__", {}).items() if text.startswith("{")]
+    inner = [name for name, text in document.get("__metadata__", {}).items() if text.startswith('{"')]  # with entries
     if inner and rng.random() < 0.5:
         name = rng.choice(inner)
         text = damaged_json(document["__metadata__"][name].encode(), rng)
