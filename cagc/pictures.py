@@ -26,7 +26,7 @@ OUTLINE = (255, 196, 0)
 
 @dataclass(frozen=True)
 class Row:
-    """One strip of a figure. label: short text at its left; alt: what a reader who cannot see it should know."""
+    """One strip of a figure. label: short text at its left; alt: alternative text for screen readers."""
 
     label: str
     alt: str
@@ -35,7 +35,7 @@ class Row:
 
 @dataclass(frozen=True)
 class Figure:
-    """Rows under one title. name: file name stem, letters, digits and dashes; caption: one or two sentences."""
+    """Rows under one title. name: stem of the file name (letters, digits, dashes); caption: one or two sentences."""
 
     name: str
     title: str
@@ -65,7 +65,7 @@ def _tiles(images: Tensor, tile: int) -> Tensor:
 
 
 def _tile_side(resolution: int) -> int:
-    """Side at which an image is shown: small ones doubled to be seen, large ones reduced to keep a report light."""
+    """Side in pixels at which an image is shown: small images are doubled, large ones reduced to keep reports small."""
     return min(max(resolution, min(2 * resolution, 128)), 256)
 
 
@@ -78,7 +78,7 @@ def image_grid(
     background: colour of gaps and empty cells, for an RGB picture; None leaves them transparent (RGBA).
     """
     if images.ndim != 4 or images.shape[1] != 3 or images.shape[0] == 0:
-        raise ValueError(f"images must be [N, 3, H, W] and not empty, got {tuple(images.shape)}")
+        raise ValueError(f"images: got shape {list(images.shape)}, expected [N, 3, H, W] and not empty")
     tile = tile or _tile_side(images.shape[-1])
     columns = min(columns or len(images), len(images))
     rows = -(-len(images) // columns)
@@ -116,7 +116,7 @@ def interpolation_strip(
 ) -> Tensor:
     """Images [steps, 3, R, R] along the straight line in W from the w of one seed to that of the other."""
     if steps < 2:
-        raise ValueError(f"steps must be at least 2, got {steps}")
+        raise ValueError(f"steps: got {steps}, expected at least 2")
     start, end = generator.ws(z_batch(seeds, generator.z_dim).to(generator.w_avg), truncation=truncation)
     path = torch.stack([torch.lerp(start, end, float(t)) for t in torch.linspace(0, 1, steps)])
     return generator.synthesis(path, noise=noise)
@@ -168,7 +168,7 @@ def _interpolation(
 def edit_figure(
     generators: Mapping[str, nn.Module], seeds: Sequence[int], strengths: Sequence[float] = STRENGTHS
 ) -> Figure:
-    """The same edit on every generator: steps along the first one's first principal direction."""
+    """Figure of the same edit on every generator: steps along the first principal direction of the first generator."""
     directions = find_directions(next(iter(generators.values())), count=1)
     rows = [
         _row(label, images, f"{label}: seed {seed} moved by {strengths[0]} to {strengths[-1]} standard deviations")

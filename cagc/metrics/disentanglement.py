@@ -1,4 +1,4 @@
-"""How separate what w holds is: can one attribute be read off w by a plane, and does an edit stay where it belongs?"""
+"""Disentanglement of W: linear separability of image attributes, and leakage of edits outside the content."""
 
 from __future__ import annotations
 
@@ -47,10 +47,10 @@ def linear_separability(
 ) -> dict[str, float]:
     """exp(H(Y | X)) of each of :data:`ATTRIBUTES` and their product's ``"separability"``; 1 is best, 2 chance for one.
 
-    Karras et al., CVPR 2019, section 4.2: Y is whether the attribute is high or low, X the side of a linear classifier
-    on w, and of all samples the half with the clearest attribute is used. There, Y comes from networks trained on
-    CelebA attributes; here from colour, area and place of the content, and X from the half of the samples that the
-    classifier was not fitted on: figures compare with each other alone.
+    Karras et al., CVPR 2019, section 4.2: Y is whether the attribute is high or low, X is the side of a linear
+    classifier on w, and the half of the samples with the clearest attribute is used. Unlike in the paper, Y comes from
+    colour, area and position of the content instead of CelebA classifiers, and X is evaluated on samples that the
+    classifier was not fitted on: the values are comparable only with each other.
 
     Raises:
         CagcError: fewer than 20 images have content, or one holds NaN or infinity.
@@ -93,8 +93,8 @@ def _conditional_entropy(w: np.ndarray, values: np.ndarray) -> float:
 
 
 def _linear_classifier(w: np.ndarray, label: np.ndarray, unseen: np.ndarray, penalty: float = 1e-2) -> np.ndarray:
-    """Sides of ``unseen`` by a logistic regression on standardised ``w``, with a squared penalty."""
-    from scipy.optimize import minimize  # half a second, which every command would wait
+    """Sides of ``unseen`` by a logistic regression on standardised ``w`` with an L2 penalty."""
+    from scipy.optimize import minimize  # importing it takes half a second, which every command would wait for
 
     mean, spread = w.mean(axis=0), w.std(axis=0) + 1e-8
     x, unseen = (np.concatenate([(v - mean) / spread, np.ones((len(v), 1))], axis=1) for v in (w, unseen))
@@ -125,12 +125,12 @@ def edit_leakage(
 ) -> dict[str, float]:
     """How much an edit changes outside the content: mean |I' - I| there and on the content, and their ratio.
 
-    Over the first ``count`` directions, both ways, at ``strength`` standard deviations; the mask is that of the image
-    before the edit. Keys "inside", "outside" (both in [0, 2]) and "leakage" = outside / inside.
+    Averaged over the first ``count`` directions, both ways, at ``strength`` standard deviations; the mask is that of
+    the image before the edit. Keys: "inside", "outside" (both in [0, 2]) and "leakage" = outside / inside.
 
     Raises:
-        CagcError: the directions are of another mapping network, or no image has both content and surroundings, or one
-            holds NaN or infinity.
+        CagcError: the directions belong to another mapping network, no image has both content and surroundings, or an
+            image holds NaN or infinity.
     """
     directions.check(generator)
     inside = outside = area = rest = 0.0

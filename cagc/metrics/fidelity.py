@@ -1,4 +1,4 @@
-"""How close a student's images are to its teacher's, on the content of interest."""
+"""Compares a student's images with its teacher's, on the content and on the whole image."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ Measure = Callable[[Tensor, Tensor, Tensor], Tensor]
 def _check(a: Tensor, b: Tensor, mask: Tensor) -> None:
     check_images(a, "a")
     if b.shape != a.shape:
-        raise ValueError(f"b must have the shape of a, {tuple(a.shape)}, got {tuple(b.shape)}")
+        raise ValueError(f"b: got shape {list(b.shape)}, expected {list(a.shape)} as a")
     expected = (a.shape[0], 1, *a.shape[2:])
     if tuple(mask.shape) != expected:
-        raise ValueError(f"mask must be {expected}, got {tuple(mask.shape)}")
+        raise ValueError(f"mask: got shape {list(mask.shape)}, expected {list(expected)}")
 
 
 def _masked_mean(values: Tensor, mask: Tensor) -> Tensor:
@@ -33,11 +33,11 @@ def _masked_mean(values: Tensor, mask: Tensor) -> Tensor:
 
 
 def _average(per_sample: Tensor, seen: Tensor, reduction: str = "mean") -> Tensor:
-    """Mean of per_sample [N] where `seen` [N]; every other NaN stays NaN. Raises CagcError where nothing is seen."""
+    """Mean of per_sample [N] where `seen` [N] is true; NaN there gives NaN. Raises CagcError if none is seen."""
     if reduction == "none":
         return per_sample
     if reduction != "mean":
-        raise ValueError(f"reduction must be 'mean' or 'none', got {reduction!r}")
+        raise ValueError(f"reduction: got {reduction!r}, expected 'mean' or 'none'")
     if not seen.any():
         raise CagcError("the content mask is empty for every sample")
     return per_sample[seen].mean()
@@ -51,9 +51,9 @@ def _seen(mask: Tensor) -> Tensor:
 def content_l1(a: Tensor, b: Tensor, mask: Tensor, reduction: str = "mean") -> Tensor:
     """Mean |a - b| over content pixels: images [N, 3, H, W] in [-1, 1], mask [N, 1, H, W] in {0, 1} → scalar in [0, 2].
 
-    Normalised by each mask's area, so that small content is not flattered. Samples without content are left out;
-    reduction "none" gives one value a sample [N], NaN for those. NaN in an image gives NaN. Raises CagcError when every
-    mask is empty.
+    Normalised by each mask's area, so that the value does not depend on the size of the content. Samples without
+    content are left out; reduction "none" returns one value per sample [N], NaN for those. NaN in an image gives NaN.
+    Raises CagcError when every mask is empty.
     """
     _check(a, b, mask)
     return _average(_masked_mean((a.double() - b.double()).abs(), mask), _seen(mask), reduction)
@@ -88,8 +88,8 @@ def evaluate_pair(
 ) -> dict[str, float]:
     """Compare two generators on the same latents (seeds seed, seed + 1, …) and the same noise maps.
 
-    A parser that knows the masks of certain seeds only (``parser.seeds``) is asked for the first `samples` of those.
-    parser(images [N, 3, R, R] in [-1, 1], seeds=...) → mask [N, 1, R, R] in {0, 1}, asked on the teacher's images.
+    parser(images [N, 3, R, R] in [-1, 1], seeds=...) → mask [N, 1, R, R] in {0, 1}, called on the teacher's images.
+    With a parser that has masks of certain seeds only (``parser.seeds``), the first `samples` of these seeds are used.
     noise: "const" (the teacher's constant maps in both), "random" (seeded, shared) or "none". Images are clamped to
     [-1, 1]. Returns content_l1, content_psnr (dB), image_l1, image_psnr (dB), content_coverage (mean share of pixels),
     samples and empty_masks (samples without content, left out of the content figures).
@@ -101,9 +101,9 @@ def evaluate_pair(
 
 
 def seeds_known(parser: Callable[..., Tensor], samples: int, seed: int) -> list[int]:
-    """Seeds of the images to compare. Raises ValueError for no samples."""
+    """Seeds of the images to compare: the parser's own, or from ``seed`` on. Raises ValueError for no samples."""
     if samples < 1:
-        raise ValueError(f"samples must be at least 1, got {samples}")
+        raise ValueError(f"samples: got {samples}, expected at least 1")
     return list(getattr(parser, "seeds", ()) or range(seed, seed + samples))[:samples]
 
 
@@ -119,16 +119,16 @@ def compare_pair(
     progress: Progress | None = None,
     measures: Mapping[str, Measure] | None = None,
 ) -> dict[str, Tensor]:
-    """Figures of `evaluate_pair` for each sample [len(seeds)], float64 on the CPU; arguments and errors as there.
+    """The figures of `evaluate_pair` per sample [len(seeds)], float64 on the CPU; arguments and errors as there.
 
-    measures: further figures by name, "image_<name>" of the whole image and "content_<name>" of the content.
+    measures: further figures by name, reported as "image_<name>" (whole image) and "content_<name>" (content).
     """
     for key in ("img_resolution", "w_dim"):
         ours, theirs = getattr(student, key), getattr(teacher, key)
         if ours != theirs:
-            raise CagcError(f"student and teacher differ in {key}: {ours} and {theirs}")
+            raise CagcError(f"student: got {key} {ours}, expected the teacher's {theirs}")
     if batch < 1:
-        raise ValueError(f"batch must be at least 1, got {batch}")
+        raise ValueError(f"batch: got {batch}, expected at least 1")
     parts: dict[str, list[Tensor]] = {}
     for start in range(0, len(seeds), batch):
         part = seeds[start : start + batch]

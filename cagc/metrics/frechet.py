@@ -52,9 +52,9 @@ def frechet_distance(mean1: np.ndarray, cov1: np.ndarray, mean2: np.ndarray, cov
         ("cov2", cov2, (dim, dim)),
     ):
         if array.shape != shape or dim == 0:
-            raise ValueError(f"{name} must have shape {shape} as mean1 has {dim} entries, got {array.shape}")
+            raise ValueError(f"{name}: got shape {array.shape}, expected {shape}, as mean1 has {dim} entries")
         if not np.isfinite(array).all():
-            raise ValueError(f"{name} holds values that are not finite")
+            raise ValueError(f"{name}: got NaN or infinity, expected finite values")
     cross = np.linalg.svd(_root(cov1).T @ _root(cov2), compute_uv=False).sum()
     return float(np.sum((mean1 - mean2) ** 2) + np.trace(cov1) + np.trace(cov2) - 2 * cross)
 
@@ -64,8 +64,8 @@ class FeatureStatistics:
     """Mean and scatter of features, updated batch by batch in float64 and mergeable in any order.
 
     features: name of the feature space; count: samples seen; mean [D]; scatter [D, D] = Σ (x - mean)(x - mean)ᵀ.
-    Batches are joined with the pairwise update of Chan, Golub & LeVeque (1979). kept: the batches themselves, float32,
-    if it began as a list: for figures that need every sample, at 4·D bytes each.
+    Batches are combined by the pairwise update of Chan, Golub & LeVeque (1979). kept: None, or a list to which every
+    batch is appended in float32, for figures that need all samples (4·D bytes each).
     """
 
     features: str
@@ -76,7 +76,7 @@ class FeatureStatistics:
 
     @property
     def vectors(self) -> Tensor:
-        """Every sample [count, D], float32. Raises ValueError unless they are kept."""
+        """All samples [count, D], float32. Raises ValueError unless they were kept."""
         if not self.kept:
             raise ValueError("kept: got none, expected statistics that keep their samples")
         return torch.from_numpy(np.concatenate(self.kept))
@@ -86,9 +86,9 @@ class FeatureStatistics:
         rows = batch.detach().cpu().numpy() if isinstance(batch, Tensor) else np.asarray(batch)
         rows = rows.astype(np.float64)
         if rows.ndim != 2 or rows.size == 0:
-            raise ValueError(f"batch must be [N, D] and not empty, got {rows.shape}")
+            raise ValueError(f"batch: got shape {list(rows.shape)}, expected [N, D] and not empty")
         if not np.isfinite(rows).all():
-            raise ValueError("batch holds features that are not finite")
+            raise ValueError("batch: got NaN or infinity, expected finite features")
         if self.kept is not None:
             self.kept.append(rows.astype(np.float32))
         mean = rows.mean(axis=0)
@@ -108,7 +108,7 @@ class FeatureStatistics:
             self.count, self.mean, self.scatter = count, mean.copy(), scatter.copy()
             return self
         if mean.shape != self.mean.shape:
-            raise ValueError(f"batch has {mean.size} features a sample, expected {self.mean.size}")
+            raise ValueError(f"batch: got {mean.size} features a sample, expected {self.mean.size}")
         total, shift = self.count + count, mean - self.mean
         self.scatter += scatter
         self.scatter += np.outer(shift, shift) * (self.count * count / total)
@@ -120,7 +120,7 @@ class FeatureStatistics:
     def cov(self) -> np.ndarray:
         """Unbiased covariance [D, D] (as numpy.cov). Raises CagcError with fewer than two samples."""
         if self.count < 2:
-            raise CagcError(f"a covariance needs at least 2 samples, got {self.count}")
+            raise CagcError(f"cov: got {self.count} samples, expected at least 2")
         return self.scatter / (self.count - 1)
 
     def distance(self, other: FeatureStatistics) -> float:
@@ -130,7 +130,7 @@ class FeatureStatistics:
         return frechet_distance(self.mean, self.cov, other.mean, other.cov)
 
     def save(self, path: str | PathLike[str]) -> None:
-        """Write an .npz, with a checksum of every entry, that `load` reads back exactly; replace a file that exists."""
+        """Write an .npz file with a checksum per entry, which `load` reads exactly; an existing file is replaced."""
         arrays = {"features": self.features, "count": self.count, "mean": self.mean, "scatter": self.scatter}
         if self.kept:
             arrays["vectors"] = np.concatenate(self.kept)
@@ -140,18 +140,18 @@ class FeatureStatistics:
 
     @classmethod
     def load(cls, path: str | PathLike[str], keep: bool = False) -> FeatureStatistics:
-        """Read what `save` wrote, with `keep` the samples too; nothing in the file is executed.
+        """Read what `save` wrote, with `keep` including the samples; nothing in the file is executed.
 
         Raises:
-            CagcError: the file is missing or damaged, an entry does not have its checksum, or one is not finite.
-            SamplesNotKept: it has no samples to keep.
+            CagcError: the file is missing or damaged, a checksum does not match, or a value is not finite.
+            SamplesNotKept: ``keep`` is set and the file has no samples.
         """
         what = "feature statistics"
         with reading(what, path):
             _check_stored(regular_file(path))
             with np.load(path, allow_pickle=False) as archive:
                 if keep and "vectors" not in archive:
-                    raise SamplesNotKept(f"{what} {printable(path)}: got sums alone, expected every sample as well")
+                    raise SamplesNotKept(f"{what} {printable(path)}: got moments only, expected the samples as well")
                 names = ("features", "count", "mean", "scatter", *(["vectors"] if keep else []))
                 features, count, mean, scatter, *kept = (_entry(archive, name) for name in names)
             if mean.ndim != 1 or scatter.shape != (mean.size,) * 2:
@@ -162,7 +162,7 @@ class FeatureStatistics:
 
 
 class SamplesNotKept(CagcError):
-    """Statistics on disk hold sums alone where every sample is asked for."""
+    """Statistics on disk hold moments only, but the samples were requested."""
 
 
 _CHECKSUM = ".sha256"
@@ -174,10 +174,10 @@ def _checksum(array: np.ndarray) -> str:
 
 
 def _check_stored(path: Path) -> None:
-    """Raise CagcError where entries would unpack to more bytes than the file has."""
+    """Raise CagcError for compressed entries, which could unpack to much more memory than the file's size."""
     with zipfile.ZipFile(path) as archive:
         if sum(entry.file_size for entry in archive.infolist()) > path.stat().st_size:
-            raise CagcError("got compressed entries, expected them as they were written")
+            raise CagcError("got compressed entries, expected uncompressed ones")
 
 
 def _entry(archive: Mapping[str, np.ndarray], name: str) -> np.ndarray:
@@ -207,10 +207,9 @@ def generator_statistics(
 ) -> FeatureStatistics:
     """Statistics of `samples` images of `generator`: sample i is drawn from seed + i, whatever the batch size.
 
-    noise: "random" (seeded per sample), "const" or "none". Images are clamped to [-1, 1], as a saved image would be;
-    CagcError where one holds NaN or infinity.
-    progress(done, samples) is called after each batch. keep: the features of every image too. Runs on the generator's
-    device.
+    noise: "random" (seeded per sample), "const" or "none". Images are clamped to [-1, 1], like saved images.
+    progress(done, samples) is called after each batch. keep: keep the features of every image. Runs on the generator's
+    device. Raises CagcError where an image holds NaN or infinity.
     """
     extractor = _extractor(features, generator.w_avg.device)
     stats = FeatureStatistics(extractor.name, kept=[] if keep else None)
@@ -234,13 +233,13 @@ def dataset_statistics(
 ) -> FeatureStatistics:
     """Statistics of the first `samples` images (all when None) of a sequence of [3, H, W] tensors in [-1, 1].
 
-    Of those images only the ones of `part`, where several processes share them. keep: the features of every image too.
+    part: those of these images that this process computes. keep: keep the features of every image.
 
     Raises CagcError when `samples` asks for more images than there are.
     """
     total = len(dataset) if samples is None else samples
     if not 2 <= total <= len(dataset):
-        raise CagcError(f"samples must be between 2 and {len(dataset)}, the size of the image set, got {total}")
+        raise CagcError(f"samples: got {total}, expected 2 to {len(dataset)}, the size of the image set")
     extractor = _extractor(features, device)
     stats = FeatureStatistics(extractor.name, kept=[] if keep else None)
     chosen = range(total)[part]

@@ -1,6 +1,6 @@
 """Kernel distance of two sets of images in a named feature space (Bińkowski et al., "Demystifying MMD GANs", 2018).
 
-The number may be called KID only when the features are Inception's, as with the Fréchet distance.
+The distance may be called KID only when the features are Inception's, like FID for the Fréchet distance.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from .precision_recall import check_features
 
 @dataclass(frozen=True)
 class KernelDistance:
-    """Mean and standard deviation over subsets of the squared distance; 0 is expected of equal distributions."""
+    """Mean and standard deviation over subsets of the squared distance; 0 is expected for equal distributions."""
 
     mean: float
     std: float
@@ -29,12 +29,12 @@ def kernel_distance(
 
     Args:
         reference, generated: features [N, D] and [M, D].
-        subsets: drawn from each set, whose mean is reported; one where they would be the whole of both.
-        subset_size: features in a subset, at most as many as the smaller set has.
-        seed: of the subsets.
+        subsets: number of random subsets to average over; only 1 where a subset is the whole of both sets.
+        subset_size: samples in a subset, reduced to the size of the smaller set.
+        seed: seed of the subsets.
 
     Raises:
-        ValueError: the sets are not as above, or have fewer than two features.
+        ValueError: shapes are not as above, or a set has fewer than two samples.
     """
     for name, features in (("reference", reference), ("generated", generated)):
         check_features(features, name)

@@ -50,14 +50,14 @@ def perceptual_path_length(
 
     Args:
         generator: in evaluation mode; not changed.
-        distance: two images [1, 3, R, R] → a squared perceptual distance, scalar. It belongs to the figure.
+        distance: (two images [1, 3, R, R]) → squared perceptual distance, scalar. State it with every figure.
         samples: pairs, from seeds ``seed``, ``seed`` + 1, ...; 100,000 as published.
-        epsilon: ε; smaller ones drown in single precision.
-        batch: pairs at a time; the figure does not depend on it.
-        progress: called with the pairs done and those in all.
+        epsilon: step ε; in float32, differences for smaller steps are rounding noise.
+        batch: pairs at a time; the result does not depend on it.
+        progress: called as progress(pairs done, pairs in all).
         space: "w": straight lines between mapped latents; "z": great circles between latents.
         sampling: "full": t uniform in [0, 1]; "end": t = 0.
-        percentiles: pairs outside are left out, as published.
+        percentiles: distances outside these percentiles are left out, as published.
 
     Raises:
         ValueError: ``space``, ``sampling`` or ``epsilon`` is not as above.
@@ -91,8 +91,8 @@ def authors_path_length(
 ) -> float:
     """What the code of "Content-Aware GAN Compression" prints as PPL; not comparable with anything else.
 
-    The two images of a pair have different noise, so it measures that too, and the mean over all pairs is not divided
-    by ε². Arguments as in :func:`perceptual_path_length`, in W and over the full path.
+    The two images of a pair have different noise, which adds to the distance, and the mean over all pairs is not
+    divided by ε². Arguments as in :func:`perceptual_path_length`, in W and over the full path.
     """
 
     def pair(seeds: Sequence[int]) -> list[Tensor]:

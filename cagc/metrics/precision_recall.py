@@ -4,7 +4,7 @@ Kynkäänniemi et al., NeurIPS 2019, and Naeem et al., "Reliable Fidelity and Di
 
 Each set is a union of balls around its features, each as large as the distance to its k-th nearest neighbour in the
 set. Precision is the share of generated images inside the reference's balls, recall the share of reference images
-inside those of the generated ones. The features that distances are taken in belong to the figure: name them.
+inside those of the generated ones. The values depend on the feature space: state it with every figure.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ class Manifold:
 
     Attributes:
         features: [N, D].
-        k: of the neighbour that sets the radius.
+        k: rank of the neighbour whose distance is the radius.
         radii: [N], squared distance from each feature to its ``k``-th nearest neighbour among the others.
 
     Raises:
@@ -42,7 +42,7 @@ class Manifold:
         self.radii = torch.cat(parts)
 
     def holds(self, points: Tensor) -> Tensor:
-        """Which of ``points`` [M, D] lie inside, [M] bool; the surface of a ball belongs to it."""
+        """Which of ``points`` [M, D] lie inside or on the surface of a ball, [M] bool."""
         check_features(points, "points")
         if points.shape[1] != self.features.shape[1]:
             raise ValueError(f"points: got {points.shape[1]} features a sample, expected {self.features.shape[1]}")
@@ -81,7 +81,7 @@ def density_coverage(reference: Tensor | Manifold, generated: Tensor, k: int = 5
 def _squared_distances(a: Tensor, b: Tensor, block: int) -> Iterator[tuple[int, Tensor]]:
     """Squared distances [rows, len(b)] for blocks of rows of ``a``, with the first row's index.
 
-    As |a|² + |b|² - 2ab around the mean of ``b``, where the three are of the size of their sum.
+    Computed as |a|² + |b|² - 2ab relative to the mean of ``b``, which avoids cancellation.
     """
     centre = b.mean(dim=0)
     b = b - centre
@@ -93,8 +93,8 @@ def _squared_distances(a: Tensor, b: Tensor, block: int) -> Iterator[tuple[int, 
 
 
 def check_features(features: Tensor, name: str) -> None:
-    """Raise ValueError unless ``features`` is a finite floating-point [N, D] with anything in it."""
+    """Raise ValueError unless ``features`` is a finite, non-empty floating-point tensor [N, D]."""
     if features.ndim != 2 or not features.is_floating_point() or features.numel() == 0:
         raise ValueError(f"{name}: got {features.dtype} {list(features.shape)}, expected floating point [N, D]")
     if not torch.isfinite(features).all():
-        raise ValueError(f"{name}: expected finite values")
+        raise ValueError(f"{name}: got NaN or infinity, expected finite values")

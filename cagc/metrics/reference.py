@@ -28,12 +28,11 @@ def reference_statistics(
 ) -> FeatureStatistics:
     """Statistics of the first ``samples`` images of ``data``, from ``cagc.common.files.cache_folder()`` if it has them.
 
-    With ``keep`` the features of every image too. The processes of ``torchrun`` share the images.
+    With ``keep`` the features of every image are included. The processes of ``torchrun`` share the work.
 
-    A file belongs to one set of images (``data.fingerprint()``), number of samples and feature network, its weights
-    included; another set, another resolution or a changed image makes another. One that is damaged is made anew, with a
-    warning; a folder that cannot be written to costs the cache and nothing else. Raises CagcError as
-    :func:`dataset_statistics` does.
+    The key of a cached file has the image set (``data.fingerprint()``), its resolution, the number of samples and the
+    feature network with its weights. A damaged file is computed again, with a warning; if the folder cannot be written
+    to, nothing is cached. Raises CagcError as :func:`dataset_statistics` does.
     """
     path = cache_folder() / "statistics" / f"{data.fingerprint()}-{samples}-{_network(features)}.npz"
     found = _read(path, samples, features, keep)
@@ -55,7 +54,7 @@ def reference_statistics(
 
 
 def _read(path: Path, samples: int, features: FeatureExtractor, keep: bool) -> FeatureStatistics | None:
-    """What the cache holds, if it can be used; a file that is damaged, or another's, is told of."""
+    """The cached statistics, or None; a file that is damaged or of another set is reported by a warning."""
     if not path.exists():
         return None
     try:

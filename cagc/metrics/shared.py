@@ -1,6 +1,6 @@
-"""Figures whose samples are shared by the processes of `torchrun`; every process gets all of the result.
+"""Metrics whose samples are divided among the processes of `torchrun`; every process gets the full result.
 
-One process alone computes what the unshared functions do.
+A single process computes the same as the functions that are not shared.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ def compare(
     progress: Progress | None = None,
     measures: Mapping[str, Measure] | None = None,
 ) -> dict[str, float]:
-    """`evaluate_pair`, its samples shared by all processes."""
+    """`evaluate_pair` with its samples divided among all processes."""
     seeds = seeds_known(parser, samples, seed)
     own = seeds[distributed.part_of(len(seeds))]
     figures = distributed.together(
@@ -39,7 +39,7 @@ def compare(
 def shared_statistics(
     count: int, statistics: Callable[[slice], FeatureStatistics], features: FeatureExtractor, keep: bool = False
 ) -> FeatureStatistics:
-    """Statistics of `count` samples of which each process gives `statistics` of a slice."""
+    """Statistics of `count` samples; each process computes `statistics` of its slice, and they are merged."""
     own, empty = distributed.part_of(count), FeatureStatistics(features.name, kept=[] if keep else None)
     part = distributed.together(lambda: statistics(own) if own.stop > own.start else empty)
     first, *others = distributed.gather(part)
@@ -56,7 +56,7 @@ def drawn_statistics(
     progress: Progress | None = None,
     keep: bool = False,
 ) -> FeatureStatistics:
-    """Statistics of `samples` images of `generator`, with `keep` their features too, shared by all processes."""
+    """Statistics of `samples` images of `generator`, with `keep` including their features, shared by all processes."""
 
     def statistics(part: slice) -> FeatureStatistics:
         count = part.stop - part.start

@@ -18,8 +18,7 @@ from .features import check_images
 def structural_similarity(a: Tensor, b: Tensor, mask: Tensor | None = None) -> Tensor:
     """SSIM [N] of images [N, 3, H, W] in [-1, 1] (Wang et al. 2004: Gaussian window of 1.5 px, population covariance).
 
-    With a ``mask`` [N, 1, H, W] in {0, 1} it is the mean of the similarity map over the content; NaN where that is
-    empty.
+    With a ``mask`` [N, 1, H, W] in {0, 1} it is the mean of the similarity map over the content; NaN for an empty mask.
 
     Raises:
         ValueError: the shapes differ, or the images are smaller than the window of 11 px.
@@ -44,7 +43,7 @@ def structural_similarity(a: Tensor, b: Tensor, mask: Tensor | None = None) -> T
             use_sample_covariance=False,
             full=True,
         )
-        # As the mean of a whole image, that of the content leaves out the border, where the window hangs over.
+        # Both means leave out the border, where the window extends beyond the image.
         inner = similarity.mean(axis=0)[5:-5, 5:-5]
         weight = np.ones_like(inner) if mask is None else mask[i, 0].cpu().double().numpy()[5:-5, 5:-5]
         values.append((inner * weight).sum() / weight.sum() if weight.any() else np.nan)
@@ -52,7 +51,7 @@ def structural_similarity(a: Tensor, b: Tensor, mask: Tensor | None = None) -> T
 
 
 def perceptual_similarity(a: Tensor, b: Tensor, distance: PerceptualDistance, mask: Tensor | None = None) -> Tensor:
-    """Perceptual distance [N] of image pairs, each for itself; both are multiplied by ``mask`` first, where given.
+    """Perceptual distance [N] of each image pair; with a ``mask`` both images are multiplied by it first.
 
     With "lpips-vgg" of :func:`cagc.distill.losses.load_perceptual` these are LPIPS and, masked, CA-LPIPS.
     """

@@ -1,16 +1,16 @@
-"""Inference at the speed of the machine: a generator frozen for one batch, dtype and device.
+"""Fast inference with a generator that is frozen for one batch size, dtype and device.
 
     compiled = cagc.runtime.compile(generator, batch=1)
     images = compiled(z, truncation_psi=0.7)                  # as generator(z, truncation_psi=0.7)
 
-What runs it is told by :meth:`CompiledGenerator.explain`:
+:meth:`CompiledGenerator.explain` says which of these runs it:
 
-- CPU: the compiled synthesis program (:mod:`cagc_kernels.native.synthesis`), one call per image. It computes in
-  float32; float16 and bfloat16 are then what latents and images are rounded to.
-- CUDA: the Triton program (:mod:`cagc_kernels.triton.synthesis`), a CUDA graph per batch size over its launches; it
-  computes in the dtype that it was compiled for, sums and styles in float32.
-- Anything else (float64, another architecture, no compiled module or no Triton): a frozen copy, run eagerly, on CUDA
-  under a graph too; that of an SN-GAN has its batch normalisation folded into its convolutions.
+- CPU: the compiled synthesis program (:mod:`cagc_kernels.native.synthesis`), one call per image. It always computes in
+  float32; with float16 and bfloat16 the latents and images are converted.
+- CUDA: the Triton program (:mod:`cagc_kernels.triton.synthesis`), with one CUDA graph per batch size; it computes in
+  the dtype that it was compiled for, sums and styles in float32.
+- Otherwise (float64, another architecture, no compiled module or no Triton): a frozen copy that runs eagerly, on CUDA
+  under a CUDA graph; an SN-GAN has its batch normalisation folded into its convolutions.
 """
 
 from __future__ import annotations
@@ -42,19 +42,18 @@ def compile(
 ) -> CompiledGenerator:
     """Freeze ``generator`` for inference.
 
-    The weights are copied as they are now: training or editing the generator afterwards does not reach what was
-    compiled; compile again.
+    The weights are copied: after training or editing the generator, compile it again.
 
     Args:
         generator: of any architecture of :mod:`cagc.models`, or a view of one (``cagc.at(generator, plan)``); it is not
             changed.
-        batch: images per call that the kernels are chosen for.
-        dtype: of latents and images: float32, float64, float16 or bfloat16.
-        device: where it runs.
+        batch: images per call for which kernels are chosen; other batch sizes work too.
+        dtype: dtype of latents and images: float32, float64, float16 or bfloat16.
+        device: "cpu" or "cuda", with or without an index.
 
     Raises:
-        TypeError: ``generator`` is not one, or ``dtype`` is not as above.
-        ValueError: ``generator`` has weights on "meta", ``batch`` is below 1, or ``device`` is not there.
+        TypeError: ``generator`` is not a generator, or ``dtype`` is not as above.
+        ValueError: ``generator`` has weights on "meta", ``batch`` is below 1, or ``device`` does not exist.
     """
     if not isinstance(generator, nn.Module) or not hasattr(generator, "synthesis"):
         raise TypeError(f"generator: got {type(generator).__name__}, expected a generator of cagc.models")
@@ -66,7 +65,7 @@ def compile(
     if any(tensor.is_meta for tensor in (*generator.parameters(), *generator.buffers())):
         raise ValueError("generator: has weights on the meta device, expected them in memory")
     if hasattr(generator, "pruned"):
-        generator = generator.pruned()  # a copy of the weights either way, and then only of the plan's
+        generator = generator.pruned()  # copies only the weights that the plan keeps
     return CompiledGenerator(generator, batch, dtype, device)
 
 
@@ -83,11 +82,11 @@ def _device(device: torch.device | str) -> torch.device:
 
 
 class CompiledGenerator(GeneratorNames):
-    """A frozen generator; see :func:`compile`. Calls from several threads wait for each other; it cannot be copied.
+    """A frozen generator, made by :func:`compile`. It is thread-safe (a lock serialises calls) and cannot be copied.
 
     Attributes:
-        config, batch, dtype, device: what it was compiled from and for.
-        reason: why no program of this package runs it; None if one does.
+        config, batch, dtype, device: configuration of the generator, and the arguments of :func:`compile`.
+        reason: why no compiled program runs it; None if one does.
     """
 
     @torch.no_grad()
@@ -125,10 +124,10 @@ class CompiledGenerator(GeneratorNames):
         truncation_psi: float = 1,
         truncation_cutoff: int | None = None,
     ) -> Tensor:
-        """``ws`` [N, num_ws, w_dim] of ``z`` [N, z_dim], as the generator's.
+        """``ws`` [N, num_ws, w_dim] of ``z`` [N, z_dim]; arguments as those of the generator's mapping network.
 
         Raises:
-            TypeError, ValueError: another dtype or device than compiled for, or as the generator does.
+            TypeError, ValueError: dtype or device differ from those of :func:`compile`, or as the generator raises.
         """
         z = self._given("z", z)
         with self._lock:
@@ -136,10 +135,10 @@ class CompiledGenerator(GeneratorNames):
 
     @torch.inference_mode()
     def synthesis(self, ws: Tensor, noise_mode: str = "const", noise: Noise | None = None, **options: Any) -> Tensor:
-        """Image [N, 3, R, R], a tensor of its own, from ``ws`` [N, num_ws, w_dim]; noise as the generator takes it.
+        """Image [N, 3, R, R], a new tensor, from ``ws`` [N, num_ws, w_dim]; noise as in the generator's synthesis.
 
         Raises:
-            TypeError, ValueError: another dtype or device than compiled for, or as the generator does.
+            TypeError, ValueError: dtype or device differ from those of :func:`compile`, or as the generator raises.
         """
         self._synthesis.check_options(options)
         ws, noise = self._given("ws", ws), self._given_noise(noise_mode, noise)
@@ -158,12 +157,12 @@ class CompiledGenerator(GeneratorNames):
         truncation: float | None = None,
         **options: Any,
     ) -> Tensor:
-        """Image [N, 3, R, R] from ``z`` [N, z_dim], as the generator's up to rounding; arguments are the generator's.
+        """Image [N, 3, R, R] from ``z`` [N, z_dim], equal to the generator's up to rounding; arguments are the same.
 
-        N may differ from ``batch``: buffers and graphs are then made anew for it.
+        N may differ from ``batch``: buffers and graphs are then allocated for it.
 
         Raises:
-            TypeError, ValueError: another dtype or device than compiled for, or as the generator does.
+            TypeError, ValueError: dtype or device differ from those of :func:`compile`, or as the generator raises.
         """
         self._synthesis.check_options(options)
         truncation_psi = truncation_psi if truncation is None else truncation
@@ -184,7 +183,7 @@ class CompiledGenerator(GeneratorNames):
         return noise if isinstance(noise, str) else [self._given(f"noise[{i}]", n) for i, n in enumerate(noise)]
 
     def _given(self, name: str, tensor: Tensor) -> Tensor:
-        """``tensor`` in the dtype that is computed in."""
+        """Check the dtype and device of an argument, and convert it to the dtype of the computation."""
         if not isinstance(tensor, Tensor):
             raise TypeError(f"{name}: got {type(tensor).__name__}, expected a tensor of {self.dtype}")
         if tensor.dtype != self.dtype:
@@ -195,7 +194,7 @@ class CompiledGenerator(GeneratorNames):
 
     @property
     def memory(self) -> int:
-        """Bytes held: weights, packed or copied, and the buffers of the calls so far."""
+        """Bytes in use: packed or copied weights, and the buffers of all calls so far."""
         owned = sum(tensor.numel() * tensor.element_size() for tensor in self._held)
         return owned + sum(getattr(holder, "memory", 0) for holder in self._holders())
 
@@ -203,7 +202,7 @@ class CompiledGenerator(GeneratorNames):
         return [self._program, self._draw, self._whole, getattr(self._mapping, "function", None)]
 
     def explain(self) -> list[dict[str, str]]:
-        """A row for each convolution, in order: layer, kernel, layout and why."""
+        """Table of the convolutions in order: layer, kernel, layout and the reason for this choice."""
         names = [spec.name for spec in convolutions(self.config)]
         if self._program is None:
             layer, layout = ("folded layer", "NHWC") if self._folded else ("eager layer", "NCHW")
@@ -222,14 +221,14 @@ class CompiledGenerator(GeneratorNames):
         ]
 
     def profile(self, z: Tensor, noise: Noise = "const", repeats: int = 5) -> list[dict[str, Any]]:
-        """Where the time of an image goes: rows of name, ms, macs, multiplications, bytes and kernel.
+        """Time of each part of an image: rows of name, ms, macs, multiplications, bytes and kernel.
 
-        A row is "mapping", "styles" (affine layers and demodulation), or a convolution with its toRGB. ms: the least
-        of ``repeats`` calls. macs: by the convention of :mod:`cagc.metrics.macs`; multiplications: what the kernel
-        does instead, padding included; bytes: activations read and written once, packed weights read once.
+        The rows are "mapping", "styles" (affine layers and demodulation), and each convolution with its toRGB. ms: the
+        minimum over ``repeats`` calls. macs: by the convention of :mod:`cagc.metrics.macs`; multiplications: the number
+        that the kernel executes, padding included; bytes: activations read and written once, packed weights read once.
 
         Raises:
-            ValueError: no program of this package runs this generator.
+            ValueError: no compiled program runs this generator.
         """
         if self._program is None:
             raise ValueError(f"profile: needs a program, but none runs this generator: {self.reason}")
@@ -245,7 +244,7 @@ class CompiledGenerator(GeneratorNames):
 def graphed(
     config: AnyConfig, mapping: BaseMapping, synthesis: BaseSynthesis
 ) -> tuple[CompiledMapping, Graphed, Graphed]:
-    """Both networks under CUDA graphs: w, images from ws, and images from z without truncation, for one graph."""
+    """CUDA graphs of w from z, of images from ws, and of images from z without truncation."""
     whole = Graphed(lambda z, noise: synthesis(mapping(z), noise=noise))
     return CompiledMapping(config, Graphed(mapping.w), mapping.w_avg), Graphed(synthesis), whole
 
@@ -253,7 +252,7 @@ def graphed(
 def _program(
     generator: AnyGenerator, batch: int, dtype: torch.dtype, device: torch.device
 ) -> tuple[SynthesisProgram | None, str | None]:
-    """The program for this generator, or None and why there is none."""
+    """The compiled program for this generator, or None and the reason why there is none."""
     name = "triton" if device.type == "cuda" or backend.preferred() == "triton" else "native"
     if dtype == torch.float64:
         return None, "the compiled program computes in float32, not float64"

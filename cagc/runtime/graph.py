@@ -1,4 +1,4 @@
-"""CUDA graphs over the networks of a generator, one per batch size and kind of noise."""
+"""CUDA graphs of the networks of a generator, one per batch size and kind of noise."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ Captured = tuple[list[Tensor], Callable[[], None], Tensor]
 
 
 def capture(function: Callable[..., Tensor], inputs: Sequence[Tensor]) -> Captured:
-    """Run ``function`` on copies of ``inputs`` on a side stream, then capture it. Raises what that raises."""
+    """Run ``function`` on copies of ``inputs`` on a side stream, then capture it in a graph; errors are passed on."""
     static = [tensor.clone() for tensor in inputs]
     side, current = torch.cuda.Stream(), torch.cuda.current_stream()
     side.wait_stream(current)
@@ -30,11 +30,10 @@ def capture(function: Callable[..., Tensor], inputs: Sequence[Tensor]) -> Captur
 
 
 class Graphed:
-    """``function(x)`` or ``function(x, noise=...)`` under a graph for each shape of its inputs and kind of noise.
+    """Calls ``function(x)`` or ``function(x, noise=...)`` through one CUDA graph per input shapes and kind of noise.
 
-    Outputs are copies of the graph's.
-
-    Where capturing runs out of memory, a warning says so and these shapes stay eager.
+    Outputs are copies of the graph's outputs. If capturing runs out of memory, a warning says so and calls with these
+    shapes run eagerly.
     """
 
     def __init__(self, function: Callable[..., Tensor]) -> None:

@@ -1,4 +1,4 @@
-"""The networks of a generator as a program of frozen weights: compiled for the CPU, or of Triton launches."""
+"""Mapping and synthesis networks that run a compiled program: on the CPU, or as Triton launches."""
 
 from __future__ import annotations
 
@@ -22,24 +22,24 @@ def program(generator: AnyGenerator, batch: int = 1, instructions: str | None = 
 
 
 def convolutions(config: AnyConfig) -> list[LayerSpec]:
-    """The convolutions on the main path, which explanations and profiles have a row for."""
+    """The convolutions of the main path: explanations and profiles have one row for each."""
     return [spec for spec in config.layers() if spec.leads_on]
 
 
 class CompiledMapping(BaseMapping):
-    """A mapping network whose w is ``function(z)``, with the checks and the truncation of all others."""
+    """Mapping network that computes w by ``function(z)``, with the checks and truncation of :class:`BaseMapping`."""
 
     def __init__(self, config: AnyConfig, function: Callable[[Tensor], Tensor], w_avg: Tensor) -> None:
         super().__init__(config)
         self.function, self.w_avg = function, w_avg
 
     def w(self, z: Tensor, c: Tensor | None = None) -> Tensor:
-        """One w [N, w_dim] for each ``z`` [N, z_dim]; compiled programs know no labels ``c``."""
+        """One w [N, w_dim] for each ``z`` [N, z_dim]; labels ``c`` are not used."""
         return self.function(z)
 
 
 class ProgramSynthesis(BaseSynthesis):
-    """A synthesis network that runs a program, with the checks and noise modes of all others."""
+    """Synthesis network that runs ``program``, with the checks and noise modes of :class:`BaseSynthesis`."""
 
     def __init__(self, generator: AnyGenerator, program: SynthesisProgram) -> None:
         super().__init__()
@@ -53,7 +53,7 @@ class ProgramSynthesis(BaseSynthesis):
         return self.program.images(ws, self.maps(len(ws), noise_mode if noise is None else noise))
 
     def maps(self, batch: int, noise: str | Sequence[Tensor]) -> Sequence[Tensor | None]:
-        """The noise of each convolution, or None without it."""
+        """Noise map of each convolution; None for each with ``noise`` "none"."""
         given = self.check_noise("const", noise, batch)
         if noise == "const":
             return self.constants
@@ -63,7 +63,7 @@ class ProgramSynthesis(BaseSynthesis):
 
 
 def eager_kernels(generator: AnyGenerator, batch: int, device: torch.device) -> dict[str, tuple[str, str]]:
-    """By the name of each styled convolution of ``generator``: "by BACKEND", and whether it is fused or why not."""
+    """Styled convolution → ("by BACKEND", "(fused)" or the reason why it is composed of several kernels)."""
     backend_name = backend.select("modulated_conv2d", None, backend.preferred(), device.type)
     found = {}
     for spec in convolutions(generator.config):

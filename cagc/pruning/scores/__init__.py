@@ -96,7 +96,7 @@ class _Request:
         return draw_samples(self.generator, seeds, sizes, self.truncation, noise)
 
     def shared(self, score: Callable[[Iterator[SampleBatch]], dict[str, torch.Tensor]]) -> dict[str, torch.Tensor]:
-        """``score`` over all batches, averaged from each process's share of them; equal in every process."""
+        """``score`` over all batches, combined from the share of each process; the same in every process."""
         world, rank = distributed.world_size(), distributed.rank()
         if world == 1:
             return score(self.batches(self.noise))
