@@ -4,15 +4,16 @@
     nvlabs.install()
     from torch_utils.ops import bias_act, conv2d_gradfix, fma, upfirdn2d
 
-Have the code base on the path first: its own ``torch_utils`` is then kept, and only these four modules are replaced.
+Have the code base on the path first: its own ``torch_utils`` is then kept, and only these five modules are replaced.
+:func:`cagc_kernels.compat.install` keeps what else they hold, wherever they lie.
 ``impl="cuda"``, the peers' default, lets the backend be chosen on any device; ``impl="ref"`` is the reference.
 """
 
 from __future__ import annotations
 
 import sys
+from importlib import import_module
 from importlib.util import find_spec
-from types import SimpleNamespace
 
 import torch
 
@@ -22,7 +23,9 @@ from ..ops import setup_filter
 from ..ops.upfirdn2d import check_filter
 from ..reference.bias_act import ACTIVATIONS, Activation
 from ..reference.upfirdn2d import parse_factors, parse_padding
-from . import CONV2D_GRADFIX, Installation
+from .families import as_dtype, op, real, serve, whole
+from .gradfix import CONV2D_GRADFIX, grid_sample
+from .stand_in import Installation
 
 _IMPLEMENTATIONS = {"cuda": None, "ref": "reference"}
 
@@ -34,28 +37,31 @@ def _backend(impl: str) -> str | None:
 
 
 def bias_act(x, b=None, dim=1, act="linear", alpha=None, gain=None, clamp=None, impl="cuda") -> torch.Tensor:
-    """:func:`cagc_kernels.bias_act`."""
-    return ops.bias_act(x, b, dim, act, alpha, gain, clamp, _backend(impl))
+    """:func:`cagc_kernels.bias_act`; ``b`` is cast to the dtype of ``x``."""
+    alpha, gain, clamp = real(alpha), real(gain), real(clamp)
+    return ops.bias_act(x, as_dtype(b, x), whole("dim", dim), act, alpha, gain, clamp, _backend(impl))
 
 
 def upfirdn2d(x, f, up=1, down=1, padding=0, flip_filter=False, gain=1, impl="cuda") -> torch.Tensor:
     """:func:`cagc_kernels.upfirdn2d`."""
-    return ops.upfirdn2d(x, f, up, down, padding, flip_filter, gain, _backend(impl))
+    factors = whole("up", up), whole("down", down)
+    return ops.upfirdn2d(x, f, *factors, whole("padding", padding), flip_filter, real(gain), _backend(impl))
 
 
 def filter2d(x, f, padding=0, flip_filter=False, gain=1, impl="cuda") -> torch.Tensor:
     """:func:`cagc_kernels.filter2d`."""
-    return ops.filter2d(x, f, padding, flip_filter, gain, _backend(impl))
+    return ops.filter2d(x, f, whole("padding", padding), flip_filter, real(gain), _backend(impl))
 
 
 def upsample2d(x, f, up=2, padding=0, flip_filter=False, gain=1, impl="cuda") -> torch.Tensor:
     """:func:`cagc_kernels.upsample2d`."""
-    return ops.upsample2d(x, f, up, padding, flip_filter, gain, _backend(impl))
+    return ops.upsample2d(x, f, whole("up", up), whole("padding", padding), flip_filter, real(gain), _backend(impl))
 
 
 def downsample2d(x, f, down=2, padding=0, flip_filter=False, gain=1, impl="cuda") -> torch.Tensor:
     """:func:`cagc_kernels.downsample2d`."""
-    return ops.downsample2d(x, f, down, padding, flip_filter, gain, _backend(impl))
+    down, padding = whole("down", down), whole("padding", padding)
+    return ops.downsample2d(x, f, down, padding, flip_filter, real(gain), _backend(impl))
 
 
 def fma(a: torch.Tensor, b: torch.Tensor, c: torch.Tensor) -> torch.Tensor:
@@ -63,9 +69,15 @@ def fma(a: torch.Tensor, b: torch.Tensor, c: torch.Tensor) -> torch.Tensor:
     return torch.addcmul(c, a, b)
 
 
-def _describe(activation: Activation) -> SimpleNamespace:
+class _Facts(dict):
+    """Entries that are attributes too, as the code bases write either."""
+
+    __getattr__ = dict.__getitem__
+
+
+def _describe(number: int, activation: Activation) -> _Facts:
     function, alpha, gain = activation
-    return SimpleNamespace(func=lambda x, alpha=alpha, **_: function(x, alpha), def_alpha=alpha, def_gain=gain)
+    return _Facts(func=lambda x, alpha=alpha, **_: function(x, alpha), def_alpha=alpha, def_gain=gain, cuda_idx=number)
 
 
 def _get_filter_size(f: torch.Tensor | None) -> tuple[int, int]:
@@ -73,6 +85,16 @@ def _get_filter_size(f: torch.Tensor | None) -> tuple[int, int]:
     height, width = Resampling(f).filter_size
     return width, height
 
+
+serve(
+    "bias_act",
+    {
+        "bias_act": {"bias_act": op(bias_act)},
+        "upfirdn2d": {f.__name__: op(f) for f in (upfirdn2d, filter2d, upsample2d, downsample2d)},
+        "fma": {"fma": op(fma)},
+        "grid_sample_gradfix": {"grid_sample": op(grid_sample)},
+    },
+)
 
 _installation = Installation(
     "nvlabs",
@@ -82,7 +104,9 @@ _installation = Installation(
         "torch_utils.ops.bias_act": {
             "bias_act": bias_act,
             # The networks take their default gains from here.
-            "activation_funcs": {name: _describe(activation) for name, activation in ACTIVATIONS.items()},
+            "activation_funcs": {
+                name: _describe(i, activation) for i, (name, activation) in enumerate(ACTIVATIONS.items(), 1)
+            },
         },
         "torch_utils.ops.upfirdn2d": {
             "setup_filter": setup_filter,
@@ -97,6 +121,7 @@ _installation = Installation(
         },
         "torch_utils.ops.fma": {"fma": fma},
         "torch_utils.ops.conv2d_gradfix": CONV2D_GRADFIX,
+        "torch_utils.ops.grid_sample_gradfix": {"grid_sample": grid_sample, "enabled": True},
     },
     packages=("torch_utils", "torch_utils.ops"),
     marks=(("torch_utils.ops.bias_act", "bias_act"), ("torch_utils.ops.upfirdn2d", "upsample2d")),
@@ -104,12 +129,14 @@ _installation = Installation(
 
 
 def install() -> Installation:
-    """Put the four modules into ``sys.modules``, or our functions into those that are imported already.
+    """Put the five modules into ``sys.modules``, or our functions into those that are imported already.
 
     Returns a context manager that undoes it. Raises RuntimeError if a module of that name is imported and is something
     else, or has been replaced since an earlier install.
     """
     present = "torch_utils" in sys.modules or find_spec("torch_utils") is not None
+    if present:  # so that torch_utils.ops.bias_act is an attribute too
+        import_module("torch_utils.ops")
     return _installation.install(without=("torch_utils", "torch_utils.ops") if present else ())
 
 

@@ -146,8 +146,8 @@ def _save_value(ctx, inputs, output) -> None:
     _, act, _, _, clamp, _ = ctx.options
     if act not in PIECEWISE_LINEAR:
         ctx.save_for_backward(x, b, None)
-    elif act == "linear" and clamp < 0:
-        ctx.save_for_backward(None, None, None)
+    elif act == "linear":  # detached: its gradient depends on no input, so that a second one is None and not zeros
+        ctx.save_for_backward(None, None, None if clamp < 0 else output.detach())
     else:
         ctx.save_for_backward(None, None, output)
 

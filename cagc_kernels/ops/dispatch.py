@@ -40,10 +40,14 @@ _select._dynamo_marked_constant = True
 def choose(op: str, backend: str | None, x: torch.Tensor) -> str:
     """The backend that ``op`` takes for ``x``; within forward-mode differentiation and torch.func the reference.
 
+    So it is within ``torch.onnx.export``, whatever is asked for: ONNX has PyTorch's operators and none of ours.
+
     Raises TypeError or ValueError if ``backend`` is unknown or refuses, or is another than the reference there.
     """
     if backend is not None:
         _backend.check_name(backend)
+    if (is_compiling() or _get_tracing_state() is not None) and _exporting_to_onnx():
+        return "reference"
     chosen = _select(op, backend, _backend.preferred(), x.device.type)
     if chosen == "reference" or is_compiling() or not _transformed():
         return chosen
@@ -53,6 +57,13 @@ def choose(op: str, backend: str | None, x: torch.Tensor) -> str:
             "expected 'reference'"
         )
     return "reference"
+
+
+def _exporting_to_onnx() -> bool:
+    return torch.onnx.is_in_onnx_export()
+
+
+_exporting_to_onnx._dynamo_marked_constant = True
 
 
 def _transformed() -> bool:

@@ -12,9 +12,9 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from cagc_kernels import compat, setup_filter
+from cagc_kernels import setup_filter
 from cagc_kernels import upfirdn2d as our_upfirdn2d
-from cagc_kernels.compat import nvlabs, rosinality
+from cagc_kernels.compat import gradfix, nvlabs, rosinality
 
 # Small code bases in the style of the two families: they know nothing of this package.
 ROSINALITY_MODEL = """
@@ -167,9 +167,9 @@ SIGNATURES = {
     nvlabs.upsample2d: "x, f, up=2, padding=0, flip_filter=False, gain=1, impl='cuda'",
     nvlabs.downsample2d: "x, f, down=2, padding=0, flip_filter=False, gain=1, impl='cuda'",
     nvlabs.fma: "a, b, c",
-    compat.conv2d: "input, weight, bias=None, stride=1, padding=0, dilation=1, groups=1",
-    compat.conv_transpose2d: "input, weight, bias=None, stride=1, padding=0, output_padding=0, groups=1, dilation=1",
-    compat.no_weight_gradients: "disable=True",
+    gradfix.conv2d: "input, weight, bias=None, stride=1, padding=0, dilation=1, groups=1",
+    gradfix.conv_transpose2d: "input, weight, bias=None, stride=1, padding=0, output_padding=0, groups=1, dilation=1",
+    gradfix.no_weight_gradients: "disable=True",
 }
 
 
@@ -191,7 +191,7 @@ def test_fused_leaky_relu_module(bias):
 def test_conv_transpose2d_takes_every_argument():
     x, w = torch.randn(1, 4, 5, 5), torch.randn(4, 2, 3, 3)
     options = {"stride": 2, "padding": 1, "output_padding": 1, "groups": 2, "dilation": 1}
-    torch.testing.assert_close(compat.conv_transpose2d(x, w, **options), F.conv_transpose2d(x, w, **options))
+    torch.testing.assert_close(gradfix.conv_transpose2d(x, w, **options), F.conv_transpose2d(x, w, **options))
 
 
 def test_bad_input_of_upfirdn2d():
@@ -224,7 +224,7 @@ def test_in_place_and_back(monkeypatch):
     with rosinality.install():
         assert sys.modules["op"] is theirs and theirs.upfirdn2d is rosinality.upfirdn2d
         assert theirs.extra is before["extra"]
-        assert importlib.import_module("op.conv2d_gradfix").conv2d is compat.conv2d
+        assert importlib.import_module("op.conv2d_gradfix").conv2d is gradfix.conv2d
     assert vars(theirs) == before and set(roots()) == {"op"}
 
 

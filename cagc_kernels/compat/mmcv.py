@@ -1,0 +1,44 @@
+"""The ops of ``mmcv.ops`` on ours, for the generators of mmediting and mmgeneration.
+
+They are served by :func:`cagc_kernels.compat.install`, also where mmcv's compiled extension is missing: its other ops
+can then be imported, and raise when they are used.
+"""
+
+from __future__ import annotations
+
+import torch
+
+from . import nvlabs
+from .families import Layer, op, serve
+from .rosinality import FusedLeakyReLU, forward_of_copy, leaky_relu_along
+
+
+def bias_act(input, bias=None, dim=1, act="linear", alpha=None, gain=None, clamp=None, use_custom_op=True):
+    """:func:`cagc_kernels.bias_act`; the reference without ``use_custom_op``."""
+    return nvlabs.bias_act(input, bias, dim, act, alpha, gain, clamp, "cuda" if use_custom_op else "ref")
+
+
+def upfirdn2d(input, filter, up=1, down=1, padding=0, flip_filter=False, gain=1, use_custom_op=True) -> torch.Tensor:
+    """:func:`cagc_kernels.upfirdn2d`; the reference without ``use_custom_op``."""
+    impl = "cuda" if use_custom_op else "ref"
+    return nvlabs.upfirdn2d(input, filter, up, down, padding, flip_filter, gain, impl)
+
+
+class FusedBiasLeakyReLU(FusedLeakyReLU):
+    """:class:`rosinality.FusedLeakyReLU` that always has a bias [num_channels]."""
+
+    def __init__(self, num_channels: int, negative_slope: float = 0.2, scale: float = 2**0.5) -> None:
+        super().__init__(num_channels, True, negative_slope, scale)
+
+
+serve(
+    "fused_bias_leakyrelu",
+    {
+        "bias_act": {"bias_act": op(bias_act)},
+        "upfirdn2d": {"upfirdn2d": op(upfirdn2d)},
+        "fused_bias_leakyrelu": {
+            "fused_bias_leakyrelu": op(leaky_relu_along, has_bias_axis=True),
+            "FusedBiasLeakyReLU": Layer(forward_of_copy, ("bias", "negative_slope", "scale"), FusedBiasLeakyReLU),
+        },
+    },
+)
