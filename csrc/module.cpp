@@ -2,7 +2,7 @@
 // exception out.
 // Anything that has pointers can be bound beside it: nothing below this file includes pybind11 or Python.
 #include "cagc/bias_act.h"
-#include "cagc/modulated_conv2d.h"
+#include "cagc/epilogue.h"
 #include "cagc/sparse_channel_conv2d.h"
 #include "cagc/synthesis.h"
 #include "cagc/upfirdn2d.h"
@@ -78,7 +78,7 @@ void check(const cagc::SparseChannelConv2d &p) {
 }
 
 void check(const cagc::Epilogue &p) {
-  const char *op = "modulated_conv2d";
+  const char *op = "epilogue";
   known(p.dtype, op);
   require(cagc::piecewise_linear(p.act), op, "act code is not one of linear, relu, lrelu");
   for (int64_t size : {p.n, p.c, p.in_h, p.in_w, p.out_h, p.out_w}) require(size >= 0, op, "a negative size");
@@ -142,7 +142,7 @@ void bind_ops(py::module_ &m) {
   bind_op(m, "bias_act", cagc::bias_act_cpu, CAGC_ON_CUDA(cagc::bias_act_cuda));
   bind_op(m, "upfirdn2d", cagc::upfirdn2d_cpu, CAGC_ON_CUDA(cagc::upfirdn2d_cuda));
   bind_op(m, "sparse_channel_conv2d", cagc::sparse_channel_conv2d_cpu, CAGC_ON_CUDA(cagc::sparse_channel_conv2d_cuda));
-  bind_op(m, "modulated_conv2d", cagc::modulated_conv2d_cpu, CAGC_ON_CUDA(cagc::modulated_conv2d_cuda));
+  bind_op(m, "epilogue", cagc::epilogue_cpu, CAGC_ON_CUDA(cagc::epilogue_cuda));
 }
 
 const float *floats(Pointer p) { return reinterpret_cast<const float *>(p); }
@@ -231,6 +231,10 @@ void bind_synthesis(py::module_ &m) {
       F(edge_weight), F(noise_strength)});
 #undef F
   m.def("instruction_sets", cagc::instruction_sets);
+  m.def("use_instructions", [](const std::string &name) {
+    if (!cagc::use_instructions(name.c_str()))
+      require(false, "use_instructions", ("no kernels for instructions '" + name + "' here").c_str());
+  });
   m.def("lanes", [](const std::string &instructions) { return cagc::lanes_of(kernels_of(instructions)); });
   bind_packing(m, "pack_matrix", cagc::pack_matrix);
   bind_packing(m, "pack_strips", cagc::pack_strips);

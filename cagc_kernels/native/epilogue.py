@@ -62,7 +62,7 @@ def _launch(x, g, f, scale, epilogue, out, sums, dnoise, last, padding, chunk) -
         None if t is None else t.contiguous() for t in (f, scale, noise, bias, next_styles)
     )
     n, c, height, width = out.shape
-    launch("modulated_conv2d", x, _C.Epilogue(
+    launch("epilogue", x, _C.Epilogue(
         x=x.data_ptr(), g=_pointer(g), f=_pointer(f), d=_pointer(scale), noise=_pointer(noise), b=_pointer(bias),
         s=_pointer(next_styles), out=out.data_ptr(), sums=_pointer(sums), dnoise=_pointer(dnoise), n=n, c=c,
         in_h=x.shape[2], in_w=x.shape[3], out_h=height, out_w=width, pad_x=padding[0], pad_y=padding[1],

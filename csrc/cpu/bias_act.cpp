@@ -1,5 +1,6 @@
 // bias_act on the CPU: one pass over memory, split evenly over OpenMP threads, one vector loop per channel run.
 #include "bias_act_loops.h"
+#include "isa/simd.h"
 #include "stream.h"
 #include <algorithm>
 #include <numeric>
@@ -8,10 +9,11 @@
 
 namespace cagc {
 
-extern const BiasActLoops bias_act_loops_generic;
-#if defined(CAGC_X86_LEVELS)
-extern const BiasActLoops bias_act_loops_v3, bias_act_loops_v4, bias_act_loops_bf16;
-#endif
+namespace CAGC_LEVEL {
+extern const BiasActLoops bias_act_loops;
+void bias_act(const BiasAct &, int threads);
+}
+namespace bf16 { extern const BiasActLoops bias_act_loops; }
 
 namespace {
 
@@ -22,13 +24,10 @@ constexpr int64_t kTile = 2048;
 constexpr int64_t kLine = 64;  // bytes; what is cut at lines is stored in whole ones
 
 const BiasActLoops &loops([[maybe_unused]] DType dtype) {
-#if defined(CAGC_X86_LEVELS)
-  const bool rounds = __builtin_cpu_supports("avx512bf16") && __builtin_cpu_supports("x86-64-v4");
-  if (dtype == DType::bfloat16 && rounds) return bias_act_loops_bf16;
-  if (__builtin_cpu_supports("x86-64-v4")) return bias_act_loops_v4;
-  if (__builtin_cpu_supports("x86-64-v3")) return bias_act_loops_v3;
+#if defined(CAGC_X86_LEVELS) && defined(__AVX512F__)
+  if (dtype == DType::bfloat16 && __builtin_cpu_supports("avx512bf16")) return bf16::bias_act_loops;
 #endif
-  return bias_act_loops_generic;
+  return CAGC_LEVEL::bias_act_loops;
 }
 
 // A pass over elements of one dtype, on one thread. The channel stays for a run of elements, or steps with each one
@@ -119,7 +118,7 @@ template <class T> void pass_with_sums(const BiasAct &p, int threads) {
 
 }  // namespace
 
-void bias_act_cpu(const BiasAct &p, int threads) {
+void CAGC_LEVEL::bias_act(const BiasAct &p, int threads) {
   if (p.numel == 0) return;
   with_dtype(p.dtype, [&](auto type) {
     using T = typename decltype(type)::type;

@@ -6,7 +6,6 @@
 // dropped. Of a small image the halo would be most: its pixels are copied once for every tap instead, without a halo.
 // For each block the filters it needs, and no others, are gathered into a panel that stays in the cache while all
 // pixels pass by. Up-sampling falls into up * up phases with taps of their own.
-#include "cagc/sparse_channel_conv2d.h"
 #include "sparse_channel_conv2d_tiles.h"
 #include <algorithm>
 #include <cmath>
@@ -16,6 +15,9 @@
 #include <vector>
 
 namespace cagc {
+
+namespace CAGC_LEVEL { void sparse_channel_conv2d(const SparseChannelConv2d &, int threads); }
+
 namespace {
 
 // Waking a team costs about as much as this many multiplications on one thread.
@@ -53,7 +55,6 @@ struct Margin {
 template <class T> struct Plan {
   using A = acc_t<T>;
   const SparseChannelConv2d p;
-  const Machine<A> machine;
   std::vector<Phase> rows, columns;
   Margin top, left;
   int64_t pitch, height, plane;  // of the padded copy; a row's right margin is the next one's left
@@ -68,7 +69,7 @@ template <class T> struct Plan {
   std::unique_ptr<A[]> copy;
 
   explicit Plan(const SparseChannelConv2d &params)
-      : p(params), machine(this_machine<A>()), rows(phases(p.out_h)), columns(phases(p.out_w)), top(rows, p.in_h),
+      : p(params), rows(phases(p.out_h)), columns(phases(p.out_w)), top(rows, p.in_h),
         left(columns, p.in_w) {
     pitch = p.in_w + std::max(left.before, left.after);
     for (const Phase &c : columns) pitch = std::max(pitch, c.size);
@@ -78,7 +79,7 @@ template <class T> struct Plan {
     per_tap = p.up == 1 && 5 * vectors(pixels) <= 4 * vectors((p.out_h - 1) * pitch + p.out_w) &&
               p.c_in * copies * static_cast<int64_t>(sizeof(A)) <= kMaxCopies;
     if (per_tap) pitch = p.out_w, plane = copies;
-    blocks = (p.c_out + machine.block - 1) / machine.block;
+    blocks = (p.c_out + kBlock - 1) / kBlock;
     block = (p.c_out + blocks - 1) / blocks;
     add_phases();
     // The last tile of the last plane reads past its end.
@@ -113,12 +114,12 @@ template <class T> struct Plan {
     for (int64_t phase = 0; phase < p.up; phase++) found.emplace_back(p, phase, out);
     return found;
   }
-  int64_t tile_width() const { return 2 * machine.lanes; }
-  int64_t vectors(int64_t pixels) const { return (pixels + machine.lanes - 1) / machine.lanes; }
+  int64_t tile_width() const { return 2 * kLanesOf<A>; }
+  int64_t vectors(int64_t pixels) const { return (pixels + kLanesOf<A> - 1) / kLanesOf<A>; }
   int64_t units() const { return blocks * p.n * first_tile.back(); }
 };
 
-template <class T, class A> CAGC_CLONES void pad_row(const T *x, int64_t stride, A style, A *out, int64_t n) {
+template <class T, class A> CAGC_NOINLINE void pad_row(const T *x, int64_t stride, A style, A *out, int64_t n) {
   if (stride == 1) {
 #pragma GCC ivdep
     for (int64_t i = 0; i < n; i++) out[i] = static_cast<A>(x[i]) * style;
@@ -188,7 +189,7 @@ template <class A> struct Panel {
 
 // Row c of a panel: the filters of input c.
 template <class W, class T>
-CAGC_CLONES void gather_row(const Plan<T> &plan, int64_t first, int64_t c, Panel<acc_t<T>> &panel) {
+CAGC_NOINLINE void gather_row(const Plan<T> &plan, int64_t first, int64_t c, Panel<acc_t<T>> &panel) {
   using A = acc_t<T>;
   const SparseChannelConv2d &p = plan.p;
   const int64_t outputs = panel.outputs, taps = p.k * p.k, ahead = std::min(c + kAhead, p.c_in - 1);
@@ -211,7 +212,7 @@ CAGC_CLONES void gather_row(const Plan<T> &plan, int64_t first, int64_t c, Panel
 
 // sums [n, row] += squares of row c of a panel, times those of the styles.
 template <class T>
-CAGC_CLONES void add_energy(const SparseChannelConv2d &p, int64_t c, const Panel<acc_t<T>> &panel, acc_t<T> *sums) {
+CAGC_NOINLINE void add_energy(const SparseChannelConv2d &p, int64_t c, const Panel<acc_t<T>> &panel, acc_t<T> *sums) {
   using A = acc_t<T>;
   const A *w = panel.weights.data() + c * panel.row;
   for (int64_t n = 0; n < p.n; n++, sums += panel.row) {
@@ -248,7 +249,7 @@ template <class T> struct Stretch {
   bool adjacent;  // the outputs of a pixel are
 };
 
-template <class T> CAGC_CLONES void store(const Stretch<T> s) {
+template <class T> CAGC_NOINLINE void store(const Stretch<T> s) {
   using A = acc_t<T>;
   if (s.adjacent) {
     for (int64_t i = 0; i < s.n; i++) {
@@ -315,7 +316,7 @@ template <class T> void convolve(const Plan<T> &plan, int64_t begin, int64_t end
     const Tile<A> t{plan.copy.get() + n * p.c_in * plan.plane + q, plan.plane, p.c_in, plan.offsets.data() + tap,
                     panel.positions.data() + tap, plan.first_tap[phase + 1] - tap, panel.weights.data(), panel.row,
                     sums};
-    plan.machine.find(panel.outputs, last - q > plan.machine.lanes ? 2 : 1, spread(p.k))(t);
+    find<A>(panel.outputs, last - q > kLanesOf<A> ? 2 : 1, spread(p.k))(t);
     store_tile(plan, panel, sums, first, n, phase, q, last);
   }
 }
@@ -339,7 +340,7 @@ template <class T> void run(const SparseChannelConv2d &p, int threads) {
 
 }  // namespace
 
-void sparse_channel_conv2d_cpu(const SparseChannelConv2d &p, int threads) {
+void CAGC_LEVEL::sparse_channel_conv2d(const SparseChannelConv2d &p, int threads) {
   if (p.n * p.c_out * p.out_h * p.out_w == 0) return;
   with_dtype(p.dtype, [&](auto type) { run<typename decltype(type)::type>(p, threads); });
 }

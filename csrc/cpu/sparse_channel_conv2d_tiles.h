@@ -1,6 +1,7 @@
-// The register tiles of sparse-channel convolution on the CPU, one set for each instruction set.
+// The register tiles of sparse-channel convolution on the CPU.
 #pragma once
-#include "cagc/common.h"
+#include "cagc/sparse_channel_conv2d.h"
+#include "isa/simd.h"
 
 namespace cagc {
 namespace {
@@ -23,10 +24,10 @@ template <class A> struct Tile {
 constexpr int64_t spread(int64_t k) { return k == 3 ? 9 : 1; }
 
 // VECTORS * BLOCK sums in registers: with 32 registers of 64 bytes 2 x 12, with 16 of 16 or 32 bytes 2 x 6.
-template <class A, int BYTES, int VECTORS, int SPREAD, int BLOCK> CAGC_HD void tile(const Tile<A> &t) {
-  typedef A Vector __attribute__((vector_size(BYTES)));
-  typedef A Unaligned __attribute__((vector_size(BYTES), aligned(sizeof(A)), may_alias));
-  constexpr int lanes = BYTES / sizeof(A);
+template <class A, int VECTORS, int SPREAD, int BLOCK> CAGC_NOINLINE void tile(const Tile<A> &t) {
+  typedef A Vector __attribute__((vector_size(kBytes)));
+  typedef A Unaligned __attribute__((vector_size(kBytes), aligned(sizeof(A)), may_alias));
+  constexpr int lanes = kBytes / sizeof(A);
   Vector sum[BLOCK][VECTORS] = {};
   const A *row = t.panel, *plane = t.x;
   for (int64_t c = 0; c < t.channels; c++, plane += t.plane, row += t.row) {
@@ -51,45 +52,16 @@ template <class A, int BYTES, int VECTORS, int SPREAD, int BLOCK> CAGC_HD void t
       *reinterpret_cast<Unaligned *>(t.out + (o * 2 + i) * lanes) = sum[o][i];
 }
 
-// One instruction set: its vector, its largest block, and its tiles. target_clones would give all of them one shape.
-#define CAGC_ISA(NAME, BYTES, BLOCK, TARGET)                                                                         \
-  struct NAME {                                                                                                      \
-    static constexpr int bytes = BYTES, block = BLOCK;                                                               \
-    template <class A, int VECTORS, int SPREAD, int OUTPUTS> TARGET static void run(const Tile<A> &t) {              \
-      tile<A, BYTES, VECTORS, SPREAD, OUTPUTS>(t);                                                                   \
-    }                                                                                                                \
-  }
-CAGC_ISA(Baseline, 16, 6, __attribute__((noinline)));
-#if defined(__x86_64__) && defined(__GNUC__) && __GNUC__ >= 12 && !defined(__clang__) && !defined(CAGC_NO_CLONES)
-CAGC_ISA(Avx2, 32, 6, __attribute__((target("arch=x86-64-v3"), noinline)));
-CAGC_ISA(Avx512, 64, 12, __attribute__((target("arch=x86-64-v4"), noinline)));
-#endif
-#undef CAGC_ISA
-
 template <class A> using Run = void (*)(const Tile<A> &);
 
-template <class A, class Isa, int OUTPUTS = Isa::block> Run<A> find(int64_t outputs, int vectors, int64_t spread) {
+constexpr int kBlock = kRegisters >= 32 ? 12 : 6;  // outputs of a tile
+template <class A> constexpr int64_t kLanesOf = kBytes / int64_t(sizeof(A));
+
+template <class A, int OUTPUTS = kBlock> Run<A> find(int64_t outputs, int vectors, int64_t spread) {
   if constexpr (OUTPUTS > 1)
-    if (outputs < OUTPUTS) return find<A, Isa, OUTPUTS - 1>(outputs, vectors, spread);
-  if (spread == 9) return vectors == 2 ? &Isa::template run<A, 2, 9, OUTPUTS> : &Isa::template run<A, 1, 9, OUTPUTS>;
-  return vectors == 2 ? &Isa::template run<A, 2, 1, OUTPUTS> : &Isa::template run<A, 1, 1, OUTPUTS>;
-}
-
-template <class A> struct Machine {
-  int64_t lanes, block;
-  Run<A> (*find)(int64_t outputs, int vectors, int64_t spread);
-};
-
-template <class A, class Isa> Machine<A> machine() {
-  return {Isa::bytes / int64_t(sizeof(A)), Isa::block, find<A, Isa>};
-}
-
-template <class A> Machine<A> this_machine() {
-#if defined(__x86_64__) && defined(__GNUC__) && __GNUC__ >= 12 && !defined(__clang__) && !defined(CAGC_NO_CLONES)
-  if (__builtin_cpu_supports("x86-64-v4")) return machine<A, Avx512>();
-  if (__builtin_cpu_supports("x86-64-v3")) return machine<A, Avx2>();
-#endif
-  return machine<A, Baseline>();
+    if (outputs < OUTPUTS) return find<A, OUTPUTS - 1>(outputs, vectors, spread);
+  if (spread == 9) return vectors == 2 ? tile<A, 2, 9, OUTPUTS> : tile<A, 1, 9, OUTPUTS>;
+  return vectors == 2 ? tile<A, 2, 1, OUTPUTS> : tile<A, 1, 1, OUTPUTS>;
 }
 
 }  // namespace

@@ -9,6 +9,9 @@
 #include <vector>
 
 namespace cagc {
+
+namespace CAGC_LEVEL { void upfirdn2d(const Upfirdn2d &, int threads); }
+
 namespace {
 
 // Waking a team costs more than 32k elements take on one thread (the grain of at::parallel_for).
@@ -121,7 +124,7 @@ template <class T> bool in_registers(const Plan<T> &plan, int threads) {
   Fir4 f{plan.shape, x.first[0], y.first[0], {}, {}};
   std::copy_n(x.weight.begin(), 4, f.x);
   std::copy_n(y.weight.begin(), 4, f.y);
-  return upfirdn2d_avx512(plan.p, f, threads);
+  return CAGC_LEVEL::upfirdn2d_avx512(plan.p, f, threads);
 }
 
 // Rows [begin, end) of one strip of one plane.
@@ -241,7 +244,7 @@ CAGC_HD void filter_row(const Phases<A> &h, Shape shape, int64_t low, int64_t in
   }
 }
 
-template <class T> CAGC_CLONES void upfirdn2d_rows(const Plan<T> &plan, const Segment<T> s) {
+template <class T> CAGC_NOINLINE void upfirdn2d_rows(const Plan<T> &plan, const Segment<T> s) {
   using A = acc_t<T>;
   const Upfirdn2d &p = plan.p;
   const Phases<A> &y = plan.y;
@@ -312,7 +315,7 @@ template <class T> void upfirdn2d_threads(const Upfirdn2d &p, int threads) {
 
 }  // namespace
 
-void upfirdn2d_cpu(const Upfirdn2d &p, int threads) {
+void CAGC_LEVEL::upfirdn2d(const Upfirdn2d &p, int threads) {
   if (p.n * p.c * p.inner * p.out_h * p.out_w == 0) return;
   with_dtype(p.dtype, [&](auto type) { upfirdn2d_threads<typename decltype(type)::type>(p, threads); });
 }

@@ -6,14 +6,11 @@
 #include "upfirdn2d_avx512.h"
 #include "stream.h"
 
-#if defined(__x86_64__) && defined(__GNUC__)
+#if defined(__AVX512BW__) && defined(__AVX512VL__)
 #include <algorithm>
 #include <immintrin.h>
 #include <omp.h>
 #include <vector>
-
-#define CAGC_AVX512 __attribute__((target("avx512f,avx512bw,avx512vl,avx512dq,fma,f16c")))
-#define CAGC_AVX512_INLINE CAGC_AVX512 inline __attribute__((always_inline))
 
 namespace cagc {
 namespace {
@@ -39,7 +36,7 @@ class Buffer {
   }
 };
 
-using Vector = __m512;
+using Floats16 = __m512;
 using Mask = __mmask16;
 constexpr Mask kAll = 0xffff;
 
@@ -48,17 +45,17 @@ template <Shape SHAPE> constexpr int kStep = SHAPE == Shape::down2 ? 2 : 1;
 template <Shape SHAPE> constexpr int kOutputs = SHAPE == Shape::up2 ? 2 : 1;
 template <Shape SHAPE> constexpr int kDepth = SHAPE == Shape::up2 ? 3 : 4;
 
-CAGC_AVX512_INLINE Vector load(Mask m, const float *p) { return _mm512_maskz_loadu_ps(m, p); }
-CAGC_AVX512_INLINE Vector load(Mask m, const half_t *p) { return _mm512_cvtph_ps(_mm256_maskz_loadu_epi16(m, p)); }
-CAGC_AVX512_INLINE Vector load(Mask m, const bfloat_t *p) {
+CAGC_INLINE Floats16 load(Mask m, const float *p) { return _mm512_maskz_loadu_ps(m, p); }
+CAGC_INLINE Floats16 load(Mask m, const half_t *p) { return _mm512_cvtph_ps(_mm256_maskz_loadu_epi16(m, p)); }
+CAGC_INLINE Floats16 load(Mask m, const bfloat_t *p) {
   return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(_mm256_maskz_loadu_epi16(m, p)), 16));
 }
 
-CAGC_AVX512_INLINE void store(float *p, Mask m, Vector v) { _mm512_mask_storeu_ps(p, m, v); }
-CAGC_AVX512_INLINE void store(half_t *p, Mask m, Vector v) {
+CAGC_INLINE void store(float *p, Mask m, Floats16 v) { _mm512_mask_storeu_ps(p, m, v); }
+CAGC_INLINE void store(half_t *p, Mask m, Floats16 v) {
   _mm256_mask_storeu_epi16(p, m, _mm512_cvtps_ph(v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC));
 }
-CAGC_AVX512_INLINE void store(bfloat_t *p, Mask m, Vector v) {  // as bfloat_t(float) rounds
+CAGC_INLINE void store(bfloat_t *p, Mask m, Floats16 v) {  // as bfloat_t(float) rounds
   const __m512i u = _mm512_castps_si512(v), top = _mm512_srli_epi32(u, 16);
   const __m512i odd = _mm512_and_si512(top, _mm512_set1_epi32(1));
   __m512i bits = _mm512_srli_epi32(_mm512_add_epi32(_mm512_add_epi32(u, _mm512_set1_epi32(0x7fff)), odd), 16);
@@ -67,7 +64,7 @@ CAGC_AVX512_INLINE void store(bfloat_t *p, Mask m, Vector v) {  // as bfloat_t(f
 }
 
 // Past the caches, to where is_aligned().
-template <class T> CAGC_AVX512_INLINE void stream(T *p, Vector v) {
+template <class T> CAGC_INLINE void stream(T *p, Floats16 v) {
   alignas(64) T values[kLanes];
   store(values, kAll, v);
   if constexpr (sizeof(T) == 4) _mm512_stream_si512(reinterpret_cast<__m512i *>(p), _mm512_load_si512(values));
@@ -75,11 +72,11 @@ template <class T> CAGC_AVX512_INLINE void stream(T *p, Vector v) {
 }
 template <class T> bool is_aligned(const T *p) { return reinterpret_cast<uintptr_t>(p) % (kLanes * sizeof(T)) == 0; }
 
-CAGC_AVX512_INLINE Vector sum2(const float *w, Vector a, Vector b) {
+CAGC_INLINE Floats16 sum2(const float *w, Floats16 a, Floats16 b) {
   return _mm512_fmadd_ps(_mm512_set1_ps(w[1]), b, _mm512_mul_ps(_mm512_set1_ps(w[0]), a));
 }
-CAGC_AVX512_INLINE Vector sum4(const float *w, Vector a, Vector b, Vector c, Vector d) {
-  const Vector s = _mm512_fmadd_ps(_mm512_set1_ps(w[2]), c, sum2(w, a, b));
+CAGC_INLINE Floats16 sum4(const float *w, Floats16 a, Floats16 b, Floats16 c, Floats16 d) {
+  const Floats16 s = _mm512_fmadd_ps(_mm512_set1_ps(w[2]), c, sum2(w, a, b));
   return _mm512_fmadd_ps(_mm512_set1_ps(w[3]), d, s);
 }
 
@@ -92,47 +89,47 @@ inline Mask lanes(int64_t begin, int64_t size) {
 // Output rows of a channels_last block: as many as registers can hold the sums of.
 template <Shape SHAPE> constexpr int kRows = SHAPE == Shape::down2 ? 2 : 4;
 
-template <int N> CAGC_AVX512_INLINE Vector shift(Vector a, Vector next) {
+template <int N> CAGC_INLINE Floats16 shift(Floats16 a, Floats16 next) {
   return _mm512_castsi512_ps(_mm512_alignr_epi32(_mm512_castps_si512(next), _mm512_castps_si512(a), N));
 }
 
 // The horizontal filter of a row of columns into a row of `to`; its first vector of pixels and one more are loaded
 // with each mask in turn.
 template <Shape SHAPE, class T>
-CAGC_AVX512_INLINE void filter_row(const T *x, const Mask *m, const float *w, float *to, int64_t out_w) {
+CAGC_INLINE void filter_row(const T *x, const Mask *m, const float *w, float *to, int64_t out_w) {
   const __m512i low = _mm512_set_epi32(23, 7, 22, 6, 21, 5, 20, 4, 19, 3, 18, 2, 17, 1, 16, 0);
   const __m512i two = _mm512_set_epi32(30, 28, 26, 24, 22, 20, 18, 16, 14, 12, 10, 8, 6, 4, 2, 0);
   const __m512i next = _mm512_set_epi32(17, 15, 14, 13, 12, 11, 10, 9, 8, 7, 6, 5, 4, 3, 2, 1);
-  Vector a = load(*m++, x);
+  Floats16 a = load(*m++, x);
   for (int64_t o = 0; o < out_w;) {
-    const Vector b = load(*m++, x += kLanes);
+    const Floats16 b = load(*m++, x += kLanes);
     if constexpr (SHAPE == Shape::same4) {
       _mm512_store_ps(to + o, sum4(w, a, shift<1>(a, b), shift<2>(a, b), shift<3>(a, b)));
       a = b, o += kLanes;
     } else if constexpr (SHAPE == Shape::up2) {
-      const Vector middle = shift<1>(a, b), even = sum2(w, a, middle), odd = sum2(w + 2, middle, shift<2>(a, b));
+      const Floats16 middle = shift<1>(a, b), even = sum2(w, a, middle), odd = sum2(w + 2, middle, shift<2>(a, b));
       _mm512_store_ps(to + o, _mm512_permutex2var_ps(even, low, odd));
       _mm512_store_ps(to + o + kLanes, _mm512_permutex2var_ps(even, _mm512_add_epi32(low, _mm512_set1_epi32(8)), odd));
       a = b, o += 2 * kLanes;
     } else {
-      const Vector c = load(*m++, x += kLanes), even = _mm512_permutex2var_ps(a, two, b);
-      const Vector odd = _mm512_permutex2var_ps(a, _mm512_add_epi32(two, _mm512_set1_epi32(1)), b);
+      const Floats16 c = load(*m++, x += kLanes), even = _mm512_permutex2var_ps(a, two, b);
+      const Floats16 odd = _mm512_permutex2var_ps(a, _mm512_add_epi32(two, _mm512_set1_epi32(1)), b);
       _mm512_store_ps(to + o, sum4(w, even, odd, shift<1>(even, c), _mm512_permutex2var_ps(odd, next, c)));
       a = c, o += kLanes;
     }
   }
 }
 
-template <Shape SHAPE> CAGC_AVX512_INLINE Vector combine(const float *w, const float *const *h, int64_t i) {
-  const Vector a = _mm512_load_ps(h[0] + i), b = _mm512_load_ps(h[1] + i);
+template <Shape SHAPE> CAGC_INLINE Floats16 combine(const float *w, const float *const *h, int64_t i) {
+  const Floats16 a = _mm512_load_ps(h[0] + i), b = _mm512_load_ps(h[1] + i);
   if constexpr (SHAPE == Shape::up2) return sum2(w, a, b);
-  const Vector c = _mm512_load_ps(h[2] + i), d = _mm512_load_ps(h[3] + i);
+  const Floats16 c = _mm512_load_ps(h[2] + i), d = _mm512_load_ps(h[3] + i);
   return sum4(w, a, b, c, d);
 }
 
 // n sums over rows of the ring.
 template <Shape SHAPE, class T>
-CAGC_AVX512_INLINE void combine_rows(const float *w, const float *const *h, T *out, int64_t n, bool past) {
+CAGC_INLINE void combine_rows(const float *w, const float *const *h, T *out, int64_t n, bool past) {
   int64_t i = 0;
   if (past && is_aligned(out))
     for (; i + kLanes <= n; i += kLanes) stream(out + i, combine<SHAPE>(w, h, i));
@@ -152,7 +149,7 @@ template <class T> struct Plane {
 
 // `ring` holds the last four filtered rows.
 template <Shape SHAPE, class T>
-CAGC_AVX512 __attribute__((noinline)) void walk_rows(const Plane<T> k, float *ring, int64_t pitch) {
+CAGC_NOINLINE void walk_rows(const Plane<T> k, float *ring, int64_t pitch) {
   int64_t oldest = k.first_y + k.begin / kOutputs<SHAPE> * kStep<SHAPE>, fresh = oldest;
   for (int64_t o = k.begin; o < k.end; o += kOutputs<SHAPE>, oldest += kStep<SHAPE>) {
     for (; fresh < oldest + kDepth<SHAPE>; fresh++) {
@@ -182,9 +179,9 @@ template <Shape SHAPE, class T> struct Block {
 
 // The vertical filter: one vector at x, of the lanes in `m`, for each row of the block.
 template <Shape SHAPE, class T>
-CAGC_AVX512_INLINE void rows_at(const Block<SHAPE, T> &b, const T *x, Mask m, Vector *v) {
+CAGC_INLINE void rows_at(const Block<SHAPE, T> &b, const T *x, Mask m, Floats16 *v) {
   constexpr int step = kStep<SHAPE>;
-  Vector in[Block<SHAPE, T>::kIn];
+  Floats16 in[Block<SHAPE, T>::kIn];
 #pragma GCC unroll 8
   for (int i = 0; i < b.kIn; i++) in[i] = load(m & b.in_row[i], x + b.offset[i]);
 #pragma GCC unroll 4
@@ -196,7 +193,7 @@ CAGC_AVX512_INLINE void rows_at(const Block<SHAPE, T> &b, const T *x, Mask m, Ve
 
 // A block of rows of channels_last pixels. `ring` holds the last four vertically filtered pixels, [4, kOut, pitch].
 template <Shape SHAPE, class T>
-CAGC_AVX512 __attribute__((noinline)) void walk_pixels(const Block<SHAPE, T> k, float *ring, int64_t pitch) {
+CAGC_NOINLINE void walk_pixels(const Block<SHAPE, T> k, float *ring, int64_t pitch) {
   constexpr int n = k.kOut;
   for (int64_t o = 0, fresh = k.first, oldest = k.first; o < k.out_w; o += kOutputs<SHAPE>, oldest += kStep<SHAPE>) {
     for (; fresh < oldest + kDepth<SHAPE>; fresh++) {
@@ -206,7 +203,7 @@ CAGC_AVX512 __attribute__((noinline)) void walk_pixels(const Block<SHAPE, T> k, 
         continue;
       }
       for (int64_t c = 0; c < k.inner; c += kLanes) {
-        Vector v[n];
+        Floats16 v[n];
         rows_at(k, k.x + fresh * k.inner + c, lanes(c, k.inner), v);
 #pragma GCC unroll 4
         for (int r = 0; r < n; r++) _mm512_store_ps(to + r * pitch + c, v[r]);
@@ -297,8 +294,7 @@ template <class T> void run(const Upfirdn2d &p, const Fir4 &f, int threads) {
 
 }  // namespace
 
-bool upfirdn2d_avx512(const Upfirdn2d &p, const Fir4 &f, int threads) {
-  if (!__builtin_cpu_supports("avx512bw") || !__builtin_cpu_supports("avx512vl")) return false;
+bool CAGC_LEVEL::upfirdn2d_avx512(const Upfirdn2d &p, const Fir4 &f, int threads) {
   switch (p.dtype) {
     case DType::float32: run<float>(p, f, threads); return true;
     case DType::float16: run<half_t>(p, f, threads); return true;
@@ -311,6 +307,6 @@ bool upfirdn2d_avx512(const Upfirdn2d &p, const Fir4 &f, int threads) {
 }  // namespace cagc
 #else
 namespace cagc {
-bool upfirdn2d_avx512(const Upfirdn2d &, const Fir4 &, int) { return false; }
+bool CAGC_LEVEL::upfirdn2d_avx512(const Upfirdn2d &, const Fir4 &, int) { return false; }
 }  // namespace cagc
 #endif

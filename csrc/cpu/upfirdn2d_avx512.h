@@ -1,6 +1,7 @@
 // The four-tap cases of upfirdn2d on processors with AVX-512; see upfirdn2d_avx512.cpp.
 #pragma once
 #include "cagc/upfirdn2d.h"
+#include "isa/simd.h"
 
 namespace cagc {
 
@@ -14,7 +15,7 @@ struct Fir4 {
   float x[4], y[4];
 };
 
-// False, and nothing done, where the processor or the compiler lacks AVX-512 or the dtype is float64.
-bool upfirdn2d_avx512(const Upfirdn2d &p, const Fir4 &f, int threads);
+// False, and nothing done, where the file is compiled for less than AVX-512 or the dtype is float64.
+namespace CAGC_LEVEL { bool upfirdn2d_avx512(const Upfirdn2d &p, const Fir4 &f, int threads); }
 
 }  // namespace cagc

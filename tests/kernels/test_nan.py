@@ -5,10 +5,14 @@ from __future__ import annotations
 import pytest
 import torch
 
+import cagc_kernels as ops
 from cagc.models import Generator, GeneratorConfig
 from cagc.runtime.program import program
 from cagc_kernels import native
 from cagc_kernels.native import synthesis
+from cagc_kernels.reference.bias_act import ACTIVATIONS
+
+from .tolerances import TOLERANCES
 
 pytestmark = pytest.mark.skipif(native.REASON is not None, reason=str(native.REASON))
 
@@ -60,3 +64,30 @@ def test_program_in_strips_hides_no_nan(instructions, clamp):
     for place in ("b128.conv0.weight", "b128.conv1.bias", "b128.to_rgb.bias"):
         wrong, kept = hidden(small(128, 4, clamp), float("nan"), instructions, f"synthesis.{place}")
         assert wrong and kept == 0, f"{place}: {kept} of {wrong} pixels"
+
+
+@pytest.fixture(params=INSTRUCTIONS)
+def instructions(request):
+    native._C.use_instructions(request.param)
+    yield request.param
+    native._C.use_instructions(INSTRUCTIONS[0])
+
+
+@pytest.mark.parametrize("dtype", TOLERANCES, ids=str)
+@pytest.mark.parametrize("clamp", (None, 256.0))
+def test_ops_hide_no_nan(instructions, dtype, clamp):
+    """Everywhere that the reference gives NaN, in whole vectors and in what is left of a row."""
+    torch.manual_seed(0)
+    x, b, f = torch.randn(1, 3, 9, 37).to(dtype), torch.randn(3).to(dtype), ops.setup_filter([1, 3, 3, 1])
+    x[0, 0, 3, 5] = x[0, 1, 8, 36] = float("nan")
+    weight, styles = torch.randn(4, 3, 3, 3).to(dtype), torch.randn(1, 3).to(dtype)
+    every, noise = torch.arange(4), torch.zeros(1, 1, 9, 37)
+    noise[0, 0, 0, 0], bias = float("nan"), torch.randn(4).to(dtype)
+    calls = {act: lambda how, act=act: ops.bias_act(x, b, act=act, clamp=clamp, **how) for act in ACTIVATIONS}
+    for up, down in ((1, 1), (2, 1), (1, 2)):
+        calls[f"up {up}, down {down}"] = lambda how, up=up, down=down: ops.upfirdn2d(x, f, up, down, 2, **how)
+    calls["sparse"] = lambda how: ops.sparse_channel_conv2d(x, weight, every[:3], every, styles, **how)
+    calls["styled"] = lambda how: ops.styled_conv2d(x, weight, styles, bias, noise=noise.to(dtype), clamp=clamp, **how)
+    for name, call in calls.items():
+        found, right = (call({"backend": backend}).isnan() for backend in ("native", "reference"))
+        assert right.any() and not (right & ~found).any(), name

@@ -19,7 +19,7 @@ void zero(float *p, int64_t count) {
 
 // Columns [begin, end) of a row of y. row: combined columns begin - 1 to end + 1.
 template <int W>
-void finish(const ConvJob &job, const Epilogue &e, const float *row, int64_t pixel, int64_t count, float *y) {
+void finish(const ConvJob &job, const EpilogueInputs &e, const float *row, int64_t pixel, int64_t count, float *y) {
   const int64_t out = job.conv->out;
   const float f0 = job.fir[0], f1 = job.fir[1], f2 = job.fir[2], f3 = job.fir[3];
   for (int64_t j = 0; j < count; j++, row += out, y += out) {
@@ -41,7 +41,7 @@ template <int W> void filter_rows(const ConvJob &job, int64_t begin, int64_t end
   zero(zeros, (strip + 3) * out);
   for (int64_t at = begin; at < end; at++) {
     const int64_t n = at / r, i = at % r;
-    const Epilogue e(job, n);
+    const EpilogueInputs e(job, n);
     for (int64_t j = 0; j < r; j += strip) {
       const int64_t count = r - j < strip ? r - j : strip;
       // Columns j - 1 to j + count + 1 of t, those that exist: 0 to r.
@@ -61,7 +61,7 @@ template <int W> void filter_rows(const ConvJob &job, int64_t begin, int64_t end
 }
 
 void filter(const ConvJob &job, int64_t begin, int64_t end, float *scratch) {
-  with_lanes(job.conv->out, [&](auto lanes) { filter_rows<decltype(lanes)::value>(job, begin, end, scratch); });
+  with_width(job.conv->out, [&](auto width) { filter_rows<decltype(width)::value>(job, begin, end, scratch); });
 }
 
 void skip(const float *plane, int64_t h, const float *fir, int64_t begin, int64_t end, float *out, float *scratch) {

@@ -1,6 +1,6 @@
 // out[rows, columns] = a[rows, k] * b[k, columns], b packed in panels of a few vectors: [panel][k][lanes].
 #pragma once
-#include "simd.h"
+#include "../isa/simd.h"
 
 namespace cagc {
 namespace {

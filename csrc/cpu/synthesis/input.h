@@ -149,8 +149,8 @@ template <int W> void tile2(const Patch &p, int64_t in, const Block &block, int6
 
 void input(const ConvJob &job, const Block &block, int64_t begin, int64_t end, float *scratch) {
   const StyledConv &conv = *job.conv;
-  with_lanes(conv.in, [&](auto lanes) {
-    constexpr int W = decltype(lanes)::value;
+  with_width(conv.in, [&](auto width) {
+    constexpr int W = decltype(width)::value;
     for (int64_t tile = begin; tile < end; tile++) {
       const Place at = place(job, block.first + tile), next = place(job, block.first + tile + 1);
       const auto pixels = [&](int64_t step, int64_t size) { return patch(job, at, next, step, size, scratch); };

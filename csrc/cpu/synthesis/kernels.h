@@ -48,7 +48,6 @@ constexpr int64_t kPointPad = 16;  // floats between points: their stores would 
 constexpr int64_t kStrip = 6144;   // floats of a filtered row at a time: 24 kB
 
 struct Kernels {
-  const char *name;
   int64_t lanes;  // of the widest vectors
   int64_t (*panels)(int64_t columns);
   void (*pack)(const float *b, int64_t k, int64_t columns, float *packed);
@@ -70,7 +69,5 @@ struct Kernels {
   void (*to_strips)(const ConvJob &, const float *from, int64_t begin, int64_t end, float *to);
   void (*edge)(const ConvJob &, int64_t n, int64_t begin, float *scratch);
 };
-
-extern const Kernels kernels_generic, kernels_v3, kernels_v4;
 
 }  // namespace cagc

@@ -6,11 +6,11 @@ namespace cagc {
 namespace {
 
 // What the epilogue of sample n reads.
-struct Epilogue {
+struct EpilogueInputs {
   const float *demod, *bias, *next, *noise;
   float strength;
 
-  Epilogue(const ConvJob &job, int64_t n)
+  EpilogueInputs(const ConvJob &job, int64_t n)
       : demod(job.demod + n * job.conv->out_padded), bias(job.conv->bias),
         next(job.next ? job.next + n * job.conv->out_padded : nullptr),
         noise(job.noise ? job.noise + n * job.noise_sample : nullptr), strength(job.conv->noise_strength) {}
@@ -68,7 +68,7 @@ template <int W, class To> CAGC_INLINE void inverse43(const float *m, int64_t st
 template <int W> void tile43(const ConvJob &job, const Block &block, int64_t tile, float *scratch) {
   const int64_t out = job.conv->out, r = job.conv->resolution, step = block.count * out + kPointPad;
   const Place at = place(job, block.first + tile);
-  const Epilogue e(job, at.n);
+  const EpilogueInputs e(job, at.n);
   const int64_t corner = at.y * 4 * r + at.x * 4;
   float noise[16];
   for (int i = 0; i < 16; i++) noise[i] = e.at(corner + i / 4 * r + i % 4);
@@ -94,7 +94,7 @@ template <int W> void tile43(const ConvJob &job, const Block &block, int64_t til
 template <int W> void pixels(const ConvJob &job, const Block &block, int64_t tile, float *scratch) {
   const int64_t out = job.conv->out, r = job.conv->resolution;
   const Place at = place(job, block.first + tile);
-  const Epilogue e(job, at.n);
+  const EpilogueInputs e(job, at.n);
   float *y = job.y ? job.y + (at.n * r + at.y) * pitch(r, out) + at.x * out : nullptr;
   for (int64_t i = 0; i < 4; i++) {
     const float *m = block.m + (tile + i) * out;
@@ -179,8 +179,8 @@ template <int W> void scatter2(const ConvJob &job, const Block &block, int64_t t
 }
 
 void output(const ConvJob &job, const Block &block, int64_t begin, int64_t end, float *scratch) {
-  with_lanes(job.conv->out, [&](auto lanes) {
-    constexpr int W = decltype(lanes)::value;
+  with_width(job.conv->out, [&](auto width) {
+    constexpr int W = decltype(width)::value;
     const int64_t step = job.conv->algorithm == Algorithm::direct3 ? 4 : 1;
     for (int64_t tile = begin; tile < end; tile += step) switch (job.conv->algorithm) {
         case Algorithm::direct3: pixels<W>(job, block, tile, scratch); break;

@@ -213,7 +213,7 @@ void output_strips43(const ConvJob &job, const Block &block, int64_t tile, float
   constexpr int W = kWide;
   const int64_t out = job.conv->out, r = job.conv->resolution, step = block.count * out * W + kPointPad;
   const Place at = place(job, block.first + tile);
-  const Epilogue e(job, at.n);
+  const EpilogueInputs e(job, at.n);
   float noise[4][4][W] = {};
   for (int64_t i = 0; i < 4 && e.noise; i++)
     four_of_each(e.noise + (at.y * 4 + i) * r + at.x * 4, r / W, e.strength, noise[i][0]);
@@ -284,7 +284,7 @@ void filter_strips(const ConvJob &job, int64_t begin, int64_t end, float *scratc
   zero(zeros, r), zero(noise, r);
   for (int64_t at = begin; at < end; at++) {
     const int64_t n = at / r, i = at % r;
-    const Epilogue e(job, n);
+    const EpilogueInputs e(job, n);
     for (int64_t j = 0; j < width && e.noise; j += 4)
       four_of_each(e.noise + i * r + j, width, e.strength, noise + j * W);
     const float *rows[4], *edge[4];

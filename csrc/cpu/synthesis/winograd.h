@@ -1,7 +1,7 @@
 // One-dimensional Winograd (Toom-Cook) transforms. Points 0, ±1, ±2, ∞ for F(4, 3) and 0, ±1, 2, ∞ for F(4, 2).
 // Lavin and Gray, "Fast algorithms for convolutional neural networks", 2016.
 #pragma once
-#include "simd.h"
+#include "../isa/simd.h"
 
 namespace cagc {
 namespace {

@@ -65,7 +65,7 @@ template <class F> CAGC_HD void with_act(Act act, F &&f) {
   }
 }
 
-// Both sides of a condition are computed: CPU kernels pass vectors for numbers (csrc/cpu/pack.h).
+// Both sides of a condition are computed: CPU kernels pass vectors for numbers (csrc/cpu/isa/elements.h).
 template <class A> CAGC_HD A select(bool condition, A a, A b) { return condition ? a : b; }
 
 namespace math {

@@ -11,16 +11,6 @@
 #define CAGC_HD inline __attribute__((always_inline))
 #endif
 
-// GCC emits one clone per instruction set and picks at load time. It does not carry the attribute into an
-// OpenMP body, so a vector loop is always a function of its own, called from the parallel region.
-// By level, not by model: GCC tests arch=haswell and arch=skylake-avx512 against the model of the processor, and every
-// AMD processor then runs the default clone, at a third of the speed.
-#if defined(__x86_64__) && defined(__GNUC__) && __GNUC__ >= 12 && !defined(__clang__) && !defined(CAGC_NO_CLONES)
-#define CAGC_CLONES __attribute__((target_clones("arch=x86-64-v4", "arch=x86-64-v3", "default"), noinline))
-#else
-#define CAGC_CLONES __attribute__((noinline))
-#endif
-
 namespace cagc {
 
 // The codes are those of DTYPES in cagc_kernels/native/bias_act.py.

@@ -64,6 +64,10 @@ struct Kernels;
 // Names of the instruction sets that are compiled in and run here, best first: "v4", "v3" (x86-64 levels), "generic".
 std::vector<const char *> instruction_sets();
 
+// The ops take the kernels of this instruction set from now on, instead of the best: for tests and measurements, while
+// no op runs. False if it is not one of instruction_sets().
+bool use_instructions(const char *name);
+
 // The kernels of an instruction set; null if it is not one of instruction_sets().
 const Kernels *find_kernels(const char *instructions);
 

@@ -1,8 +1,14 @@
-// Vectors of 8 and 16 floats by the compiler's vector extension: one source for every instruction set.
+// The vectors of the instruction set that a file is compiled for, by the compiler's vector extension: one source for
+// every row of levels.cpp. CAGC_LEVEL is the name of the row, and of the namespace of what the file gives to the table.
 #pragma once
 #include <cstdint>
 
+#ifndef CAGC_LEVEL
+#define CAGC_LEVEL generic
+#endif
+
 #define CAGC_INLINE inline __attribute__((always_inline))
+#define CAGC_NOINLINE __attribute__((noinline))  // a loop whose registers are its own
 #define CAGC_LAMBDA __attribute__((always_inline))
 #if defined(__clang__)
 #define CAGC_UNROLL _Pragma("clang loop unroll(full)")
@@ -12,6 +18,16 @@
 
 namespace cagc {
 namespace {
+
+// kBytes: of a register. kWide: floats of the widest vector that products are made of, and how many such vectors the
+// registers hold.
+#if defined(__AVX512F__)
+constexpr int kBytes = 64, kWide = 16, kRegisters = 32;
+#elif defined(__AVX2__)
+constexpr int kBytes = 32, kWide = 8, kRegisters = 16;
+#else
+constexpr int kBytes = 16, kWide = 8, kRegisters = 8;  // SSE2, NEON: a vector of 8 takes two of their registers
+#endif
 
 template <int W> struct Vector { typedef float type __attribute__((vector_size(W * 4), aligned(4), may_alias)); };
 template <int W> using vec = typename Vector<W>::type;
@@ -58,20 +74,12 @@ template <int W> struct Index { typedef int32_t type __attribute__((vector_size(
 #define CAGC_SHUFFLE(W, a, b, ...) __builtin_shuffle(a, b, typename Index<W>::type{__VA_ARGS__})
 #endif
 
-// Widest vector that divides a channel count.
-#if defined(__AVX512F__)
-constexpr int kWide = 16, kRegisters = 32;
-#elif defined(__AVX2__)
-constexpr int kWide = 8, kRegisters = 16;
-#else
-constexpr int kWide = 8, kRegisters = 8;  // a vector of 8 takes two of the 16 registers, or of NEON's 32
-#endif
+template <int N> struct Width { static constexpr int value = N; };
 
-template <int N> struct Lanes { static constexpr int value = N; };
-
-template <class F> CAGC_INLINE void with_lanes(int64_t channels, F &&f) {
-  if (channels % kWide == 0) f(Lanes<kWide>{});
-  else f(Lanes<8>{});
+// Calls f(Width<W>{}) for the widest vector that divides a channel count.
+template <class F> CAGC_INLINE void with_width(int64_t channels, F &&f) {
+  if (channels % kWide == 0) f(Width<kWide>{});
+  else f(Width<8>{});
 }
 
 }  // namespace

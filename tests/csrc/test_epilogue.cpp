@@ -1,6 +1,6 @@
-// modulated_conv2d.cu on the emulator against its formula in float64: values with and without the filter, gradients,
+// epilogue.cu on the emulator against its formula in float64: values with and without the filter, gradients,
 // and that each barrier is needed.
-#include "cagc/modulated_conv2d.h"
+#include "cagc/epilogue.h"
 #include "check.h"
 #include <random>
 #include <vector>
@@ -63,7 +63,7 @@ template <class T> int wrong(DType dtype, const Case &k, double tolerance) {
                    noise.data(), b.data(), s.data(), out.data(), sums.data(), dnoise.data(), k.n, k.c, input_h(k),
                    input_w(k), k.out_h, k.out_w, k.pad_x, k.pad_y, k.shared_noise ? 0 : pixels, k.chunk, k.last, 0.2,
                    1.3, 1.5, Act::lrelu, dtype};
-  const char *error = modulated_conv2d_cuda(p, nullptr);
+  const char *error = epilogue_cuda(p, nullptr);
   CHECK(!error, "%s", error);
   int count = 0;
   auto compare = [&](double got, double want, double slack) {
@@ -118,5 +118,5 @@ int main() {
   emulator::set_multiprocessors(1);
   test_every_case();
   check_every_barrier(3, wrong_in_all);
-  return report("modulated_conv2d");
+  return report("epilogue");
 }

@@ -1,11 +1,15 @@
 // Around the dense convolution of a modulated one, on the CPU: one pass over memory, split over OpenMP threads.
-#include "cagc/modulated_conv2d.h"
+#include "cagc/epilogue.h"
+#include "isa/simd.h"
 #include <algorithm>
 #include <cmath>
 #include <omp.h>
 #include <vector>
 
 namespace cagc {
+
+namespace CAGC_LEVEL { void epilogue(const Epilogue &, int threads); }
+
 namespace {
 
 // Waking a team costs more than 32k elements take on one thread (the grain of at::parallel_for).
@@ -40,14 +44,15 @@ CAGC_HD void value_loop(const T *x, const A *noise, const Factors<A> &k, T *out,
 
 // Pixels [begin, end) of a sample that is channels_last.
 template <class T, Act ACT, class A>
-CAGC_CLONES void value_pixels(const T *x, const A *noise, Factors<A> k, T *out, int64_t begin, int64_t end, int64_t c,
+CAGC_NOINLINE void value_pixels(const T *x, const A *noise, Factors<A> k, T *out, int64_t begin, int64_t end, int64_t c,
                               EpilogueScalars<A> scalars) {
   for (int64_t i = begin; i < end; i++)
     value_loop<T, ACT, true>(x + i * c, noise ? noise + i : nullptr, k, out + i * c, c, scalars);
 }
 
 template <class T, Act ACT, class A>
-CAGC_CLONES void value_plane(const T *x, const A *noise, Factors<A> k, T *out, int64_t n, EpilogueScalars<A> scalars) {
+CAGC_NOINLINE void value_plane(const T *x, const A *noise, Factors<A> k, T *out, int64_t n,
+                               EpilogueScalars<A> scalars) {
   value_loop<T, ACT, false>(x, noise, k, out, n, scalars);
 }
 
@@ -119,7 +124,7 @@ template <class A> struct Filter {
 
 // row = the sum of four rows of x, those that exist, each times its weight.
 template <class T, class A>
-CAGC_CLONES void combine(const T *x, int64_t step, const A *w, int64_t j0, int64_t j1, A *row, int64_t n) {
+CAGC_NOINLINE void combine(const T *x, int64_t step, const A *w, int64_t j0, int64_t j1, A *row, int64_t n) {
   if (j0 == 0 && j1 == 4) {
     const A w0 = w[0], w1 = w[1], w2 = w[2], w3 = w[3];
     const T *x0 = x, *x1 = x + step, *x2 = x + 2 * step, *x3 = x + 3 * step;
@@ -143,7 +148,7 @@ template <class A> CAGC_HD A taps(const A *t, const A *w, int64_t step) {
 }
 
 // One output row of one pair: `inner` is the step between pixels of the combined row.
-template <class A> CAGC_CLONES void filter_row(const A *t, const A *row, A *sum, int64_t n, int64_t inner) {
+template <class A> CAGC_NOINLINE void filter_row(const A *t, const A *row, A *sum, int64_t n, int64_t inner) {
   const A w[4] = {row[0], row[1], row[2], row[3]};
 #pragma GCC ivdep
   for (int64_t i = 0; i < n; i++) sum[i] += taps(t + i, w, inner);
@@ -162,7 +167,7 @@ CAGC_HD void filtered_loop(const A *t, const A *w, int64_t inner, A noise0, cons
 }
 
 template <class T, Act ACT, class A>
-CAGC_CLONES void filtered_row(const A *t, const A *row, const A *noise, Factors<A> k, T *out, int64_t width,
+CAGC_NOINLINE void filtered_row(const A *t, const A *row, const A *noise, Factors<A> k, T *out, int64_t width,
                               int64_t inner, EpilogueScalars<A> scalars) {
   if (inner == 1) return filtered_loop<T, ACT, false>(t, row, 1, A(0), noise, k, out, width, scalars);
   for (int64_t i = 0; i < width; i++)
@@ -224,7 +229,7 @@ CAGC_HD void gradient_loop(const T *x, const T *g, const A *noise, const Factors
 }
 
 template <class T, Act ACT, class A>
-CAGC_CLONES void gradient_pixels(const T *x, const T *g, const A *noise, Factors<A> k, T *out, A *du_u, A *du_1,
+CAGC_NOINLINE void gradient_pixels(const T *x, const T *g, const A *noise, Factors<A> k, T *out, A *du_u, A *du_1,
                                  A *g_a, A *dnoise, int64_t pixels, int64_t c, EpilogueScalars<A> scalars) {
   for (int64_t i = 0; i < pixels; i++)
     gradient_loop<T, ACT, true>(x + i * c, g + i * c, noise ? noise + i : nullptr, k, out + i * c, du_u, du_1, g_a,
@@ -232,8 +237,8 @@ CAGC_CLONES void gradient_pixels(const T *x, const T *g, const A *noise, Factors
 }
 
 template <class T, Act ACT, class A>
-CAGC_CLONES void gradient_plane(const T *x, const T *g, const A *noise, Factors<A> k, T *out, A *du_u, A *du_1, A *g_a,
-                                A *dnoise, int64_t n, EpilogueScalars<A> scalars) {
+CAGC_NOINLINE void gradient_plane(const T *x, const T *g, const A *noise, Factors<A> k, T *out, A *du_u, A *du_1,
+                                  A *g_a, A *dnoise, int64_t n, EpilogueScalars<A> scalars) {
   gradient_loop<T, ACT, false>(x, g, noise, k, out, du_u, du_1, g_a, dnoise, n, scalars);
 }
 
@@ -267,7 +272,7 @@ template <class T, Act ACT> void gradient(const Epilogue &p, int threads) {
 
 }  // namespace
 
-void modulated_conv2d_cpu(const Epilogue &p, int threads) {
+void CAGC_LEVEL::epilogue(const Epilogue &p, int threads) {
   if (p.n * p.c * p.out_h * p.out_w == 0) return;
   with_dtype(p.dtype, [&](auto type) {
     using T = typename decltype(type)::type;

@@ -3,7 +3,7 @@
 //   filtered   a thread walks down a column of output and adds each row of x to the four rows that it reaches, so that
 //              x is read from memory once; its four taps along the row come from the cache
 //   gradient   one pass, and sums per chunk of pixels; a second one sums over channels where the noise has a gradient
-#include "cagc/modulated_conv2d.h"
+#include "cagc/epilogue.h"
 #include "launch.h"
 #include <algorithm>
 
@@ -230,7 +230,7 @@ template <class T> void launch(const Epilogue &p, int sms, cudaStream_t stream) 
 
 }  // namespace
 
-const char *modulated_conv2d_cuda(const Epilogue &p, void *stream) {
+const char *epilogue_cuda(const Epilogue &p, void *stream) {
   if (p.n * p.c * p.out_h * p.out_w == 0) return nullptr;
   return launch_for(p.dtype, stream, [&](auto type, int sms, cudaStream_t cuda_stream) {
     launch<typename decltype(type)::type>(p, sms, cuda_stream);

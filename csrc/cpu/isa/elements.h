@@ -1,7 +1,8 @@
-// Packs of float or double that the scalar formulas of csrc/include take for a number: W adjacent elements, with
-// comparisons that select lane by lane. For files that are compiled once for each instruction set.
+// A register of floats or doubles that the scalar formulas of csrc/include take for a number: adjacent elements, with
+// comparisons that select lane by lane; and exp, tanh and the like of them.
 #pragma once
 #include "cagc/common.h"
+#include "simd.h"
 #include <cmath>
 #if defined(__AVX__)
 #include <immintrin.h>
@@ -10,48 +11,40 @@
 namespace cagc {
 namespace {
 
-#if defined(__AVX512F__)
-constexpr int kBytes = 64;
-#elif defined(__AVX__)
-constexpr int kBytes = 32;
-#else
-constexpr int kBytes = 16;  // SSE2, NEON; twice as many make four times the code, at half the speed
-#endif
-
 template <class A> struct Bits;
 template <> struct Bits<float> { using type = int32_t; };
 template <> struct Bits<double> { using type = int64_t; };
 
-template <class A> struct Pack {
+template <class A> struct Elements {
   static constexpr int lanes = kBytes / sizeof(A);
   typedef A Vector __attribute__((vector_size(kBytes)));
   typedef typename Bits<A>::type Mask __attribute__((vector_size(kBytes)));
   Vector v;
 
-  Pack() = default;
-  CAGC_HD Pack(Vector w) : v(w) {}
-  CAGC_HD explicit Pack(int s) : v(Vector{} + static_cast<A>(s)) {}
-  CAGC_HD explicit Pack(float s) : v(Vector{} + static_cast<A>(s)) {}
-  CAGC_HD explicit Pack(double s) : v(Vector{} + static_cast<A>(s)) {}
-  CAGC_HD Pack operator-() const { return -v; }
+  Elements() = default;
+  CAGC_HD Elements(Vector w) : v(w) {}
+  CAGC_HD explicit Elements(int s) : v(Vector{} + static_cast<A>(s)) {}
+  CAGC_HD explicit Elements(float s) : v(Vector{} + static_cast<A>(s)) {}
+  CAGC_HD explicit Elements(double s) : v(Vector{} + static_cast<A>(s)) {}
+  CAGC_HD Elements operator-() const { return -v; }
 };
 
-template <class A> struct Lanes {
-  typename Pack<A>::Mask m;
-  CAGC_HD Lanes operator&&(Lanes b) const { return {m & b.m}; }
+template <class A> struct Selection {
+  typename Elements<A>::Mask m;
+  CAGC_HD Selection operator&&(Selection b) const { return {m & b.m}; }
 };
 
-template <class A> CAGC_HD Pack<A> operator+(Pack<A> a, Pack<A> b) { return a.v + b.v; }
-template <class A> CAGC_HD Pack<A> operator-(Pack<A> a, Pack<A> b) { return a.v - b.v; }
-template <class A> CAGC_HD Pack<A> operator*(Pack<A> a, Pack<A> b) { return a.v * b.v; }
-template <class A> CAGC_HD Pack<A> operator/(Pack<A> a, Pack<A> b) { return a.v / b.v; }
-template <class A> CAGC_HD Lanes<A> operator<(Pack<A> a, Pack<A> b) { return {a.v < b.v}; }
-template <class A> CAGC_HD Lanes<A> operator>(Pack<A> a, Pack<A> b) { return {a.v > b.v}; }
-template <class A> CAGC_HD Lanes<A> operator>=(Pack<A> a, Pack<A> b) { return {a.v >= b.v}; }
-template <class A> CAGC_HD Pack<A> select(Lanes<A> c, Pack<A> a, Pack<A> b) { return c.m ? a.v : b.v; }
+template <class A> CAGC_HD Elements<A> operator+(Elements<A> a, Elements<A> b) { return a.v + b.v; }
+template <class A> CAGC_HD Elements<A> operator-(Elements<A> a, Elements<A> b) { return a.v - b.v; }
+template <class A> CAGC_HD Elements<A> operator*(Elements<A> a, Elements<A> b) { return a.v * b.v; }
+template <class A> CAGC_HD Elements<A> operator/(Elements<A> a, Elements<A> b) { return a.v / b.v; }
+template <class A> CAGC_HD Selection<A> operator<(Elements<A> a, Elements<A> b) { return {a.v < b.v}; }
+template <class A> CAGC_HD Selection<A> operator>(Elements<A> a, Elements<A> b) { return {a.v > b.v}; }
+template <class A> CAGC_HD Selection<A> operator>=(Elements<A> a, Elements<A> b) { return {a.v >= b.v}; }
+template <class A> CAGC_HD Elements<A> select(Selection<A> c, Elements<A> a, Elements<A> b) { return c.m ? a.v : b.v; }
 
-using Floats = Pack<float>;
-using Doubles = Pack<double>;
+using Floats = Elements<float>;
+using Doubles = Elements<double>;
 
 // e^u = 2^n (1 + q) with q = e^r - 1, |r| <= log(2) / 2. Two halves of 2^n: it overflows and underflows as it should.
 struct Exponential {
@@ -103,12 +96,12 @@ CAGC_HD Doubles expm1(Doubles u) { return each(u, [](double s) { return std::exp
 CAGC_HD Doubles tanh(Doubles u) { return each(u, [](double s) { return std::tanh(s); }); }
 CAGC_HD Doubles softplus(Doubles u) { return each(u, [](double s) { return std::log1p(std::exp(s)); }); }
 
-template <class A> CAGC_HD Pack<A> load(const A *p) {
-  Pack<A> u;
+template <class A> CAGC_HD Elements<A> load(const A *p) {
+  Elements<A> u;
   std::memcpy(&u.v, p, kBytes);
   return u;
 }
-template <class A> CAGC_HD void store(A *p, Pack<A> u) { std::memcpy(p, &u.v, kBytes); }
+template <class A> CAGC_HD void store(A *p, Elements<A> u) { std::memcpy(p, &u.v, kBytes); }
 
 typedef uint16_t Shorts __attribute__((vector_size(kBytes / 2)));
 typedef uint32_t Words __attribute__((vector_size(kBytes)));
@@ -152,14 +145,14 @@ CAGC_HD void store(half_t *p, Floats u) {
 
 // How many elements lie between p and where stream() may write.
 template <class T> CAGC_HD int64_t unaligned(const T *p) {
-  constexpr int64_t lanes = Pack<acc_t<T>>::lanes;
+  constexpr int64_t lanes = Elements<acc_t<T>>::lanes;
   return -static_cast<int64_t>(reinterpret_cast<uintptr_t>(p) / sizeof(T)) & (lanes - 1);
 }
 
 // store() past the caches where the instruction set can, to an address that unaligned() finds nothing to.
-template <class T, class A> CAGC_HD void stream(T *p, Pack<A> u) {
+template <class T, class A> CAGC_HD void stream(T *p, Elements<A> u) {
 #if defined(__AVX__)
-  alignas(kBytes) T values[Pack<A>::lanes];
+  alignas(kBytes) T values[Elements<A>::lanes];
   store(values, u);
 #if defined(__AVX512F__)
   if constexpr (sizeof(values) == 64)

@@ -29,10 +29,10 @@ struct Epilogue {
   DType dtype = DType::float32;
 };
 
-void modulated_conv2d_cpu(const Epilogue &p, int threads);
+void epilogue_cpu(const Epilogue &p, int threads);
 
 // Null, or a message. `stream` is a cudaStream_t of the current device.
-const char *modulated_conv2d_cuda(const Epilogue &p, void *stream);
+const char *epilogue_cuda(const Epilogue &p, void *stream);
 
 CAGC_HD int64_t chunks(const Epilogue &p) { return (p.out_h * p.out_w + p.chunk - 1) / p.chunk; }
 
