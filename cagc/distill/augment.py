@@ -1,7 +1,8 @@
 """Adaptive discriminator augmentation for small sets of images (Karras et al., NeurIPS 2020).
 
-What the discriminator sees is flipped, turned, moved, scaled and recoloured with probability p per kind of change, real
-and drawn images alike; p follows how much the discriminator overfits. Everything is differentiable twice in the images.
+The images for the discriminator, real and generated, are flipped, rotated, translated, scaled and recoloured, each kind
+of change with probability p, which follows how much the discriminator overfits. Everything is twice differentiable in
+the images.
 """
 
 from __future__ import annotations
@@ -17,11 +18,11 @@ from cagc_kernels import downsample2d, setup_filter, upsample2d
 
 from .draws import SampleStreams
 
-# Taps of the low-pass filter around a change of shape: a sinc under a Kaiser window, symmetric so that nothing moves.
+# Taps of the low-pass filter before and after resampling: a Kaiser-windowed sinc, symmetric against shifts.
 _TAPS = 12
-# Uniform numbers that one image takes: a gate for each of 13 changes, and 15 parameters.
+# Uniform random numbers per image: a gate for each of 13 changes, and 15 parameters.
 _NUMBERS = 28
-# Images over which p goes from 0 to 1 at most, and updates between two changes of it.
+# Images over which p can go from 0 to 1, and updates between two adjustments of p.
 _RAMP_IMAGES, _INTERVAL = 500_000, 4
 
 
@@ -29,9 +30,9 @@ class Augment:
     """The pipeline with its probability.
 
     Attributes:
-        p: probability of each kind of change, in [0, 1]; at 0 images pass as they are.
-        target: mean sign of the logits of real images that p is steered to: 0 for a discriminator that guesses, 1 for
-            one that knows every image by heart.
+        p: probability of each kind of change, in [0, 1]; at 0 images are unchanged.
+        target: mean sign of the logits of real images at which p stays constant: the sign is 0 for a discriminator that
+            guesses, 1 for one that overfits completely.
     """
 
     def __init__(self, target: float = 0.6, p: float = 0.0) -> None:
@@ -54,7 +55,7 @@ class Augment:
     def __call__(self, images: Tensor, numbers: Tensor) -> Tensor:
         """Images [N, 3, R, R] → the same shape. ``numbers`` [N, 28]: see :meth:`draw`.
 
-        An image that no change hits comes out bit for bit.
+        An image without any change is returned bit for bit.
         """
         if self.p == 0:
             return images
@@ -67,7 +68,7 @@ class Augment:
         return _where(dice.hit(), _recolour(images, colour), images)
 
     def state_dict(self) -> dict[str, Any]:
-        """p and what its next change depends on."""
+        """p, and the statistics for its next adjustment."""
         return {"p": self.p, "sum": self._sum, "updates": self._updates, "images": self._images}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -77,7 +78,7 @@ class Augment:
 
 
 class _Dice:
-    """Columns of uniform numbers, used up from the left."""
+    """Columns of uniform random numbers, consumed from the left."""
 
     def __init__(self, numbers: Tensor, p: float) -> None:
         self._columns, self.p = iter(numbers.unbind(1)), p
@@ -90,16 +91,16 @@ class _Dice:
         return gate
 
     def hit(self) -> Tensor:
-        """Whether any change has happened since the last call [N]."""
+        """Whether any gate has opened since the last call, [N]."""
         hit, self._hit = self._hit, torch.zeros_like(self._hit)
         return hit
 
     def uniform(self, low: float, high: float, gate: Tensor) -> Tensor:
-        """Uniform in [low, high) behind an open gate, else 0, [N]."""
+        """Uniform in [low, high) where ``gate`` is open, else 0, [N]."""
         return torch.where(gate, low + (high - low) * next(self._columns), 0.0)
 
     def normal(self, deviation: float, gate: Tensor) -> Tensor:
-        """Normal with mean 0 behind an open gate, else 0, [N]."""
+        """Normal with mean 0 where ``gate`` is open, else 0, [N]."""
         inner = (2 * next(self._columns) - 1).clamp(-1 + 1e-6, 1 - 1e-6)
         return torch.where(gate, deviation * math.sqrt(2) * torch.erfinv(inner), 0.0)
 
@@ -109,7 +110,7 @@ def _where(chosen: Tensor, a: Tensor, b: Tensor) -> Tensor:
 
 
 def _matrix(rows: list[list[Tensor | float]], like: Tensor) -> Tensor:
-    """[N, r, c] from entries that are numbers or [N]."""
+    """Matrices [N, r, c] from entries that are numbers or tensors [N]."""
     entries = [[e if isinstance(e, Tensor) else torch.full_like(like, e) for e in row] for row in rows]
     return torch.stack([torch.stack(row, dim=-1) for row in entries], dim=-2)
 
@@ -128,7 +129,7 @@ def _translation(x: Tensor, y: Tensor) -> Tensor:
 
 
 def _blit(dice: _Dice, images: Tensor) -> Tensor:
-    """Mirror, turn by quarters, move by whole pixels: pixels keep their values."""
+    """Flip, rotate by multiples of 90°, translate by whole pixels: no interpolation."""
     images = _where(dice.uniform(0, 2, dice.gate()) >= 1, images.flip(3), images)
     quarters = dice.uniform(0, 4, dice.gate()).floor()
     for quarter in (1, 2, 3):
@@ -145,7 +146,7 @@ def _blit(dice: _Dice, images: Tensor) -> Tensor:
 
 
 def _warp(dice: _Dice) -> Tensor:
-    """[N, 3, 3]: where in the image, in units of half its side from its centre, a point of the result comes from."""
+    """Affine maps [N, 3, 3] from output to input positions, in units of half the side from the centre."""
     scale = torch.exp2(dice.normal(0.2, dice.gate()))
     warp = _scaling(scale, scale)
     # Two rotations, before and after the anisotropic scaling, of which one or both happen with probability p.
@@ -159,7 +160,7 @@ def _warp(dice: _Dice) -> Tensor:
 
 
 def _colour(dice: _Dice) -> Tensor:
-    """[N, 4, 4] acting on (R, G, B, 1): brightness, contrast, inverted luma, hue, saturation."""
+    """Colour matrices [N, 4, 4] for (R, G, B, 1): brightness, contrast, luma inversion, hue, saturation."""
     shift = dice.normal(0.2, dice.gate())
     contrast = torch.exp2(dice.normal(0.5, dice.gate()))
     gate = dice.gate()
@@ -170,7 +171,7 @@ def _colour(dice: _Dice) -> Tensor:
     one = torch.eye(3, dtype=shift.dtype, device=shift.device)
     a = 1 / math.sqrt(3)
     cross = shift.new_tensor([[0, -a, a], [a, 0, -a], [-a, a, 0]])
-    # Rotation about the grey axis: the part along it stays, the part across it turns.
+    # Rotation about the grey axis (Rodrigues' formula).
     c, s, i, k = (v[:, None, None] for v in (angle.cos(), angle.sin(), inverted, saturation))
     linear = grey + k * (c * (one - grey) + s * cross)
     linear = linear @ (one - 2 * i * grey) * contrast[:, None, None]
@@ -186,12 +187,12 @@ def _recolour(images: Tensor, colour: Tensor) -> Tensor:
 
 
 def _resample(images: Tensor, warp: Tensor) -> Tensor:
-    """``images`` under ``warp``, mirrored at their borders, with a band limit against aliasing."""
+    """Resample ``images`` by the map ``warp``, with mirrored borders and low-pass filters against aliasing."""
     n, channels, size, _ = images.shape
     position = torch.arange(_TAPS, dtype=torch.float32) - (_TAPS - 1) / 2
     window = torch.kaiser_window(_TAPS, periodic=False, beta=4.0, dtype=torch.float32)
     taps = setup_filter(torch.sinc(position / 2) * window, device=images.device)
-    # At twice the resolution, and wider than the image by what the filters reach over its border.
+    # Resampling runs at twice the resolution, with a margin for the support of the filters.
     margin = _TAPS // 2
     padded = _mirrored(images, margin)
     fine = upsample2d(padded, taps, padding=-margin)
@@ -202,7 +203,7 @@ def _resample(images: Tensor, warp: Tensor) -> Tensor:
 
 
 def _mirrored(images: Tensor, margin: int) -> Tensor:
-    """``images`` [N, C, R, R] with ``margin`` more pixels on each side, mirrored again and again where R is small."""
+    """``images`` [N, C, R, R] with ``margin`` mirrored pixels on each side, repeatedly where ``margin`` exceeds R."""
     while margin:
         # A whole period ends where it may be mirrored once more.
         step = min(margin, max(1, images.shape[-1] - 1))
@@ -211,7 +212,7 @@ def _mirrored(images: Tensor, margin: int) -> Tensor:
 
 
 class _Sample(torch.autograd.Function):
-    """Bilinear samples of images at a grid. Linear in the images, so that its gradient is its transpose and back."""
+    """Bilinear sampling of images at a grid, twice differentiable: as it is linear, its gradient is its transpose."""
 
     @staticmethod
     def forward(ctx, images: Tensor, grid: Tensor) -> Tensor:

@@ -17,7 +17,7 @@ from .teachers import LiveTeacher, RecordedTeacher, Teacher
 def check_fit(
     student: AnyGenerator, teacher: Teacher, discriminator: AnyDiscriminator | None, data: Any, config: DistillConfig
 ) -> None:
-    """Raise CagcError where networks, images and settings do not go together."""
+    """Raise CagcError where networks, images and settings do not match."""
     ours = student.config
     for name, got, expected in (
         ("resolution", ours.resolution, teacher.resolution),
@@ -53,7 +53,7 @@ def identity(
     config: DistillConfig,
     parser: Any,
 ) -> dict[str, Any]:
-    """What decides the weights that a run reaches at a step, as JSON containers: networks, images, masks by content."""
+    """Fingerprints of everything that determines the weights at a step, as JSON: networks, images, masks, settings."""
     document = {
         "student": generator_hash(student),
         "teacher": teacher.fingerprint,
@@ -72,7 +72,7 @@ def _describe(data: Any) -> str:
 
 
 def new_discriminator(student: AnyGenerator, teacher: Teacher, seed: int) -> AnyDiscriminator:
-    """A discriminator as wide as the teacher, or as the student where the teacher is a recording."""
+    """A new discriminator as wide as the teacher, or as the student if the teacher is recorded images."""
     source = teacher.generator if isinstance(teacher, LiveTeacher) else student
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)

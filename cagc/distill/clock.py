@@ -1,4 +1,4 @@
-"""Where the time of a run goes."""
+"""Measures the time that a run spends in each phase."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import torch
 
 
 class PhaseClock:
-    """Seconds by phase. On a GPU they are taken from events in its stream, so that measuring does not wait for it."""
+    """Seconds by phase. On a GPU, CUDA events measure them, so that no synchronisation is needed while training."""
 
     def __init__(self, device: torch.device | str) -> None:
         self._on_gpu = torch.device(device).type == "cuda"
@@ -38,7 +38,7 @@ class PhaseClock:
         return event
 
     def take(self) -> dict[str, float]:
-        """Seconds by phase since the last call, in the order in which phases first came."""
+        """Seconds by phase since the last call, in the order in which the phases first ran."""
         if self._events:
             torch.cuda.synchronize()
         for phase, start, end in self._events:

@@ -19,7 +19,7 @@ from ..common.checks import (
     number,
 )
 
-# Settings that say how long a run goes on or what it writes, not which weights it reaches at a given step.
+# Settings that change the length or the output of a run, but not the weights at a given step.
 _BOOKKEEPING = frozenset(
     (
         "steps",
@@ -36,7 +36,7 @@ _BOOKKEEPING = frozenset(
     )
 )
 
-# Resolutions whose blocks have two convolutions, so that directions can be told from their styles.
+# Resolutions whose blocks have two convolutions; latent directions are computed from the styles of both.
 _BLOCKS = tuple(2**i for i in range(3, 14))
 
 
@@ -55,7 +55,7 @@ class DistillConfig:
     Attributes:
         steps: generator updates.
         batch_size: images per update, of all processes together.
-        micro_batch: images at a time in each process, whose gradients are added up; None: all at once.
+        micro_batch: images per forward pass in each process, whose gradients are accumulated; None: all at once.
         precision: "float32", or "bfloat16" or "float16" for the networks under autocast, with weights in float32.
         learning_rate: of both Adam optimisers, before the scaling for lazy regularisation.
         lr_schedule: "constant", or "cosine" down to zero at the last step.
@@ -63,49 +63,49 @@ class DistillConfig:
         rgb_weight: of the L1 distance between the images of student and teacher; 0 leaves it out.
         kd_mode: L1 on the "output" image, or summed over the "intermediate" RGB of every resolution.
         normalize_by_area: divide the masked L1 by the mask's area instead of by the image's.
-        whole_every: steps from one that compares whole images, not their content alone, to the next, so that the
-            background is not forgotten; 0: never.
+        whole_every: every how many steps whole images are compared instead of the content only, so that the background
+            is not forgotten; 0: never.
         perceptual_weight: of the perceptual distance; 0 leaves it out.
         perceptual: name of its features: "efficientnet-lite0", or "lpips-vgg" where lpips is installed.
-        perceptual_size: side in pixels that images are resized to for it; None: as they are, 256 px at most.
-        feature_weight: of the distance between the student's features and those of the channels that it kept of the
-            teacher's, times the schedule's factor of the learning rate; 0 leaves it out. It knows no content.
+        perceptual_size: side in pixels that images are resized to for it; None: not resized, 256 px at most.
+        feature_weight: of the distance between the student's features and the same channels of the teacher's, times the
+            schedule's factor of the learning rate; 0 leaves it out. It is not restricted to the content.
         relation_weight: of the relation loss of StyleKD; 0 leaves it out.
-        relation_strength: standard deviation of the moves of w, along latent directions of length 1, that it compares.
-        relation_directions: latent directions per resolution, those along which the styles change most.
-        relation_resolutions: where it compares features; those above the image's are left out.
+        relation_strength: standard deviation of the moves of w along unit latent directions in the relation loss.
+        relation_directions: number of latent directions per resolution, those along which the styles change most.
+        relation_resolutions: resolutions of the features in the relation loss; those above the image's are left out.
         gan_weight: of the adversarial loss; 0 runs without a discriminator.
-        discriminator: begin with the "teacher"'s, or with a "new" one.
+        discriminator: start from the "teacher"'s discriminator, or from a "new" one.
         gan_loss: "logistic" (non-saturating for the generator), or "hinge".
-        d_steps: discriminator updates, on other images each, per generator update.
-        gan_delay: steps in which the discriminator trains and the generator does not hear it yet.
+        d_steps: discriminator updates per generator update, each on other images.
+        gan_delay: first steps, in which the discriminator trains but the generator has no adversarial loss.
         gan_ramp: steps after the delay in which the weight grows linearly from 0.
         r1_gamma: R1 weight; 0 leaves it out.
-        d_reg_every: steps from one R1 update to the next.
+        d_reg_every: steps between R1 updates.
         path_weight: of the path length regularisation; 0 leaves it out.
-        g_reg_every: steps from one path length update to the next.
-        path_batch_shrink: the path length uses the batch divided by this.
-        path_decay: of the running mean path length.
+        g_reg_every: steps between path length updates.
+        path_batch_shrink: the path length uses the batch size divided by this.
+        path_decay: weight of a new batch in the running mean path length.
         mixing_probability: share of batches drawn with style mixing.
-        target_pool: samples of the teacher (images with their masks and features) that are computed once, kept in
-            memory and trained on again and again; None: new ones in every step.
+        target_pool: number of teacher samples (images with masks and features) that are computed once, kept in memory
+            and trained on repeatedly; None: new samples in every step.
         noise: "random", "const" or "none" for student and teacher during training.
-        share_noise: the same random noise for student and teacher.
-        ema_half_life: images after which the averaged weights have forgotten half of the past, whatever the batch.
-        ema_rampup: the half-life is at most this share of the images seen, so that a short run is not held back by
-            the weights it began with; None: constant, as in the paper.
-        frozen: names or shell patterns of the student's parameters that stay as they are, such as "mapping.*".
+        share_noise: use the same random noise for student and teacher.
+        ema_half_life: half-life of the averaged weights (EMA), in images, whatever the batch size.
+        ema_rampup: limits the half-life to this share of the images seen, so that in a short run the average does not
+            consist of the initial weights; None: constant, as in the paper.
+        frozen: names or shell patterns of the student's parameters that are not trained, such as "mapping.*".
         flip: random horizontal flips of the real images.
-        augment: "ada": what the discriminator sees is augmented, as often as its overfitting asks for (Karras et al.,
-            NeurIPS 2020); "none"; or "auto": "ada" for fewer than 30,000 real images.
-        augment_target: mean sign of the discriminator's logits of real images that "ada" steers to.
-        seed: of every random draw.
-        checkpoint_every: steps from one checkpoint to the next.
-        sample_every: steps from one sample grid to the next; 0: none.
-        log_every: steps from one row of metrics.jsonl to the next.
-        evaluate_every: steps from one evaluation of the averaged student to the next; 0: never.
-        evaluation_samples: images behind its Fréchet distance to the real ones; a fifth is compared with the teacher's.
-        evaluation_features: feature space of that distance: efficientnet-lite0 or inception, @ and a side.
+        augment: "ada": adaptive augmentation of the discriminator's images, by its overfitting (Karras et al., NeurIPS
+            2020); "none"; or "auto": "ada" for fewer than 30,000 real images.
+        augment_target: target of "ada" for the mean sign of the discriminator's logits of real images.
+        seed: seed of every random draw.
+        checkpoint_every: steps between checkpoints.
+        sample_every: steps between sample grids; 0: none.
+        log_every: steps between rows of metrics.jsonl.
+        evaluate_every: steps between evaluations of the averaged student; 0: never.
+        evaluation_samples: images for the Fréchet distance to real images; a fifth is compared with the teacher's.
+        evaluation_features: feature space of that distance: efficientnet-lite0 or inception, @ and an image side.
         samples: images in a sample grid.
         sample_truncation: truncation of the sample grid.
         tensorboard: write TensorBoard scalars and grids.
@@ -180,7 +180,7 @@ class DistillConfig:
             object.__setattr__(self, name, tuple(getattr(self, name)))
 
     def ema_decay(self, step: int) -> float:
-        """Share of the averaged weights that survives update ``step`` (from 0): ½^(batch / half-life in images)."""
+        """Weight of the previous average in update ``step`` (from 0): ½^(batch / half-life in images)."""
         half_life = self.ema_half_life
         if self.ema_rampup is not None:
             half_life = min(half_life, self.ema_rampup * (step + 1) * self.batch_size)
@@ -191,7 +191,7 @@ class DistillConfig:
         return 1.0 if self.lr_schedule == "constant" else 0.5 * (1 + math.cos(math.pi * step / self.steps))
 
     def pool_step(self, step: int) -> int:
-        """The step whose latents ``step`` (from 0) is trained on: those of a pool of n batches return after n."""
+        """The step whose latents ``step`` (from 0) uses: with a pool of n batches they repeat every n steps."""
         return step if self.target_pool is None else step % (self.target_pool // self.batch_size)
 
     def whole_at(self, step: int) -> bool:
@@ -221,6 +221,6 @@ class DistillConfig:
         return cls(**options)
 
     def identity(self) -> dict[str, Any]:
-        """The settings that decide the weights reached at a step; ``steps`` among them where the schedule needs it."""
+        """The settings that determine the weights at a step; ``steps`` is among them if the schedule depends on it."""
         ignored = _BOOKKEEPING - ({"steps"} if self.lr_schedule == "cosine" else set())
         return {name: value for name, value in self.to_dict().items() if name not in ignored}

@@ -1,4 +1,4 @@
-"""Random numbers of a training step, by sample: they depend neither on who computes a sample nor on its batch."""
+"""Random numbers of a training step, seeded per sample: independent of the process and batch that computes a sample."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from .latents import Latents
 
 @dataclass(frozen=True)
 class Draws:
-    """Random numbers of one iteration; a part that the iteration has no use for is None.
+    """Random numbers of one iteration; parts that the iteration does not need are None.
 
     Attributes:
         generator: latents of the images that are compared with the teacher's.
@@ -23,7 +23,7 @@ class Draws:
         path: latents of the path length images.
         path_noise: standard normal, shaped as those images.
         offsets: [N, w_dim], moves of the w of ``generator`` that the relation loss compares.
-        augment: numbers of the augmentation, by the images that they are for: "real", "fake", "generator", "r1".
+        augment: numbers for the augmentation, by the images that it is applied to: "real", "fake", "generator", "r1".
     """
 
     generator: Latents
@@ -37,8 +37,8 @@ class Draws:
 class SampleStreams:
     """Random numbers of the samples ``numbers`` of one part of one step, on ``device``.
 
-    Every number is a function of the seed, the step, the part, its name and its sample: a step is drawn alike by one
-    process and by many, and a resumed run needs no state of a generator. CPU and GPU draw different numbers.
+    Every number is a function of the seed, the step, the part, its name and its sample: any number of processes draws
+    the same, and a resumed run needs no generator state. CPU and GPU draw different numbers.
     """
 
     def __init__(
@@ -53,7 +53,7 @@ class SampleStreams:
         return len(self.numbers)
 
     def batch(self, name: str) -> torch.Generator:
-        """CPU generator for decisions that all samples of the batch share."""
+        """CPU random generator for decisions that apply to the whole batch."""
         return torch.Generator().manual_seed(derived_seed(*self._key, name))
 
     def normal(self, name: str, *shape: int) -> Tensor:
@@ -83,12 +83,12 @@ class SampleStreams:
 
 @dataclass(frozen=True)
 class Layout:
-    """The samples of a batch that this process computes, and in which forward passes.
+    """The samples of a batch that this process computes, split into forward passes.
 
     Attributes:
-        batch: samples of all processes.
-        numbers: of this process's samples, from 0 to ``batch`` - 1.
-        passes: slices of them.
+        batch: number of samples over all processes.
+        numbers: indices of this process's samples, in 0 to ``batch`` - 1.
+        passes: one slice of ``numbers`` per forward pass.
     """
 
     batch: int
@@ -97,7 +97,7 @@ class Layout:
 
     @classmethod
     def of(cls, batch: int, group: int = 1, micro_batch: int | None = None) -> Layout:
-        """Deal out ``batch`` samples; ``group``: see :func:`shard`. A pass has at most ``micro_batch`` of them."""
+        """Layout of this process: passes of at most ``micro_batch`` of ``batch`` samples; ``group``: see :func:`shard`."""
         processes, count = distributed.world_size(), 1
         if micro_batch is not None:
             count = -(-batch // (processes * micro_batch))
@@ -113,10 +113,10 @@ class Layout:
 
 
 def shard(batch: int, group: int, shards: int, index: int) -> list[int]:
-    """Samples of shard ``index`` of a batch that ``shards`` share.
+    """Indices of the samples of shard ``index``, when ``shards`` divide a batch.
 
-    The discriminator takes statistics over groups of ``group`` images that stand ``batch / group`` apart. A shard gets
-    whole groups, in such an order that it finds the same groups on its own, if there are enough of them.
+    The discriminator takes statistics over groups of ``group`` images at a distance of ``batch / group``. If there are
+    enough groups, a shard gets whole groups, in an order for which it forms the same groups from its own images.
     """
     if keeps_groups(batch, group, shards):
         columns, width = batch // group, batch // group // shards
@@ -125,5 +125,5 @@ def shard(batch: int, group: int, shards: int, index: int) -> list[int]:
 
 
 def keeps_groups(batch: int, group: int, shards: int) -> bool:
-    """Whether ``shards`` can share a batch without tearing a group of the minibatch standard deviation."""
+    """Whether a batch can be divided into ``shards`` without splitting a group of the minibatch standard deviation."""
     return batch % (group * shards) == 0

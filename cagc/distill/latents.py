@@ -1,4 +1,4 @@
-"""Everything random about a batch of generated images."""
+"""Latents and noise of a batch of generated images."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from ..models import AnyGenerator, Noise
 
 @dataclass(frozen=True)
 class Latents:
-    """Everything random about one batch of generated images: given these, a generator is a function.
+    """All random inputs of one batch of generated images; with them a generator is deterministic.
 
     Attributes:
         z: [N, z_dim], standard normal; None where ``w`` is given.
         z_mix, mixing_index: style mixing, as in ``Generator.ws``.
         w: [N, w_dim], instead of ``z``.
-        rows: [N], the recorded samples that ``w`` belongs to.
-        seeds: of ``z``, where it was drawn by seed.
-        noise: of the student, as in ``Generator.synthesis``.
-        teacher_noise: of the teacher.
+        rows: [N], indices of the recorded samples that ``w`` belongs to.
+        seeds: seeds of ``z``, if it was drawn by seed.
+        noise: noise of the student, as in ``Generator.synthesis``.
+        teacher_noise: noise of the teacher, likewise.
     """
 
     z: Tensor | None = None
@@ -37,7 +37,7 @@ class Latents:
         return len(self.w if self.z is None else self.z)
 
     def __getitem__(self, part: slice) -> Latents:
-        """The latents of some of the images."""
+        """The latents of the images in the slice ``part``."""
         cut = {name: getattr(self, name) for name in ("z", "z_mix", "w", "rows", "seeds")}
         cut = {name: value if value is None else value[part] for name, value in cut.items()}
         noise, teacher_noise = (_noise_of(noise, part) for noise in (self.noise, self.teacher_noise))
@@ -51,7 +51,7 @@ class Latents:
 
 
 def with_noise(latents: Latents, noise: Noise, teacher_noise: Noise) -> Latents:
-    """The same latents with these noises."""
+    """The same latents with this noise for student and teacher."""
     return replace(latents, noise=noise, teacher_noise=teacher_noise)
 
 

@@ -1,4 +1,4 @@
-"""Distillation from start to end: checks, a run folder, the loop, and going on after an interruption."""
+"""Distillation as a whole: checks, the run folder, the training loop, and resuming."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from ..pruning.plan import ChannelPlan
 from .augment import Augment
 from .checks import check_fit, identity, new_discriminator
 from .config import DistillConfig
-from .examination import Examination, peak_memory
+from .evaluation import StudentEvaluation, peak_memory
 from .memory import estimate
 from .progress import Averages, ProgressCallback, Reporter, TensorBoard, pair_grid, write_png
 from .state import RunFolder
@@ -37,7 +37,7 @@ _SMALL_SET = 30_000
 
 
 class Interrupted(KeyboardInterrupt):
-    """Ctrl-C or SIGTERM came; the run was saved and its message tells how to go on. ``signal``: the number of it."""
+    """A run was stopped by Ctrl-C or SIGTERM and saved; the message says how to resume. ``signal``: its number."""
 
     def __init__(self, message: str, number: int = signal.SIGINT) -> None:
         super().__init__(message)
@@ -62,30 +62,30 @@ def distill(
 
     The folder gets ``config.json``, ``metrics.jsonl``, ``checkpoints/``, ``samples/`` (teacher beside student),
     ``tensorboard/``, and at the end ``student.safetensors`` and, if there is a discriminator,
-    ``discriminator.safetensors``. On the CPU a resumed run ends with the very weights of an uninterrupted one.
+    ``discriminator.safetensors``. On the CPU a resumed run ends with exactly the weights of an uninterrupted one.
 
-    Under ``torchrun`` (within :func:`cagc.common.distributed.process_group`) the processes share each batch and the
-    first one writes. Every process needs the same arguments; several of them reach the weights of one up to rounding.
+    Under ``torchrun`` (within :func:`cagc.common.distributed.process_group`) the processes divide each batch, and the
+    first one writes. All processes need the same arguments; the weights equal those of one process up to rounding.
 
     Args:
-        student: the generator to begin with; not changed. Training runs on its device.
+        student: the generator to start from; not changed. Training runs on its device.
         teacher: a generator with the student's latents and resolution, or recorded images.
-        discriminator: to begin with, not changed; None: a new one as wide as the teacher. ``config.discriminator``
-            "new" makes it None.
-        data: real images at the student's resolution; unused, and may be None, where ``config.gan_weight`` is 0.
+        discriminator: the discriminator to start from, not changed; None, or ``config.discriminator`` "new": a new one
+            as wide as the teacher.
+        data: real images at the student's resolution; unused and may be None if ``config.gan_weight`` is 0.
         config: settings.
         out_dir: folder of the run.
         parser: restricts the distance to the teacher to the content; None: everything.
-        resume: go on from the newest sound checkpoint in ``out_dir``; ``config.steps`` may have grown.
+        resume: continue from the newest intact checkpoint in ``out_dir``; ``config.steps`` may be larger than before.
         progress: True: bar or lines on stderr; False: nothing; or a function of (step, steps, losses).
         overwrite: replace an earlier run in ``out_dir``.
-        sources: JSON containers to keep in ``config.json``, such as the paths of the inputs; a resumed run has its own.
-        plan: that the student was pruned by, needed with ``config.feature_weight``.
+        sources: JSON containers to store in ``config.json``, such as the paths of the inputs; unused when resuming.
+        plan: the plan that the student was pruned by, needed with ``config.feature_weight``.
 
     Raises:
-        CagcError: what came does not fit together, the processes disagree, or the folder cannot be used (before any
+        CagcError: the arguments do not match each other, the processes differ, or the folder cannot be used (before any
             training); a loss became NaN or infinite, or a file cannot be written (the last checkpoint is kept).
-        Interrupted: Ctrl-C or SIGTERM, after the step and its checkpoint were finished.
+        Interrupted: Ctrl-C or SIGTERM was received; the step and its checkpoint are complete.
     """
 
     def prepare() -> tuple[_Run, dict[str, Any]]:
@@ -131,11 +131,11 @@ def _prepare(
     trainer = Trainer(student, teacher, discriminator, config, parser, None, augment, plan.kept if plan else None)
     if stream is not None:
         stream.sampler.numbers = trainer.layout.numbers
-    return _Run(trainer, stream, folder, config, Examination(trainer, data, config, parser)), what
+    return _Run(trainer, stream, folder, config, StudentEvaluation(trainer, data, config, parser)), what
 
 
 class _Run:
-    """A trainer with its data, in its folder."""
+    """A trainer with its data and its run folder."""
 
     def __init__(
         self,
@@ -143,28 +143,28 @@ class _Run:
         stream: ImageStream | None,
         folder: RunFolder,
         config: DistillConfig,
-        examination: Examination,
+        evaluation: StudentEvaluation,
     ) -> None:
         self.trainer, self.stream, self.folder, self.config = trainer, stream, folder, config
-        self.examination = examination
+        self.evaluation = evaluation
         self.averages = Averages()
         self.board: TensorBoard | None = None
         self.processes = distributed.world_size()
 
     @contextmanager
     def locked(self, create: bool) -> Iterator[None]:
-        """Keep the processes of other runs out of the folder."""
+        """Lock the folder against other runs."""
         with ExitStack() as stack:
             self._write(lambda: stack.enter_context(self.folder.locked(create)))
             yield
 
     def start(self, what: dict[str, Any], overwrite: bool, sources: dict[str, Any] | None) -> None:
-        """Begin a new run in the folder."""
+        """Start a new run in the folder."""
         self._write(lambda: self.folder.create(what, self.config.to_dict(), overwrite, sources))
         self.save()
 
     def resume(self, what: dict[str, Any]) -> None:
-        """Take up the run in the folder."""
+        """Resume the run in the folder."""
 
         def restore() -> None:
             self.folder.open(what, self.config.to_dict())
@@ -190,7 +190,7 @@ class _Run:
         distributed.together(lambda: function() if distributed.is_main() else None)
 
     def state(self) -> dict[str, Any]:
-        """Everything that the rest of the run depends on."""
+        """State that the rest of the run depends on, for a checkpoint."""
         return {
             "trainer": self.trainer.state_dict(),
             "data": None if self.stream is None else self.stream.state_dict(),
@@ -206,9 +206,9 @@ class _Run:
         self.processes = state["processes"]
 
     def save(self) -> None:
-        """Write a checkpoint, if every process has the same finite weights."""
+        """Write a checkpoint, after checking that all processes have the same finite weights."""
         if not self.trainer.is_finite():
-            raise NonFiniteLoss(f"a weight is no finite number at step {self.trainer.step}")
+            raise NonFiniteLoss(f"a weight became NaN or infinite at step {self.trainer.step}")
         distributed.agree(f"weights at step {self.trainer.step}", self.trainer.checksums())
         self._write(lambda: self.folder.save(self.trainer.step, self.state()))
 
@@ -238,7 +238,7 @@ class _Run:
 
     @contextmanager
     def _keeping(self) -> Iterator[None]:
-        """Add to an error that ends the run which checkpoint it can be taken up from."""
+        """Add to the message of an error that ends the run which checkpoint is kept."""
         try:
             yield
         except (CagcError, OSError) as error:
@@ -247,7 +247,7 @@ class _Run:
             raise kind(f"{reason}; {self._kept()}") from None
 
     def _kept(self) -> str:
-        """What an ended run can be taken up from."""
+        """Say from which checkpoint an ended run can be resumed."""
         path = self.folder.path
         if not path.is_dir():
             return f"the folder of the run, {path}, was removed, and nothing of the run is left in it"
@@ -256,7 +256,7 @@ class _Run:
         return f"the checkpoint of step {self.folder.last_step()} is kept in {path}"
 
     def _announce(self) -> None:
-        """Tell how much memory a step takes, and warn where the GPU has less."""
+        """Print how much memory a step needs, and warn if the GPU has less."""
         expected, device = estimate(self.trainer), self.trainer.device
         if expected is None:
             return
@@ -313,10 +313,10 @@ class _Run:
             self.board.scalars(record["step"], record)
 
     def _evaluate(self, step: int) -> None:
-        """Log how good the average is. A failure is told and does not stop the training."""
+        """Evaluate the averaged student and log the figures. A failure is a warning and does not stop the training."""
         try:
-            figures = self.examination()
-        except Exception as error:  # whatever an evaluation may run into
+            figures = self.evaluation()
+        except Exception as error:  # an evaluation of any kind must not end the training
             if distributed.is_main():
                 warnings.warn(f"evaluation at step {step} failed: {' '.join(str(error).split())}", stacklevel=2)
         else:
@@ -335,7 +335,7 @@ class _Run:
             self.board.image(step, pixels)
 
     def finish(self, what: dict[str, Any]) -> AnyGenerator:
-        """Write the averaged student, and the discriminator for who wants to go on with it."""
+        """Write the averaged student, and the discriminator for further training."""
         average = self.trainer.g_ema
         if any(p.requires_grad for p in self.trainer.g.mapping.parameters()):
             average.estimate_w_avg()
@@ -353,7 +353,7 @@ class _Run:
 
 @contextmanager
 def _interruption() -> Iterator[list[int]]:
-    """A list that gets the number of the first Ctrl-C or SIGTERM; the second one interrupts at once."""
+    """Yield a list to which the first Ctrl-C or SIGTERM appends its number; a second one interrupts at once."""
     received: list[int] = []
     if threading.current_thread() is not threading.main_thread():
         yield received

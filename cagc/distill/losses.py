@@ -20,7 +20,7 @@ PerceptualDistance = Callable[[Tensor, Tensor], Tensor]
 
 
 class FeatureMaps(Protocol):
-    """What a perceptual distance needs of a feature extractor."""
+    """Protocol of feature extractors for perceptual distances."""
 
     def maps(self, images: Tensor, size: int | None = None) -> list[Tensor]: ...
 
@@ -54,14 +54,14 @@ def rgb_loss(
 
     Args:
         student_rgbs, teacher_rgbs: RGB [N, 3, r, r] per resolution, lowest first, the image last.
-        mask: content [N, 1, R, R] in [0, 1], or None for everything. A lower resolution is weighted by the share of
-            each of its pixels that is content. (The authors' code leaves their intermediate losses unmasked.)
+        mask: content [N, 1, R, R] in [0, 1], or None for everything. At a lower resolution each pixel is weighted by
+            the share of it that is content. (The authors' code leaves intermediate losses unmasked.)
         mode: "output" compares the image, "intermediate" sums over all resolutions.
         normalize_by_area: divide by the content's area instead of by the image's, so that the loss of a pixel does not
             shrink with the content.
 
     Raises:
-        ValueError: an unknown mode, or another number or shape of images on one side than on the other.
+        ValueError: an unknown mode, or numbers or shapes of images differ.
     """
     if mode not in ("output", "intermediate"):
         raise ValueError(f"mode: got {mode!r}, expected 'output' or 'intermediate'")
@@ -85,7 +85,7 @@ def _masked_l1(student: Tensor, teacher: Tensor, mask: Tensor | None, normalize_
 
 
 def mask_at(mask: Tensor, resolution: int) -> Tensor:
-    """Mask [N, 1, R, R] at another resolution: each pixel the mean of those it covers."""
+    """Mask [N, 1, R, R] at another resolution; each pixel is the mean of the pixels that it covers."""
     return mask if mask.shape[-1] == resolution else F.adaptive_avg_pool2d(mask, resolution)
 
 
@@ -95,7 +95,7 @@ def feature_loss(student: Sequence[Tensor], teacher: Sequence[Tensor]) -> Tensor
     ``teacher`` holds the channels that the student kept, in its order. Gradients reach ``student``.
 
     Raises:
-        ValueError: another number or shape of layers on one side than on the other, or none.
+        ValueError: there are no layers, or numbers or shapes of layers differ.
     """
     shapes = [tuple(s.shape) for s in student]
     if shapes != [tuple(t.shape) for t in teacher] or not shapes:
@@ -118,10 +118,10 @@ def relation_loss(student: Sequence[tuple[Tensor, Tensor]], teacher: Sequence[tu
     The mean over i of divergences between rows (Xu et al., "Mind the Gap in Distilling StyleGANs", ECCV 2022).
 
     Raises:
-        ValueError: another number of layers on one side than on the other, or none.
+        ValueError: there are no layers, or the numbers of layers differ.
     """
     if len(student) != len(teacher) or not student:
-        raise ValueError(f"student: got {len(student)} layers, teacher {len(teacher)}; expected as many, at least one")
+        raise ValueError(f"student: got {len(student)} layers, expected the teacher's {len(teacher)}, at least one")
     total = 0.0
     for ours, theirs in zip(student, teacher):
         expected = _similarities(*theirs).detach().log_softmax(dim=1)
@@ -156,8 +156,8 @@ def perceptual_loss(
 class FeatureDistance:
     """Mean over layers and positions of ½‖â - b̂‖² = 1 - cos(a, b), for the feature vectors a, b of two images.
 
-    The form of LPIPS (Zhang et al., CVPR 2018) with every channel weighted alike. In [0, 2]; 0 for equal images.
-    ``size``: side in pixels that images are resized to first, None as they are.
+    The form of LPIPS (Zhang et al., CVPR 2018) with equal weights of all channels. In [0, 2]; 0 for equal images.
+    ``size``: side in pixels that images are resized to first; None: not resized.
     """
 
     def __init__(self, features: FeatureMaps, size: int | None = None) -> None:

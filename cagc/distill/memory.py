@@ -1,7 +1,7 @@
-"""Memory of a training step, estimated before the first one.
+"""Estimates the memory of a training step before the first one.
 
-What automatic differentiation keeps for its backward passes grows linearly with the batch: it is counted for one image
-and for two, and extrapolated. Weights, gradients and the moments of Adam are added.
+The memory of tensors saved for backward passes grows linearly with the batch: it is measured for one and for two images
+and extrapolated. Weights, gradients and Adam's moments are added.
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ from .trainer import Trainer
 
 @dataclass(frozen=True)
 class MemoryEstimate:
-    """Bytes of one process.
+    """Estimated memory of one process, in bytes.
 
     Attributes:
-        weights: of student, average, discriminator and teacher.
-        optimisers: gradients and both moments.
+        weights: weights of student, average, discriminator and teacher.
+        optimisers: gradients and both moments of Adam.
         targets: the pool of the teacher's targets; 0 without one.
-        phases: what the graph of each phase keeps, at its largest pass.
+        phases: tensors saved by the graph of each phase, in its largest pass.
     """
 
     weights: int
@@ -36,11 +36,11 @@ class MemoryEstimate:
 
     @property
     def total(self) -> int:
-        """At the largest phase; without perceptual features, workspaces of convolutions and PyTorch itself."""
+        """Peak in the largest phase, without perceptual features, convolution workspaces and PyTorch itself."""
         return self.weights + self.optimisers + self.targets + max(self.phases.values())
 
     def describe(self) -> str:
-        """One line for a log."""
+        """One line for the log."""
         largest = max(self.phases, key=self.phases.get)
         parts = (self.total, self.weights, self.optimisers, self.phases[largest], self.targets)
         total, weights, optimisers, graph, targets = (f"{part / 2**20:,.0f}" for part in parts)
@@ -51,10 +51,10 @@ class MemoryEstimate:
 
 
 def estimate(trainer: Trainer) -> MemoryEstimate:
-    """Memory of a step of ``trainer`` with every regulariser due.
+    """Estimate the memory of a step of ``trainer`` in which every regulariser runs.
 
-    Runs the networks on one and on two images. Draws no random numbers and changes nothing: statistics that a network
-    keeps of its inputs are put back.
+    Runs the networks on one and on two images. It uses no random state and changes nothing: running statistics of the
+    networks are restored.
     """
     buffers = [b for network in (trainer.g, trainer.d) if network is not None for b in network.buffers()]
     before = [buffer.clone() for buffer in buffers]
@@ -107,7 +107,7 @@ def _estimate(trainer: Trainer) -> MemoryEstimate:
 
 
 def _pool(trainer: Trainer) -> int:
-    """Bytes of this process's part of the pool of targets, from those of one sample."""
+    """Bytes of this process's part of the target pool, extrapolated from one sample."""
     config = trainer.config
     if config.target_pool is None:
         return 0
@@ -127,11 +127,11 @@ def _extrapolated(function: Callable[[int], Tensor], count: int, weights: list[T
 
 
 def _kept(function: Callable[[int], Tensor], count: int, weights: list[Tensor]) -> int:
-    """Bytes of the storages that the graph of ``function(count)`` holds, weights left out."""
+    """Bytes of the storages that the graph of ``function(count)`` saves, without weights."""
     storages: dict[int, torch.UntypedStorage] = {}
 
     def pack(tensor: Tensor) -> Tensor:
-        # Holding the storage keeps its address from being used again.
+        # Keeping a reference to the storage prevents its address from being reused.
         storages.setdefault(tensor.untyped_storage().data_ptr(), tensor.untyped_storage())
         return tensor
 

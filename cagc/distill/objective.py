@@ -1,4 +1,4 @@
-"""What a student is to resemble: the teacher's images, where they have content, and its answers to moves of w."""
+"""The distillation objective: distances of the student's images and features to the teacher's, on the content."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from .losses import PerceptualDistance, feature_loss, load_perceptual, perceptua
 from .relation import latent_directions, relation_layers
 from .teachers import LiveTeacher, Teacher
 
-# Images whose masks are all empty before a parser counts as one that sees nothing.
+# After so many images with empty masks the parser is considered unusable.
 _BLIND_SAMPLES = 256
 
 Synthesis = Callable[..., "Tensor | list[Tensor]"]
@@ -25,10 +25,10 @@ Synthesis = Callable[..., "Tensor | list[Tensor]"]
 
 @dataclass(frozen=True)
 class Targets:
-    """The teacher's part in the losses of some images; computed once for each image.
+    """The teacher's outputs that the losses of a batch need.
 
     Attributes:
-        rgbs: images [N, 3, r, r], of every resolution in the mode "intermediate", else the last alone.
+        rgbs: images [N, 3, r, r], of every resolution in the mode "intermediate", else only the last.
         mask: content [N, 1, R, R]; None: everything.
         relations: per compared layer the features of w and of the moved w; None without a relation loss.
         kept: per layer the features of the channels that the student kept; None without a feature loss.
@@ -40,7 +40,7 @@ class Targets:
     kept: list[Tensor] | None = None
 
     def to(self, dtype: torch.dtype) -> Targets:
-        """The same in another floating point type."""
+        """The same targets in another floating point type."""
         pairs = None if self.relations is None else [(a.to(dtype), b.to(dtype)) for a, b in self.relations]
         return Targets(
             [rgb.to(dtype) for rgb in self.rgbs],
@@ -57,7 +57,7 @@ class Targets:
 
 @dataclass(frozen=True)
 class Comparison:
-    """The student's images [N, 3, R, R], and its losses by name, scalars with gradients."""
+    """The student's images [N, 3, R, R], and the losses by name (scalars with gradients)."""
 
     images: Tensor
     losses: dict[str, Tensor]
@@ -76,7 +76,7 @@ class Objective:
 
     Raises:
         CagcError: the perceptual features are unknown, the teacher has no features for a relation or feature loss, or
-            a feature loss is not told which channels were kept.
+            ``kept`` is missing for a feature loss.
     """
 
     def __init__(
@@ -97,7 +97,7 @@ class Objective:
                 raise CagcError(f"{name}: expected 0 for recorded images, which have no features")
         if config.feature_weight and kept is None:
             raise CagcError("feature_weight: expected 0, or the student's plan, which says what channels it kept")
-        # The constant input does not depend on the latents: the weights that read it can make up for it.
+        # The constant input is left out: it does not depend on the latents.
         self._kept = {name: torch.tensor(indices, device=device) for name, indices in list((kept or {}).items())[1:]}
         if config.relation_weight:
             self._layers = relation_layers(teacher.generator, config.relation_resolutions)
@@ -122,7 +122,7 @@ class Objective:
         """Run the teacher and the parser on the images of ``latents``; ``offsets``: moves of w [N, w_dim].
 
         Raises:
-            CagcError: the mask has another shape or values than it must.
+            CagcError: the mask's shape or values are invalid.
         """
         if not self.weights():
             return Targets([])
@@ -142,7 +142,7 @@ class Objective:
         return Targets(rgbs, mask, relations, kept)
 
     def _room(self, offsets: Tensor | None) -> dict[str, Tensor] | None:
-        """A dict for features, where a loss looks at them."""
+        """An empty dict to be filled with features, or None if no loss uses features."""
         return {} if offsets is not None or self.config.feature_weight else None
 
     def content_area(self, targets: list[Targets]) -> Tensor | None:
@@ -183,7 +183,7 @@ class Objective:
         return Comparison(rgbs[-1], losses)
 
     def share(self, name: str, images: int, targets: Targets, area: Tensor | None) -> Tensor | float:
-        """Weight of the mean over ``images`` images in that of the loss ``name`` over the whole batch."""
+        """Factor by which the loss ``name``, a mean over ``images`` images, contributes to that of the whole batch."""
         if name == "rgb" and self.config.normalize_by_area and targets.mask is not None:
             return targets.mask.sum() / (area * self.config.batch_size * self.teacher.resolution**2).clamp(min=1)
         return images / self.config.batch_size

@@ -1,4 +1,4 @@
-"""What a run tells while it goes on: a bar on a terminal or plain lines elsewhere, TensorBoard, averages to log."""
+"""Progress output of a run: a bar on a terminal or plain lines elsewhere, TensorBoard, and averages for the log."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ _SHOWN = ("rgb", "perceptual", "generator", "discriminator")
 
 
 class Reporter:
-    """Shows steps done, losses, speed and time left.
+    """Reports steps done, losses, speed and time left.
 
     Args:
-        progress: True for a bar (plain lines where the output is no terminal), False for silence, or a function that is
-            called as ``progress(step, steps, losses)`` instead.
-        steps: of the whole run.
-        start: step that this process begins at.
-        batch_size: images of a step, for the speed.
+        progress: True for a bar (plain lines if the output is not a terminal), False for no output, or a function that
+            is called as ``progress(step, steps, losses)`` instead.
+        steps: number of steps of the whole run.
+        start: first step of this process.
+        batch_size: images per step, for the speed.
     """
 
     def __init__(self, progress: bool | ProgressCallback, steps: int, start: int, batch_size: int) -> None:
@@ -63,11 +63,11 @@ class Reporter:
             self._bar.stop()
 
     def speed(self, step: int) -> float:
-        """Images a second of this process."""
+        """Images per second since this process started."""
         return (step - self._start) * self._batch_size / max(time.monotonic() - self._began, 1e-9)
 
     def shares(self, seconds: dict[str, float]) -> dict[str, float]:
-        """Shares of the time since the last call, of which ``seconds`` were spent by phase; the rest is "other"."""
+        """Share of each phase, which took ``seconds``, in the time since the last call; the rest is "other"."""
         now = time.monotonic()
         passed, self._shared = max(now - self._shared, 1e-9), now
         shares = {name: value / passed for name, value in seconds.items()}
@@ -76,7 +76,7 @@ class Reporter:
         return shares
 
     def update(self, step: int, losses: Callable[[], dict[str, float]]) -> None:
-        """Tell that ``step`` steps are done; ``losses`` is asked for only when something is shown."""
+        """Report that ``step`` steps are done; ``losses`` is called only when something is shown."""
         if self._callback is not None:
             self._callback(step, self._steps, losses())
             return
@@ -104,9 +104,9 @@ def _clock(seconds: float) -> str:
 
 
 class Averages:
-    """Means of losses and statistics since the last :meth:`clear`, each over the steps that had it.
+    """Means of losses and statistics since the last :meth:`clear`, each over the steps in which it occurred.
 
-    Nothing is copied off the device before it is asked for.
+    Values stay on the device until :meth:`values` is called.
     """
 
     def __init__(self) -> None:
@@ -122,7 +122,7 @@ class Averages:
             self._sums[name] = total + value, count + 1
 
     def state_dict(self) -> dict[str, tuple[Tensor, int]]:
-        """Sums so far, each with its number of steps."""
+        """Sums so far, each with its number of steps, for a checkpoint."""
         return dict(self._sums)
 
     def load_state_dict(self, state: dict[str, tuple[Tensor, int]], device: torch.device) -> None:
@@ -135,7 +135,7 @@ class Averages:
 
 
 class TensorBoard:
-    """Scalars and sample grids under ``path``. A resumed run replaces what was written after ``step``."""
+    """Writes scalars and sample grids to ``path``. A resumed run replaces entries after ``step``."""
 
     def __init__(self, path: Path, step: int) -> None:
         from torch.utils.tensorboard import SummaryWriter

@@ -18,7 +18,7 @@ def r1_penalty(real_logits: Tensor, real_images: Tensor) -> Tensor:
 
 
 def path_lengths(image: Tensor, ws: Tensor, noise: Tensor, create_graph: bool = True) -> Tensor:
-    """√(mean over layers of ‖∂⟨image, noise/R⟩/∂w‖²), [N], of ``image`` [N, 3, R, R] drawn from ``ws``.
+    """Path lengths [N]: √(mean over layers of ‖∂⟨image, noise/R⟩/∂w‖²) of ``image`` [N, 3, R, R] drawn from ``ws``.
 
     ``ws`` [N, num_ws, w_dim] is part of the graph of ``image``; ``noise`` is standard normal, shaped as ``image``.
     """

@@ -1,4 +1,4 @@
-"""Moves of w that a student should answer as its teacher does (Xu et al., "Mind the Gap in Distilling StyleGANs")."""
+"""Layers and moves of w for the relation loss (Xu et al., "Mind the Gap in Distilling StyleGANs", ECCV 2022)."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def relation_layers(generator: AnyGenerator, resolutions: Sequence[int]) -> list
     """Layers whose features are compared: the last convolution at each of ``resolutions`` that ``generator`` has.
 
     Raises:
-        CagcError: it has none of them.
+        CagcError: ``generator`` has none of the resolutions.
     """
     found = _convolutions(generator)
     names = [found[r][-1].name for r in resolutions if r in found]
@@ -26,7 +26,7 @@ def relation_layers(generator: AnyGenerator, resolutions: Sequence[int]) -> list
 
 
 def _convolutions(generator: AnyGenerator) -> dict[int, list[LayerSpec]]:
-    """Height → the convolutions of the main path at it, in order."""
+    """Convolutions of the main path by their output height, in order."""
     found: dict[int, list[LayerSpec]] = {}
     for spec in generator.config.layers():
         if spec.leads_on:
@@ -36,13 +36,14 @@ def _convolutions(generator: AnyGenerator) -> dict[int, list[LayerSpec]]:
 
 @torch.no_grad()
 def latent_directions(generator: AnyGenerator, resolutions: Sequence[int], count: int = 5) -> Tensor:
-    """Directions of w [D, w_dim], of length 1, that move the styles most.
+    """Unit directions of w [D, w_dim] along which the styles change most.
 
-    With A the rows of both styles' weights at a resolution, each scaled to length 1, these are the ``count`` leading
-    eigenvectors of AᵀA, for every resolution from 8 up to the largest of ``resolutions`` that ``generator`` has.
+    Let A be the weights of both affine layers at a resolution, with rows scaled to length 1. The directions are the
+    ``count`` leading eigenvectors of AᵀA, for every resolution from 8 up to the largest of ``resolutions`` that
+    ``generator`` has.
 
     Raises:
-        CagcError: nothing modulates the layers of ``generator``.
+        CagcError: the layers of ``generator`` are not modulated.
     """
     if all(spec.w is None for spec in generator.config.layers()):
         raise CagcError(f"relation_weight: got a {generator.config.architecture} teacher, expected 0: it has no styles")
@@ -58,6 +59,6 @@ def latent_directions(generator: AnyGenerator, resolutions: Sequence[int], count
 
 
 def draw_offsets(directions: Tensor, strength: float, streams: SampleStreams) -> Tensor:
-    """Offsets of w [N, w_dim]: a direction of ``directions`` [D, w_dim] each, times strength · N(0, 1)."""
+    """Offsets of w [N, w_dim]: for each sample a random row of ``directions`` [D, w_dim] times strength · N(0, 1)."""
     chosen = torch.tensor(streams.integers("direction", len(directions)), device=directions.device)
     return directions[chosen] * (strength * streams.normal("length", 1)).to(directions)

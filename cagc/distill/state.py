@@ -1,4 +1,4 @@
-"""The folder of a run: what it is a run of, its checkpoints, and its log. Every file in it is whole or absent."""
+"""The run folder: identity and settings, checkpoints, and log. Files are written atomically."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ _KEPT_CHECKPOINTS = 2
 
 
 class RunFolder:
-    """``config.json``, ``checkpoints/step-*.pt`` (the last two), ``metrics.jsonl``, ``samples/``, ``tensorboard/``.
+    """Has ``config.json``, ``checkpoints/step-*.pt`` (the last two), ``metrics.jsonl``, ``samples/``, ``tensorboard/``.
 
-    At the end it also has ``student.safetensors`` and, where there is one, ``discriminator.safetensors``.
+    At the end there are also ``student.safetensors`` and, where there is one, ``discriminator.safetensors``.
     """
 
     def __init__(self, path: str | Path) -> None:
@@ -42,10 +42,10 @@ class RunFolder:
 
     @contextmanager
     def locked(self, create: bool) -> Iterator[None]:
-        """Keep other processes out of the folder, which is made first with ``create``.
+        """Lock the folder against other processes; with ``create`` it is created first.
 
         Raises:
-            CagcError: another process is at work in it, it is a file, or it does not exist or cannot be created.
+            CagcError: another process uses the folder, it is a file, or it does not exist or cannot be created.
         """
         if self.path.exists() and not self.path.is_dir():
             raise CagcError(f"out_dir: {self.path} is a file, expected a folder")
@@ -66,9 +66,9 @@ class RunFolder:
         overwrite: bool = False,
         sources: dict[str, Any] | None = None,
     ) -> None:
-        """Start a new run. ``overwrite`` deletes an earlier run in the folder, and nothing else that lies there.
+        """Start a new run. ``overwrite`` deletes an earlier run in the folder, but no other files.
 
-        A run that was killed before its first checkpoint leaves nothing to go on from: its folder is taken over.
+        The folder of a run that was killed before its first checkpoint is reused, as there is nothing to resume.
 
         Raises:
             CagcError: the folder holds something else, without ``overwrite``; or it cannot be written to.
@@ -89,7 +89,7 @@ class RunFolder:
             raise CagcError(f"out_dir: {self.path} cannot be created: {error}") from error
 
     def _remove_run(self) -> None:
-        """Remove everything but ``config.json``, whose replacement makes the folder that of another run."""
+        """Remove all files of the run but ``config.json``, which the caller replaces last."""
         for name in _OWN_FOLDERS:
             shutil.rmtree(self.path / name, ignore_errors=True)
         for path in (self.student, self.discriminator, self._metrics):
@@ -97,10 +97,10 @@ class RunFolder:
         remove_leftovers(self.path)
 
     def open(self, identity: dict[str, Any], settings: dict[str, Any]) -> None:
-        """Take up the run in the folder, with the settings that may change between two starts.
+        """Resume the run in the folder, with those ``settings`` that may change when resuming.
 
         Raises:
-            CagcError: there is no run in the folder, or it is one of another student, teacher, data set or setting.
+            CagcError: there is no run in the folder, or its student, teacher, data set or settings differ.
         """
         document = self.config()
         before = document["identity"]
@@ -116,7 +116,7 @@ class RunFolder:
         write_json(self._config, document | {"settings": settings})
 
     def config(self) -> dict[str, Any]:
-        """``config.json``: "identity", "settings", and "sources", the caller's record of where the inputs came from.
+        """``config.json``: "identity", "settings", and "sources", the caller's record of the inputs' origin.
 
         Raises:
             CagcError: there is no run in the folder.
@@ -130,9 +130,9 @@ class RunFolder:
             raise CagcError(f"resume: {self._config} cannot be read: {error}") from error
 
     def save(self, step: int, state: dict[str, Any]) -> Path:
-        """Write the checkpoint of ``step`` with a checksum of its content, and drop all but the last two."""
+        """Write the checkpoint of ``step`` with a checksum of its content, and delete all but the last two."""
         path, buffer = self._checkpoints / f"step-{step:09d}.pt", io.BytesIO()
-        # Written straight to a file, a full disk would be an internal error of torch's and not an OSError.
+        # torch.save to a file raises an internal error when the disk is full; writing bytes raises OSError.
         torch.save(state | {"checksum": fingerprint(state)}, buffer)
         with atomic_write(path) as temporary:
             temporary.write_bytes(buffer.getbuffer())
@@ -149,10 +149,10 @@ class RunFolder:
         return int(self.checkpoints()[-1].stem.removeprefix("step-"))
 
     def restore(self, load: Callable[[dict[str, Any]], None]) -> Path:
-        """Hand the newest sound checkpoint to ``load``; a damaged one is warned of, deleted and passed over.
+        """Pass the newest intact checkpoint to ``load``; damaged ones are deleted with a warning.
 
         Raises:
-            CagcError: there is none.
+            CagcError: there is no intact checkpoint.
         """
         damaged = []
         for path in reversed(self.checkpoints()):
@@ -177,7 +177,7 @@ class RunFolder:
             file.write(json.dumps(record) + "\n")
 
     def trim_log(self, step: int) -> None:
-        """Drop the records of steps after ``step``, which a resumed run writes again, and a torn last line."""
+        """Delete records after ``step``, which a resumed run writes again, and an incomplete last line."""
         if self._metrics.exists():
             kept = [line for line in self._lines() if _step_of(line) <= step]
             with atomic_write(self._metrics) as temporary:
@@ -201,7 +201,7 @@ def _step_of(line: str) -> float:
 
 
 def _read(path: Path) -> dict[str, Any]:
-    # The archive has checksums, which are right for any content where it was written anew: the content has its own.
+    # The zip checksums do not detect a file that was rewritten with other content; this checksum does.
     state = load_plain(path)
     if state.pop("checksum", None) != fingerprint(state):
         raise ValueError("the checksum of its content does not match")

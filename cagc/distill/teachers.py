@@ -1,4 +1,4 @@
-"""Where a student's targets come from: a generator that is run, or images that were recorded with their latents."""
+"""Teachers: a generator that runs during training, or images that were recorded with their latents."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from .latents import Latents
 
 
 class Teacher(Protocol):
-    """Source of targets. ``fingerprint`` names it in a run folder."""
+    """Protocol of a source of targets. ``fingerprint`` identifies it in a run folder."""
 
     resolution: int
     z_dim: int
@@ -30,7 +30,7 @@ class Teacher(Protocol):
         ...
 
     def sample_latents(self, count: int, device: torch.device | str) -> Latents:
-        """The same latents each time, with fixed noise, for sample grids."""
+        """Fixed latents and noise for sample grids, the same in every call."""
         ...
 
     def rgbs(
@@ -41,17 +41,17 @@ class Teacher(Protocol):
         features: dict[str, Tensor] | None = None,
         offset: Tensor | None = None,
     ) -> list[Tensor]:
-        """Target images [N, 3, r, r]: of every resolution, lowest first, if ``intermediate``, else the last alone.
+        """Target images [N, 3, r, r]: of every resolution, lowest first, if ``intermediate``, else only the last.
 
-        ``features``: to fill, see ``SynthesisNetwork.forward``. ``offset`` [N, z_dim] is added to every w.
+        ``features``: dict to fill, see ``SynthesisNetwork.forward``. ``offset`` [N, z_dim] is added to every w.
         """
         ...
 
 
 class LiveTeacher:
-    """A generator, run on the latents that the student gets.
+    """A generator that runs on the student's latents.
 
-    ``seeds``: draw from the latents of these seeds alone, without mixing, for parsers that know only those images.
+    ``seeds``: draw only the latents of these seeds, without mixing, for parsers that have masks of these images only.
     """
 
     def __init__(self, generator: AnyGenerator, seeds: Sequence[int] | None = None) -> None:
@@ -94,17 +94,17 @@ class LiveTeacher:
 
 
 class RecordedTeacher:
-    """Images recorded with the w that each was drawn from, by a generator that need not be at hand.
+    """Recorded images with the w that each was drawn from; the generator itself is not needed.
 
-    It is also a set of real images (``len`` and ``batch``), for the discriminator.
+    It also serves as a set of real images (``len`` and ``batch``) for the discriminator.
 
     Args:
         ws: [n, z_dim] floating point.
         images: [n, 3, R, R] uint8, R a power of two from 4 on.
-        device: where batches are delivered.
+        device: device of the batches.
 
     Raises:
-        CagcError: a shape or type is not as above, or the two disagree in number.
+        CagcError: a shape or type is not as above, or the numbers of ws and images differ.
     """
 
     def __init__(self, ws: Tensor, images: Tensor, device: torch.device | str = "cpu") -> None:
@@ -156,7 +156,7 @@ class RecordedTeacher:
         """The recorded images.
 
         Raises:
-            CagcError: ``intermediate``, ``features`` or ``offset``: nothing but images was recorded.
+            CagcError: ``intermediate``, ``features`` or ``offset`` is requested, but only images were recorded.
         """
         if intermediate:
             raise CagcError("kd_mode: got 'intermediate', expected 'output' for recorded images")

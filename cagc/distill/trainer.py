@@ -1,11 +1,11 @@
 """One iteration of distillation: two losses, two lazy regularisers and the averaged weights.
 
-The order within an iteration, and what is drawn for each part, are those of the paper's training: discriminator, R1 on
-the same real images, generator, path length, average. Every random number comes in through :class:`Draws`.
+The order within an iteration, and the random numbers of each part, are those of the paper's training: discriminator, R1
+on the same real images, generator, path length, average. All random numbers are passed in as :class:`Draws`.
 
-Each process computes its share of a batch, in one or several passes; the gradients of all of them are added up before
-an update. Whatever mixes the samples of a batch (minibatch standard deviation, mean path length, area of the content)
-sees the whole batch, so that one process and many train alike; the relation loss alone compares within a pass.
+Each process computes its share of a batch in one or several passes, and the gradients are summed before an update.
+Quantities over the samples of a batch (minibatch standard deviation, mean path length, area of the content) are taken
+over the whole batch, whatever the number of processes; only the relation loss is computed within a pass.
 """
 
 from __future__ import annotations
@@ -37,28 +37,28 @@ from .relation import draw_offsets
 from .teachers import Teacher
 from .update import Outcome, Statistics, Update
 
-# Parts of the draws that the teacher's targets depend on.
+# The parts of Draws that the teacher's targets depend on.
 _COMPARED = ("generator", "offsets")
 
 _HALF = {"bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
 class Trainer:
-    """Student, its average, discriminator and optimisers, with the updates of one iteration.
+    """Student, its averaged copy, discriminator and optimisers, with the updates of one iteration.
 
     Args:
-        student: copied; the copy and its average begin with these weights.
+        student: copied; the copy and its average start from these weights.
         teacher: source of targets.
         discriminator: copied; None only where ``config.gan_weight`` is 0.
         config: settings.
         parser: content mask, from the teacher's images; None: everything.
         perceptual: distance to use instead of the one that ``config`` names; a mean over the images of a batch.
-        augment: of what the discriminator sees; None: nothing.
+        augment: augmentation of the discriminator's images; None: no augmentation.
         kept: layer → the teacher's channels that the student kept, needed with ``config.feature_weight``.
 
     Raises:
-        CagcError: the networks do not fit each other, the batch is smaller than the number of processes, or
-            ``config.frozen`` leaves nothing to train or matches nothing.
+        CagcError: the networks do not match, the batch is smaller than the number of processes, or ``config.frozen``
+            leaves nothing to train or matches nothing.
     """
 
     def __init__(
@@ -177,16 +177,16 @@ class Trainer:
         return with_noise(latents, noise, noise if self.config.share_noise else streams.noise("teacher", shapes))
 
     def iteration(self, real: Tensor | None, draws: Draws) -> Outcome:
-        """Run iteration ``self.step`` and count it.
+        """Run iteration ``self.step`` and increment ``self.step``.
 
         Args:
             real: this process's images [N, 3, R, R] in [-1, 1], those of ``self.layout.numbers``; None where there is
                 no discriminator.
-            draws: its random numbers.
+            draws: random numbers of this iteration.
 
         Raises:
-            NonFiniteLoss: naming the loss; the weights are those before the update that it would have made.
-            CagcError: the parser's mask has another shape or values than it must, or 256 masks in a row were empty.
+            NonFiniteLoss: a loss (named in the message) is NaN or infinite; its update was not made.
+            CagcError: the parser's mask is invalid, or 256 masks in a row were empty.
         """
         config, outcome = self.config, Outcome()
         self._set_learning_rate()
@@ -249,14 +249,14 @@ class Trainer:
         return replace(outcome, statistics=replace(outcome.statistics, real_sign=None, augment_p=probability))
 
     def regularize_discriminator(self, real: Tensor, draws: Draws) -> Outcome:
-        """R1 on ``real`` [N, 3, R, R], weighted for being applied every ``d_reg_every`` steps."""
+        """R1 on ``real`` [N, 3, R, R], scaled because it runs only every ``d_reg_every`` steps."""
         self.d.requires_grad_(True)
         update = self._update(self.d_optimizer, "r1")
         for part in self.layout.passes:
             images = real[part].detach().requires_grad_(True)
             logits = self._logits(images, draws, "r1", part)
             penalty = self.layout.share(part) * r1_penalty(logits, images)
-            # The zero term gives every parameter a gradient: Adam skips one without, and its moments would not decay.
+            # The zero term gives every parameter a gradient; without one Adam would not decay its moments.
             total = self.config.r1_gamma / 2 * self.config.d_reg_every * penalty + 0 * logits[0].sum()
             update.add(total, {"r1": penalty})
         return update.apply(self.step)
@@ -292,7 +292,7 @@ class Trainer:
             return update.apply(self.step) | Outcome(statistics=Statistics(content_area=area))
 
     def _targets(self, latents: list[Latents], offsets: list[Tensor | None]) -> list[Targets]:
-        """Targets of each pass: computed, or with a pool kept from an earlier step, in half the memory."""
+        """Targets of each pass: computed, or with a pool reused from an earlier step, stored in half the memory."""
         if self.config.target_pool is None:
             return [self.objective.targets(*batch) for batch in zip(latents, offsets)]
         step = self.config.pool_step(self.step)
@@ -303,10 +303,10 @@ class Trainer:
         return [targets.to(self.dtype) for targets in self._pool[step]]
 
     def regularize_generator(self, latents: Latents, path_noise: Tensor) -> Outcome:
-        """Path length penalty, weighted for being applied every ``g_reg_every`` steps; updates the running mean.
+        """Path length penalty, scaled because it runs only every ``g_reg_every`` steps; updates the running mean.
 
-        The mean is over the whole batch. With more than one pass the lengths are computed twice: all of them first,
-        and then each pass with its graph.
+        The mean is over the whole batch. With more than one pass the lengths are computed twice: first all of them
+        without a graph, and then each pass with its graph.
         """
         layout, decay = self.path_layout, self.config.path_decay
         update = self._update(self.g_optimizer, "path")
@@ -356,13 +356,13 @@ class Trainer:
         return all(bool(torch.isfinite(p).all()) for network in networks for p in network.parameters())
 
     def checksums(self) -> dict[str, float]:
-        """A number for each network that tells whether processes have drifted apart."""
+        """One number per network, to detect that the weights of processes differ."""
         networks = {"g": self.g, "g_ema": self.g_ema, "d": self.d}
         networks = {name: [p.detach() for p in n.parameters()] for name, n in networks.items() if n is not None}
         return {name: sum(p.double().sum() for p in parameters).item() for name, parameters in networks.items()}
 
     def state_dict(self) -> dict[str, Any]:
-        """Everything that the next iteration depends on, as tensors, numbers and containers."""
+        """State that the next iterations depend on, as tensors, numbers and containers."""
         state = {
             "step": self.step,
             "path_mean": self.path_mean,
@@ -378,7 +378,7 @@ class Trainer:
         return state
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Continue from :meth:`state_dict`. Raises KeyError or RuntimeError where it belongs to other networks."""
+        """Continue from :meth:`state_dict`. Raises KeyError or RuntimeError for other networks."""
         names = ("g", "g_ema", "g_optimizer", "scaler")
         names += ("d", "d_optimizer") if self.d is not None else ()
         names += ("augment",) if self.augment is not None else ()

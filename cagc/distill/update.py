@@ -1,4 +1,4 @@
-"""One step of an optimiser, with gradients that several passes and several processes add up."""
+"""One optimiser step, with gradients summed over passes and processes."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from ..common.errors import CagcError
 
 @dataclass(frozen=True)
 class Losses:
-    """Losses of an iteration: unweighted scalars of the whole batch, detached; None where there was none."""
+    """Losses of an iteration: unweighted, detached scalars over the whole batch; None for losses that did not run."""
 
     discriminator: Tensor | None = None
     r1: Tensor | None = None
@@ -29,13 +29,13 @@ class Losses:
 
 @dataclass(frozen=True)
 class Statistics:
-    """What an iteration observed beside its losses: scalars of the whole batch, detached; None where it did not look.
+    """Other statistics of an iteration: detached scalars over the whole batch; None for those not computed.
 
     Attributes:
-        real_score, fake_score, real_sign: means of the discriminator's logits of real images, of the student's, and of
-            the sign of the former.
-        augment_p: probability of an augmentation.
-        content_area: share of the pixels that is content.
+        real_score, fake_score: means of the discriminator's logits of real images and of the student's.
+        real_sign: mean sign of the logits of real images.
+        augment_p: probability of each augmentation.
+        content_area: share of content pixels.
         path_length: mean path length.
     """
 
@@ -56,13 +56,13 @@ class Outcome:
 
     @classmethod
     def of(cls, values: Mapping[str, Tensor]) -> Outcome:
-        """From values by name of a loss or a statistic."""
+        """Outcome from values by the name of a loss or a statistic."""
         losses = {name: value for name, value in values.items() if name in Losses.__dataclass_fields__}
         rest = {name: value for name, value in values.items() if name not in losses}
         return cls(Losses(**losses), Statistics(**rest))
 
     def values(self) -> dict[str, Tensor]:
-        """By name, what there is."""
+        """All losses and statistics that are not None, by name."""
         every = vars(self.losses) | vars(self.statistics)
         return {name: value for name, value in every.items() if value is not None}
 
@@ -71,7 +71,7 @@ class Outcome:
 
 
 class NonFiniteLoss(CagcError):
-    """A loss or its gradient became NaN or infinite; no weight was updated with it."""
+    """A loss or its gradient became NaN or infinite; it was not used for an update."""
 
 
 class Update:
@@ -79,14 +79,14 @@ class Update:
 
     There is no ``DistributedDataParallel`` around the networks: its hooks fire on the first backward pass of a
     parameter, but R1 and the path length differentiate a gradient, and one iteration runs the same network in several
-    graphs. Instead the finished gradients travel once, in one vector, together with the losses and with a flag for
-    each parameter whether any process has a gradient for it: one that has none must be skipped by the optimiser
-    everywhere.
+    graphs. Instead the finished gradients are summed once, as one vector, together with the losses and with a flag for
+    each parameter that says whether any process has a gradient for it: the optimiser must skip a parameter without
+    gradient in all processes.
 
     Args:
-        optimizer: of one group of parameters; their gradients are cleared.
-        names: of the losses and statistics that :meth:`add` is given, in each process the same.
-        scaler: of the loss, for float16; where its gradients overflow, the update is left out and the scale halved.
+        optimizer: optimiser of one group of parameters, whose gradients are cleared.
+        names: names of the losses and statistics passed to :meth:`add`, the same in every process.
+        scaler: loss scaler for float16; if gradients overflow, the update is skipped and the scale halved.
     """
 
     def __init__(self, optimizer: torch.optim.Optimizer, names: Sequence[str], scaler: torch.amp.GradScaler) -> None:
@@ -96,20 +96,21 @@ class Update:
         optimizer.zero_grad(set_to_none=True)
 
     def add(self, total: Tensor, values: Mapping[str, Tensor]) -> None:
-        """Add the gradient of the scalar ``total``, and ``values``: this pass's shares of those of the whole batch."""
+        """Add the gradient of the scalar ``total``, and ``values``, this pass's contributions to the batch."""
         self._scaler.scale(total).backward()
         self.note(values)
 
     def note(self, values: Mapping[str, Tensor]) -> None:
-        """Add to the values alone."""
+        """Add to the values only."""
         for name, value in values.items():
             self._values[name] += value.detach()
 
     def apply(self, step: int) -> Outcome:
-        """Sum over processes and step; return the losses and statistics of the whole batch.
+        """Sum over processes and step the optimiser; return the losses and statistics of the whole batch.
 
         Raises:
-            NonFiniteLoss: in every process, naming the loss of iteration ``step``; nothing was updated.
+            NonFiniteLoss: a loss of iteration ``step`` or its gradient is not finite; raised in every process, nothing
+                was updated.
         """
         if distributed.world_size() > 1:
             self._reduce()

@@ -316,9 +316,9 @@ def test_full_disk_keeps_the_last_checkpoint(networks, data, whole, tmp_path, mo
 
 
 def test_evaluations_are_logged_and_never_stop_the_training(networks, data, whole, tmp_path, monkeypatch):
-    from cagc.distill import examination
+    from cagc.distill import evaluation
 
-    monkeypatch.setattr(examination.features, "load", lambda name, device: Means())
+    monkeypatch.setattr(evaluation.features, "load", lambda name, device: Means())
     config = replace(CONFIG, evaluate_every=4, evaluation_samples=10, evaluation_features="means")
     assert_same(run(networks, data, tmp_path / "run", config), whole[1])
     found = [r for r in RunFolder(tmp_path / "run").metrics() if "content_l1" in r]
@@ -329,7 +329,7 @@ def test_evaluations_are_logged_and_never_stop_the_training(networks, data, whol
     def broken(name, device):
         raise RuntimeError("out of luck")
 
-    monkeypatch.setattr(examination.features, "load", broken)
+    monkeypatch.setattr(evaluation.features, "load", broken)
     with pytest.warns(UserWarning, match="evaluation at step 4 failed: out of luck"):
         assert_same(run(networks, data, tmp_path / "other", config), whole[1])
 

@@ -56,5 +56,5 @@ def test_bad_input_is_named():
         Manifold(good.long())
     with pytest.raises(ValueError, match="points: got 3 features a sample, expected 2"):
         Manifold(good).holds(torch.randn(5, 3))
-    with pytest.raises(ValueError, match="points: expected finite"):
+    with pytest.raises(ValueError, match="points: got NaN or infinity, expected finite"):
         Manifold(good).holds(good * float("nan"))

@@ -1,4 +1,4 @@
-"""How good the averaged student is, asked from time to time while it trains."""
+"""Periodic evaluation of the averaged (EMA) student during training."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ from .teachers import LiveTeacher
 from .trainer import Trainer
 
 
-class Examination:
-    """Fidelity to a live teacher, and Fréchet distance to the images of a data set.
+class StudentEvaluation:
+    """Computes the fidelity to a live teacher, and the Fréchet distance to the images of a data set.
 
     Args:
-        trainer: of the student.
-        data: real images; anything but an ``ImageDataset`` leaves the Fréchet distance out.
-        parser: of content; None: everything.
+        trainer: trainer whose averaged student is evaluated.
+        data: real images; without an ``ImageDataset`` there is no Fréchet distance.
+        parser: content parser; None: everything is content.
     """
 
     def __init__(
@@ -38,7 +38,7 @@ class Examination:
         self._extractor = self._real = None
 
     def __call__(self) -> dict[str, float]:
-        """Figures by name, the same in every process. Raises whatever goes wrong, in every process."""
+        """Figures by name, the same in every process. An error in one process is raised in all of them."""
         trainer, config, figures = self._trainer, self._config, {}
         student, samples = trainer.g_ema, config.evaluation_samples
         if isinstance(trainer.teacher, LiveTeacher):
@@ -58,7 +58,7 @@ class Examination:
 
 
 def peak_memory(device: torch.device) -> int:
-    """Bytes that this process has held at most: allocated on a GPU, or resident for the CPU."""
+    """Peak memory of this process in bytes: allocated on a GPU, or resident for the CPU."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
