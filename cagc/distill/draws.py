@@ -97,7 +97,7 @@ class Layout:
 
     @classmethod
     def of(cls, batch: int, group: int = 1, micro_batch: int | None = None) -> Layout:
-        """Layout of this process: passes of at most ``micro_batch`` of ``batch`` samples; ``group``: see :func:`shard`."""
+        """This process's share of ``batch`` in passes of at most ``micro_batch``; ``group``: see :func:`shard`."""
         processes, count = distributed.world_size(), 1
         if micro_batch is not None:
             count = -(-batch // (processes * micro_batch))

@@ -299,7 +299,7 @@ class Trainer:
         if step not in self._pool:
             found = [self.objective.targets(*batch) for batch in zip(latents, offsets)]
             self._pool[step] = [targets.to(torch.float16) for targets in found]
-        # The first use reads what later ones will, so that a resumed run, whose pool is empty, sees the same numbers.
+        # The first use rounds as later ones do, so that a resumed run, whose pool is empty, gets the same numbers.
         return [targets.to(self.dtype) for targets in self._pool[step]]
 
     def regularize_generator(self, latents: Latents, path_noise: Tensor) -> Outcome:
