@@ -49,6 +49,16 @@ DTYPES = ("float32", "float64", "float16", "bfloat16")
 _preferred: str | None = os.environ.get("CAGC_BACKEND") or None
 
 
+# What the first use on a device found wrong, by (backend, op, type of device); only calls that name it still take it.
+_faults: dict[tuple[str, str, str], str] = {}
+
+
+def distrust(name: str, op: str, device: str, fault: str) -> None:
+    """Pass backend ``name`` over where ``op`` chooses on this type of device, because of ``fault``."""
+    _faults[name, op, device] = fault
+    select.cache_clear()
+
+
 def check_name(name: str, argument: str = "backend") -> str:
     """``name`` if it is a backend's; ValueError or TypeError listing the valid names otherwise."""
     if not isinstance(name, str):
@@ -127,7 +137,7 @@ def select(op: str, backend: str | None, first: str | None, device: str) -> str:
             raise ValueError(f"backend: {backend!r} does not take {op} on {device}: {reason}")
         return backend
     tried = order(op, device) if first is None else (check_name(first, "CAGC_BACKEND"), *order(op, device))
-    return next(name for name in tried if refusal(name, op, device) is None)
+    return next(name for name in tried if refusal(name, op, device) is None and (name, op, device) not in _faults)
 
 
 def explain(op: str, device: object = "cpu", dtype: object = "float32", **call: object) -> str:
@@ -161,7 +171,7 @@ def explain(op: str, device: object = "cpu", dtype: object = "float32", **call: 
     taken = select(op, None, first, device)
     lines = [f"{op} on {device}, {dtype}:" + (f" (preferred: {first})" if first else "")]
     for name in order(op, device):
-        reason = refusal(name, op, device) or f"{taken} comes first"
+        reason = refusal(name, op, device) or _faults.get((name, op, device)) or f"{taken} comes first"
         lines.append(f"  {name:<10} " + ("taken" if name == taken else f"skipped: {reason}"))
     if op in NOTES and taken != "reference":
         lines.append(f"  {NOTES[op]}")

@@ -17,6 +17,10 @@ from .. import backend as _backend
 
 _modules: dict[tuple[str, str], ModuleType] = {}
 
+# On these types of device an op's first use checks its kernels: users have GPUs that no test has seen.
+CHECKED_DEVICES = ("cuda",)
+_settled: set[tuple[str, str | None]] = set()
+
 
 def kernels(op: str, backend: str) -> ModuleType:
     """The module of ``backend`` with the kernels of ``op``."""
@@ -25,12 +29,25 @@ def kernels(op: str, backend: str) -> ModuleType:
     return _modules[op, backend]
 
 
-def _select(op: str, *facts: object) -> str:
-    """A constant while compiling: what PyTorch guards on is the facts, the preferred backend among them."""
-    chosen = _backend.select(op, *facts)
+def _select(op: str, backend: str | None, preferred: str | None, device: torch.device) -> str:
+    """A constant while compiling: what PyTorch guards on is the arguments, the preferred backend among them."""
+    kind = device.type
+    chosen = _backend.select(op, backend, preferred, kind)
+    if kind in CHECKED_DEVICES and backend is None and chosen != "reference" and (op, preferred) not in _settled:
+        chosen = _first_use(op, chosen, preferred, device)
     if (op, chosen) not in _modules:
         kernels(op, chosen)  # torch.compile cannot trace an import
     return chosen
+
+
+def _first_use(op: str, chosen: str, preferred: str | None, device: torch.device) -> str:
+    """``chosen``, or where its kernels are wrong on ``device`` the backend that takes its place."""
+    if device.type == "cuda" and (not torch.cuda.is_available() or torch.cuda.is_current_stream_capturing()):
+        return chosen
+    first_use = import_module("cagc_kernels.verification.first_use")
+    how = first_use.mode()
+    _settled.add((op, preferred))
+    return chosen if how == "0" else first_use.settle(op, preferred, device, kept=how == "1")
 
 
 # What torch.compiler.assume_constant_result sets; itself it imports torch._dynamo, longer than all of PyTorch takes.
@@ -48,7 +65,7 @@ def choose(op: str, backend: str | None, x: torch.Tensor) -> str:
         _backend.check_name(backend)
     if (is_compiling() or _get_tracing_state() is not None) and _exporting_to_onnx():
         return "reference"
-    chosen = _select(op, backend, _backend.preferred(), x.device.type)
+    chosen = _select(op, backend, _backend.preferred(), x.device)
     if chosen == "reference" or is_compiling() or not _transformed():
         return chosen
     if backend is not None:
