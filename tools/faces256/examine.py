@@ -1,4 +1,4 @@
-"""Figures and pictures of held-out seeds: ours, and the embedded 64 px teacher enlarged, against recorded images."""
+"""Measures and shows held-out seeds: ours, and the embedded 64 px teacher enlarged, against recorded images."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ BATCH = 20
 
 
 def enlarged(run: Run, w: Tensor) -> Tensor:
-    """Images of the embedded 64 px teacher in the stage's resolution, bicubic."""
+    """Draw images of the embedded 64 px teacher, enlarged to the stage's resolution by bicubic interpolation."""
     size = (run.stage.resolution,) * 2
     return F.interpolate(synthesise(run.small.g_ema, w, 64), size=size, mode="bicubic").clamp(-1, 1)
 
@@ -34,9 +34,9 @@ def ours(run: Run, w: Tensor) -> Tensor:
 
 @torch.no_grad()
 def examine(run: Run, seeds: list[int]) -> dict[str, float]:
-    """L1 in [-1, 1], perceptual distance, and Fréchet distance to as many recorded images (of the same seeds).
+    """Return L1 in [-1, 1], perceptual distance and Fréchet distance to the recorded images of the same seeds.
 
-    The perceptual distance is over EfficientNet-lite0 maps of images at 128 px, or at 256 px where they are as large.
+    The perceptual distance uses EfficientNet-lite0 maps of images at 128 px, or at 256 px if the images are that large.
     """
     resolution, pooled = run.stage.resolution, features.load(FRECHET)
     size = max(128, resolution)
@@ -58,7 +58,7 @@ def examine(run: Run, seeds: list[int]) -> dict[str, float]:
 
 @torch.no_grad()
 def save_grid(run: Run, seeds: list[int], path: Path) -> None:
-    """PNG with a row each of recorded images, the 64 px teacher enlarged, ours."""
+    """Save a PNG with three rows: recorded images, the 64 px teacher enlarged, ours."""
     w = run.w[seeds]
     rows = torch.cat([run.faces.batch(seeds, run.stage.resolution), enlarged(run, w), ours(run, w)])
     image_grid(rows, columns=len(seeds), tile=run.stage.resolution).save(path)

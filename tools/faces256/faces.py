@@ -1,4 +1,4 @@
-"""Numbered face images in zips, read when they are asked for."""
+"""Reads numbered face images from zips on demand."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from torch import Tensor
 
 
 class Faces:
-    """Images named by seed in zips of one size each; a zip that is being written is passed over until the next scan.
+    """Images named by seed, in zips of one size each; a zip that is being written is skipped until the next scan.
 
     Args:
         archives: zips, or folders of zips.
@@ -26,7 +26,7 @@ class Faces:
         self.scan()
 
     def scan(self) -> None:
-        """Take up zips that are new or have grown."""
+        """Read the names in zips that are new or have grown."""
         for path in [zip for a in self.archives for zip in (sorted(a.glob("*.zip")) if a.is_dir() else [a])]:
             changed = path.stat().st_mtime
             if self._open.get(path) == changed:
@@ -42,11 +42,11 @@ class Faces:
             found |= {int(Path(name).stem): (bundle, name) for name in names}
 
     def seeds(self, size: int) -> list[int]:
-        """Seeds of which there is an image of at least ``size``."""
+        """Return the seeds that have an image of at least ``size`` px."""
         return sorted({seed for side, found in self._entries.items() if side >= size for seed in found})
 
     def batch(self, seeds: list[int], size: int) -> Tensor:
-        """Images [N, 3, size, size] in [-1, 1], area-averaged from the smallest that is large enough."""
+        """Return images [N, 3, size, size] in [-1, 1], area-averaged from the smallest that is large enough."""
         images = [np.asarray(self._read(seed, size)) for seed in seeds]
         return torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2).float() / 127.5 - 1
 

@@ -1,4 +1,4 @@
-"""Grow a generator and its discriminator by blocks of higher resolution, and run any part of the generator alone."""
+"""Grows a generator and its discriminator by blocks of higher resolution, and runs parts of a generator."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from cagc.models import Discriminator, Generator
 from cagc.models.stylegan2 import block_resolutions
 from cagc_kernels import upsample2d
 
-# Modulation that starts weaker than drawn at random is learnt faster from w (found at 64 px).
+# Modulation that is initially weaker than in a random layer is learnt faster from w (found at 64 px).
 MODULATION_INIT = 0.4
 
 
 def grow_generator(small: Generator, widths: dict[int, int]) -> Generator:
-    """``small`` with blocks on top up to the last resolution of ``widths``, its weights inherited.
+    """Return a generator with the weights of ``small`` and new blocks up to the last resolution of ``widths``.
 
-    The new blocks add nothing to the image at first: it is that of ``small``, enlarged by the resampling filter.
+    At first the new blocks add nothing to the image: it is that of ``small``, enlarged by the resampling filter.
     """
     config, resolution = small.config, small.config.resolution
     while resolution < max(widths):
@@ -39,7 +39,7 @@ def grow_generator(small: Generator, widths: dict[int, int]) -> Generator:
 
 
 def grow_discriminator(small: Discriminator, widths: dict[int, int]) -> Discriminator:
-    """``small`` with a block of each width in front and its own input layer left out, the other weights inherited."""
+    """Return a discriminator with a new block of each width before those of ``small``, whose input layer is dropped."""
     config = replace(small.config, resolution=max(widths), channels=small.config.channels | widths)
     large = Discriminator(config)
     inherited = {name: value for name, value in small.state_dict().items() if not name.startswith("from_rgb.")}
@@ -50,13 +50,13 @@ def grow_discriminator(small: Discriminator, widths: dict[int, int]) -> Discrimi
 def synthesise(
     generator: Generator, w: Tensor, resolution: int, train_from: int = 4, corner: tuple[int, int, int] | None = None
 ) -> Tensor:
-    """Image [N, 3, resolution, resolution] of w [N, style_dim] without noise, float32.
+    """Draw images [N, 3, resolution, resolution], float32, from w [N, style_dim] without noise.
 
     Args:
-        resolution: that of the last block to run.
+        resolution: resolution of the last block to run.
         train_from: blocks below this resolution run without gradients.
-        corner: (top, left, side) in pixels of the last block's input, a window to which it is restricted; the image
-            is then [N, 3, 2·side, 2·side].
+        corner: window (top, left, side), in pixels of the last block's input, to which that block is restricted; the
+            image is then [N, 3, 2·side, 2·side].
     """
     network, rgb, x = generator.synthesis, None, None
     for side in block_resolutions(resolution):

@@ -1,4 +1,4 @@
-"""What a growing teacher is trained on: multi-scale L1, perceptual distance, and small critics of frozen features."""
+"""Losses of a growing teacher: multi-scale L1, perceptual distance, and small critics of frozen features."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from cagc.metrics.features import FeatureExtractor
 
 
 def multiscale_l1(images: Tensor, targets: Tensor, finest: float, coarsest: int = 8) -> Tensor:
-    """Mean over halvings, down to ``coarsest`` px, of the L1 distance; the full resolution is weighted by ``finest``.
+    """Return the mean L1 distance over halvings down to ``coarsest`` px; full resolution has the weight ``finest``.
 
-    Fine detail cannot be told from w by a network this small; an L1 distance there asks for its mean, which is blur.
+    A network this small cannot predict fine detail from w; there, L1 asks for the mean of the images, which is blurred.
     """
     total, weight, sum_of_weights = 0.0, finest, 0.0
     while images.shape[-1] >= coarsest:
@@ -23,7 +23,7 @@ def multiscale_l1(images: Tensor, targets: Tensor, finest: float, coarsest: int 
 
 
 def map_distance(maps: list[Tensor], targets: list[Tensor]) -> Tensor:
-    """Mean over depths and positions of 1 - cos, as ``cagc.distill.losses.FeatureDistance``, of maps at hand."""
+    """Return the mean of 1 - cos over depths and positions of maps, as ``cagc.distill.losses.FeatureDistance``."""
     return torch.stack([1 - F.cosine_similarity(a, b, dim=1).mean() for a, b in zip(maps, targets)]).mean()
 
 
@@ -54,12 +54,12 @@ class FeatureCritics(nn.Module):
         return [head(x * scale) for head, scale, x in zip(self.heads, self.scales, maps)]
 
     def loss(self, real: list[Tensor], fake: list[Tensor]) -> Tensor:
-        """Hinge loss of the critics, mean over depths."""
+        """Return the hinge loss of the critics, averaged over depths."""
         logits = zip(self(real), self([x.detach() for x in fake]))
         return torch.stack([F.relu(1 - r).mean() + F.relu(1 + f).mean() for r, f in logits]).mean()
 
     def praise(self, fake: list[Tensor]) -> Tensor:
-        """Loss of the generator: minus the mean logit over depths; gradients reach ``fake`` alone."""
+        """Return the generator's loss, minus the mean logit over depths; gradients reach only ``fake``."""
         self.requires_grad_(False)
         loss = -torch.stack([logit.mean() for logit in self(fake)]).mean()
         for head in self.heads:
@@ -68,5 +68,5 @@ class FeatureCritics(nn.Module):
 
 
 def feature_maps(features: FeatureExtractor, images: Tensor, size: int) -> list[Tensor]:
-    """Maps of images resized to ``size`` px, channels first in memory."""
+    """Return the feature maps of images resized to ``size`` px, contiguous with channels first."""
     return [x.float() for x in features.maps(images, size)]

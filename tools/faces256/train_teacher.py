@@ -1,11 +1,11 @@
-"""Grow the embedded 64 px teacher to 256 px, by regression from w with critics of frozen features; resumes by itself.
+"""Grow the embedded 64 px teacher to 256 px, by regression from w with critics of frozen features.
 
     python tools/faces256/train_teacher.py --images images-128 drawn --latents latents_labels.npz --out run
 
-Stages run in the order of ``STAGES``, each from the averaged weights of the one before; the command given again goes
-on from the last checkpoint in `run`. After each stage `run` holds STAGE.safetensors, figures on held-out seeds in
-log.jsonl, and grids: recorded images, the embedded teacher enlarged (bicubic), ours. The discriminator in a checkpoint
-is that of the embedded teacher, grown but not trained: tools/faces64/train_teacher.py goes on from there.
+Stages run in the order of ``STAGES``, each from the averaged weights of the previous one; the same command resumes from
+the last checkpoint in `run`. After each stage `run` holds STAGE.safetensors, figures on held-out seeds in log.jsonl,
+and grids of recorded images, the embedded teacher enlarged (bicubic), and ours. The discriminator in a checkpoint is
+that of the embedded teacher, grown but not trained, for further training by tools/faces64/train_teacher.py.
 """
 
 from __future__ import annotations
@@ -37,17 +37,17 @@ DISCRIMINATOR_WIDTHS = {128: 32, 256: 16}
 
 @dataclass(frozen=True)
 class Stage:
-    """Part of the training.
+    """One stage of the training.
 
     Attributes:
-        resolution: of the images.
-        train_from: blocks from this resolution on are trained, those below stay as they are.
-        steps, batch: generator updates, images in each.
-        rate, critic_rate: of Adam; the first falls to zero as a cosine.
-        crop: side of a random window of the image that alone is computed, None: all of it.
+        resolution: side of the images in pixels.
+        train_from: blocks from this resolution on are trained; those below are frozen.
+        steps, batch: generator updates, and images in each.
+        rate, critic_rate: learning rates of Adam; ``rate`` falls to zero as a cosine.
+        crop: side of the random window of the image that is computed; None for the whole image.
         size: side that images are resized to for the features.
         fine, perceptual, critics: weights of L1 at full resolution within the multi-scale L1, of the perceptual
-            distance and of the critics, which start after ``warm_up`` steps.
+            distance, and of the critics, which start after ``warm_up`` steps.
     """
 
     resolution: int
@@ -83,9 +83,9 @@ class Options:
         out: folder of the run.
         init: generator to begin with instead of the embedded teacher.
         stages: names of the stages to run, in this order.
-        held_out: the last seeds, never trained on.
-        checkpoint_every, examine_every: steps.
-        set: settings of stages to change, such as new256.steps=2000.
+        held_out: number of seeds, the last ones, that are not trained on.
+        checkpoint_every, examine_every: steps between checkpoints, and between evaluations.
+        set: changed settings of stages, such as new256.steps=2000.
     """
 
     images: list[Path]
@@ -100,7 +100,7 @@ class Options:
 
 
 class Run:
-    """State of a training, and its steps."""
+    """The state and the steps of a training."""
 
     def __init__(self, options: Options) -> None:
         torch.set_num_threads(1)
@@ -118,7 +118,7 @@ class Run:
             self.load(torch.load(options.out / "state.pt", weights_only=True))
 
     def begin(self, name: str) -> None:
-        """Prepare the stage ``name``, from the averaged weights."""
+        """Prepare the stage ``name`` from the averaged weights."""
         changed = dict(pair.split("=") for pair in self.options.set if pair.startswith(f"{name}."))
         values = vars(STAGES[name]) | {key.partition(".")[2]: json.loads(value) for key, value in changed.items()}
         self.name, self.stage, self.step = name, Stage(**values), 0
@@ -160,7 +160,7 @@ class Run:
         self.step = state["step"]
 
     def draw(self) -> tuple[Tensor, Tensor, tuple[int, int, int] | None]:
-        """w [N, 512] and images of step ``self.step``, with the window to compute."""
+        """Return w [N, 512] and images of step ``self.step``, and the window to compute."""
         stage, rng = self.stage, np.random.default_rng([self.step, *self.name.encode()])
         seeds = [self.seeds[i] for i in rng.integers(len(self.seeds), size=stage.batch)]
         images, corner = self.faces.batch(seeds, stage.resolution), None
@@ -171,7 +171,7 @@ class Run:
         return self.w[seeds], images.contiguous(), corner
 
     def update(self) -> dict[str, float]:
-        """One step of generator and critics on the same images; unweighted losses."""
+        """Update generator and critics on the same images, and return the unweighted losses."""
         stage = self.stage
         w, images, corner = self.draw()
         self.optimizer.param_groups[0]["lr"] = stage.rate * self.schedule()
@@ -185,7 +185,7 @@ class Run:
             losses["critics"] = self.critics.praise(fake)
         weights = {"l1": 1.0, "perceptual": stage.perceptual, "critics": stage.critics}
         if self.step % 50 == 49:
-            # How strongly each loss, weighted, pulls at the image.
+            # Norm of the gradient of each weighted loss with respect to the image.
             pulls = {name: torch.autograd.grad(loss, drawn, retain_graph=True)[0] for name, loss in losses.items()}
             self.log({f"pull_{name}": weights[name] * pull.norm().item() for name, pull in pulls.items()})
         self.optimizer.zero_grad()

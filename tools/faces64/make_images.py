@@ -2,7 +2,7 @@
 
     python tools/faces64/make_images.py --images images-*.zip --out images.zip --size 64 --count 2700 --quality 82
 
-The images are taken at even steps over the sorted names; the result is the same byte for byte on every run.
+Images are taken at even steps over the sorted names; equal inputs give equal bytes.
 """
 
 from __future__ import annotations

@@ -3,7 +3,7 @@
     python tools/faces64/train_parser.py --images images-*.zip --labels latents_labels.npz --out parser.safetensors
 
 `--images`: zips of NNNNN.webp. `--labels`: an npz with `labels` [n, H, W] uint8 (0 background, 1 person, 2 face), row i
-for image i, and optionally `face_found` [n] bool. The last `--held-out` images are never trained on: IoU is theirs.
+for image i, and optionally `face_found` [n] bool. The last `--held-out` images are not trained on; the IoU is theirs.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ def load_images(archives: list[Path], size: int) -> dict[int, np.ndarray]:
 
 
 def load_data(archives: list[Path], labels_path: Path) -> tuple[Tensor, Tensor]:
-    """uint8 images [n, 3, H, W] and labels [n, H, W] of the images whose face was found, in index order."""
+    """Return uint8 images [n, 3, H, W] and labels [n, H, W] of the images whose face was found, in index order."""
     with np.load(labels_path) as table:
         labels = table["labels"]
         found = table["face_found"] if "face_found" in table.files else np.ones(len(labels), bool)
@@ -70,7 +70,7 @@ def gaussian_blur(images: Tensor, sigma: Tensor) -> Tensor:
 
 
 def random_affine(n: int, rng: torch.Generator) -> Tensor:
-    """[N, 2, 3] sampling matrices: rotation ±12°, scale 0.8-1.25, shift ±12 % of the side, mirrored half the time."""
+    """Draw affine matrices [N, 2, 3]: rotation ±12°, scale 0.8-1.25, shift ±12 % of the side, half mirrored."""
     u = torch.rand(n, 5, generator=rng) * 2 - 1
     angle, scale = u[:, 0] * math.radians(12), torch.exp(u[:, 1] * math.log(1.25))
     mirror = torch.sign(u[:, 4])
@@ -79,7 +79,7 @@ def random_affine(n: int, rng: torch.Generator) -> Tensor:
 
 
 def augment(images: Tensor, labels: Tensor, rng: torch.Generator) -> tuple[Tensor, Tensor]:
-    """Float images [N, 3, R, R] and labels [N, H, W]: the same affine map for both, then tone, blur and noise."""
+    """Augment float images [N, 3, R, R] and labels [N, H, W]: one affine map for both, then tone, blur and noise."""
     n = len(images)
     theta = random_affine(n, rng)
     images = F.grid_sample(
@@ -98,7 +98,7 @@ def augment(images: Tensor, labels: Tensor, rng: torch.Generator) -> tuple[Tenso
     grey = images.mean(1, keepdim=True)
     images = grey + (images - grey) * (0.3 + 1.2 * u[:, 0])
     images = images * (0.6 + 0.7 * u[:, 1]) * channel_gain + 0.4 * (u[:, 2] - 0.5)
-    # Generated images are soft more often than sharp: half of the samples are blurred, up to sigma 1.8 px at 64 px.
+    # Generated images are often soft, so half of the samples are blurred, up to sigma 1.8 px at 64 px.
     sigma = 1.8 * u[:, 3, 0, 0, 0] * (u[:, 4, 0, 0, 0] < 0.5)
     images = gaussian_blur(images, sigma)
     noise = torch.randn(images.shape, generator=rng) * 0.15 * u[:, 5] * (u[:, 6] < 0.5)
@@ -112,7 +112,7 @@ def confusion(predicted: Tensor, labels: Tensor, classes: int) -> Tensor:
 
 @torch.inference_mode()
 def iou(model: FaceParser, images: Tensor, labels: Tensor, blur: float = 0.0) -> dict[str, float]:
-    """Per-class and mean intersection over union; labels are compared at the input's resolution."""
+    """Return per-class and mean intersection over union, with labels at the input's resolution."""
     classes = len(CLASSES)
     table = torch.zeros(classes, classes, dtype=torch.int64)
     for x, y in zip(images.split(100), labels.split(100)):
@@ -145,7 +145,7 @@ def evaluate(model: FaceParser, images: Tensor, labels: Tensor) -> dict[str, dic
 
 
 def fold(trained: FaceParser) -> FaceParser:
-    """The same function without batch normalisation: its affine map moves into the convolution before it."""
+    """Return the same network without batch normalisation, folded into the convolutions before it."""
     plain = FaceParser(trained.widths)
     for target, source in zip([*plain.down, *plain.up], [*trained.down, *trained.up]):
         convs = [fuse_conv_bn_eval(source[i].eval(), source[i + 1].eval()) for i in (0, 3)]
@@ -172,7 +172,7 @@ def train(images: Tensor, labels: Tensor, args: argparse.Namespace) -> FaceParse
             x, y = augment(to_float(images[rows]), labels[rows], rng)
             with torch.autocast("cpu", torch.bfloat16, enabled=args.bfloat16):
                 logits = model(x.contiguous(memory_format=torch.channels_last))
-            # Labels are finer than the working resolution: the loss sees enlarged logits, as inference does.
+            # Labels are finer than the working resolution, so the loss uses enlarged logits, as inference does.
             logits = F.interpolate(logits.float(), size=y.shape[-2:], mode="bilinear", align_corners=False)
             loss = F.cross_entropy(logits, y, class_weights, label_smoothing=0.02)
             optimiser.zero_grad(set_to_none=True)
@@ -199,7 +199,7 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=64)
     parser.add_argument("--lr", type=float, default=4e-3)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--bfloat16", action="store_true", help="autocast; twice as fast where bf16 is native")
+    parser.add_argument("--bfloat16", action="store_true", help="bfloat16 autocast; twice as fast if native")
     args = parser.parse_args()
     if not args.out.parent.is_dir():
         parser.error(f"--out {args.out}: no such folder")

@@ -1,8 +1,8 @@
 """Train a small generator against recorded images whose w is known, with a discriminator on the same images.
 
-The embedded teacher of `cagc/assets/faces64` is made with it: first with `--config.gan-weight 0`, then from that result
-with a small GAN weight. Writes a run folder (see `cagc.distill.distill`) and in it `teacher.safetensors` with the
-averaged generator and the discriminator in float16.
+The embedded teacher of `cagc/assets/faces64` was trained with it: first with `--config.gan-weight 0`, then from that
+result with a small GAN weight. Writes a run folder (see `cagc.distill.distill`), which then holds
+`teacher.safetensors` with the averaged generator and the discriminator in float16.
 
     python tools/faces64/train_teacher.py --images a.zip b.zip --latents latents.npz --init start.pt --out run
 """
@@ -23,7 +23,7 @@ from cagc.distill import DistillConfig, ImageDataset, RecordedTeacher, distill
 
 
 def recipe() -> DistillConfig:
-    """What suits a small teacher better than the settings for distilling a student."""
+    """Return settings that suit a small teacher better than those for distilling a student."""
     return DistillConfig(
         steps=5000,
         batch_size=32,
@@ -49,15 +49,15 @@ class Options:
     Attributes:
         images: zips or folders of images named by number, such as 00017.webp.
         latents: .npz with `w` [n, style_dim]; row i - `first` (an entry, 0 if absent) belongs to image i.
-        init: checkpoint to begin with: the generator, whose mapping network made the w, and its discriminator if any.
+        init: initial checkpoint: the generator, whose mapping network made the w, and its discriminator if any.
         out: folder of the run.
-        discriminator: checkpoint to take the discriminator from instead.
-        without_noise: set every noise strength to zero and keep it there: the recorded images show no noise of ours.
-        held_out: images kept from training, the last ones, to measure on.
-        resume: go on with the run in `out`.
+        discriminator: another checkpoint to take the discriminator from.
+        without_noise: fix every noise strength to zero, because the recorded images contain no noise of ours.
+        held_out: number of images, the last ones, that are used for measuring and not for training.
+        resume: continue the run in `out`.
         overwrite: replace the run in `out`.
-        threads: of PyTorch; 0: its default.
-        device: such as cpu or cuda.
+        threads: number of PyTorch's threads; 0 for its default.
+        device: device such as cpu or cuda.
         config: settings of the training.
     """
 
@@ -76,7 +76,7 @@ class Options:
 
 
 def read_recorded(images: list[Path], latents: Path, resolution: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """ws [n, style_dim] float32 and images [n, 3, R, R] uint8, in the order of the image numbers."""
+    """Return w [n, style_dim] float32 and images [n, 3, R, R] uint8, in the order of the image numbers."""
     try:
         with np.load(latents) as arrays:
             w, first = arrays["w"], int(arrays["first"]) if "first" in arrays else 0
@@ -95,7 +95,7 @@ def read_recorded(images: list[Path], latents: Path, resolution: int) -> tuple[t
 
 
 def train(options: Options) -> None:
-    """Run the training and say how well images that it did not see are met."""
+    """Run the training and print the error on held-out images."""
     if options.threads:
         torch.set_num_threads(options.threads)
     start = load_checkpoint(options.init, options.device)
@@ -138,7 +138,7 @@ def train(options: Options) -> None:
 
 @torch.no_grad()
 def held_out_l1(generator: torch.nn.Module, recorded: RecordedTeacher) -> float:
-    """Mean absolute error in [-1, 1], without noise."""
+    """Return the mean absolute error on held-out images in [-1, 1], without noise."""
     total = 0.0
     for rows in torch.arange(len(recorded)).split(50):
         ws = recorded.recorded_ws[rows].to(recorded.device)[:, None].expand(-1, generator.config.num_ws, -1)

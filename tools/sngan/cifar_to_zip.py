@@ -1,8 +1,8 @@
 """Write the training images of CIFAR-10 as a zip of PNG files, which every command takes as `--data`.
 
-Reads what the authors of CIFAR-10 distribute (Krizhevsky, "Learning Multiple Layers of Features from Tiny Images",
-2009): the Python or the binary archive, or the folder that either unpacks to. The Python archive holds pickles; they
-are read as containers, numbers, strings and bytes, and nothing in them is run.
+Reads the files that the authors of CIFAR-10 distribute (Krizhevsky, "Learning Multiple Layers of Features from Tiny
+Images", 2009): the Python or the binary archive, or the folder that either unpacks to. The Python archive's
+pickles are read as containers, numbers, strings and bytes; no code in them is run.
 
     python tools/sngan/cifar_to_zip.py cifar-10-python.tar.gz cifar10.zip
 """
@@ -31,15 +31,15 @@ from cagc.common.inert_values import StoredArray
 from cagc.common.reading import reading, regular_file
 
 MAX_BYTES, MAX_BATCH_BYTES = 512 << 20, 64 << 20
-"""Most bytes that an archive may unpack to, and those of a batch; CIFAR-10 has 184 million in batches of 31."""
+"""Most bytes that an archive and a batch may unpack to; CIFAR-10 has 184 million in batches of 31 million."""
 SIDE = 32
 _PIXELS = 3 * SIDE**2
 _BATCH = re.compile(r"(?:.*/)?(data_batch_\d+(?:\.bin)?)")
-_ZIP_DATE = (1980, 1, 1, 0, 0, 0)  # a fixed date, so that the same images make the same file
+_ZIP_DATE = (1980, 1, 1, 0, 0, 0)  # a fixed date, so that equal images give equal files
 
 
 class _Limited(io.RawIOBase):
-    """Reads a stream up to `MAX_BYTES`. Raises CagcError beyond: a small file can unpack to any size."""
+    """Limits a stream to `MAX_BYTES`, because a small file can unpack to any size. Raises CagcError beyond."""
 
     def __init__(self, stream: io.BufferedIOBase) -> None:
         self._stream, self._left = stream, MAX_BYTES
@@ -56,7 +56,7 @@ class _Limited(io.RawIOBase):
 
 
 def _files(path: Path) -> Iterator[tuple[str, bytes]]:
-    """Name and bytes of every training batch in an archive or folder, in the order that they lie there."""
+    """Yield name and bytes of every training batch in an archive or folder, in their order in it."""
     if path.is_dir():
         for file in sorted(path.rglob("data_batch_*")):
             if (found := _BATCH.fullmatch(file.name)) and file.is_file():
@@ -92,10 +92,10 @@ def _pickled(data: bytes) -> np.ndarray:
 
 
 def read_images(path: Path) -> dict[str, np.ndarray]:
-    """Return the training images by the name of their batch, uint8 [n, 3, 32, 32], batches in the order of their names.
+    """Return the training images, uint8 [n, 3, 32, 32], by the name of their batch, sorted by name.
 
     Raises:
-        CagcError: the archive is damaged or holds no training batch, or a batch is not as it must be.
+        CagcError: the archive is damaged or holds no training batch, or a batch has another format.
     """
     images = {}
     with reading("data:", path):
@@ -114,7 +114,7 @@ class Options:
 
     Attributes:
         archive: `cifar-10-python.tar.gz`, `cifar-10-binary.tar.gz`, or the folder that either unpacks to.
-        out: zip to write.
+        out: the zip to write.
         overwrite: replace `out` if it exists.
     """
 
@@ -124,7 +124,7 @@ class Options:
 
 
 def convert(options: Options) -> None:
-    """Write the zip. Raises CagcError as `read_images`, or if `out` cannot be written."""
+    """Write the zip. Raises CagcError if the archive cannot be read or `out` cannot be written."""
     check_target(options.out, options.overwrite)
     batches = read_images(options.archive)
     with atomic_write(options.out) as temporary, zipfile.ZipFile(temporary, "w", zipfile.ZIP_STORED) as bundle:

@@ -1,7 +1,7 @@
-"""Train an SN-GAN from scratch on a folder or zip of images: hinge loss, five discriminator updates each.
+"""Train an SN-GAN from scratch on a folder or zip of images: hinge loss, five discriminator updates per step.
 
-Writes a run folder (see `cagc.distill.distill`) and in it `teacher.safetensors` with the averaged generator and the
-discriminator. The published model is `--width 256 --discriminator-width 128 --config.steps 50000`.
+Writes a run folder (see `cagc.distill.distill`), which then holds `teacher.safetensors` with the averaged generator and
+the discriminator. The published model is `--width 256 --discriminator-width 128 --config.steps 50000`.
 
     python tools/sngan/cifar_to_zip.py cifar-10-python.tar.gz cifar10.zip
     python tools/sngan/train_teacher.py --data cifar10.zip --out run
@@ -24,7 +24,7 @@ from cagc.recipes import RECIPES
 
 
 def recipe() -> DistillConfig:
-    """The recipe of SN-GAN without a teacher to resemble."""
+    """Return the recipe of SN-GAN without distillation losses."""
     return replace(RECIPES["sngan"].distillation, rgb_weight=0.0, perceptual_weight=0.0)
 
 
@@ -33,16 +33,16 @@ class Options:
     """Options of the command.
 
     Attributes:
-        data: folder or zip of images; `cifar_to_zip.py` makes one of CIFAR-10's archive.
+        data: folder or zip of images; `cifar_to_zip.py` makes a zip from CIFAR-10's archive.
         convert_images: crop and convert images that are not square or not RGB, instead of refusing them.
         out: folder of the run.
-        width: of every layer of the generator.
-        discriminator_width: of every layer of the discriminator.
+        width: channels of every layer of the generator.
+        discriminator_width: channels of every layer of the discriminator.
         z_dim: length of the latents.
-        resolution: of the images.
-        resume: go on with the run in `out`.
+        resolution: side of the images in pixels.
+        resume: continue the run in `out`.
         overwrite: replace the run in `out`.
-        device: such as cpu or cuda.
+        device: device such as cpu or cuda.
         config: settings of the training.
     """
 
@@ -66,7 +66,7 @@ def train(options: Options) -> None:
     generator = SNGANGenerator(SNGANConfig.uniform(options.resolution, options.width, z_dim=options.z_dim))
     judge = SNGANDiscriminator(SNGANDiscriminatorConfig(options.resolution, options.discriminator_width))
     generator.to(options.device)
-    # The generator stands in for a teacher: it says what latents look like, and no loss compares with it.
+    # The generator takes the place of a teacher, which only defines the latents here: no loss compares with it.
     average = distill(
         generator, generator, judge.to(options.device), data, options.config, options.out,
         resume=options.resume, overwrite=options.overwrite,
