@@ -19,6 +19,9 @@ from ..common.checks import (
     number,
 )
 
+# An alias, because names inside a lambda in a field's annotation are not found when the annotation is evaluated.
+_PerceptualSize = Annotated[int, Check(lambda v: integer(v, 32), "an integer of at least 32")]
+
 # Settings that change the length or the output of a run, but not the weights at a given step.
 _BOOKKEEPING = frozenset(
     (
@@ -127,7 +130,7 @@ class DistillConfig:
     whole_every: CountOrZero = 0
     perceptual_weight: Weight = 3.0
     perceptual: str = "efficientnet-lite0"
-    perceptual_size: Annotated[int, Check(lambda v: integer(v, 32), "an integer of at least 32")] | None = None
+    perceptual_size: _PerceptualSize | None = None
     feature_weight: Weight = 0.0
     relation_weight: Weight = 0.0
     relation_strength: Positive = 5.0
