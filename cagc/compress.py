@@ -1,4 +1,4 @@
-"""The whole job: score, plan, prune, distil, evaluate, report."""
+"""Runs a whole compression: score, plan, prune, distil, evaluate, report."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ from .recipes import recipe
 from .report import Report, Variant, layer_table, training_curves, write_report
 from .runs import Inputs, LoadedInputs
 
-# Far from the seeds that scoring draws from, so that figures are of latents the compression has not seen.
+# Far from the seeds of scoring, so that evaluation uses latents that the compression has not seen.
 _HELD_OUT = 1_000_000
 
 _OWN_FILES = ("plan.json", "pruned.safetensors", "student.safetensors", "metrics.json", "report.html")
@@ -44,7 +44,7 @@ _OWN_FOLDERS = ("distill", "grids", "baseline")
 
 @dataclass(frozen=True, kw_only=True)
 class CompressConfig(Inputs):
-    """Settings of a compression; what is None is the recipe's."""
+    """Settings of a compression; None means the recipe's value."""
 
     recipe: str = "quick"
     """Gives what is left out below: quick (minutes), or (days on GPUs) paper, everything, stylekd, dcp, svs, sngan."""
@@ -84,7 +84,7 @@ class CompressConfig(Inputs):
     """Replace an earlier compression in --out."""
 
     def resolve(self) -> CompressConfig:
-        """With the recipe's settings for those that were left out.
+        """The settings with the recipe's values in place of None.
 
         Raises:
             CagcError: there is no such recipe.
@@ -104,11 +104,11 @@ class CompressConfig(Inputs):
 
     @property
     def pairs(self) -> int:
-        """Images compared with the teacher's one by one."""
+        """Number of images that are compared with the teacher's individually."""
         return max(2, self.evaluation_samples // 5)
 
     def budget(self) -> dict[str, float]:
-        """Keyword of :func:`plan_channels`.
+        """The budget, as a keyword argument of :func:`plan_channels`.
 
         Raises:
             CagcError: more than one of ``macs``, ``keep`` and ``latency_ms`` is given.
@@ -206,7 +206,7 @@ def _describe(loaded: LoadedInputs) -> None:
 
 
 def _check_request(config: CompressConfig, loaded: LoadedInputs) -> None:
-    """Refuse now what would otherwise fail after minutes of work."""
+    """Raise now for requests that would otherwise fail after minutes of work."""
     if config.evaluation_samples < 2:
         raise CagcError(f"evaluation_samples: got {config.evaluation_samples}, expected at least 2")
     for name, metric in (("metric", config.metric), ("baseline", config.baseline)):
@@ -225,7 +225,7 @@ def _check_out(config: CompressConfig) -> None:
     out = config.out
     if out.exists() and not out.is_dir():
         raise CagcError(f"out: {out} is a file, expected a folder")
-    # A compression that was killed before it had anything to keep leaves at most its config.json.
+    # A compression that was killed early leaves at most its config.json, which may be replaced.
     if out.is_dir() and holds_files(out, ["config.json"]):
         if not config.overwrite:
             raise CagcError(f"out: {out} exists and is not empty; add --overwrite, --resume, or choose another --out")
@@ -234,9 +234,9 @@ def _check_out(config: CompressConfig) -> None:
 
 
 def _claim(config: CompressConfig) -> None:
-    """Clear the folder of an earlier compression, and record what this one is.
+    """Clear the folder of an earlier compression, and write the settings of this one.
 
-    ``config.json``, by which the folder is known for a compression's, is there throughout.
+    ``config.json`` exists throughout, because it marks the folder as one of a compression.
     """
     _check_out(config)
     for name in _OWN_FOLDERS:
@@ -269,7 +269,7 @@ def _distill(
     folder: Path,
     resume: bool,
 ) -> tuple[AnyGenerator, AnyGenerator]:
-    """Student and pruned student of ``plan``; a run that goes on takes up the distillation found in ``folder``."""
+    """Student and pruned student of ``plan``; with ``resume`` the distillation found in ``folder`` is continued."""
     pruned, distillation = prune(loaded.teacher, plan, config.rescale), config.distillation
     run, files = RunFolder(folder / "distill"), {"student": folder / "pruned.safetensors", "plan": folder / "plan.json"}
     if not resume or not run.checkpoints():
@@ -369,7 +369,7 @@ def print_table(report: Report) -> None:
                 for k, digits in ((key, 2), ("content_l1", 4), ("content_psnr_db", 2))
             ),
         )
-    # A pipe has no width of its own; a table cut at 80 columns would lose its figures.
+    # A pipe has no width, and a table cut at the default of 80 columns would lose figures.
     screen = plain_console(width=None if sys.stdout.isatty() else 140)
     screen.print(table)
     if report.further:

@@ -1,4 +1,4 @@
-"""Content-aware compression of style-based GANs. `cagc COMMAND --help` tells what a command takes."""
+"""Content-aware compression of style-based GANs. `cagc COMMAND --help` lists the options of a command."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ __all__ = ["main"]
 
 
 def _named_recipe(args: list[str]) -> Recipe | None:
-    """The recipe that the option --recipe names: its settings are the defaults of the other options."""
+    """The recipe given by --recipe, whose settings are the defaults of the other options."""
     for i, word in enumerate(args):
         option, equals, value = word.partition("=")
         if option == "--recipe" and (equals or i + 1 < len(args)):
@@ -53,7 +53,7 @@ _STYLE = (tyro.conf.PositionalMetavarFromFieldName,)
 
 
 def _run(command: Any) -> None:
-    """Run ``command``, in as many processes as ``torchrun`` started."""
+    """Run ``command`` in every process that ``torchrun`` started."""
     distributed.launch_rank()
     if distributed.launched() == 1:
         return command.run()

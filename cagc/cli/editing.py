@@ -34,13 +34,13 @@ from ..runs import ContentOptions, ImageOptions, TeacherOptions
 
 @dataclass(frozen=True, kw_only=True)
 class Pair(TeacherOptions):
-    """The generators that a command works on."""
+    """The pair of generators, teacher and student, that a command works on."""
 
     student: Path | None = None
     """A second checkpoint, put beside it, such as the teacher's student."""
 
     def load(self) -> dict[str, AnyGenerator]:
-        """By the name under which their images are shown.
+        """Load the generators, by the name that labels their images.
 
         Raises:
             CagcError: a checkpoint cannot be used, or the two do not share resolution and mapping network.
@@ -62,7 +62,7 @@ def parse_layers(text: str | None, num_ws: int) -> list[int]:
     """``"4-9"`` or ``"0,3"`` → indices of w vectors; None: all.
 
     Raises:
-        CagcError: not such a list, or out of range.
+        CagcError: ``text`` is not such a list, or an index is out of range.
     """
     try:
         return check_layers(None if text is None else parse_seeds(text), num_ws)
@@ -71,7 +71,7 @@ def parse_layers(text: str | None, num_ws: int) -> list[int]:
 
 
 def claim(out: Path, overwrite: bool, names: Sequence[str] = ()) -> None:
-    """Refuse a folder in which one of ``names`` exists, unless ``overwrite``."""
+    """Raise CagcError if one of ``names`` exists in the folder ``out``, unless ``overwrite``."""
     if out.exists() and not out.is_dir():
         raise CagcError(f"out: {out} is a file, expected a folder")
     existing = [name for name in names if (out / name).exists()]
@@ -80,7 +80,7 @@ def claim(out: Path, overwrite: bool, names: Sequence[str] = ()) -> None:
 
 
 def write_png(path: Path, rows: Mapping[str, Tensor]) -> None:
-    """One labelled row of images [N, 3, H, W] a name."""
+    """Write one labelled row of images [N, 3, H, W] per name."""
     strips = tuple(Row(name, name, image_grid(images, background=None)) for name, images in rows.items())
     with atomic_write(path) as temporary:
         Figure(path.stem, "", "", strips).composite().save(temporary)

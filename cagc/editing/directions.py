@@ -36,8 +36,8 @@ class Directions:
     Attributes:
         vectors: [K, w_dim], most important first.
         spread: [K], the standard deviation that a strength of 1 stands for.
-        source: what they were found in: "w" or the name of a layer.
-        mapping: hash of the mapping network whose w they move.
+        source: where they were found: "w" or the name of a layer.
+        mapping: hash of the mapping network that they belong to.
     """
 
     vectors: Tensor
@@ -52,10 +52,10 @@ class Directions:
         """``ws`` [N, num_ws, w_dim] moved along direction ``index``.
 
         Args:
-            ws: to move.
-            index: of the direction.
+            ws: w vectors to move.
+            index: index of the direction.
             strength: in standard deviations, one number or [N].
-            layers: whose w move; None: all.
+            layers: layers whose w is moved; None: all.
 
         Raises:
             CagcError: no such direction or layer.
@@ -127,14 +127,14 @@ def find_directions(
     """Principal directions of w, or those of w that move the activations of ``layer`` along their principal components.
 
     Args:
-        generator: any.
-        count: of directions; as many as there are where the samples or w allow fewer.
-        samples: latents drawn; activations are drawn of at most 1,000 of them.
-        layer: name of a layer in ``generator.config.channels``; None: of w itself, or, without a mapping network, the
-            first one: there w is z, whose spread is the same along every direction.
-        seed: of the latents.
+        generator: a generator of any architecture.
+        count: number of directions; fewer are returned if the samples or w do not allow as many.
+        samples: number of latents; activations are computed for at most 1,000 of them.
+        layer: name of a layer in ``generator.config.channels``; None: PCA of w itself or, without a mapping network, of
+            the first layer's activations (w is then z, whose variance is the same in every direction).
+        seed: seed of the latents.
         batch: images at a time, for activations.
-        progress: called with the samples done and those in all, for activations.
+        progress: called as progress(samples done, samples in all), for activations.
 
     Raises:
         CagcError: no such layer, no direction asked for, or fewer than two samples.
@@ -157,14 +157,14 @@ def find_directions(
     else:
         activations = _activations(generator, w.to(generator.w_avg), layer, batch, progress)
         activations -= activations.mean(dim=0)
-        # Samples are few and activations many: u of the singular value decomposition from the smaller product.
+        # There are fewer samples than activations, so the left singular vectors come from the smaller Gram matrix.
         values, u = torch.linalg.eigh(activations @ activations.T)
         # Least squares from the principal coordinates (orthonormal columns of u) back to w: how w must move for a
         # standard deviation along each.
         steps = u[:, values.argsort(descending=True)[:count]].T @ (w - w.mean(dim=0)) / (samples - 1) ** 0.5
         spread = steps.norm(dim=1)
         vectors = steps / spread[:, None].clamp_min(1e-12)
-    # An eigenvector's sign is arbitrary; fixed, so that a file can be made again.
+    # The sign of an eigenvector is arbitrary; a fixed choice makes files reproducible.
     sign = vectors.gather(1, vectors.abs().argmax(dim=1, keepdim=True)).sign()
     return Directions((vectors * sign).float().cpu(), spread.float().cpu(), layer or "w", mapping_hash(generator))
 

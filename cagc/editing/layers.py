@@ -1,4 +1,4 @@
-"""Which of a generator's w vectors an edit is about."""
+"""Validates the layers, by index of their w, that an edit applies to."""
 
 from __future__ import annotations
 

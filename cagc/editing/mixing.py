@@ -1,4 +1,4 @@
-"""Style mixing by layer, and the way from one latent to another."""
+"""Style mixing by layer, and interpolation between latents."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def morph(
 ) -> Tensor:
     """Images [steps, 3, R, R] on the straight line in W+ from ``start`` to ``end`` [num_ws, w_dim].
 
-    Noise maps [1, 1, h, w], where given for both ends, are interpolated along, at unit variance.
+    Noise maps [1, 1, h, w] given for both ends are interpolated too, at unit variance.
 
     Raises:
         ValueError: fewer than two steps.
@@ -83,9 +83,9 @@ def check_animation(path: str | Path) -> str:
 
 
 def write_animation(path: str | Path, strips: Sequence[Tensor], milliseconds: int = 60) -> None:
-    """Write strips [T, 3, R, R] in [-1, 1], one a generator, beside each other.
+    """Write strips [T, 3, R, R] in [-1, 1], one per generator, side by side.
 
-    A ``.gif``, ``.webp`` or ``.mp4`` goes to and fro; a ``.png`` has one row a strip.
+    A ``.gif``, ``.webp`` or ``.mp4`` plays forwards and backwards; a ``.png`` has one row per strip.
 
     Raises:
         CagcError: as :func:`check_animation`, or no such folder.

@@ -1,8 +1,9 @@
-"""Projection: the latents and noise with which a generator comes closest to given images.
+"""Projection: optimises latents and noise so that a generator reproduces given images.
 
-W+ from the mean w, noise maps optimised along, squared error and perceptual distance weighted alike, as in the paper's
-evaluation, whose optimiser is full-batch L-BFGS. Adam is the default: on the 64 px face teacher, 100 of its updates
-take the time of 60 of L-BFGS and end at a quarter of the loss. (Abdal et al., "Image2StyleGAN", ICCV 2019; Karras et
+As in the paper's evaluation, it starts in W+ at the mean w, optimises noise maps too, and weights squared error and
+perceptual distance equally. The paper's optimiser is full-batch L-BFGS; the default here is Adam: on the 64 px face
+teacher 100 of its updates take as long as 60 of L-BFGS and reach a quarter of the loss. (Abdal et al.,
+"Image2StyleGAN", ICCV 2019; Karras et
 al., CVPR 2020.)
 """
 
@@ -41,11 +42,11 @@ class ProjectionConfig:
         noise: also optimise the noise maps; they are kept at zero mean and unit variance.
         mse_weight: of the squared distance of pixels.
         perceptual_weight: of the perceptual distance.
-        perceptual: its features: "efficientnet-lite0", or "lpips-vgg" where lpips is installed.
-        perceptual_size: side that images are resized to for it; None: as they are.
-        patience: stop when the loss fell by less than min_gain of itself over so many steps.
-        min_gain: see patience.
-        seed: of the noise maps at the start.
+        perceptual: features of that distance: "efficientnet-lite0", or "lpips-vgg" where lpips is installed.
+        perceptual_size: side that images are resized to for it; None: not resized.
+        patience: stop when the loss fell by less than the share ``min_gain`` over this many steps.
+        min_gain: see ``patience``.
+        seed: seed of the initial noise maps.
 
     Raises:
         ValueError: naming the setting.
@@ -76,7 +77,7 @@ class ProjectionConfig:
 
 @dataclass(frozen=True)
 class Projection:
-    """What was found: the best of every image over all steps.
+    """Result of a projection: the best latents and noise of every image over all steps.
 
     Attributes:
         ws: [N, num_ws, w_dim].
@@ -130,16 +131,16 @@ def project(
     progress: Progress | None = None,
     perceptual: PerceptualDistance | None = None,
 ) -> Projection:
-    """Latents and noise that draw ``targets``, each image for itself.
+    """Find latents and noise that reproduce ``targets``, independently for each image.
 
-    Ctrl-C ends it with the best so far (``stopped`` is "interrupted").
+    Ctrl-C stops early and returns the best so far (``stopped`` is "interrupted").
 
     Args:
         generator: frozen; runs on its device.
         targets: [N, 3, R, R] in [-1, 1], R that of the generator.
         config: settings; None: the defaults.
         mask: content [N, 1, R, R] in {0, 1}: pixels outside do not count; None: all count.
-        progress: called with the steps done and those in all.
+        progress: called as progress(steps done, steps in all).
         perceptual: distance to use instead of the one that ``config`` names.
 
     Raises:
@@ -169,7 +170,7 @@ def project(
 
 
 class _Search:
-    """Variables, their optimiser, and the best of each image so far."""
+    """Variables of a projection, their optimiser, and the best result of each image so far."""
 
     def __init__(self, generator, targets, mask, config: ProjectionConfig, perceptual) -> None:
         self.generator, self.targets, self.config, self.perceptual = generator, targets, config, perceptual
@@ -185,7 +186,7 @@ class _Search:
         if config.optimizer == "adam":
             self.optimizer = torch.optim.Adam(variables, lr=config.learning_rate or 0.05)
         else:
-            # One iteration a step, so that progress shows and an interruption finds the best so far.
+            # One iteration per step, so that progress is reported and an interruption keeps the best so far.
             self.optimizer = torch.optim.LBFGS(
                 variables, lr=config.learning_rate or 1.0, max_iter=1, max_eval=25, line_search_fn="strong_wolfe"
             )
@@ -213,7 +214,7 @@ class _Search:
         return loss
 
     def _noise(self) -> list[Tensor]:
-        # What the generator adds has unit variance by construction, so that noise cannot take over the image.
+        # Noise maps are normalised to unit variance, so that noise cannot encode the image.
         return [(noise - noise.mean(dim=(2, 3), keepdim=True)) / _spread(noise) for noise in self.maps]
 
     def _per_image(self) -> Tensor:

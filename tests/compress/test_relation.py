@@ -43,7 +43,7 @@ def test_relation_loss_is_the_divergence_of_similarities():
     assert relation_loss(teacher, teacher).item() == pytest.approx(0, abs=1e-12)
     scaled = [(3 * a, 0.1 * b) for a, b in student]
     assert relation_loss(scaled, teacher).item() == pytest.approx(expected, rel=1e-10)
-    with pytest.raises(ValueError, match="got 1 layers, teacher 2"):
+    with pytest.raises(ValueError, match="got 1 layers, expected the teacher.s 2"):
         relation_loss(student[:1], teacher)
 
 
