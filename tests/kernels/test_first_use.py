@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import os
 import warnings
+from importlib import import_module
 
 import pytest
 import torch
 
-from cagc_kernels import backend, explain, native, setup_filter, upfirdn2d
+from cagc_kernels import backend, explain, native, setup_filter, upfirdn2d, use_backend
 from cagc_kernels.native import upfirdn2d as kernels
 from cagc_kernels.ops import dispatch
 from cagc_kernels.verification import first_use
@@ -127,3 +129,20 @@ def test_random_numbers_stay_as_they_are(monkeypatch):
     torch.manual_seed(0)
     used()
     assert torch.equal(torch.randn(3), want)
+
+
+@pytest.mark.skipif(
+    os.environ.get("TRITON_INTERPRET") != "1", reason="tests/kernels/test_triton_interpreter.py runs it"
+)
+def test_triton_in_its_interpreter(monkeypatch):
+    with use_backend("triton"):
+        upfirdn2d(X, F, up=2)
+        assert backend.select("upfirdn2d", None, "triton", "cpu") == "triton"
+        new_process(monkeypatch)
+        monkeypatch.setenv("CAGC_VERIFY", "always")
+        triton = import_module("cagc_kernels.triton.upfirdn2d")
+        monkeypatch.setattr(triton, "upfirdn2d", does_not_compile(triton.upfirdn2d))
+        with pytest.warns(
+            UserWarning, match="the triton kernels are passed over on .* and native runs: .* no kernel image"
+        ):
+            upfirdn2d(X, F, up=2)

@@ -32,6 +32,7 @@ TESTS = {
             "test_gradient_of_a_sum",
             "test_empty",
         ),
+        "test_first_use.py": ("test_triton_in_its_interpreter",),
     },
     "peers": {
         "test_bias_act.py": ("triton and float64",),
