@@ -7,8 +7,9 @@ import runpy
 import sys
 
 from . import install
+from .peers import table
 
-USAGE = "usage: python -m cagc_kernels.compat script.py [args …]  (or -m module [args …])"
+USAGE = "usage: python -m cagc_kernels.compat script.py [args …]  (or -m module [args …], or --peers DIR)"
 
 
 def main(arguments: list[str]) -> int:
@@ -18,6 +19,12 @@ def main(arguments: list[str]) -> int:
     if not target or target in ("-h", "--help"):
         print(USAGE, file=sys.stdout if target else sys.stderr)
         return 0 if target else 2
+    if target == "--peers":
+        if len(rest) != 1 or not os.path.isdir(rest[0]):
+            print(f"--peers: got {' '.join(rest)!r}, expected one folder of checkouts", file=sys.stderr)
+            return 2
+        print(table(rest[0]))
+        return 0
     if not as_module and not os.path.exists(target):
         print(f"script: got {target!r}, expected a file that exists", file=sys.stderr)
         return 2

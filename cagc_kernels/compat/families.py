@@ -19,11 +19,13 @@ class Op(NamedTuple):
     Attributes:
         function: takes the parameters of the copy by name, and ``bias_axis`` if ``has_bias_axis``.
         parameters: the names that a copy may give its parameters, each with that of ``function``.
+        works: whether the copy needs no extension of its own, so that one of another signature is left alone.
     """
 
     function: Callable[..., object]
     parameters: Mapping[str, str]
     has_bias_axis: bool = False
+    works: bool = False
 
 
 class Layer(NamedTuple):
@@ -42,6 +44,8 @@ LEFT: dict[str, str] = {
 }
 # Packages that nobody can import where one of their extensions is missing; every file below them is tried.
 PACKAGES: set[str] = {"mmcv.ops"}
+# Files of networks, which hold an op among much else: they run as they are.
+NETWORKS = ("networks", "networks_stylegan2")
 
 
 def serve(family: str, files: Mapping[str, Mapping[str, Op | Layer]]) -> None:

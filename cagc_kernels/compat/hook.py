@@ -9,7 +9,7 @@ from importlib.util import find_spec
 from inspect import Signature, signature
 from types import ModuleType
 
-from .families import FILES, LEFT, PACKAGES, Layer, Op, follow, unserved
+from .families import FILES, LEFT, NETWORKS, PACKAGES, Layer, Op, follow, unserved
 from .reading import Source, Unbuilt
 
 _OWN = __name__.partition(".")[0]
@@ -219,8 +219,12 @@ class _Loader(SourceFileLoader):
 
     def exec_module(self, module: ModuleType) -> None:
         source, names = self._read or (Source(self.path), set())
-        passed = source.run(module)
-        _state.incomplete.add(module.__name__)
+        if module.__name__.rpartition(".")[2] in NETWORKS:
+            super().exec_module(module)
+            passed = []
+        else:
+            passed = source.run(module)
+            _state.incomplete.add(module.__name__)
         lines = [f"file: {self.path}", *(f"passed over {line}" for line in passed)]
         if names or passed:
             _state.told[module.__name__] = lines
@@ -272,7 +276,12 @@ def _fill(module: ModuleType, source: Source, names: set[str]) -> None:
             told.append(_fill_class(module, name, theirs, options[name][0], source, set(options)))
             continue
         own = _signature(theirs)
+        if own is not None and any(p.kind is p.VAR_KEYWORD for p in own.parameters.values()):
+            own = source.signature(name) or own
         chosen = next((s for s in options[name] if own is None or unserved(s, own) is None), options[name][0])
+        if chosen.works and own is not None and unserved(chosen, own):
+            told.append(f"left alone: {name}, which has another signature {own}")
+            continue
         axis = _state.axis(module.__name__)
         axis = source.bias_axis(name) if axis is None else axis
         ours = follow(f"{module.__name__}.{name}", chosen, own, axis)

@@ -23,7 +23,7 @@ from ..ops import setup_filter
 from ..ops.upfirdn2d import check_filter
 from ..reference.bias_act import ACTIVATIONS, Activation
 from ..reference.upfirdn2d import parse_factors, parse_padding
-from .families import as_dtype, op, real, serve, whole
+from .families import NETWORKS, as_dtype, op, real, serve, whole
 from .gradfix import CONV2D_GRADFIX, grid_sample
 from .stand_in import Installation
 
@@ -69,6 +69,20 @@ def fma(a: torch.Tensor, b: torch.Tensor, c: torch.Tensor) -> torch.Tensor:
     return torch.addcmul(c, a, b)
 
 
+def modulated_conv2d(
+    x, weight, styles, noise=None, up=1, down=1, padding=0, resample_filter=None, demodulate=True, flip_weight=True,
+    fused_modconv=True,
+) -> torch.Tensor:  # fmt: skip
+    """:func:`cagc_kernels.modulated_conv2d`, whose batch takes one dense convolution whatever ``fused_modconv`` says.
+
+    ``noise`` broadcasts to the output [N, O, H', W'] from any number of its last dimensions.
+    """
+    if noise is not None:
+        noise = as_dtype(noise, x)
+        noise = noise.reshape([1] * (4 - noise.ndim) + list(noise.shape))
+    return ops.modulated_conv2d(x, weight, styles, noise, up, down, padding, resample_filter, demodulate, flip_weight)
+
+
 class _Facts(dict):
     """Entries that are attributes too, as the code bases write either."""
 
@@ -93,6 +107,7 @@ serve(
         "upfirdn2d": {f.__name__: op(f) for f in (upfirdn2d, filter2d, upsample2d, downsample2d)},
         "fma": {"fma": op(fma)},
         "grid_sample_gradfix": {"grid_sample": op(grid_sample)},
+        **{file: {"modulated_conv2d": op(modulated_conv2d)._replace(works=True)} for file in NETWORKS},
     },
 )
 

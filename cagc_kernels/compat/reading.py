@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 from importlib import import_module
+from inspect import Parameter, Signature
 from pathlib import Path
 from types import ModuleType
 
@@ -34,8 +35,8 @@ class Source:
 
     @property
     def families(self) -> list[str]:
-        """Those whose files lie beside it, or as folders beside its own."""
-        beside = _stems(self.path.parent), _stems(self.path.parent.parent)
+        """Those whose files lie beside it, or as folders beside its own, or are imported by it."""
+        beside = _stems(self.path.parent), _stems(self.path.parent.parent), self.imported
         return [family for family in FAMILIES if any({"upfirdn2d", family} <= stems for stems in beside)]
 
     def bias_axis(self, function: str) -> int | None:
@@ -46,6 +47,15 @@ class Source:
                 dimensions = ("ndim", "dim()", "len(")
                 if any("3" in test and any(d in test for d in dimensions) for test in tests):
                     return -1
+        return None
+
+    def signature(self, function: str) -> Signature | None:
+        """That in the text of ``function``, which a decorator may hide; a default that is no literal counts as None."""
+        for node in _top_level(self.tree):
+            if isinstance(node, ast.FunctionDef) and node.name == function and not node.args.kwarg:
+                positional = [*node.args.posonlyargs, *node.args.args]
+                defaults = [None] * (len(positional) - len(node.args.defaults)) + node.args.defaults
+                return Signature([_parameter(a.arg, d) for a, d in zip(positional, defaults, strict=True)])
         return None
 
     def slices(self, cls: str, attribute: str) -> bool:
@@ -117,6 +127,13 @@ class _WithoutCompiling(ast.NodeTransformer):
         if not found:
             return node
         return ast.copy_location(ast.Call(ast.Name("__cagc_unbuilt__", ast.Load()), [], []), node)
+
+
+def _parameter(name: str, default: ast.expr | None) -> Parameter:
+    if default is None:
+        return Parameter(name, Parameter.POSITIONAL_OR_KEYWORD)
+    value = default.value if isinstance(default, ast.Constant) else None
+    return Parameter(name, Parameter.POSITIONAL_OR_KEYWORD, default=value)
 
 
 def _top_level(node: ast.AST):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import json
 import sys
 import textwrap
 
@@ -12,7 +13,7 @@ import torch.nn.functional as F
 
 import cagc_kernels.compat as compat
 from cagc_kernels.compat import __main__ as command
-from cagc_kernels.compat import gradfix, rosinality
+from cagc_kernels.compat import gradfix, peers, rosinality
 
 # The extension cannot be compiled, so each of these fails on import, or when called, without ours.
 FUSED_ACT = """
@@ -319,3 +320,68 @@ def test_the_command_runs_a_script(write, monkeypatch, capsys):
         compat.uninstall()
     assert capsys.readouterr().out == "theirs ['--seeds', '7'] __main__\n"
     assert command.main(["absent.py"]) == 2 and "script: got 'absent.py'" in capsys.readouterr().err
+
+
+NETWORKS = """
+    import torch
+    from torch_utils.ops import bias_act, upfirdn2d
+
+    def decorated(function):
+        return lambda *args, **kwargs: function(*args, **kwargs)
+
+    @decorated
+    def modulated_conv2d({signature}):
+        return "theirs"
+"""
+MODULATED = (
+    "x, weight, styles, noise=None, up=1, down=1, padding=0, resample_filter=None, demodulate=True, flip_weight=True, "
+    "fused_modconv=True"
+)
+
+
+def test_modulated_convolution_of_networks(write):
+    networks = {
+        "training/networks.py": NETWORKS.format(signature=MODULATED),
+        "training/networks_stylegan2.py": NETWORKS.format(signature="x, w, s, demodulate=True"),
+    }
+    write({**NVLABS, "torch_utils/ops/bias_act.py": "def bias_act(): pass", **networks})
+    x, weight, styles = torch.randn(2, 3, 4, 4), torch.randn(5, 3, 3, 3), torch.randn(2, 3)
+    noise = torch.randn(4, 4)
+    with compat.install():
+        module = importlib.import_module("training.networks")
+        y = module.modulated_conv2d(x=x, weight=weight, styles=styles, noise=noise, padding=1, fused_modconv=False)
+        assert importlib.import_module("training.networks_stylegan2").modulated_conv2d(0, 0, 0) == "theirs"
+        assert "left alone: modulated_conv2d, which has another signature" in compat.explain_install()
+    w = weight * styles[:, None, :, None, None]
+    w = w / (w.square().sum((2, 3, 4), keepdim=True) + 1e-8).sqrt()
+    want = F.conv2d(x.view(1, 6, 4, 4), w.view(10, 3, 3, 3), padding=1, groups=2).view(2, 5, 4, 4) + noise
+    torch.testing.assert_close(y, want, rtol=1e-4, atol=1e-5)
+    assert module.modulated_conv2d(0, 0, 0) == "theirs"
+
+
+GENERATOR = """
+    import torch
+    from op import FusedLeakyReLU, upfirdn2d
+
+    class Generator(torch.nn.Module):
+        def __init__(self, size, style_dim, n_mlp):
+            super().__init__()
+            self.act = FusedLeakyReLU(1)
+
+        def forward(self, styles, randomize_noise=True):
+            x = self.act(styles[0].view(-1, 1, 8, 8) ** 2)
+            return upfirdn2d(x, torch.ones(2, 2, dtype=x.dtype), pad=(1, 0)), None
+"""
+
+
+def test_the_table_of_code_bases(write, capsys, monkeypatch):
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    folder = write({**op_package("op"), "model.py": GENERATOR})
+    assert list(peers._generators(folder)) == [(folder / "model.py", "Generator")]
+    try:
+        peers.report(str(folder), "model", "Generator", "with")
+    finally:
+        compat.uninstall()
+    found = json.loads(capsys.readouterr().out)
+    assert all(float(found[key]) < 1e-12 for key in ("image", "gradient", "second")) and float(found["speed"]) > 0
+    assert command.main(["--peers", "absent"]) == 2
