@@ -45,11 +45,13 @@ def _rows(checkout: Path) -> Iterator[tuple[str, ...]]:
     found = list(_generators(checkout))
     for path, name in found:
         roots = [folder for folder in reversed(path.parents) if folder == checkout or checkout in folder.parents]
+        tried = {}
         for root in roots:
-            report = _ask(root, path, name, True)
-            if "error" not in report:
+            tried[root] = _ask(root, path, name, True)
+            if "error" not in tried[root]:
                 break
-        without = _ask(root, path, name, False)
+        root = root if "error" not in tried[root] else checkout
+        report, without = tried[root], _ask(root, path, name, False)
         shown = [report.get(key, "") for key in ("image", "gradient", "second", "speed")]
         where = f"`{path.relative_to(checkout).as_posix()}`"
         yield checkout.name, where, without.get("error", "yes"), report.get("error", "yes"), *shown
@@ -60,11 +62,11 @@ def _rows(checkout: Path) -> Iterator[tuple[str, ...]]:
 def _generators(checkout: Path) -> Iterator[tuple[Path, str]]:
     for path in sorted(checkout.rglob("*.py")):
         try:
-            text = path.read_text()
-            tree = ast.parse(text)
+            text = path.read_bytes()
+            tree = ast.parse(text)  # of bytes, which may begin with a byte order mark
         except (OSError, SyntaxError, ValueError):
             continue
-        if "upfirdn2d" not in text and "conv2d_resample" not in text:
+        if b"upfirdn2d" not in text and b"conv2d_resample" not in text:
             continue
         for node in tree.body:
             if isinstance(node, ast.ClassDef) and node.name in NAMES:
