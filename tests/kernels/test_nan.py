@@ -11,8 +11,7 @@ from cagc.runtime.program import program
 from cagc_kernels import native
 from cagc_kernels.native import synthesis
 from cagc_kernels.reference.bias_act import ACTIVATIONS
-
-from .tolerances import TOLERANCES
+from cagc_kernels.tolerances import TOLERANCES
 
 pytestmark = pytest.mark.skipif(native.REASON is not None, reason=str(native.REASON))
 
