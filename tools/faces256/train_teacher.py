@@ -66,9 +66,9 @@ class Stage:
 
 STAGES = {
     "base64": Stage(64, 4, 800, rate=0.003, size=96, fine=0.5, critics=0.1),
-    "new128": Stage(128, 128, 250, batch=32, rate=0.006, crop=64, size=64, fine=0.1, perceptual=1.0, critics=0.3),
-    "all128": Stage(128, 4, 1000, rate=0.002, critics=0.1),
-    "new256": Stage(256, 256, 250, batch=32, rate=0.006, crop=96, size=96, fine=0.1, perceptual=1.0, critics=0.3),
+    "new128": Stage(128, 128, 150, batch=32, rate=0.006, crop=64, size=64, fine=0.1),
+    "all128": Stage(128, 4, 1000, rate=0.002, critics=0.12),
+    "new256": Stage(256, 256, 150, batch=32, rate=0.006, crop=96, size=96, fine=0.1),
     "all256": Stage(256, 4, 1000, batch=8, rate=0.001, size=192, critics=0.1),
 }
 
@@ -243,10 +243,10 @@ class Run:
                 wall, cpu = time.monotonic(), time.process_time()
             if self.step % self.options.examine_every == 0 and self.step < self.stage.steps:
                 self.examine(100)
-        self.examine(500)
         discriminator = grow_discriminator(self.small.d, DISCRIMINATOR_WIDTHS)
         result = Checkpoint(self.average, d=discriminator, metadata={"stage": vars(self.stage)})
         save_checkpoint(self.options.out / f"{self.name}.safetensors", result, torch.float16)
+        self.examine(500)
 
 
 def main() -> None:
