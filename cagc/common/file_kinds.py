@@ -17,6 +17,12 @@ _FOREIGN: tuple[tuple[bytes, str], ...] = (
     (b"\x89PNG", "a PNG image"),
     (b"\xff\xd8\xff", "a JPEG image"),
     (b"GIF8", "a GIF image"),
+    (b"BM", "a BMP image"),
+    (b"II*\0", "a TIFF image"),
+    (b"MM\0*", "a TIFF image"),
+    (b"RIFF", "a WebP image or another RIFF file"),
+    (b"\xff\xfe", "text in UTF-16"),
+    (b"SQLite format 3", "a database"),
     (b"%PDF", "a PDF document"),
     (b"\x1f\x8b", "compressed by gzip; unpack it first"),
     (b"BZh", "compressed by bzip2; unpack it first"),
@@ -60,7 +66,7 @@ def foreign_kind(start: bytes) -> str | None:
         if start.startswith(magic):
             return f"the file is {name}"
     text = start.lstrip(b"\xef\xbb\xbf \t\r\n").lower()
-    if text.startswith((b"<!doctype html", b"<html", b"<head", b"<?xml", b"<!--")):
+    if re.match(rb"<[!?a-z]", text):
         return "the file is a web page: the download gave an error or a question instead of the file"
     if start[257:262] == b"ustar":
         return "the file is a tar archive; unpack it first"

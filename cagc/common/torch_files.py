@@ -19,6 +19,7 @@ from .file_kinds import PICKLE, SAFETENSORS, TORCH_LEGACY, TORCH_ZIP, file_kind
 from .inert_pickle import Budget, InertUnpickler
 from .inert_values import Name, Storage, StoredTensor, kind
 from .reading import one_line
+from .zips import has_directory
 
 MAX_ZIP_DIRECTORY_BYTES = 16 << 20
 MAX_ZIP_EXPANSION = 20
@@ -33,6 +34,7 @@ _ELEMENTS = {
     "BFloat16Storage": torch.bfloat16, "LongStorage": torch.int64, "IntStorage": torch.int32,
     "ShortStorage": torch.int16, "CharStorage": torch.int8, "ByteStorage": torch.uint8, "BoolStorage": torch.bool,
     "ComplexFloatStorage": torch.complex64, "ComplexDoubleStorage": torch.complex128, "UntypedStorage": torch.uint8,
+    "QInt8Storage": torch.int8, "QUInt8Storage": torch.uint8, "QInt32Storage": torch.int32,
 }  # fmt: skip
 
 
@@ -132,7 +134,9 @@ class SafeTensor:
 
 def _open_safetensors(path: Path) -> Document:
     try:
-        file = safe_open(path, framework="pt")
+        with path.open("rb") as opened:  # safetensors opens only names that are UTF-8
+            named = os.fsencode(path).decode("utf-8", "replace") == str(path)
+            file = safe_open(path if named else f"/dev/fd/{opened.fileno()}", framework="pt")
         names = list(file.keys())
         root = {name: SafeTensor(file, name, tuple(file.get_slice(name).get_shape())) for name in names}
         return Document(SAFETENSORS, root, file.metadata() or {}, path.stat().st_size)
@@ -146,11 +150,8 @@ def open_zip(file: BinaryIO, size: int) -> zipfile.ZipFile:
     Raises:
         CagcError: its directory, or what it unpacks to, is beyond a limit. zipfile.BadZipFile: it is damaged.
     """
-    end = zipfile._EndRecData(file)
-    if end is None:
+    if not has_directory(file, MAX_ZIP_DIRECTORY_BYTES):
         raise CagcError("truncated: a zip without its directory")
-    if end[zipfile._ECD_SIZE] > MAX_ZIP_DIRECTORY_BYTES:
-        raise CagcError(f"a zip with a directory of more than {MAX_ZIP_DIRECTORY_BYTES >> 20} MB")
     archive = zipfile.ZipFile(file)
     unpacked = sum(member.file_size for member in archive.infolist())
     if unpacked > MAX_ZIP_EXPANSION * size:

@@ -15,6 +15,8 @@ from .torch_files import Document, SafeTensor
 MAX_TENSORS = 20_000
 MAX_MODULE_DEPTH = 32
 MAX_WRAPPINGS = 4
+MAX_NETWORKS = 8
+"""Entries of a list that is searched for networks."""
 _STORED = (StoredTensor, StoredArray, UnreadableTensor, SafeTensor, torch.Tensor)
 
 
@@ -105,6 +107,8 @@ def _states(
             yield Part(place, "", tensors, options, value.name.name, beside, document)
             return
         value = value.entries
+    if isinstance(value, (list, tuple)) and len(value) <= MAX_NETWORKS:
+        value = {str(number): entry for number, entry in enumerate(value)}
     if not isinstance(value, dict) or id(value) in seen:
         return
     tensors = {name: entry for name, entry in value.items() if isinstance(name, str) and isinstance(entry, _STORED)}

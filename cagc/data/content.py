@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import inspect
+import zipfile
 from collections.abc import Callable, Iterable, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -20,10 +21,11 @@ from torch import Tensor, nn
 from .. import assets
 from ..checkpoints.states import fill
 from ..common.errors import CagcError
-from ..common.file_kinds import SAFETENSORS, file_kind
+from ..common.file_kinds import SAFETENSORS, TORCH_ZIP, file_kind
 from ..common.reading import parse_json, reading
 from ..common.torch_files import open_document
 from ..common.wrappings import Part
+from ..common.zips import MAX_IMAGE_ZIP_DIRECTORY_BYTES, has_directory
 from ..models import bisenet, face_parser
 from .masks import MaskFolder, check_images, resize_mask, validate_mask
 
@@ -193,6 +195,19 @@ def _is_face_parser(path: Path) -> bool:
         return file_kind(path) == SAFETENSORS and open_document(path).header.get("format") == "cagc-face-parser"
 
 
+def _holds_masks(path: Path) -> bool:
+    """Whether ``path`` is a folder, or a zip that torch did not write."""
+    if path.is_dir():
+        return True
+    with reading("content", path):
+        if file_kind(path) != TORCH_ZIP:
+            return False
+        with path.open("rb") as file:
+            if not has_directory(file, MAX_IMAGE_ZIP_DIRECTORY_BYTES):
+                return path.suffix == ".zip"  # a truncated zip does not show what it held
+            return not any(name.endswith("/data.pkl") for name in zipfile.ZipFile(file).namelist())
+
+
 def load(
     spec: str | Path | Callable[..., Tensor],
     classes: Iterable[str] | None = None,
@@ -221,7 +236,7 @@ def load(
         path = Path(spec)
         if not path.exists():
             raise CagcError(f"content: expected {SPECS}; got {str(spec)!r}, neither a name nor an existing path")
-        if not path.is_dir() and path.suffix != ".zip":
+        if not _holds_masks(path):
             if _is_face_parser(path):
                 return FaceContent(load_face_parser(path), classes, device)
             return BiSeNetContent(bisenet.load_bisenet(path), classes, device)

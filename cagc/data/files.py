@@ -9,6 +9,7 @@ from pathlib import Path, PurePosixPath
 from ..common.errors import CagcError
 from ..common.file_kinds import foreign_kind
 from ..common.reading import one_line, regular_file
+from ..common.zips import MAX_IMAGE_ZIP_DIRECTORY_BYTES, has_directory
 from .images import SUFFIXES, Budget, looks_like_image
 
 MAX_FILE_BYTES = 256 << 20
@@ -71,6 +72,8 @@ class ImageZip:
     def __init__(self, path: Path) -> None:
         self.path = path
         size = regular_file(path).stat().st_size
+        with path.open("rb") as file:
+            has_directory(file, MAX_IMAGE_ZIP_DIRECTORY_BYTES)
         try:
             self._archive, self._process = zipfile.ZipFile(path), os.getpid()
         except zipfile.BadZipFile as error:

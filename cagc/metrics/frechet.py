@@ -18,8 +18,10 @@ from torch import Tensor, nn
 
 from ..common.callbacks import Progress
 from ..common.errors import CagcError
+from ..common.file_kinds import foreign_kind
 from ..common.files import atomic_write
 from ..common.reading import printable, reading, regular_file
+from ..common.zips import has_directory
 from .features import DEFAULT_FEATURES, FeatureExtractor, load
 from .sampling import draw, seed_batches
 
@@ -166,6 +168,7 @@ class SamplesNotKept(CagcError):
 
 
 _CHECKSUM = ".sha256"
+_MAX_DIRECTORY_BYTES = 1 << 16
 
 
 def _checksum(array: np.ndarray) -> str:
@@ -174,7 +177,11 @@ def _checksum(array: np.ndarray) -> str:
 
 
 def _check_stored(path: Path) -> None:
-    """Raise CagcError for compressed entries, which could unpack to much more memory than the file's size."""
+    """Raise CagcError if ``path`` is not a zip, or its entries are too many or would unpack to more than its bytes."""
+    with path.open("rb") as file:
+        start = file.read(512)
+        if start[:4] != b"PK\x03\x04" or not has_directory(file, _MAX_DIRECTORY_BYTES):
+            raise CagcError(f"{foreign_kind(start) or 'truncated or of another format'}; expected an .npz")
     with zipfile.ZipFile(path) as archive:
         if sum(entry.file_size for entry in archive.infolist()) > path.stat().st_size:
             raise CagcError("got compressed entries, expected uncompressed ones")
