@@ -12,3 +12,14 @@ def main() -> None:
             print("interrupted", file=sys.stderr)
         raise SystemExit(130) from None
     run()
+
+
+def _interrupted_in_one_line(kind: type, error: BaseException, trace: object) -> None:
+    if issubclass(kind, KeyboardInterrupt):
+        print("interrupted", file=sys.stderr)
+    else:
+        sys.__excepthook__(kind, error, trace)
+
+
+if sys.argv[:1] == ["-m"]:  # `python -m cagc` loads the package before it runs any statement that could catch this
+    sys.excepthook = _interrupted_in_one_line

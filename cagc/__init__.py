@@ -8,6 +8,7 @@ student = cagc.prune(g, plan)
 
 import sys
 
+import cagc_command  # noqa: F401 - first, for interrupts while the rest loads
 from cagc_kernels import __version__
 
 from . import content, runtime

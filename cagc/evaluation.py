@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import importlib.util
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 
@@ -179,6 +180,17 @@ def _latency(generators, batch: int, repeats: int, track: Track) -> Mapping[str,
     return distributed.together(time)
 
 
+@contextmanager
+def _named(name: str) -> Iterator[None]:
+    """Let the errors of a metric, which knows only a "generator", begin with ``name``."""
+    try:
+        yield
+    except CagcError as error:
+        if not str(error).startswith("generator: "):
+            raise
+        raise CagcError(f"{name}{str(error).removeprefix('generator')}") from None
+
+
 def _fidelity(tools: Tools, generators, parser, samples: int, seed: int, track: Track) -> dict[str, Figures]:
     measures: dict[str, Measure] = {}
     if "ssim" in tools.metrics:
@@ -204,13 +216,14 @@ def _paths(tools: Tools, generators, samples: int, seed: int, track: Track) -> d
         key = f"{metric.replace('-', '_')}[{tools.perceptual}]"
         for name, generator in generators.items():
             progress = track(f"Path length: {name}")
-            if metric in PATHS:
-                space, sampling = PATHS[metric]
-                found[name][key] = perceptual_path_length(
-                    generator, tools.distance, samples, seed, progress=progress, space=space, sampling=sampling
-                )
-            else:
-                found[name][key] = authors_path_length(generator, tools.distance, samples, seed, progress=progress)
+            with _named(name):
+                if metric in PATHS:
+                    space, sampling = PATHS[metric]
+                    found[name][key] = perceptual_path_length(
+                        generator, tools.distance, samples, seed, progress=progress, space=space, sampling=sampling
+                    )
+                else:
+                    found[name][key] = authors_path_length(generator, tools.distance, samples, seed, progress=progress)
     return found
 
 
@@ -227,7 +240,8 @@ def _sets(tools: Tools, generators, data, samples: int, seed: int, track: Track)
     against = [_VECTORS[metric](real.vectors.to(device)) for metric in chosen]
     result: dict[str, Figures] = {}
     for name, generator in generators.items():
-        drawn = drawn_statistics(generator, samples, seed, tools.extractor, track(f"Features: {name}"), keep)
+        with _named(name):
+            drawn = drawn_statistics(generator, samples, seed, tools.extractor, track(f"Features: {name}"), keep)
         result[name] = {"frechet": drawn.distance(real)} if "frechet" in tools.metrics else {}
         for measure in against:
             result[name] |= {f"{key}[{space}]": value for key, value in measure(drawn.vectors.to(device)).items()}
@@ -243,14 +257,16 @@ def _disentanglement(tools: Tools, generators, parser, samples: int, seed: int, 
         for name, generator in generators.items():
             if "separability" in tools.metrics:
                 progress = track(f"Separability: {name}")
-                planes = linear_separability(generator, parser, samples, seed, progress=progress)
+                with _named(name):
+                    planes = linear_separability(generator, parser, samples, seed, progress=progress)
                 found[name] |= {f"separability[{what}]": value for what, value in planes.items() if what in ATTRIBUTES}
                 found[name]["separability"] = planes["separability"]
             if directions is not None:
                 progress = track(f"Leakage: {name}")
-                change = edit_leakage(
-                    generator, directions, parser, max(2, samples // 10), seed=seed, progress=progress
-                )
+                with _named(name):
+                    change = edit_leakage(
+                        generator, directions, parser, max(2, samples // 10), seed=seed, progress=progress
+                    )
                 found[name] |= {f"edit_{what}": value for what, value in change.items()}
         return found
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import signal
 import subprocess
 import sys
 import warnings
@@ -86,17 +87,24 @@ def test_user_without_a_home_has_a_cache(monkeypatch):
     assert cache_folder().name == f"cagc-{os.getuid()}"
 
 
-def test_interrupt_before_the_package_is_loaded_is_one_line():
+@pytest.mark.parametrize(
+    "start, status",
+    [
+        ("import cagc_command; cagc_command.main()", 130),
+        ("import runpy; sys.argv = ['-m']; runpy.run_module('cagc', run_name='__main__')", -signal.SIGINT),
+    ],
+)
+def test_interrupt_before_the_package_is_loaded_is_one_line(start, status):
     code = (
-        "import sys, cagc_command\n"
+        "import sys\n"
         "class Interrupts:\n"
         "    def find_spec(self, name, path=None, target=None):\n"
         "        if name == 'torch': raise KeyboardInterrupt\n"
         "sys.meta_path.insert(0, Interrupts())\n"
-        "cagc_command.main()\n"
+        f"{start}\n"
     )
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
-    assert (run.returncode, run.stderr) == (130, "interrupted\n")
+    assert (run.returncode, run.stderr) == (status, "interrupted\n")
 
 
 def test_an_error_names_the_process(monkeypatch, capsys):

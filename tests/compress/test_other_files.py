@@ -19,7 +19,9 @@ from cagc.checkpoints import Checkpoint, load_checkpoint, load_generator, save_c
 from cagc.common.errors import CagcError
 from cagc.data.dataset import ImageDataset
 from cagc.data.masks import MaskFolder
+from cagc.evaluation import _named
 from cagc.metrics.frechet import FeatureStatistics
+from cagc.metrics.sampling import finite
 from cagc.models import Generator, GeneratorConfig
 
 
@@ -81,3 +83,8 @@ def test_other_files_are_told_by_name(start, said, tmp_path):
     (tmp_path / "a.pt").write_bytes(start + bytes(20))
     with pytest.raises(CagcError, match=said):
         load_checkpoint(tmp_path / "a.pt")
+
+
+def test_errors_of_metrics_name_the_generator():
+    with pytest.raises(CagcError, match="^Student: got NaN"), _named("Student"):
+        finite(torch.full((1, 3, 2, 2), float("nan")), [7])
