@@ -36,18 +36,17 @@ def write_json(path: str | Path, content: Any) -> None:
 
 
 def read_document(path: str | Path, kind: str, version: int) -> dict[str, Any]:
-    """Return the document at ``path`` without its format line.
+    """Return the document at ``path`` without its format line; call this under :func:`cagc.common.reading.reading`.
 
     Raises:
-        CagcError: the file is missing, not JSON, beyond a limit of :mod:`cagc.common.reading`, not an object, or of
-            another kind or version.
+        CagcError: the file is not JSON, beyond a limit of :mod:`cagc.common.reading`, not an object, or of another
+            kind or version. OSError: it cannot be opened.
     """
-    with reading(kind, path):
-        document = read_json(path)
-        found = document.pop("format", None) if isinstance(document, dict) else None
-        if found != f"{kind}-{version}":
-            raise CagcError(f"got format {found!r:.60}, expected '{kind}-{version}'")
-        return document
+    document = read_json(path)
+    found = document.pop("format", None) if isinstance(document, dict) else None
+    if found != f"{kind}-{version}":
+        raise CagcError(f"got format {found!r:.60}, expected '{kind}-{version}'")
+    return document
 
 
 def read_tensors(path: str | Path, what: str, expected: str) -> tuple[dict[str, str], dict[str, Tensor]]:
