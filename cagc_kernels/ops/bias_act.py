@@ -1,8 +1,8 @@
 """Bias, activation, gain and clamp in one pass: the public op, its registration with PyTorch, its derivatives.
 
-``cagc::bias_act`` and its gradient ``cagc::bias_act_slope`` are registered with fake kernels and autograd, on the
-gradient too, so that R1 and path-length penalties work and ``torch.compile`` sees one node. Of the gradient's
-gradient, ``cagc::bias_act_curvature``, further derivatives are those of the reference formula.
+Three ops are registered with fake kernels and autograd, so that ``torch.compile`` sees each as one node:
+``cagc::bias_act``, its gradient ``cagc::bias_act_slope`` and its second gradient ``cagc::bias_act_curvature``. R1 and
+path-length penalties need the second gradient; derivatives beyond it differentiate the reference formula.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ def bias_act(
     clamp: float | None = None,
     backend: str | None = None,
 ) -> torch.Tensor:
-    """``clamp(gain · act(x + b), ±clamp)``, the bias added along axis ``dim``.
+    """Return ``clamp(gain · act(x + b), ±clamp)``, with the bias added along axis ``dim``.
 
     Equivalent to::
 
@@ -38,24 +38,26 @@ def bias_act(
 
     Args:
         x: any shape, float16, bfloat16, float32 or float64; any strides, channels_last is kept.
-        b: [x.shape[dim]], dtype (under ``torch.autocast`` any) and device of ``x``; None adds nothing.
-        dim: the axis of ``b``.
+        b: [x.shape[dim]], with the dtype and device of ``x`` (under ``torch.autocast`` any dtype); None adds no bias.
+        dim: axis of ``x`` that ``b`` runs along; may be negative.
         act: linear, relu, lrelu, tanh, sigmoid, elu, selu, softplus or swish.
-        alpha: negative slope of lrelu, by default 0.2; the others have none and ignore it.
+        alpha: negative slope of lrelu, by default 0.2; the other activations ignore it.
         gain: by default √2 for relu, lrelu and swish, 1 for the others.
-        clamp: bound of the absolute value of the result, at least 0; None is no bound.
-        backend: "reference", "native", "triton", or None to choose. Linear, relu and lrelu with ``gain <= 0`` or a
-            negative slope below 0 are the reference's alone: by default it runs, and naming a kernel raises.
+        clamp: bound of the absolute value of the result, at least 0; None does not clamp.
+        backend: "reference", "native", "triton", or None to choose. Only the reference computes linear, relu and lrelu
+            with ``gain <= 0``, and lrelu with a negative ``alpha``: None falls back to it, and a kernel named here
+            raises.
 
     Returns:
-        The shape, dtype and, if ``x`` is dense, strides of ``x``.
+        A tensor with the shape and dtype of ``x``, and with its strides if ``x`` is dense.
 
     Raises:
-        TypeError, ValueError: before any work, naming the argument.
+        TypeError, ValueError: an argument has a wrong type, shape, dtype, device or value, or ``backend`` cannot
+            compute the call. Raised before any work, naming the argument.
 
     The kernels compute half precision in float32 and round once; the reference rounds at each step. Differentiable
-    in x and b any number of times; at a kink the derivative is that of PyTorch's activations, and where the result
-    sits on the clamp it is zero. Of linear, relu and lrelu only the output is kept for the backward pass.
+    in x and b any number of times. At a kink the derivative is that of PyTorch's activations; where the result equals
+    ±clamp it is zero. For linear, relu and lrelu only the output is kept for the backward pass.
     """
     if profiling.active:
         return profiling.ranged(f"bias_act {act}", _bias_act, x, b, dim, act, alpha, gain, clamp, backend)
@@ -80,7 +82,7 @@ def _bias_act(x, b, dim, act, alpha, gain, clamp, backend) -> torch.Tensor:
 
 
 def sign_is_kept(act: str, alpha: float, gain: float) -> bool:
-    """Whether the kernels can differentiate: of linear, relu and lrelu they read the slope off the output's sign."""
+    """Whether the kernels can differentiate: for linear, relu and lrelu the output must have the sign of ``x + b``."""
     return act not in PIECEWISE_LINEAR or (gain > 0 and not (act == "lrelu" and alpha < 0))
 
 
@@ -91,9 +93,10 @@ def fused_leaky_relu(
     scale: float = 2**0.5,
     backend: str | None = None,
 ) -> torch.Tensor:
-    """``scale · leaky_relu(x + bias, negative_slope)`` with ``bias`` [C] along axis 1 of ``x`` [N, C, ...].
+    """Return ``scale · leaky_relu(x + bias, negative_slope)`` with ``bias`` [C] along axis 1 of ``x`` [N, C, ...].
 
-    :func:`bias_act` under the name and argument order of rosinality's StyleGAN2; errors as there.
+    The name and argument order are those of rosinality's StyleGAN2; dtypes, result and errors are those of
+    :func:`bias_act`.
     """
     return bias_act(x, bias, 1, "lrelu", negative_slope, scale, backend=backend)
 
@@ -116,7 +119,7 @@ def _check(x, b, dim, act, alpha, gain, clamp) -> None:
         raise ValueError(f"b: got shape {list(b.shape)}, expected [{x.shape[dim]}] as axis {dim} of x")
 
 
-# From here on every function takes (dim, act, alpha, gain, clamp, backend) last, with clamp < 0 for none.
+# The functions below end with the arguments (dim, act, alpha, gain, clamp, backend); clamp < 0 means no clamp.
 
 
 def _run_value(x, b, dim, act, alpha, gain, clamp, backend):
@@ -136,7 +139,7 @@ def _bias_gradient(dx: torch.Tensor, dim: int) -> torch.Tensor:
 
 
 def _is_last(g, saved) -> bool:
-    """Whether nothing differentiates this gradient further, and it is of plain tensors."""
+    """Whether this gradient will not be differentiated and all its tensors are plain ones with elements."""
     plain = not torch.is_grad_enabled() and is_plain([g, *(t for t in saved if t is not None)])
     return plain and g.ndim > 1 and g.numel() > 0
 
@@ -146,7 +149,7 @@ def _save_value(ctx, inputs, output) -> None:
     _, act, _, _, clamp, _ = ctx.options
     if act not in PIECEWISE_LINEAR:
         ctx.save_for_backward(x, b, None)
-    elif act == "linear":  # detached: its gradient depends on no input, so that a second one is None and not zeros
+    elif act == "linear":  # its gradient depends on no input; detached, so that a second gradient is None, not zeros
         ctx.save_for_backward(None, None, None if clamp < 0 else output.detach())
     else:
         ctx.save_for_backward(None, None, output)
@@ -173,7 +176,7 @@ def _backward_slope(ctx, h):
     if x is not None and (ctx.needs_input_grad[1] or ctx.needs_input_grad[2]):
         dx = _curvature(h, g, x, b, *ctx.options)
         db = _bias_gradient(dx, ctx.options[0]) if ctx.needs_input_grad[2] else None
-    # A slope read off the output does not change with it, except on the kinks.
+    # Where the slope comes from the output's sign, it is constant in the output, so y has no gradient.
     return dg, dx, db, *[None] * 7
 
 
@@ -183,10 +186,10 @@ def _save_curvature(ctx, inputs, output) -> None:
 
 
 def _backward_curvature(ctx, k):
-    """Third derivatives, by the reference: no training needs them, and no formula has to be kept twice."""
+    """Third derivatives by the reference: no training needs them, so they have no kernel of their own."""
     dim, act, alpha, gain, clamp, _ = ctx.options
     with torch.enable_grad():
-        # Views, so that a path from g back to x (both saved, one made from the other) is not counted twice.
+        # Views: if one saved tensor was computed from another, autograd must not follow that path as well.
         inputs = [t if t is None else t.view_as(t) for t in ctx.saved_tensors]
         inputs = [t if t is None or t.requires_grad else t.requires_grad_() for t in inputs]
         h, g, x, b = inputs

@@ -1,4 +1,4 @@
-"""Argument checks shared by the ops: each raises with the argument's name, what came and what was expected."""
+"""Argument checks shared by the ops: each raises an error with the argument's name, its value and what is valid."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from ..arguments import HALF
 
 FLOATS = frozenset({torch.float16, torch.bfloat16, torch.float32, torch.float64})
 
-# Factors and paddings beyond this overflow sizes; elements beyond it overflow their addresses.
+# Larger factors and paddings would overflow sizes; more elements would overflow byte addresses.
 _MOST, _ELEMENTS = 2**31 - 1, 2**60
 
 
 def tensor(name: str, value: object, ndim: int | None = None, axes: str = "") -> torch.Tensor:
-    """``value`` as a strided floating-point tensor of ``ndim`` dimensions; ``axes`` names them in the message."""
+    """Return ``value``, checked to be a strided float tensor of ``ndim`` dimensions; messages name them by ``axes``."""
     if not isinstance(value, torch.Tensor):
         raise TypeError(f"{name}: got {type(value).__name__}, expected a torch.Tensor{axes and ' ' + axes}")
     strided(name, value)
@@ -32,14 +32,14 @@ def tensor(name: str, value: object, ndim: int | None = None, axes: str = "") ->
 
 
 def strided(name: str, value: torch.Tensor) -> None:
-    """``value`` is neither sparse nor nested nor of another library's layout."""
+    """Check that ``value`` is strided: not sparse, nested or in another library's layout."""
     if value.layout is not torch.strided or value.is_nested:
         layout = "nested" if value.is_nested else str(value.layout).removeprefix("torch.")
         raise TypeError(f"{name}: got a {layout} tensor, expected a dense one")
 
 
 def like(name: str, value: torch.Tensor, other_name: str, other: torch.Tensor, wide: bool = False) -> None:
-    """``value`` has the dtype and lives on the device of ``other``; ``wide``: or is float32 beside half precision."""
+    """Check dtype and device of ``value`` against ``other``; ``wide`` also allows float32 beside half precision."""
     if value.dtype != other.dtype and not (wide and other.dtype in HALF and value.dtype == torch.float32):
         raise TypeError(f"{name}: got dtype {value.dtype}, expected {other.dtype} as {other_name}")
     if value.device != other.device:
@@ -47,13 +47,13 @@ def like(name: str, value: torch.Tensor, other_name: str, other: torch.Tensor, w
 
 
 def shape(name: str, value: torch.Tensor, expected: Sequence[int], why: str) -> None:
-    """``value`` has exactly the shape ``expected``."""
+    """Check that ``value`` has exactly the shape ``expected``; the message gives the reason ``why``."""
     if tuple(value.shape) != tuple(expected):
         raise ValueError(f"{name}: got shape {list(value.shape)}, expected {list(expected)} ({why})")
 
 
 def number(name: str, value: object, minimum: float = -inf, optional: bool = True) -> float | None:
-    """``value`` as a finite float of at least ``minimum``, which itself may come as infinity; None stays None."""
+    """Return ``value`` as a float >= ``minimum`` (infinity passes), or finite without one; None stays None."""
     if value is None and optional or (type(value) is float and minimum == -inf < value < inf):
         return value
     if isinstance(value, bool) or not isinstance(value, Real):
@@ -71,13 +71,13 @@ def number(name: str, value: object, minimum: float = -inf, optional: bool = Tru
 
 
 def flag(name: str, value: object) -> None:
-    """``value`` is True or False."""
+    """Check that ``value`` is True or False."""
     if value is not True and value is not False:
         raise TypeError(f"{name}: got {type(value).__name__}, expected True or False")
 
 
 def choice(name: str, value: object, valid: Sequence[str]) -> None:
-    """``value`` is one of ``valid``."""
+    """Check that ``value`` is one of the strings ``valid``."""
     if not isinstance(value, str) or value not in valid:
         got = repr(value) if isinstance(value, str) else type(value).__name__
         error = ValueError if isinstance(value, str) else TypeError
@@ -85,7 +85,7 @@ def choice(name: str, value: object, valid: Sequence[str]) -> None:
 
 
 def integers(name: str, value: object, lengths: Sequence[int], minimum: int = -_MOST) -> tuple[int, ...]:
-    """``value`` as a tuple: one integer, or a sequence of as many integers as one of ``lengths`` says."""
+    """Return ``value`` as a tuple: one integer, or a sequence whose length is in ``lengths``."""
     if type(value) is int and minimum <= value <= _MOST:
         return (value,)
     alone = not isinstance(value, (tuple, list))
@@ -106,13 +106,13 @@ def integers(name: str, value: object, lengths: Sequence[int], minimum: int = -_
 
 
 def pair(name: str, value: object) -> tuple[int, int]:
-    """(x, y) from a factor of at least 1 or two of them."""
+    """Return (x, y) from one factor of at least 1 or a pair of them."""
     found = integers(name, value, (2,), 1)
     return found * 2 if len(found) == 1 else found
 
 
 def margins(name: str, value: object) -> tuple[int, int, int, int]:
-    """(x0, x1, y0, y1) from one integer, ``[x, y]`` or all four."""
+    """Return (x0, x1, y0, y1) from one integer, ``[x, y]`` or all four."""
     found = integers(name, value, (2, 4))
     if len(found) == 4:
         return found
@@ -121,7 +121,7 @@ def margins(name: str, value: object) -> tuple[int, int, int, int]:
 
 
 def _integer(value: object) -> int | None:
-    """``value`` as an integer if it is one: an int, numpy's, or a tensor's, as sizes are within torch.jit.trace."""
+    """Return an int, NumPy integer or 0-d integer tensor (a size under torch.jit.trace) as an integer, else None."""
     if isinstance(value, (int, torch.SymInt)):
         return None if isinstance(value, bool) else value
     if getattr(value, "ndim", 0) != 0:
@@ -133,7 +133,7 @@ def _integer(value: object) -> int | None:
 
 
 def addressable(name: str, *sizes: int) -> None:
-    """An array of ``sizes`` has addresses; whether there is memory for it shows when it is allocated."""
+    """Check that an array of ``sizes`` is addressable; whether memory suffices shows only at allocation."""
     if torch.compiler.is_compiling():
         return
     elements = 1

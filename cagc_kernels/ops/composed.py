@@ -1,4 +1,4 @@
-"""Modulated convolution as PyTorch's dense convolution with a backend's kernels around it, each part differentiable."""
+"""Modulated convolution as PyTorch's dense convolution between differentiable kernels of a backend."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from .bias_act import bias_act, sign_is_kept
 from .epilogue import epilogue as fused_epilogue
 from .upfirdn2d import resample
 
-# Pixels of x from which on oneDNN convolves faster in channels_last, forward and backward.
+# From this many pixels on, oneDNN convolves faster in channels_last, forward and backward.
 CHANNELS_LAST_PIXELS = 256
-# Outputs up to which a 1x1 convolution modulates its weight: N·O·I products instead of N·I·H·W.
+# Up to this many outputs, a 1x1 convolution modulates its weight: N·O·I products instead of N·I·H·W.
 FEW_OUTPUTS = 16
 
 IDENTITY = Epilogue()
@@ -33,7 +33,7 @@ def composed(
     epilogue: Epilogue,
     backend: str,
 ) -> torch.Tensor:
-    """The layer of :func:`cagc_kernels.styled_conv2d`; of ``backend`` are the kernels around the convolution."""
+    """Return the output [N, O, H', W'] of a generator layer, with the kernels of ``backend`` around the convolution."""
     weight, styles, scale = operands(weight, styles, x.dtype, demodulate, modulate)
     finish = _fused if implements(backend, "epilogue") else _unfused
     finish = partial(finish, scale=scale, epilogue=epilogue, backend=backend)
@@ -52,7 +52,7 @@ def composed(
 
 
 def arrange(x: torch.Tensor) -> torch.Tensor:
-    """``x`` in the memory format in which PyTorch convolves it fastest; on the GPU that is the caller's choice."""
+    """Return ``x`` in the memory format that PyTorch convolves fastest on the CPU; on a GPU it stays as it is."""
     if x.device.type != "cpu":
         return x
     last = x.shape[2] * x.shape[3] >= CHANNELS_LAST_PIXELS
@@ -60,7 +60,7 @@ def arrange(x: torch.Tensor) -> torch.Tensor:
 
 
 def _pointwise(x: torch.Tensor, weight: torch.Tensor, styles: torch.Tensor) -> torch.Tensor:
-    """1x1 convolution of [N, I, H, W] by a weight per sample."""
+    """1x1 convolution of ``x`` [N, I, H, W] with one modulated weight per sample."""
     n, channels, height, width = x.shape
     modulated = weight[None, :, :, 0, 0] * styles[:, None]
     if x.stride(1) == 1 and x.shape[1] > 1:
@@ -70,7 +70,7 @@ def _pointwise(x: torch.Tensor, weight: torch.Tensor, styles: torch.Tensor) -> t
 
 
 def _fused(y, scale, epilogue, backend, f=None, padding=(0, 0), size=None) -> torch.Tensor:
-    """What follows the convolution's output ``y``, which nobody else holds, by one kernel, or a few."""
+    """Apply the epilogue to the convolution's output ``y``, which may be overwritten, in one kernel or a few."""
     if f is None and scale is None and epilogue.is_identity:
         return y
     wide, size = accumulator(y.dtype), size or tuple(y.shape[2:])
@@ -92,7 +92,7 @@ def _fused(y, scale, epilogue, backend, f=None, padding=(0, 0), size=None) -> to
 
 
 def _unfused(y, scale, epilogue, backend) -> torch.Tensor:
-    """The same by ``bias_act`` of the backend and PyTorch; half precision is rounded once, at the end."""
+    """Apply the epilogue with the backend's ``bias_act`` and PyTorch; half precision is rounded once, at the end."""
     dtype = y.dtype
     noise, bias, next_styles, act, alpha, gain, clamp = epilogue
     y = y.float() if dtype in HALF else y

@@ -1,4 +1,4 @@
-"""Choice of the backend, and when an eager call may go around PyTorch's dispatcher."""
+"""Chooses the backend of a call, and decides when an eager call may bypass PyTorch's dispatcher."""
 
 from __future__ import annotations
 
@@ -17,20 +17,20 @@ from .. import backend as _backend
 
 _modules: dict[tuple[str, str], ModuleType] = {}
 
-# On these types of device an op's first use checks its kernels: users have GPUs that no test has seen.
+# On these device types an op's first use verifies its kernels: users have GPUs that were never tested.
 CHECKED_DEVICES = ("cuda",)
 _settled: set[tuple[str, str | None]] = set()
 
 
 def kernels(op: str, backend: str) -> ModuleType:
-    """The module of ``backend`` with the kernels of ``op``."""
+    """Return the module with the kernels of ``op`` in ``backend``, importing it on first use."""
     if (op, backend) not in _modules:
         _modules[op, backend] = import_module(f"cagc_kernels.{backend}.{op}")
     return _modules[op, backend]
 
 
 def _select(op: str, backend: str | None, preferred: str | None, device: torch.device) -> str:
-    """A constant while compiling: what PyTorch guards on is the arguments, the preferred backend among them."""
+    """Choose the backend; under torch.compile a constant, guarded by the arguments, including the preferred one."""
     kind = device.type
     chosen = _backend.select(op, backend, preferred, kind)
     if kind in CHECKED_DEVICES and backend is None and chosen != "reference" and (op, preferred) not in _settled:
@@ -41,7 +41,7 @@ def _select(op: str, backend: str | None, preferred: str | None, device: torch.d
 
 
 def _first_use(op: str, chosen: str, preferred: str | None, device: torch.device) -> str:
-    """``chosen``, or where its kernels are wrong on ``device`` the backend that takes its place."""
+    """Return ``chosen``, or a replacement if verification finds its kernels wrong on ``device``."""
     if device.type == "cuda" and (not torch.cuda.is_available() or torch.cuda.is_current_stream_capturing()):
         return chosen
     first_use = import_module("cagc_kernels.verification.first_use")
@@ -50,16 +50,18 @@ def _first_use(op: str, chosen: str, preferred: str | None, device: torch.device
     return chosen if how == "0" else first_use.settle(op, preferred, device, kept=how == "1")
 
 
-# What torch.compiler.assume_constant_result sets; itself it imports torch._dynamo, longer than all of PyTorch takes.
+# Set directly: torch.compiler.assume_constant_result would import torch._dynamo, which is slower than PyTorch itself.
 _select._dynamo_marked_constant = True
 
 
 def choose(op: str, backend: str | None, x: torch.Tensor) -> str:
-    """The backend that ``op`` takes for ``x``; within forward-mode differentiation and torch.func the reference.
+    """Return the name of the backend that runs ``op`` on ``x``.
 
-    So it is within ``torch.onnx.export``, whatever is asked for: ONNX has PyTorch's operators and none of ours.
+    Forward-mode differentiation and the transforms of torch.func run the reference. ``torch.onnx.export`` does too,
+    even if ``backend`` names another one, because ONNX has no custom ops of this package.
 
-    Raises TypeError or ValueError if ``backend`` is unknown or refuses, or is another than the reference there.
+    Raises TypeError or ValueError if ``backend`` is unknown, cannot run ``op`` on this device, or is a kernel backend
+    inside forward-mode differentiation or torch.func.
     """
     if backend is not None:
         _backend.check_name(backend)
@@ -84,12 +86,12 @@ _exporting_to_onnx._dynamo_marked_constant = True
 
 
 def _transformed() -> bool:
-    """Whether the call is within forward-mode differentiation or a transform of torch.func (vmap, grad, ...)."""
+    """Whether the call runs in forward-mode differentiation or in a torch.func transform (vmap, grad, ...)."""
     return forward_ad._current_level >= 0 or peek_interpreter_stack() is not None
 
 
 def autocast_dtype(x: object) -> torch.dtype | None:
-    """What ``torch.autocast`` wants ``x`` in; None outside of it, and for float64, which it leaves alone."""
+    """Return the dtype to which ``torch.autocast`` casts ``x``; None when it is off, and for float64."""
     if not _is_any_autocast_enabled() or not isinstance(x, torch.Tensor) or x.dtype == torch.float64 or x.is_meta:
         return None
     if not torch.is_autocast_enabled(x.device.type):
@@ -98,7 +100,7 @@ def autocast_dtype(x: object) -> torch.dtype | None:
 
 
 def outside_autocast(function: Callable[..., torch.Tensor]) -> Callable[..., torch.Tensor]:
-    """Under ``torch.autocast``, call ``function`` without it: x in its dtype, other float tensors in float32."""
+    """Decorator: under ``torch.autocast``, cast x to its dtype and other floats to float32, then disable it."""
 
     @functools.wraps(function)
     def call(x, *arguments):
@@ -116,7 +118,7 @@ _PLAIN = (torch.Tensor, torch.nn.Parameter)
 
 
 def _watched() -> bool:
-    """Whether anything wants to see the call: a tracer, a compiler, a mode, a functional transform."""
+    """Whether a tracer, a compiler, a dispatch or function mode, or a torch.func transform must see the call."""
     return (
         is_compiling()
         or _get_tracing_state() is not None
@@ -127,7 +129,7 @@ def _watched() -> bool:
 
 
 def is_plain(tensors: Iterable[torch.Tensor]) -> bool:
-    """Whether every tensor is an ordinary one in memory, and nothing watches: the dispatcher then adds only time."""
+    """Whether all tensors are ordinary CPU or CUDA ones and nothing intercepts calls: the dispatcher can be skipped."""
     if _watched():
         return False
     for t in tensors:

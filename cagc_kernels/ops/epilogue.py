@@ -1,13 +1,12 @@
-"""What follows the dense convolution of a modulated one, registered with PyTorch, with its derivatives.
+"""The epilogue of a modulated convolution (all steps after the dense convolution), registered with derivatives.
 
-    u = x, or x filtered
+    u = x, or x filtered by f
     v = u · scale[n, c] + noise[n, pixel] + bias[c]
     y = clamp(gain · act(v), ±clamp) · next_styles[n, c]
 
-``cagc::epilogue`` and ``cagc::epilogue_gradient`` are one pass over memory each. Only the convolution's output is kept
-for the backward pass, which computes v again, and the filter too. The gradient's gradient is a formula in PyTorch's
-own ops, and so are further ones. The activations are piecewise linear: the gradient depends on v only through its sign
-and the clamp.
+``cagc::epilogue`` and ``cagc::epilogue_gradient`` each make one pass over memory. Only the convolution's output x is
+kept for the backward pass, which recomputes u and v. Second and further gradients are formulas in PyTorch ops. The
+activations are piecewise linear: the gradient depends on v only through its sign and the clamp.
 """
 
 from __future__ import annotations
@@ -20,8 +19,8 @@ from .dispatch import kernels
 from .registration import register
 from .upfirdn2d import call as upfirdn2d
 
-# At the schema boundary: x, its filter and scale, the fields of an Epilogue, then of the value only the margins before
-# the first pixel and the size of the output, then the backend.
+# Order of the schemas' arguments: x, filter and scale, the fields of an Epilogue, the backend. The forward op has the
+# margins before the first pixel and the output size before the backend.
 
 
 def _run_value(x, f, scale, *rest, **inplace):
@@ -87,8 +86,8 @@ def _pixels(factor: torch.Tensor | None) -> torch.Tensor | float:
 def _backward_gradient(ctx, hx, hd, hnoise, hb, hs):
     """Gradients of Σ dx·hx + Σ dd·hd + Σ dnoise·hnoise + Σ db·hb + Σ ds·hs = Σ gv·q + Σ g·a·hs.
 
-    d stands for scale, b for bias and s for next_styles; gv is the gradient of v, and q the change of v that hx, hd,
-    hnoise and hb make.
+    d stands for scale, b for bias and s for next_styles; a is the clamped activation, gv the gradient in v, and q the
+    change of v in the direction (hx, hd, hnoise, hb).
     """
     g, x, d, noise, b, s = ctx.saved_tensors
     act, alpha, gain, clamp = ctx.activation
@@ -139,10 +138,10 @@ def epilogue(
     size: tuple[int, int],
     backend: str,
 ) -> torch.Tensor:
-    """The value of the formula above; see :mod:`cagc_kernels.native.epilogue`.
+    """Return y [N, C, height, width] of the module's formula in the dtype of ``x``.
 
-    Consumes ``x``, which may be overwritten where nothing keeps it. ``padding`` is (x, y) before the first pixel,
-    ``size`` (height, width) of the output.
+    Overwrites ``x`` where autograd does not keep it. ``padding`` is (x, y) before the first pixel, ``size`` (height,
+    width) of the output; shapes and dtypes as in :func:`cagc_kernels.native.epilogue.epilogue`.
     """
     arguments = (f, scale, *epilogue, *padding, *size, backend)
     if profiling.active:

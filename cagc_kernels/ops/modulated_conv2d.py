@@ -1,4 +1,4 @@
-"""Modulated convolution and the generator layer built on it: arguments, checks, choice of backend."""
+"""The public ops modulated_conv2d and styled_conv2d: argument checks and choice of backend."""
 
 from __future__ import annotations
 
@@ -36,16 +36,17 @@ def modulated_conv2d(
         d[n, o] = rsqrt(Σ_i styles[n, i]² · Σ_k weight[o, i, k]² + 1e-8)      (1 without ``demodulate``)
         y[n, o] = d[n, o] · conv(x[n] · styles[n], weight)[o] + noise
 
-    The activations are modulated, never the weights: one dense convolution serves the whole batch.
+    The activations are multiplied by the styles, not the weights, so that one dense convolution serves the batch.
 
     Args:
         x: [N, I, H, W], any floating-point dtype. All other tensors have the same, or are float32 where ``x`` is
             float16 or bfloat16.
-        weight: [O, I, kh, kw], shared by the batch and used as it is: scale it by 1/√fan_in before.
+        weight: [O, I, kh, kw], shared by the batch and used unscaled: multiply by 1/√fan_in beforehand.
         styles: [N, I].
-        noise: broadcast over the output, [N or 1, 1, H', W']; added after demodulation.
-        up, down: integer factors of resampling by ``resample_filter``; not both above 1.
-        padding: of the convolution, at the up-sampled resolution: one number, ``[x, y]`` or ``[x0, x1, y0, y1]``.
+        noise: [N or 1, 1, H', W'] or any shape that broadcasts to the output; added after demodulation.
+        up, down: integer factors of resampling with ``resample_filter``; at least one of them is 1.
+        padding: pixels that the convolution pads at the up-sampled resolution: one number, ``[x, y]`` or
+            ``[x0, x1, y0, y1]``.
         resample_filter: float32 taps from :func:`cagc_kernels.setup_filter`; None is identity.
         demodulate: normalise each filter of each sample to unit energy.
         flip_weight: correlate (as ``torch.nn.Conv2d``); False mirrors the kernel.
@@ -55,7 +56,8 @@ def modulated_conv2d(
         [N, O, H', W'] in the dtype of ``x``.
 
     Raises:
-        TypeError, ValueError: before any work, naming the argument.
+        TypeError, ValueError: an argument has a wrong type, shape, dtype, device or value, or ``backend`` cannot run
+            on this device. Raised before any work, naming the argument.
 
     In half precision everything but the convolution is computed in float32 and rounded once; in float16, weight and
     styles are normalised first, so that the convolution stays in range however large they are. Under ``torch.autocast``
@@ -78,7 +80,7 @@ def _modulated_conv2d(
 
 
 def _layer(x, weight, styles, demodulate, modulate, flip_weight, resampling, epilogue, backend) -> torch.Tensor:
-    """Both ops on gathered arguments, by the backend that takes them."""
+    """Run either op on checked arguments with the chosen backend."""
     arguments = x, weight, styles, demodulate, modulate, flip_weight, resampling, epilogue
     chosen = choose("modulated_conv2d", backend, x)
     if chosen == "reference" or is_empty(x, weight):
@@ -90,7 +92,7 @@ def _layer(x, weight, styles, demodulate, modulate, flip_weight, resampling, epi
 
 
 def _gather(x, weight, styles, noise, up, down, padding, resample_filter, demodulate) -> Resampling:
-    """Check what both ops take; how they resample."""
+    """Check the arguments that both ops share and return their resampling."""
     checks.tensor("x", x, 4, "[N, I, H, W]")
     checks.tensor("weight", weight, 4, "[O, I, kh, kw]")
     checks.tensor("styles", styles, 2, "[N, I]")
@@ -145,7 +147,7 @@ def styled_conv2d(
     modulate: bool = True,
     backend: str | None = None,
 ) -> torch.Tensor:
-    """A layer of the generator: modulated convolution, noise, bias, activation, gain, clamp.
+    """Return the output of a StyleGAN2 generator layer: modulated convolution, noise, bias, activation, gain, clamp.
 
     Equivalent to::
 
@@ -158,18 +160,20 @@ def styled_conv2d(
         weight: [O, I, k, k], k odd.
         styles: [N, I].
         bias: [O].
-        noise: broadcast over [N, O, H·up, W·up]: [N or 1, 1, H·up, W·up], scaled by the caller.
-        next_styles: [N, O]; the next layer then takes them as its styles, with ``modulate=False``.
-        modulate: False where ``x`` has been multiplied by ``styles`` before; they still demodulate.
+        noise: [N or 1, 1, H·up, W·up], already multiplied by its strength; None adds no noise.
+        next_styles: [N, O], styles of the next layer, multiplied into this output; call the next layer with
+            ``modulate=False``.
+        modulate: False if ``x`` is already multiplied by ``styles``; they are then used for demodulation only.
         act, alpha, gain, clamp: see :func:`cagc_kernels.bias_act`.
-        up, resample_filter, demodulate, backend: see :func:`modulated_conv2d`. A named backend binds the op as a
-            whole; by default each part takes the best one that has it.
+        up, resample_filter, demodulate, backend: see :func:`modulated_conv2d`. A named backend runs the whole layer;
+            with None, each part runs on the best backend that implements it.
 
     Returns:
-        [N, O, H·up, W·up].
+        [N, O, H·up, W·up] in the dtype of ``x``.
 
     Raises:
-        TypeError, ValueError: before any work, naming the argument.
+        TypeError, ValueError: an argument has a wrong type, shape, dtype, device or value, or ``backend`` cannot run
+            on this device. Raised before any work, naming the argument.
     """
     arguments = (
         weight, styles, bias, noise, up, resample_filter, demodulate, act, alpha, gain, clamp, next_styles, modulate,
@@ -191,9 +195,9 @@ def composed_because(
     resample_filter: torch.Tensor | None = None,
     act: str = "linear",
 ) -> str | None:
-    """Why ``backend`` composes a call of :func:`modulated_conv2d` or :func:`styled_conv2d`; None if it is fused.
+    """Return why ``backend`` composes a modulated_conv2d or styled_conv2d call of several kernels; None if it is fused.
 
-    Only the shapes of tensors are looked at. ``padding`` None is that of styled_conv2d.
+    Reads only the shapes of tensors, so tensors on "meta" are accepted. ``padding=None`` is that of :func:`styled_conv2d`.
     """
     if backend == "reference":
         return "plain PyTorch"

@@ -1,4 +1,4 @@
-"""Registration of an op with PyTorch, and the eager call that goes around the dispatcher."""
+"""Registers an op with PyTorch and builds its eager call, which bypasses the dispatcher."""
 
 from __future__ import annotations
 
@@ -16,16 +16,17 @@ def register(
 ) -> Callable:
     """Define the op ``cagc::`` + ``schema``, whose tensors come first, and return the function that calls it.
 
-    That function gives plain tensors straight to ``run`` or, where a gradient is wanted, to an ``autograd.Function``
-    of the same parts: 6 µs of overhead instead of 14 (bias_act). All others take the registered op.
+    That function passes plain tensors straight to ``run`` or, if a gradient is needed, to an ``autograd.Function`` of
+    the same parts: 6 µs of overhead instead of 14 (bias_act). Other tensors go to the registered op.
 
     Args:
         schema: in PyTorch's notation, ``name(Tensor x, Tensor? b, ...) -> ...``.
-        run: computes on the CPU and on CUDA devices; takes the arguments of ``schema``, as all that follow.
-        fake: uninitialised outputs with the shapes, strides and dtypes of ``run``'s.
-        save: the ``setup_context`` of the backward pass.
-        backward: gradients of all arguments; differentiable if what it calls is.
-        eager: called instead of ``run`` on plain tensors that want no gradient.
+        run: computes on CPU and CUDA devices; takes the arguments of ``schema``.
+        fake: returns uninitialised outputs with the shapes, strides and dtypes of ``run``'s; same arguments.
+        save: the ``setup_context(ctx, inputs, output)`` of the backward pass.
+        backward: ``backward(ctx, *output_gradients)`` returns the gradients of all arguments; differentiable if the ops
+            it calls are.
+        eager: replaces ``run`` for plain tensors that need no gradient; None uses ``run``.
     """
     name, _, parameters = schema.partition("(")
     count = parameters.partition("->")[0].count("Tensor")
@@ -37,7 +38,7 @@ def register(
     op = getattr(torch.ops.cagc, name).default
     eager = eager or run
 
-    # With a setup_context, a Function would look up the signature of its forward in every call.
+    # Not setup_context: with it, a Function inspects the signature of its forward in every call.
     def forward(ctx, *arguments):
         output = run(*arguments)
         save(ctx, arguments, output)

@@ -1,6 +1,6 @@
-"""Modulated convolution where a backend has it in one kernel, registered with PyTorch.
+"""Modulated convolution for backends with a single kernel for the whole layer, registered with PyTorch.
 
-The backward pass runs the reference's formula on the saved inputs and differentiates it, as often as is asked for.
+The backward pass runs the reference on the saved inputs and differentiates it, any number of times.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from .registration import register
 
 
 def _gathered(x, weight, styles, f, noise, bias, next_styles, demodulate, modulate, flip_weight, *rest):
-    """The arguments of :func:`single_kernel` but for the backend, from those of the schema."""
+    """Convert the arguments of the schema to those of :func:`single_kernel`, without the backend."""
     resampling, epilogue = Resampling.of_numbers(f, *rest[:10]), Epilogue(noise, bias, next_styles, *rest[10:])
     return x, weight, styles, demodulate, modulate, flip_weight, resampling, epilogue
 
@@ -38,7 +38,7 @@ def _save(ctx, inputs, output) -> None:
 def _backward(ctx, g):
     again = torch.is_grad_enabled()
     with torch.enable_grad(), torch.autocast(g.device.type, enabled=False):
-        # Views, so that a path from one saved tensor to another is not counted twice.
+        # Views: if one saved tensor was computed from another, autograd must not follow that path as well.
         inputs = [None if t is None else t.view_as(t) for t in ctx.saved_tensors]
         wanted = [t for t in inputs if t is not None and t.requires_grad]
         y = reference.layer(*_gathered(*inputs, *ctx.options))
@@ -58,7 +58,7 @@ _call = register(
 def single_kernel(
     x, weight, styles, demodulate, modulate, flip_weight, resampling: Resampling, epilogue: Epilogue, backend: str
 ) -> torch.Tensor:
-    """As :func:`cagc_kernels.ops.composed.composed`, by one kernel of ``backend``."""
+    """Return the same as :func:`cagc_kernels.ops.composed.composed`, computed by one kernel of ``backend``."""
     noise, bias, next_styles, *activation = epilogue
     return _call(
         x, weight, styles, resampling.filter, noise, bias, next_styles, demodulate, modulate, flip_weight,

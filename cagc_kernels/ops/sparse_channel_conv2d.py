@@ -1,7 +1,7 @@
 """Convolution over chosen channels of a full weight: the public op, its registration with PyTorch, its derivatives.
 
-``cagc::sparse_channel_conv2d`` correlates the zero-stuffed ``x`` with the chosen block of the weight; an up-sampling
-layer is that and one FIR filter.
+``cagc::sparse_channel_conv2d`` inserts up - 1 zeros between the pixels of ``x`` and correlates the result with the chosen
+block of the weight; an up-sampling layer adds one FIR filter.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ def sparse_channel_conv2d(
     resample_filter: torch.Tensor | None = None,
     backend: str | None = None,
 ) -> torch.Tensor:
-    """(Modulated) convolution with the block ``weight[out_channels][:, in_channels]`` of a full weight.
+    """Convolve, modulated if ``styles`` is given, with ``weight[out_channels][:, in_channels]`` of a full weight.
 
     Equivalent to::
 
@@ -44,21 +44,21 @@ def sparse_channel_conv2d(
         y = modulated_conv2d(x, w, styles, None, up, 1, padding, resample_filter, demodulate, flip_weight)
         y = zeros(N, O, H', W').index_copy(1, out_channels, y)      # with scatter
 
-    without the tensor ``w``: the kernels read the full weight through the index vectors, and pack the filters of a few
-    output channels at a time into a panel that stays in the cache. The reference gathers ``w``. Below about 16 px the
-    kernels read more weights than they multiply, and a block sliced beforehand is faster (benchmarks/bench_sparse.py).
+    but without the tensor ``w``: the kernels read the full weight through the index vectors and pack the filters of a
+    few output channels at a time into a panel that stays in the cache. The reference gathers ``w``. Below about 16 px the
+    time of reading weights dominates, and slicing the block beforehand is faster (benchmarks/bench_sparse.py).
 
     Args:
         x: [N, I', H, W], the chosen input channels only.
-        weight: [O, I, k, k], the full weight, any strides; dtype of ``x``, or float32 where that is half precision.
+        weight: [O, I, k, k], the full weight, any strides; dtype of ``x``, or float32 if ``x`` is half precision.
         in_channels: [I'] int64 indices of inputs of ``weight``, strictly ascending, at least one.
         out_channels: [O'] int64 indices of outputs of ``weight``, strictly ascending, at least one.
-        styles: [N, I'] factors of the channels of ``x``, in a dtype as ``weight``; None convolves without modulation
-            or demodulation.
+        styles: [N, I'] factors of the channels of ``x``, with a dtype that ``weight`` may have; None convolves without
+            modulation or demodulation.
         demodulate: normalise each filter of each sample to unit energy over the chosen inputs.
         padding: zeros around ``x``, at the up-sampled resolution; by default k // 2.
         flip_weight: correlate (as ``torch.nn.Conv2d``); False mirrors the kernel.
-        scatter: place the outputs among zeros at their full-width positions.
+        scatter: return all O channels: the outputs at ``out_channels``, zeros elsewhere.
         up, resample_filter: up-sampling as in :func:`cagc_kernels.modulated_conv2d`.
         backend: "reference", "native", "triton", or None to choose.
 
@@ -66,12 +66,13 @@ def sparse_channel_conv2d(
         [N, O', H', W'], with ``scatter`` [N, O, H', W'], in the dtype of ``x``; channels_last if ``x`` is.
 
     Raises:
-        TypeError, ValueError: before any work, naming the argument. The values of an index tensor are looked at once
-            while it does not change (on a GPU the first call waits for it), and under ``torch.compile`` only when
-            the kernel runs. The op reads a copy of them: on a GPU a write through ``.data`` is not seen.
+        TypeError, ValueError: an argument has a wrong type, shape, dtype, device or value. Raised before any work,
+            naming the argument. The values of an index tensor are checked once per version of it (on a GPU the first
+            call synchronises), and under ``torch.compile`` only when the kernel runs. The op reads a copy of the
+            checked values: on a GPU a later write through ``.data`` is not seen.
 
-    Differentiable any number of times in x, weight and styles: the kernels' backward is PyTorch's convolution over the
-    gathered block, in float32 for half precision, and the one full-width tensor is the gradient of ``weight``. Under
+    Differentiable any number of times in x, weight and styles. The backward pass of the kernels is PyTorch's
+    convolution over the gathered block, in float32 for half precision; only the gradient of ``weight`` has full width. Under
     ``torch.autocast`` x is cast to its dtype and the other tensors to float32.
     """
     arguments = (
@@ -115,7 +116,7 @@ def _by_kernel(tensors, demodulate, flip_weight, scatter, resampling, chosen, ba
     (up, _), (padding, *_), f = resampling.up, resampling.padding, resampling.filter
     if up == 1:
         return _call(*tensors, demodulate, flip_weight, padding, 1, scatter, chosen)
-    # The margins of modulated_conv2d: as many pixels as the filter reaches beyond the image.
+    # The same margins as modulated_conv2d: the filter's reach beyond the image, plus the padding.
     y1, x1 = (padding + (size - up) // 2 for size in resampling.filter_size)
     y0, x0 = (padding + (size + up - 1) // 2 for size in resampling.filter_size)
     same, gain = backend and chosen, float(up**2)
@@ -130,7 +131,7 @@ def _by_kernel(tensors, demodulate, flip_weight, scatter, resampling, chosen, ba
 
 
 def _gather(x, weight, in_channels, out_channels, styles, padding, up, resample_filter) -> Resampling:
-    """Check all but the flags; how the op resamples."""
+    """Check all arguments but the flags and return the resampling."""
     checks.tensor("x", x, 4, "[N, I', H, W]")
     checks.tensor("weight", weight, 4, "[O, I, k, k]")
     checks.like("weight", weight, "x", x, wide=True)
@@ -172,16 +173,16 @@ def _check_index(name: str, index: object, device: torch.device) -> None:
         raise ValueError(f"{name}: got no index, expected at least 1")
 
 
-# Of index tensors: the version and the width that their values were checked for, and a copy of those values.
+# Maps an index tensor to the (version, width) its values were checked for and a copy of the checked values.
 _checked = WeakIdKeyDictionary()
 
 
 def _checked_copy(name: str, index: torch.Tensor, width: int) -> torch.Tensor:
-    """A copy of ``index`` that only this module holds, its values checked; the same tensor while they do not change.
+    """Return a private copy of ``index`` with checked values; cached until ``index`` changes.
 
-    Kernels and backward passes read through the copy: who writes to ``index`` through numpy or ``.data``, which its
-    version does not tell, cannot make them read elsewhere. On the CPU such a write is noticed; on a GPU that would
-    have to wait for the device, and the values that were checked stay in use.
+    Kernels and backward passes index through the copy, so that a later write to ``index`` cannot make them read out of
+    bounds. Writes through NumPy or ``.data`` do not change the tensor's version: on the CPU they are found by comparing
+    values; on a GPU that would synchronise, and the values checked first stay in use.
     """
     facts = None if index.is_inference() else (index._version, width)
     known = _checked.get(index)
@@ -207,19 +208,19 @@ def _checked_copy(name: str, index: torch.Tensor, width: int) -> torch.Tensor:
 
 
 def _checked_copies(in_channels, out_channels, weight) -> tuple[torch.Tensor, torch.Tensor]:
-    """:func:`_checked_copy` of both index tensors of ``weight``."""
+    """Return :func:`_checked_copy` of both index tensors."""
     return (
         _checked_copy("in_channels", in_channels, weight.shape[1]),
         _checked_copy("out_channels", out_channels, weight.shape[0]),
     )
 
 
-# From here on every function takes (demodulate, flip, padding, up, scatter, backend) last: a correlation over x with
-# up - 1 zeros between its pixels and ``padding`` zeros around them.
+# The functions below end with the arguments (demodulate, flip, padding, up, scatter, backend). They correlate x with
+# up - 1 zeros inserted between its pixels and ``padding`` zeros around the image.
 
 
 def _output(x, weight, out_channels, padding, up, scatter) -> tuple[int, int, int]:
-    """(channels, height, width) of the output."""
+    """Return (channels, height, width) of the output."""
     height, width = ((size - 1) * up + 2 * padding + 2 - weight.shape[-1] for size in x.shape[2:])
     return weight.shape[0] if scatter else out_channels.shape[0], height, width
 
@@ -229,7 +230,7 @@ def _run(x, weight, in_channels, out_channels, *rest):
 
 
 def _run_checked(x, weight, in_channels, out_channels, styles, demodulate, flip, padding, up, scatter, backend):
-    """On the checked copies that an eager call of the public op has made."""
+    """Run the kernel on index copies that the public op has already checked."""
     return kernels("sparse_channel_conv2d", backend).sparse_channel_conv2d(
         x, weight, in_channels, out_channels, styles, demodulate, padding, flip, scatter, up
     )
@@ -247,7 +248,7 @@ def _save(ctx, inputs, output) -> None:
 
 
 def _backward(ctx, g):
-    """With u = x·s, c = conv(u, w) and y = d·c, in operations that PyTorch differentiates further."""
+    """Gradients for u = x·s, c = conv(u, w), y = d·c, in PyTorch ops that can be differentiated again."""
     x, weight, in_channels, out_channels, styles, y = ctx.saved_tensors
     demodulate, flip, padding, up, scatter = ctx.options
     wants_x, wants_w, _, _, wants_s, *_ = ctx.needs_input_grad
@@ -257,7 +258,7 @@ def _backward(ctx, g):
     s = None if styles is None else styles.to(dtype)
     if scatter:
         g, y = (None if t is None else t.index_select(1, out_channels) for t in (g, y))
-    gd = (g * y.to(dtype)).sum((2, 3)) if demodulate else None  # times d
+    gd = (g * y.to(dtype)).sum((2, 3)) if demodulate else None  # the gradient in d, times d
     if s is not None:
         u = u * s[:, :, None, None]
     if demodulate:
@@ -269,7 +270,7 @@ def _backward(ctx, g):
         gs = (gu * x.to(dtype)).sum((2, 3)) if wants_s else None
         gu = gu * s[:, :, None, None]
     if demodulate:
-        # The derivative of d in Σ s²·E is -d³/2, and ``gd`` holds one d.
+        # With E = Σ_k w², d = (Σ s²·E + ε)^-1/2 has the derivative -d³/2 in Σ s²·E; ``gd`` already holds one d.
         gd = -0.5 * gd * d.square()
         if gs is not None:
             gs = gs + 2 * s * (gd @ w.square().sum((2, 3)))
@@ -284,7 +285,7 @@ def _backward(ctx, g):
 
 
 def _convolution_backward(g, u, w, flip, padding, up, wants_u, wants_w):
-    """Gradients of the correlation in ``u`` and in the gathered block ``w``."""
+    """Return the gradients of the correlation in ``u`` and in the gathered block ``w``; None for one not wanted."""
 
     def turn(w):  # its own inverse
         return w.flip(2, 3) if flip != (up == 1) else w

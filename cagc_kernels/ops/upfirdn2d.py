@@ -1,7 +1,7 @@
-"""Up-sampling, FIR filtering and down-sampling of image batches: the public ops, their registration with PyTorch.
+"""Up-sampling, FIR filtering and down-sampling of image batches: the public ops and their registration with PyTorch.
 
-``cagc::upfirdn2d`` is its own derivative, with ``up`` and ``down`` exchanged and the filter mirrored, so one
-registration serves every order.
+The gradient of ``cagc::upfirdn2d`` is the same op with ``up`` and ``down`` exchanged and the filter mirrored, so one
+registration gives derivatives of every order.
 """
 
 from __future__ import annotations
@@ -27,23 +27,24 @@ def setup_filter(
     gain: float = 1,
     separable: bool | None = None,
 ) -> torch.Tensor:
-    """Prepare FIR taps for :func:`upfirdn2d`.
+    """Return FIR taps in the form that :func:`upfirdn2d` takes.
 
     Args:
         f: taps as a number, a vector [k] or a matrix [kh, kw] (tensor, nested sequence), or None for identity.
-        device: where the result lives.
-        normalize: divide by the sum of the taps, so that a constant image stays as it is.
+        device: device of the result.
+        normalize: divide the taps by their sum, so that a constant image keeps its value.
         flip_filter: mirror the taps.
-        gain: total signal gain; a separable filter gets the square root of it on each axis.
-        separable: keep a vector as it is. Default: a vector of 8 or more taps stays, a shorter one becomes its
-            outer product.
+        gain: factor on the result, at least 0; a separable filter applies its square root on each axis.
+        separable: True keeps a vector, False makes it a matrix (its outer product); None keeps a vector of 8 or more
+            taps.
 
     Returns:
         float32 taps, [kh, kw] or, when separable, [k].
 
     Raises:
-        TypeError, ValueError: what is no array of numbers, more than two dimensions, no taps, taps that sum to zero or
-            to no number with ``normalize``, a matrix with ``separable=True``; an argument of another type.
+        TypeError: ``f`` is not an array of numbers, or another argument has a wrong type.
+        ValueError: ``f`` has more than two dimensions or no taps, the taps sum to zero or a non-finite value with
+            ``normalize``, ``f`` is a matrix with ``separable=True``, ``gain`` is negative, or the device is unknown.
     """
     for name, value in (("normalize", normalize), ("flip_filter", flip_filter), ("separable", separable or False)):
         checks.flag(name, value)
@@ -67,7 +68,7 @@ def setup_filter(
 
 
 def check_filter(name: str, f: torch.Tensor | None, x: torch.Tensor) -> None:
-    """``f`` is a filter as :func:`setup_filter` makes it, on the device of ``x``, or None."""
+    """Check that ``f`` is None or taps [k] or [kh, kw] on the device of ``x``."""
     if f is None:
         return
     checks.tensor(name, f)
@@ -78,7 +79,7 @@ def check_filter(name: str, f: torch.Tensor | None, x: torch.Tensor) -> None:
 
 
 def _gather(x, f, up, down, padding, flip_filter, gain) -> Resampling:
-    """The checked arguments of any function here."""
+    """Check the arguments that all ops of this module share and return them as a Resampling."""
     checks.tensor("x", x, 4, "[N, C, H, W]")
     up, down = checks.pair("up", up), checks.pair("down", down)
     padding = checks.margins("padding", padding)
@@ -102,11 +103,11 @@ def upfirdn2d(
 
     Args:
         x: images [N, C, H, W], any floating-point dtype.
-        f: floating-point taps [kh, kw], or [k] for both axes in turn, from :func:`setup_filter`; None is identity.
+        f: floating-point taps [kh, kw], or [k] applied along both axes, from :func:`setup_filter`; None is identity.
         up, down: one factor, or ``[x, y]``.
-        padding: pixels of the up-sampled image added (cropped where negative): one number, ``[x, y]`` or
+        padding: zeros added around the up-sampled image, in pixels (negative crops): one number, ``[x, y]`` or
             ``[x0, x1, y0, y1]``.
-        flip_filter: correlate with ``f`` as it stands; by default it is mirrored, a true convolution.
+        flip_filter: True correlates with ``f``; False convolves, which mirrors it.
         gain: factor on the result.
         backend: "reference", "native", "triton", or None to choose.
 
@@ -114,10 +115,11 @@ def upfirdn2d(
         [N, C, (H·up_y + y0 + y1 − kh) // down_y + 1, (W·up_x + x0 + x1 − kw) // down_x + 1], dtype of ``x``.
 
     Raises:
-        TypeError, ValueError: before any work, naming the argument.
+        TypeError, ValueError: an argument has a wrong type, shape, dtype, device or value, or the padded image is
+            smaller than the filter. Raised before any work, naming the argument.
 
-    Differentiable in ``x`` any number of times; the gradient is the same op with ``up`` and ``down`` exchanged. No
-    kernel computes the gradient in ``f``: where ``f`` asks for one, the reference runs, and naming a kernel raises.
+    Differentiable in ``x`` any number of times; the gradient is the same op with ``up`` and ``down`` exchanged. Only
+    the reference computes the gradient in ``f``: it runs if ``f`` requires one, and a kernel named in ``backend`` raises.
     The kernels keep channels_last, take taps in float32 (float64 for float64 ``x``) and round the result once; the
     reference rounds taps and sums to the dtype of ``x``.
     """
@@ -125,7 +127,7 @@ def upfirdn2d(
 
 
 def resample(x: torch.Tensor, resampling: Resampling, backend: str | None) -> torch.Tensor:
-    """:func:`upfirdn2d` on gathered arguments."""
+    """Run :func:`upfirdn2d` on arguments that are already checked."""
     if profiling.active:
         label = f"upfirdn2d up={resampling.up[0]} down={resampling.down[0]}"
         return profiling.ranged(label, _resample, x, resampling, backend)
@@ -162,9 +164,9 @@ def filter2d(
     gain: float = 1,
     backend: str | None = None,
 ) -> torch.Tensor:
-    """Filter [N, C, H, W] with ``f`` at the same size; ``padding`` is added to the one that keeps the size.
+    """Filter ``x`` [N, C, H, W] with ``f``; with ``padding=0`` the size stays.
 
-    Arguments and errors as :func:`upfirdn2d`.
+    ``padding`` is added to the padding that keeps the size. Other arguments and errors as in :func:`upfirdn2d`.
     """
     resampling = _gather(x, f, 1, 1, padding, flip_filter, gain)
     (fh, fw), (x0, x1, y0, y1) = resampling.filter_size, resampling.padding
@@ -181,9 +183,9 @@ def upsample2d(
     gain: float = 1,
     backend: str | None = None,
 ) -> torch.Tensor:
-    """Up-sample [N, C, H, W] to [N, C, H·up, W·up], interpolating with ``f``; a constant keeps its value.
+    """Up-sample ``x`` [N, C, H, W] to [N, C, H·up, W·up], interpolating with ``f``; a constant image keeps its value.
 
-    Arguments and errors as :func:`upfirdn2d`; ``padding`` is that of the output.
+    Arguments and errors as in :func:`upfirdn2d`; ``padding`` counts pixels of the output.
     """
     resampling = _gather(x, f, up, 1, padding, flip_filter, gain)
     (fh, fw), (up_x, up_y), (x0, x1, y0, y1) = resampling.filter_size, resampling.up, resampling.padding
@@ -200,9 +202,9 @@ def downsample2d(
     gain: float = 1,
     backend: str | None = None,
 ) -> torch.Tensor:
-    """Down-sample [N, C, H, W] by ``down`` behind the low-pass ``f``.
+    """Filter ``x`` [N, C, H, W] with the low-pass ``f`` and keep every ``down``-th pixel: [N, C, H // down, W // down].
 
-    Arguments and errors as :func:`upfirdn2d`; ``padding`` is that of the input.
+    Arguments and errors as in :func:`upfirdn2d`; ``padding`` counts pixels of the input.
     """
     resampling = _gather(x, f, 1, down, padding, flip_filter, gain)
     (fh, fw), (down_x, down_y), (x0, x1, y0, y1) = resampling.filter_size, resampling.down, resampling.padding
@@ -211,7 +213,7 @@ def downsample2d(
     return resample(x, resampling._replace(padding=(x0, x1, y0, y1)), backend)
 
 
-# At the schema boundary: the tensors, then the numbers of a Resampling, then the backend.
+# Order of the schema's arguments: the tensors, the numbers of a Resampling, the backend.
 
 
 def _run(x, f, *numbers_backend):
@@ -231,7 +233,7 @@ def _save(ctx, inputs, output) -> None:
 
 
 def _backward(ctx, g):
-    """The transpose: what each output read, it now gives back."""
+    """The transposed linear map: each output's gradient is added to the pixels that it was computed from."""
     (f,) = ctx.saved_tensors
     forward = Resampling.of_numbers(f, *ctx.numbers)
     (up_x, up_y), (down_x, down_y), (x0, _, y0, _) = forward.up, forward.down, forward.padding
@@ -250,5 +252,5 @@ _call = register(
 
 
 def call(x: torch.Tensor, resampling: Resampling, backend: str) -> torch.Tensor:
-    """The registered op by a chosen ``backend``, without checks."""
+    """Call the registered op with the given ``backend``, without checks."""
     return _call(x, resampling.filter, *resampling.numbers, backend)
