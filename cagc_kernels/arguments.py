@@ -1,4 +1,4 @@
-"""Arguments that ops share: gathered once by the public functions, passed unchanged to the kernels."""
+"""Groups of arguments that several ops share; public functions check and build them once, kernels receive them."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ HALF = (torch.float16, torch.bfloat16)
 
 
 def accumulator(dtype: torch.dtype) -> torch.dtype:
-    """The dtype in which kernels sum values of ``dtype``: float64 for float64, float32 for all others."""
+    """Return the dtype in which kernels sum values of ``dtype``: float64 for float64, float32 for all others."""
     return torch.float64 if dtype == torch.float64 else torch.float32
 
 
@@ -21,10 +21,10 @@ class Resampling(NamedTuple):
     """Up-sampling by zeros, padding, FIR filter and down-sampling of images [N, C, H, W].
 
     Attributes:
-        filter: taps [kh, kw], or [k] for both axes in turn; None is identity.
+        filter: taps [kh, kw], or [k] applied along both axes; None is identity.
         up, down: factors (x, y).
-        padding: pixels (x0, x1, y0, y1) of the up-sampled image that are added, or cropped where negative.
-        flip_filter: correlate with the taps as they stand; by default they are mirrored.
+        padding: zeros (x0, x1, y0, y1) added around the up-sampled image, in pixels; negative values crop.
+        flip_filter: True correlates with the taps; False convolves, which mirrors them.
         gain: factor on the result.
     """
 
@@ -49,19 +49,19 @@ class Resampling(NamedTuple):
         return height * up_y + y0 + y1, width * up_x + x0 + x1
 
     def output_size(self, x: torch.Tensor, kernel: Iterable[int] | None = None) -> tuple[int, int]:
-        """(height, width) of the result for ``x`` and a ``kernel`` (height, width), by default the filter."""
+        """Return the result's (height, width) for ``x`` and a ``kernel`` (height, width), by default the filter."""
         (height, width), (down_x, down_y) = self.padded_size(x), self.down
         kh, kw = self.filter_size if kernel is None else kernel
         return (height - kh) // down_y + 1, (width - kw) // down_x + 1
 
     @property
     def numbers(self) -> tuple[int | bool | float, ...]:
-        """All but the filter, flat, as in :data:`RESAMPLING_SCHEMA`."""
+        """All fields but the filter as one flat tuple, in the order of :data:`RESAMPLING_SCHEMA`."""
         return *self.up, *self.down, *self.padding, self.flip_filter, self.gain
 
     @classmethod
     def of_numbers(cls, filter, up_x, up_y, down_x, down_y, x0, x1, y0, y1, flip_filter, gain) -> Resampling:
-        """The inverse of :attr:`numbers`."""
+        """Build a Resampling from a filter and :attr:`numbers`."""
         return cls(filter, (up_x, up_y), (down_x, down_y), (x0, x1, y0, y1), flip_filter, gain)
 
 
@@ -72,12 +72,14 @@ RESAMPLING_SCHEMA = (
 
 
 class Epilogue(NamedTuple):
-    """What follows a convolution: ``clamp(gain · act(y + noise + bias), ±clamp) · next_styles``.
+    """The steps after a convolution: ``clamp(gain · act(y + noise + bias), ±clamp) · next_styles``.
 
     Attributes:
-        noise: broadcasts to the output [N, O, H', W']; bias: [O]; next_styles: [N, O]; None leaves one out.
+        noise: broadcasts to the output [N, O, H', W']; None adds no noise.
+        bias: [O]; None adds no bias.
+        next_styles: [N, O], styles of the next layer; None does not multiply.
         act, alpha, gain: as in :func:`cagc_kernels.bias_act`.
-        clamp: bound of the absolute value; below 0 there is none.
+        clamp: bound of the absolute value; below 0 means no clamp.
     """
 
     noise: torch.Tensor | None = None
@@ -90,7 +92,7 @@ class Epilogue(NamedTuple):
 
     @property
     def is_identity(self) -> bool:
-        """Whether nothing follows."""
+        """Whether the epilogue leaves its input unchanged."""
         absent = self.noise is None and self.bias is None and self.next_styles is None
         return absent and self.act == "linear" and self.gain == 1 and self.clamp < 0
 
@@ -101,7 +103,7 @@ ACTIVATION_SCHEMA = "str act, float alpha, float gain, float clamp"
 def activation(
     act: str, alpha: float | None, gain: float | None, clamp: float | None
 ) -> tuple[str, float, float, float]:
-    """(act, alpha, gain, clamp) with the activation's own alpha and gain for None, and -1 for no clamp."""
+    """Replace None by defaults: the activation's own alpha and gain, and a clamp of -1, which means no clamp."""
     known = ACTIVATIONS[act]
     return (
         act,

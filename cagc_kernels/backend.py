@@ -1,9 +1,9 @@
-"""Which backends exist, why one does not, and which one an op takes.
+"""Availability of the backends, and the choice of the backend that runs an op.
 
-Every backend refuses with a reason, and the first one that does not refuse is taken. A backend named in a call
-(``backend="native"``) is binding: if it refuses, the call raises. A backend preferred for a stretch of code
-(:func:`use_backend`) or for a process (``CAGC_BACKEND``) is tried first and passed over where it has no kernel;
-:func:`explain` tells which one runs and why.
+Backends are tried in order; one that cannot run an op gives the reason (:func:`refusal`), and the first one that can is
+chosen. A backend named in a call (``backend="native"``) is binding: if it refuses, the call raises. A backend preferred
+for a block of code (:func:`use_backend`) or for a process (``CAGC_BACKEND``) is tried first and skipped where it
+refuses. :func:`explain` reports the choice and its reasons.
 """
 
 from __future__ import annotations
@@ -19,20 +19,20 @@ from inspect import signature
 BACKENDS = ("reference", "native", "triton")
 OPS = ("bias_act", "upfirdn2d", "epilogue", "modulated_conv2d", "sparse_channel_conv2d")
 
-# Compiled kernels first: on the host, native is one pass over memory; on the GPU it has no launcher to warm up.
+# Compiled kernels first: on the CPU they make one pass over memory; on a GPU they need no JIT compilation.
 ORDER = ("native", "triton", "reference")
-# Except for products of matrices on a GPU: only Triton's kernels use its tensor cores.
+# Matrix products on a GPU prefer Triton: only its kernels use the tensor cores.
 MATRIX_ORDER = ("triton", "native", "reference")
 MATRIX_OPS = ("sparse_channel_conv2d",)
 
-# The op stems each backend has kernels for; a file of that name lies in the backend's folder.
+# The ops for which each backend has kernels, in a module of that name in the backend's package.
 IMPLEMENTS = {
     "reference": OPS,
     "native": OPS,
-    "triton": tuple(op for op in OPS if op != "epilogue"),  # modulated_conv2d holds it
+    "triton": tuple(op for op in OPS if op != "epilogue"),  # its modulated_conv2d includes it
 }
 
-# Where what runs is not the taken backend's kernel alone; explain() says it.
+# Printed by explain(): cases in which more than the chosen backend's kernel runs.
 NOTES = {
     "bias_act": "the reference computes gain <= 0, or lrelu with alpha < 0: the slope could not be read off the output",
     "upfirdn2d": "the reference computes a filter that requires a gradient",
@@ -45,22 +45,22 @@ NOTES = {
 
 DTYPES = ("float32", "float64", "float16", "bfloat16")
 
-# A plain global: torch.compile guards on it, and compiles anew when it changes.
+# A plain global: torch.compile guards on it and recompiles when it changes.
 _preferred: str | None = os.environ.get("CAGC_BACKEND") or None
 
 
-# What the first use on a device found wrong, by (backend, op, type of device); only calls that name it still take it.
+# Faults found at first use, by (backend, op, device type); such a backend runs only if the call names it.
 _faults: dict[tuple[str, str, str], str] = {}
 
 
 def distrust(name: str, op: str, device: str, fault: str) -> None:
-    """Pass backend ``name`` over where ``op`` chooses on this type of device, because of ``fault``."""
+    """Exclude backend ``name`` from the automatic choice for ``op`` on this device type; ``fault`` is the reason."""
     _faults[name, op, device] = fault
     select.cache_clear()
 
 
 def check_name(name: str, argument: str = "backend") -> str:
-    """``name`` if it is a backend's; ValueError or TypeError listing the valid names otherwise."""
+    """Return ``name`` if it names a backend; else raise TypeError or ValueError listing the valid names."""
     if not isinstance(name, str):
         raise TypeError(f"{argument}: got {type(name).__name__}, expected one of {', '.join(BACKENDS)}")
     if name not in BACKENDS:
@@ -83,7 +83,7 @@ def use_backend(name: str | None) -> Iterator[None]:
 
 
 def preferred() -> str | None:
-    """The backend of the innermost :func:`use_backend`, else that of ``CAGC_BACKEND`` when this module was loaded."""
+    """Return the backend of the innermost :func:`use_backend`, else ``CAGC_BACKEND`` as it was on import, else None."""
     return _preferred
 
 
@@ -94,7 +94,7 @@ def implements(name: str, op: str) -> bool:
 
 @cache
 def unavailable(name: str) -> str | None:
-    """Why backend ``name`` cannot run in this process at all; None if it can. Found out once, then kept."""
+    """Return why backend ``name`` cannot run in this process at all, or None if it can; cached."""
     if name == "native":
         return import_module("cagc_kernels.native").REASON
     if name == "triton" and find_spec("triton") is None:
@@ -103,7 +103,7 @@ def unavailable(name: str) -> str | None:
 
 
 def refusal(name: str, op: str, device: str = "cpu") -> str | None:
-    """Why backend ``name`` does not take ``op`` on this type of device; None if it does, in every dtype."""
+    """Return why backend ``name`` cannot run ``op`` on this device type, or None if it can, in every dtype."""
     if op not in IMPLEMENTS[name]:
         return f"no {op} kernel"
     if name == "reference":
@@ -122,13 +122,13 @@ def refusal(name: str, op: str, device: str = "cpu") -> str | None:
 
 
 def order(op: str, device: str) -> tuple[str, ...]:
-    """The backends in the order in which ``op`` tries them."""
+    """Return the backends in the order in which they are tried for ``op``."""
     return MATRIX_ORDER if op in MATRIX_OPS and device == "cuda" else ORDER
 
 
 @cache
 def select(op: str, backend: str | None, first: str | None, device: str) -> str:
-    """The backend that ``op`` takes: ``backend`` if it is given, else ``first``, else the first of :func:`order`.
+    """Return the backend for ``op``: ``backend`` if given, else the first that can run it, trying ``first`` first.
 
     Raises ValueError if a name is unknown, or if ``backend`` refuses.
     """
@@ -141,7 +141,7 @@ def select(op: str, backend: str | None, first: str | None, device: str) -> str:
 
 
 def explain(op: str, device: object = "cpu", dtype: object = "float32", **call: object) -> str:
-    """One line per backend: taken, or skipped and why; and whether one call is a single kernel.
+    """Explain the choice of the backend: one line per backend, and whether a given call is fused.
 
     >>> print(explain("bias_act", device="cpu"))    # doctest: +SKIP
     bias_act on cpu, float32:
@@ -150,14 +150,20 @@ def explain(op: str, device: object = "cpu", dtype: object = "float32", **call: 
       reference  skipped: native comes first
       the reference computes gain <= 0, or lrelu with alpha < 0: the slope could not be read off the output
 
-    ``device`` is a ``torch.device`` and ``dtype`` a ``torch.dtype``, or their names. ``call`` is one call of
-    modulated_conv2d or styled_conv2d: x and weight, on "meta" too, and what it gives of noise, up, down, padding,
-    resample_filter and act. A last line then says whether all that surrounds the convolution is one kernel, or why it
-    is composed of several.
+    Args:
+        op: one of :data:`OPS`.
+        device: a ``torch.device`` or its name; only its type matters.
+        dtype: a ``torch.dtype`` or its name.
+        call: arguments of one call of modulated_conv2d or styled_conv2d (op "modulated_conv2d"): the tensors x and
+            weight, which may be on "meta", and any of noise, up, down, padding, resample_filter and act. A last line
+            then says whether the steps around the convolution are one kernel, or why they are several.
+
+    Returns:
+        Lines of text as in the example.
 
     Raises:
         ValueError: an unknown op, device or dtype.
-        TypeError: ``call`` for another op, without x or weight, or with a name that is none of these.
+        TypeError: ``call`` for another op, without x or weight, or with an unknown name.
     """
     if op not in OPS:
         raise ValueError(f"op: got {op!r}, expected one of {', '.join(OPS)}")

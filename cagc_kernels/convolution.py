@@ -1,6 +1,6 @@
 """Modulated convolution by PyTorch's dense convolution: its operands, and the resampling around it.
 
-The reference and the composed form of the kernels' backends share it; each gives the upfirdn2d that runs.
+Shared by the reference and by :mod:`cagc_kernels.ops.composed`; each passes its own upfirdn2d.
 """
 
 from __future__ import annotations
@@ -19,13 +19,15 @@ DEMODULATION_EPS = 1e-8
 def operands(
     weight: torch.Tensor, styles: torch.Tensor, dtype: torch.dtype, demodulate: bool, modulate: bool = True
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]:
-    """What a convolution of activations of ``dtype`` takes: weight, styles, and the factor [N, O] of its result.
+    """Return weight and styles [N, I] in ``dtype`` for a modulated convolution, and the factor [N, O] of its result.
 
-    With ``demodulate`` the factor is ``d[n, o] = rsqrt(sum_i styles[n, i]^2 * sum_k weight[o, i, k]^2 + 1e-8)``, and
-    None without. For half precision all of it is computed in float32, and the factor stays there. For float16 each
-    filter is divided by its largest value and the root of its fan-in, each sample's styles by their largest value
-    (without ``modulate``, where the activations carry them, they stay), so that no sum overflows; the factor gives
-    both scales back. They count as constants: the result does not depend on them, nor do its derivatives.
+    With ``demodulate`` the factor is ``d[n, o] = rsqrt(sum_i styles[n, i]^2 * sum_k weight[o, i, k]^2 + 1e-8)``
+    (StyleGAN2, eq. 3), otherwise None. For half precision it is computed and returned in float32.
+
+    For float16, each filter is divided by its largest absolute value and the square root of its fan-in, and each
+    sample's styles by their largest absolute value, so that no sum overflows; the factor, then never None, multiplies
+    both scales back. Without ``modulate`` the activations already contain the styles, which are not scaled. The scales
+    cancel in the result, so autograd treats them as constants.
     """
     if dtype in HALF:
         weight, styles = weight.float(), styles.float()
@@ -44,21 +46,21 @@ def operands(
 
 
 def conv2d(x: torch.Tensor, weight: torch.Tensor, flip_weight: bool, **options) -> torch.Tensor:
-    """PyTorch's convolution; ``flip_weight=False`` mirrors the kernel."""
+    """Convolve with PyTorch; ``flip_weight=True`` correlates, False mirrors the kernel first."""
     return F.conv2d(x, weight if flip_weight else weight.flip(2, 3), **options)
 
 
 def conv_transpose2d(x: torch.Tensor, weight: torch.Tensor, flip_weight: bool, stride: tuple[int, int]) -> torch.Tensor:
-    """The transposed convolution whose zeros between pixels make :func:`conv2d` with ``weight`` [O, I, kh, kw]."""
+    """Apply :func:`conv2d` with ``weight`` [O, I, kh, kw] to ``x`` with stride - 1 zeros between its pixels."""
     transposed = weight.transpose(0, 1)
     return F.conv_transpose2d(x, transposed.flip(2, 3) if flip_weight else transposed, stride=stride)
 
 
 def transposed_margins(weight: torch.Tensor, resampling: Resampling) -> tuple[int, int, int, int] | None:
-    """Zeros around the rows and columns of a transposed convolution by two whose filter the epilogue applies.
+    """Return the margins (x0, x1, y0, y1) with which the epilogue filters a transposed convolution of stride 2.
 
-    None where the epilogue cannot complete it: other factors, other than 4 x 4 taps, or a crop that would make the
-    transposed convolution wasteful.
+    None if the epilogue cannot do this: other resampling factors, a filter of other than 4 x 4 taps, or padding so
+    small that outputs of the transposed convolution would be cropped.
     """
     if resampling.up != (2, 2) or resampling.down != (1, 1) or resampling.filter_size != (4, 4):
         return None
@@ -68,7 +70,7 @@ def transposed_margins(weight: torch.Tensor, resampling: Resampling) -> tuple[in
 
 
 def is_empty(x: torch.Tensor, weight: torch.Tensor) -> bool:
-    """Whether a convolution has nothing to multiply: no samples, channels, pixels or outputs."""
+    """Whether a convolution has nothing to compute: no samples, channels, pixels or outputs."""
     return x.numel() == 0 or weight.numel() == 0
 
 
@@ -79,12 +81,12 @@ def conv2d_resample(
     flip_weight: bool,
     resample: Callable[[torch.Tensor, Resampling], torch.Tensor],
 ) -> torch.Tensor:
-    """Convolution [O, I, kh, kw] joined with up- or down-sampling.
+    """Convolve ``x`` [N, I, H, W] with ``weight`` [O, I, kh, kw], up- or down-sampling in the cheapest order.
 
-    ``resampling.padding`` is that of the convolution at the up-sampled resolution; the support of the filter is added
-    to it. ``resample`` is the upfirdn2d that runs.
+    ``resampling.padding`` is the convolution's padding at the up-sampled resolution; the margins of the filter are
+    added here. ``resample(x, resampling)`` is the upfirdn2d to use.
     """
-    if is_empty(x, weight):  # which PyTorch's convolutions refuse; the sums are zeros that gradients pass
+    if is_empty(x, weight):  # PyTorch refuses to convolve these; the empty sums keep zeros differentiable
         zero = x[:0].sum() + weight[:0].sum()
         return zero.expand(len(x), len(weight), *resampling.output_size(x, weight.shape[2:])).clone()
     (kh, kw), (fh, fw) = weight.shape[2:], resampling.filter_size
@@ -101,7 +103,7 @@ def conv2d_resample(
         x = resample(x, Resampling(f, padding=(x0, x1, y0, y1)))
         return conv2d(x, weight, flip_weight, stride=(down_y, down_x))
     if up > 1 and min(x0 - kw + 1, x1 - kw + up_x, y0 - kh + 1, y1 - kh + up_y) >= 0:
-        # Zeros are never multiplied: the transposed convolution runs at the input's resolution.
+        # The transposed convolution does not multiply the inserted zeros: its cost is that of the input's resolution.
         x = conv_transpose2d(x, weight, flip_weight, (up_y, up_x))
         padding = x0 - kw + 1, x1 - kw + up_x, y0 - kh + 1, y1 - kh + up_y
         return resample(x, Resampling(f, down=(down_x, down_y), padding=padding, gain=gain))
@@ -111,10 +113,10 @@ def conv2d_resample(
 
 
 def gather(weight: torch.Tensor, in_channels: torch.Tensor, out_channels: torch.Tensor) -> torch.Tensor:
-    """``weight[out_channels][:, in_channels]`` as a tensor of its own; its gradient is zero outside of the block."""
+    """Return ``weight[out_channels][:, in_channels]`` as a new tensor; the gradient is zero outside the block."""
     return weight.index_select(0, out_channels).index_select(1, in_channels)
 
 
 def scattered(y: torch.Tensor, out_channels: torch.Tensor, width: int) -> torch.Tensor:
-    """[N, width, H, W] with ``y`` at ``out_channels`` and zeros elsewhere."""
+    """Return [N, width, H, W] with the channels of ``y`` at ``out_channels`` and zeros elsewhere."""
     return layout.empty_images(y, *y.shape[2:], channels=width).zero_().index_copy_(1, out_channels, y)

@@ -1,7 +1,7 @@
-"""What works on this machine, and what to do about the rest: ``python -m cagc_kernels.doctor [--json]``.
+"""Report which backends work on this machine and how to fix the others: ``python -m cagc_kernels.doctor [--json]``.
 
-Standard library only, every probe guarded: it runs where PyTorch, the compiled module or a driver is missing, and
-always ends with status 0.
+Uses only the standard library and guards every probe, so that it runs without PyTorch, the compiled module or a driver.
+The exit status is always 0.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from .backend import IMPLEMENTS
 
 
 def _guarded(probe: Callable[[], object]) -> object:
-    """The probe's answer, or None and never an exception."""
+    """Return the probe's result, or None if it raises."""
     try:
         return probe()
     except Exception:
@@ -30,7 +30,7 @@ def _guarded(probe: Callable[[], object]) -> object:
 
 
 def _tool(name: str, *arguments: str) -> str | None:
-    """Last line of a tool's version output, or None if it is not there."""
+    """Return the last line of a tool's version output, or None if the tool is not installed."""
     path = shutil.which(name)
     if path is None:
         return None
@@ -55,9 +55,9 @@ def _capability() -> str | None:
 def covers(architectures: str, capability: str) -> bool:
     """Whether kernels compiled for CMake's ``architectures`` ("80,90a-real") run on a GPU of ``capability`` ("9.0").
 
-    Machine code runs on the GPUs of its major version from its minor one on, PTX (no suffix, or "-virtual") on every
-    later GPU too, and neither leaves its own GPU if the name ends in "a", or its major version if it ends in "f".
-    "all" and "all-major" run everywhere; of "native" one cannot say, and it counts as running.
+    Machine code runs on GPUs of its major version with the same or a later minor version. PTX (no suffix, or
+    "-virtual") also runs on every later GPU. An "a" suffix restricts both to exactly that GPU, an "f" suffix to its
+    major version. "all" and "all-major" run everywhere; "native" is unknown here and counts as running.
     """
     major, minor = map(int, capability.split("."))
     for name in architectures.split(","):
@@ -76,7 +76,7 @@ def covers(architectures: str, capability: str) -> bool:
 
 
 def machine() -> dict[str, object]:
-    """Versions and tools, None where missing."""
+    """Return versions and paths of the software that matters, with None for what is missing."""
     return {
         "python": platform.python_version(),
         "platform": platform.platform(),
@@ -151,7 +151,7 @@ def _triton(facts: dict[str, object]) -> dict[str, object]:
 
 
 def diagnose() -> dict[str, object]:
-    """The machine's facts and, under "backends", what works, what is missing and the command that fixes it."""
+    """Return :func:`machine` and, under "backends", what works, what is missing and the command that fixes it."""
     facts = machine()
     probes = {"reference": _reference, "native": _native, "triton": _triton}
     broken = _finding(False, "the probe itself failed", "unknown", "report this with the output of --json")
@@ -160,7 +160,7 @@ def diagnose() -> dict[str, object]:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Print the diagnosis, as JSON with ``--json``; status 0 whatever is found."""
+    """Print the diagnosis, as JSON with ``--json``; always returns 0."""
     report = diagnose()
     if "--json" in (sys.argv[1:] if arguments is None else arguments):
         print(json.dumps(report, indent=2))

@@ -1,9 +1,9 @@
-"""Memory order of the tensors that kernels walk.
+"""Memory layouts that the kernels accept, and allocation of their outputs.
 
-An elementwise kernel visits a dense tensor in memory order, whatever the order of its axes: contiguous, channels_last
-or any permutation. Outputs take the order of the input, in real tensors and in fake ones alike, because both are made
-by ``torch.empty_like``. A kernel over images knows two orders, contiguous and channels_last, with any stride between
-rows, planes and samples; :func:`empty_images` makes its outputs, real and fake.
+An elementwise kernel visits a dense tensor in memory order, so the axes may be in any order: contiguous, channels_last
+or another permutation. Its output has the layout of the input; real and fake outputs agree because both come from
+``torch.empty_like``. A kernel over images supports contiguous and channels_last, with any stride between rows, planes
+and samples; its real and fake outputs come from :func:`empty_images`.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import torch
 
 
 def allocate(like: torch.Tensor) -> torch.Tensor:
-    """A fresh output; every kernel takes its outputs from here, so that the tests can poison them."""
+    """Return an uninitialised output like ``like``; kernels allocate here, so that tests can fill outputs with NaN."""
     return torch.empty_like(like)
 
 
@@ -23,12 +23,12 @@ def _is_dense(x: torch.Tensor) -> bool:
 
 
 def dense(x: torch.Tensor) -> torch.Tensor:
-    """``x``, copied if it has gaps or overlaps itself."""
+    """Return ``x``, copied if its memory has gaps or overlaps."""
     return x if _is_dense(x) else torch.empty_like(x).copy_(x)
 
 
 def dense_like(x: torch.Tensor | None, other: torch.Tensor) -> torch.Tensor | None:
-    """``x``, copied if its memory order is not that of the dense ``other``."""
+    """Return ``x``, copied if its strides differ from those of the dense ``other``."""
     if x is None or x.stride() == other.stride():
         return x
     return torch.empty_like(other).copy_(x)
@@ -42,20 +42,20 @@ def channel_step(x: torch.Tensor, dim: int, b: torch.Tensor | None) -> tuple[int
 
 
 def is_channels_last(x: torch.Tensor) -> bool:
-    """Whether the channels of a pixel of [N, C, H, W] are adjacent and its neighbours in a row are not."""
+    """Whether ``x`` [N, C, H, W] has adjacent channels and C > 1, and its pixels are not adjacent."""
     _, channel, _, pixel = x.stride()
     return pixel > 1 and channel == 1 and x.shape[1] > 1
 
 
 def images(x: torch.Tensor) -> torch.Tensor:
-    """[N, C, H, W] whose rows are without gaps, of pixels or of whole channels_last pixels: ``x``, or a copy of it."""
+    """Return ``x`` [N, C, H, W], copied if its rows have gaps between pixels (for channels_last, whole pixels)."""
     if is_channels_last(x):
         return x if x.stride(3) == x.shape[1] else x.contiguous(memory_format=torch.channels_last)
     return x if x.stride(3) == 1 else x.contiguous()
 
 
 def packed(x: torch.Tensor) -> tuple[torch.Tensor, bool]:
-    """[N, C, H, W] without gaps and whether it is channels_last: ``x``, or a copy of it."""
+    """Return ``x`` [N, C, H, W], copied if it has gaps, and whether it is channels_last."""
     last = is_channels_last(x)
     return x.contiguous(memory_format=torch.channels_last if last else torch.contiguous_format), last
 
@@ -63,7 +63,10 @@ def packed(x: torch.Tensor) -> tuple[torch.Tensor, bool]:
 def empty_images(
     x: torch.Tensor, height: int, width: int, dtype: torch.dtype | None = None, channels: int | None = None
 ) -> torch.Tensor:
-    """An uninitialised [N, C, height, width], channels_last if ``x`` is and contiguous otherwise; C is as in ``x``."""
+    """Return an uninitialised [N, channels, height, width], channels_last if ``x`` is, else contiguous.
+
+    N is that of ``x`` [N, C, H, W]; ``channels`` and ``dtype`` default to those of ``x``.
+    """
     size = (x.shape[0], x.shape[1] if channels is None else channels, height, width)
     if is_channels_last(x):
         return torch.empty(size, dtype=dtype or x.dtype, device=x.device, memory_format=torch.channels_last)
@@ -71,5 +74,5 @@ def empty_images(
 
 
 def allocate_images(x: torch.Tensor, height: int, width: int, channels: int | None = None) -> torch.Tensor:
-    """:func:`empty_images` for kernels; like :func:`allocate`, a place where the tests can poison outputs."""
+    """Return :func:`empty_images` for a kernel; like :func:`allocate`, a hook where tests can fill outputs with NaN."""
     return empty_images(x, height, width, channels=channels)

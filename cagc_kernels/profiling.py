@@ -5,9 +5,9 @@ Off by default. On for a process with ``CAGC_NVTX=1``, or for a stretch of code:
     with cagc_kernels.profiling.nvtx_ranges():
         generator(z)
 
-A range is named after what runs, "bias_act lrelu [8,128,64,64] float32", and a layer's after its module,
-"synthesis.b64.conv0". While off, an op pays one look at a global. Code under ``torch.compile`` gets no ranges: what
-runs there is not what was written. docs/profiling.md shows how to use them.
+An op's range is named after the call, "bias_act lrelu [8,128,64,64] float32", a layer's after its module,
+"synthesis.b64.conv0". While off, each op only reads one global. Code under ``torch.compile`` gets no ranges, because
+compiled kernels no longer correspond to ops. docs/profiling.md shows how to use them.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ import torch
 
 R = TypeVar("R")
 
-# How many wish for ranges: the environment, and each context that is open, in any thread.
+# Number of reasons to record ranges: CAGC_NVTX=1, and each open nvtx_ranges() in any thread.
 active = 0
-# Called with the name of each layer that begins; see :func:`observed_layers`.
+# Called with the name of each layer as it starts; see :func:`observed_layers`.
 _observers: list[Callable[[str], Any]] = []
 _push: Callable[[str], Any] | None = None
 _pop: Callable[[], Any] | None = None
@@ -85,7 +85,7 @@ def observed_layers(observer: Callable[[str], Any]) -> Iterator[None]:
 
 
 def layer_range(name: str) -> AbstractContextManager[None]:
-    """A range around a layer, or a context that does nothing while ranges are off or a graph is compiled."""
+    """Return a range around a layer, or a null context while ranges are off or a graph is compiled."""
     if not (active or _observers) or torch.compiler.is_compiling():
         return _NOTHING
     for observer in _observers:
@@ -94,9 +94,9 @@ def layer_range(name: str) -> AbstractContextManager[None]:
 
 
 def ranged(name: str, function: Callable[..., R], x: object, *arguments: object) -> R:
-    """``function(x, *arguments)`` in a range of ``name`` and the shape and dtype of ``x``.
+    """Return ``function(x, *arguments)``, run in a range named by ``name`` and the shape and dtype of ``x``.
 
-    Ops call this, and themselves look at :data:`active` before: a call is what one can save.
+    Ops test :data:`active` before calling this, which saves a function call while ranges are off.
     """
     if not torch.compiler.is_compiling():
         if isinstance(x, torch.Tensor):

@@ -1,6 +1,6 @@
 """Registers and spills of the CUDA kernels in the compiled module: ``python -m cagc_kernels.resources``.
 
-Reads the module with the cuobjdump that Triton brings; exit status 1 if a kernel spills (uses a stack).
+Reads the module with the cuobjdump of the triton package; exit status 1 if a kernel spills (uses a stack).
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 
 class Kernel(NamedTuple):
-    """Resources of one compiled kernel."""
+    """Architecture, name, registers per thread and stack bytes per thread of one compiled kernel."""
 
     arch: str
     name: str
@@ -23,7 +23,7 @@ class Kernel(NamedTuple):
 
 
 def cuobjdump() -> Path:
-    """The cuobjdump inside the triton package. Raises FileNotFoundError without triton."""
+    """Return the path of cuobjdump in the triton package; raises FileNotFoundError if triton is not installed."""
     spec = find_spec("triton")
     path = Path(spec.origin).parent / "backends" / "nvidia" / "bin" / "cuobjdump" if spec else None
     if path is None or not path.is_file():
@@ -32,7 +32,7 @@ def cuobjdump() -> Path:
 
 
 def kernels(binary: Path) -> list[Kernel]:
-    """Resources of every kernel in a module or cubin; empty if there is none."""
+    """Return the resources of every kernel in a module or cubin; raises FileNotFoundError without triton."""
     run = subprocess.run([cuobjdump(), "-res-usage", binary], capture_output=True, text=True)
     found, arch, name = [], "", ""
     for line in run.stdout.splitlines():
@@ -46,7 +46,7 @@ def kernels(binary: Path) -> list[Kernel]:
 
 
 def main() -> int:
-    """Print one line per kernel; 1 if one spills."""
+    """Print one line per kernel and return the exit status: 1 if a kernel spills or none is found."""
     from . import native
 
     if native.CUDA_ARCHS is None:

@@ -1,4 +1,4 @@
-"""A generator with frozen weights as a backend runs it: what it is made of, and what every backend's program does."""
+"""Weights of a frozen StyleGAN2 generator, and the protocol of the programs with which backends run it."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import torch
 
 
 class Part(NamedTuple):
-    """What one part of an image took: seconds, multiplications done, bytes moved, name of the kernel."""
+    """Profile of one part of a synthesis: seconds, multiplications, bytes moved and name of the kernel."""
 
     seconds: float
     multiplications: int
@@ -19,15 +19,15 @@ class Part(NamedTuple):
 
 
 class SynthesisProgram(Protocol):
-    """A generator's mapping and synthesis networks with frozen weights: :class:`GeneratorWeights`, packed.
+    """A generator's mapping and synthesis networks with frozen weights, packed from :class:`GeneratorWeights`.
 
     ``cagc_kernels.native.synthesis.Program`` and ``cagc_kernels.triton.synthesis.Program`` implement it. Calls are not
-    safe from several threads at once.
+    thread-safe.
 
     Attributes:
-        dtype, device: of latents, noise and images.
+        dtype, device: dtype and device of latents, noise and images.
         memory: bytes of packed weights and buffers.
-        widths: input and output channels of each convolution, with the padding of the kernels.
+        widths: (input, output) channels of each convolution, including the kernels' padding.
         layouts: memory order of each convolution's activations.
     """
 
@@ -44,35 +44,39 @@ class SynthesisProgram(Protocol):
     def layouts(self) -> list[str]: ...
 
     def map(self, z: torch.Tensor) -> torch.Tensor:
-        """w [N, style_dim] of ``z`` [N, style_dim]."""
+        """Return w [N, style_dim] for latents ``z`` [N, style_dim]."""
         ...
 
     def draw(self, batch: int, shapes: Sequence[tuple[int, int]]) -> list[torch.Tensor]:
-        """Standard normal noise [batch, 1, height, width] for each of ``shapes``."""
+        """Return standard normal noise [batch, 1, height, width] for each (height, width) of ``shapes``."""
         ...
 
     def images(self, ws: torch.Tensor, noise: Sequence[torch.Tensor | None]) -> torch.Tensor:
-        """[N, 3, R, R], a new tensor, from ``ws`` [N, L, style_dim].
+        """Return new images [N, 3, R, R] for ``ws`` [N, L, style_dim].
 
-        ``noise``: [1 or N, 1, r, r] or None for each convolution, not scaled by its strength.
+        ``noise``: [1 or N, 1, r, r] or None for each convolution, before multiplication by its noise strength.
         """
         ...
 
     def describe(self, batch: int) -> list[tuple[str, str]]:
-        """Kernel of every convolution for ``batch`` images, and why it is that one."""
+        """Return the kernel of every convolution for ``batch`` images, and the reason for its choice."""
         ...
 
     def profile(self, z: torch.Tensor, num_ws: int, noise: Sequence[torch.Tensor | None]) -> list[Part]:
-        """The mapping network, the styles, and each convolution with its toRGB, of one call on ``z`` [N, style_dim].
+        """Run one call on ``z`` [N, style_dim] and return one Part per stage.
 
-        ``num_ws`` is L of :meth:`images`.
+        The stages are the mapping network, the styles, and each convolution with its toRGB. ``num_ws`` is L of
+        :meth:`images`.
         """
         ...
 
 
 @dataclass(frozen=True)
 class ToRGBWeights:
-    """weight [3, O] with its gain; affine [O, style_dim], affine_bias [O]; bias [3]; w: which of the ws it takes."""
+    """Weights of one toRGB layer, with their gains multiplied in.
+
+    weight [3, O], affine [O, style_dim], affine_bias [O], bias [3]; ``w`` is the index of its input in the ws.
+    """
 
     weight: torch.Tensor
     affine: torch.Tensor
@@ -83,9 +87,10 @@ class ToRGBWeights:
 
 @dataclass(frozen=True)
 class ConvWeights:
-    """One styled 3x3 convolution: weight [O, I, 3, 3] with its gain; affine [I, style_dim], affine_bias [I]; bias [O].
+    """Weights of one styled 3x3 convolution, with their gains multiplied in, and of the toRGB after it.
 
-    resolution: of the output; w: which of the ws it takes.
+    weight [O, I, 3, 3], affine [I, style_dim], affine_bias [I], bias [O]; ``resolution`` is the output's in pixels,
+    ``up`` the up-sampling factor (1 or 2), ``w`` the index of its input in the ws.
     """
 
     weight: torch.Tensor
@@ -101,11 +106,15 @@ class ConvWeights:
 
 @dataclass(frozen=True)
 class GeneratorWeights:
-    """All of a StyleGAN2 generator.
+    """All weights of a StyleGAN2 generator, as float64 tensors on the CPU with their gains multiplied in.
 
-    convs: in the order of execution; the last has a ``to_rgb``. mapping: (weight [F, F], bias [F]) of each layer.
-    constant: [C, 4, 4]. fir: four taps of the up-sampling filter, of sum 1, in the order that the user gives them.
-    style_dim: F. clamp: bound of what every convolution and toRGB gives; None for none.
+    Attributes:
+        convs: convolutions in order of execution; the last has a ``to_rgb``.
+        mapping: (weight [F, F], bias [F]) of each layer of the mapping network.
+        constant: the learned input [C, 4, 4].
+        fir: four taps of the up-sampling filter with sum 1, in the order of the generator's ``resample_filter``.
+        style_dim: F.
+        clamp: bound of the absolute output of every convolution and toRGB; None does not clamp.
     """
 
     convs: Sequence[ConvWeights]

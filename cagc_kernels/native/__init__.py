@@ -1,11 +1,11 @@
-"""Tensor wrappers over the compiled module, or the reason why it is missing."""
+"""Tensor wrappers of the compiled module ``_C``; ``REASON`` says why it is missing, and is None if it is not."""
 
 from __future__ import annotations
 
 from importlib import import_module
 
-# Before the module: both then share PyTorch's OpenMP runtime. The other order cost 7 times the time of a kernel
-# with wheels whose libgomp is renamed.
+# torch is imported first so that the module shares its OpenMP runtime. In the other order, wheels with a renamed
+# libgomp load a second runtime, and a kernel took 7 times as long.
 import torch
 
 try:
@@ -21,9 +21,9 @@ CUDA_ARCHS: str | None = getattr(_C, "cuda_archs", None)
 
 
 def launch(op: str, lead: torch.Tensor, arguments: object) -> None:
-    """Run the kernel of ``op`` where ``lead`` is: on the current stream, or on as many threads as PyTorch takes.
+    """Run the kernel of ``op`` on the device of ``lead``: on its current stream, or on PyTorch's number of threads.
 
-    ``arguments`` is the struct of the compiled module that the op takes, such as ``_C.BiasAct``.
+    ``arguments`` is the op's argument struct of the compiled module, such as ``_C.BiasAct``.
     """
     if lead.is_cuda:
         with torch.cuda.device(lead.device):

@@ -14,7 +14,7 @@ DTYPES = {torch.float32: 0, torch.float64: 1, torch.float16: 2, torch.bfloat16: 
 ACTS = {name: code for code, name in enumerate(ACTIVATIONS)}
 VALUE, SLOPE, CURVATURE = 0, 1, 2
 
-# Elements that one partial sum covers; the same for any number of threads.
+# Elements per partial sum; independent of the number of threads, so that results are reproducible.
 _CHUNK = {"cpu": 16384, "cuda": 8192}
 
 
@@ -23,7 +23,7 @@ def _pointer(t: torch.Tensor | None) -> int:
 
 
 def _run(mode: int, lead: torch.Tensor, x, b, y, g, h, dim, act, alpha, gain, clamp) -> torch.Tensor:
-    """Launch on tensors that all have the memory order of ``lead``."""
+    """Launch the kernel; all tensors of elements have the memory order of ``lead``."""
     out = layout.allocate(lead)
     if lead.numel() == 0:
         return out
@@ -39,20 +39,20 @@ def _run(mode: int, lead: torch.Tensor, x, b, y, g, h, dim, act, alpha, gain, cl
 
 
 def value(x, b, dim, act, alpha, gain, clamp) -> torch.Tensor:
-    """``clamp(gain * act(x + b))`` in the memory order of ``x``; ``clamp < 0`` is none."""
+    """``clamp(gain * act(x + b))`` in the memory order of ``x``; ``clamp < 0`` means no clamp."""
     x = dense(x)
     return _run(VALUE, x, x, b, None, None, None, dim, act, alpha, gain, clamp)
 
 
 def slope(g, x, b, y, dim, act, alpha, gain, clamp) -> torch.Tensor:
-    """Gradient in x for the gradient ``g`` of the output; of x and y, the one that the activation needs."""
+    """Gradient in x for the output's gradient ``g``: from y for linear, relu and lrelu, else from x and b."""
     g = dense(g)
     x, y = dense_like(x, g), dense_like(y, g)
     return _run(SLOPE, g, x, b, y, g, None, dim, act, alpha, gain, clamp)
 
 
 def slope_and_sums(g, x, b, y, dim, act, alpha, gain, clamp) -> tuple[torch.Tensor, torch.Tensor]:
-    """:func:`slope` and its sum over all axes but ``dim``, in one pass; of tensors that have elements."""
+    """:func:`slope` and its sum over all axes but ``dim``, in one pass; ``g`` must not be empty."""
     g = dense(g)
     x, y = dense_like(x, g), dense_like(y, g)
     out = layout.allocate(g)

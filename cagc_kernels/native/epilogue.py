@@ -1,4 +1,4 @@
-"""What follows the dense convolution of a modulated one, by the compiled kernels, CPU and CUDA.
+"""The epilogue of a modulated convolution, which is all that follows the dense convolution, by the compiled kernels.
 
 The convolution itself is PyTorch's. No autograd here: see :mod:`cagc_kernels.ops.epilogue`.
 """
@@ -12,7 +12,7 @@ from ..arguments import Epilogue, accumulator
 from . import _C, launch
 from .bias_act import ACTS, DTYPES, _pointer
 
-# Values of a sample that one partial sum of the gradients covers; the same for any number of threads.
+# Values of a sample per partial sum of the gradients; independent of the number of threads, for reproducible results.
 _CHUNK = {"cpu": 65536, "cuda": 16384}
 
 
@@ -25,12 +25,12 @@ def epilogue(
     size: tuple[int, int],
     inplace: bool = False,
 ) -> torch.Tensor:
-    """``clamp(gain * act(u * scale + noise + bias)) * next_styles`` for u = x, or x filtered by the correlation ``f``.
+    """``clamp(gain * act(u * scale + noise + bias)) * next_styles``, where u is x, or x correlated with ``f``.
 
     ``f`` [4, 4], ``scale`` [N, C] and the tensors of ``epilogue`` are float32 (float64 beside float64) or None, noise
     is [N or 1, 1, H', W']; the activation is linear, relu or lrelu. ``padding`` is (x, y) before the first pixel,
-    ``size`` (H', W'). The result is laid out as ``x``, contiguous or channels_last; ``inplace``, without ``f``,
-    overwrites ``x``.
+    ``size`` (H', W'). The result has the layout of ``x``, contiguous or channels_last. ``inplace`` overwrites
+    ``x``, unless ``f`` is given.
     """
     x, last = layout.packed(x)
     out = x if inplace and f is None else layout.allocate_images(x, *size)
@@ -41,7 +41,7 @@ def epilogue(
 def epilogue_gradient(
     g: torch.Tensor, x: torch.Tensor, scale: torch.Tensor | None, epilogue: Epilogue
 ) -> tuple[torch.Tensor, ...]:
-    """Gradients without filter in x, scale [N, C], noise [N, 1, H, W], bias [C] and next_styles [N, C]."""
+    """Gradients of the epilogue without ``f`` in x, scale [N, C], noise [N, 1, H, W], bias [C], next_styles [N, C]."""
     x, last = layout.packed(x)
     g = layout.dense_like(g, x)
     n, c, height, width = x.shape

@@ -1,4 +1,4 @@
-"""Modulated convolution by the compiled kernels: PyTorch's convolution, then one kernel for all that follows."""
+"""Modulated convolution by the compiled kernels: PyTorch's convolution, then one kernel for the epilogue."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from ..arguments import Epilogue, Resampling
 from ..convolution import transposed_margins
 from ..reference.bias_act import PIECEWISE_LINEAR
 
-# The convolution is PyTorch's: no single kernel has the whole layer.
+# No single kernel computes the whole layer: the convolution is PyTorch's.
 layer = None
 
 
 def composed_because(x: torch.Tensor, weight: torch.Tensor, resampling: Resampling, epilogue: Epilogue) -> str | None:
-    """Why a layer takes more than PyTorch's convolution and one kernel; None if it does not."""
+    """Return why a layer needs more than PyTorch's convolution and one kernel; None if it does not."""
     (up_x, up_y), (down_x, down_y) = resampling.up, resampling.down
     if (down_x, down_y) != (1, 1) or up_x != up_y or up_x > 2:
         return f"up={up_x}, down={down_x}"

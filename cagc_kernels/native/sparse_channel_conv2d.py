@@ -1,4 +1,4 @@
-"""sparse_channel_conv2d by the compiled kernels, CPU and CUDA. No autograd here: see its module in ``ops``."""
+"""sparse_channel_conv2d by the compiled kernels, CPU and CUDA. No autograd here; see ``cagc_kernels/ops``."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from .bias_act import DTYPES, _pointer
 
 
 def composed_because(weight: torch.Tensor) -> str | None:
-    """Why the kernel does not take a weight [O, I, k, k]: it takes every one."""
+    """Return None: unlike Triton's, this kernel takes every weight [O, I, k, k]."""
     return None
 
 
@@ -19,7 +19,7 @@ def sparse_channel_conv2d(
     x, weight, in_channels, out_channels, styles=None, demodulate=True, padding=None, flip_weight=True, scatter=False,
     up=1,
 ) -> torch.Tensor:  # fmt: skip
-    """[N, O' or with ``scatter`` O, H', W'] in the memory order of ``x``: a correlation without any FIR filter."""
+    """Return [N, O', H', W'] (with ``scatter`` [N, O, H', W']) in the memory order of ``x``, without any FIR filter."""
     n, c_in, in_h, in_w = x.shape
     k, c_out = weight.shape[-1], out_channels.shape[0]
     padding = k // 2 if padding is None else padding

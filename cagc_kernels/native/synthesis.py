@@ -1,11 +1,12 @@
 """The synthesis network of StyleGAN2 as one call into the compiled module: float32, CPU, frozen weights.
 
-Where images are small, vectors hold channels, padded to whole vectors. Where they are large, vectors hold pixels, one
-from each of as many vertical strips of the image: any number of channels is as fast as its MACs, and each thread takes
-its own part of the image through an up-sampling layer and the one behind it.
+Small images are stored NHWC: a SIMD vector holds channels, which are padded to whole vectors. Large images are cut into
+as many vertical strips as a vector has lanes, and a vector holds one pixel of each strip. No channel is then padded, so
+that time follows the MACs, and each thread computes its part of an up-sampling layer and of the next layer together.
 
-Winograd's algorithm is that of Lavin and Gray, "Fast algorithms for convolutional neural networks", CVPR 2016; the
-up-sampling layers apply it to the parities of the transposed convolution, of two taps, and to one tap as it is.
+Winograd's algorithm is that of Lavin and Gray, "Fast algorithms for convolutional neural networks", CVPR 2016. A
+transposed convolution of stride 2 has, per axis, one output parity with two taps, which it transforms, and one with a
+single tap, which needs no transform.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from ..synthesis import ConvWeights, GeneratorWeights, Part
 from . import _C
 
 LANES = 8
-BLOCK = 5 << 18  # bytes of 16 tiles' transformed inputs and outputs
+BLOCK = 5 << 18  # most bytes of the transformed inputs and outputs of 16 tiles: they must fit the L2 cache
 ALGORITHMS = ("direct3", "winograd43", "transposed2", "winograd42")
 
 WHY = {
@@ -30,8 +31,8 @@ WHY = {
     "winograd42": "transposed convolution by F(4, 2) per parity: 81 multiplications where 144 are due",
 }
 
-# Filter transforms, exact in float64. Rows: points 0, 1, -1, 2, -2, infinity; and 0, 1, -1, 2, infinity on taps (2, 0)
-# of a stride-2 transposed convolution, then its tap 1.
+# Filter transforms in float64. Rows of F(4, 3): the points 0, 1, -1, 2, -2, infinity. Rows of F(4, 2): the points
+# 0, 1, -1, 2, infinity for taps (2, 0) of a stride-2 transposed convolution, then its tap 1 untransformed.
 _F43 = torch.tensor(
     [[6, 0, 0], [-4, -4, -4], [-4, 4, -4], [1, 2, 4], [1, -2, 4], [0, 0, 24]], dtype=torch.float64
 ) / 24  # fmt: skip
@@ -41,19 +42,19 @@ _F42 = torch.tensor(
 
 
 def padded(channels: int) -> int:
-    """``channels`` rounded up to whole vectors."""
+    """Return ``channels`` rounded up to whole vectors."""
     return -(-channels // LANES) * LANES
 
 
 def _pad(x: torch.Tensor, *shape: int) -> torch.Tensor:
-    """float32, zeros behind, to ``shape``."""
+    """Return ``x`` in float32, padded with zeros at the end of each axis to ``shape``."""
     out = torch.zeros(shape, dtype=torch.float32)
     out[tuple(slice(n) for n in x.shape)] = x
     return out
 
 
 def matrices(weight: torch.Tensor, algorithm: str) -> list[torch.Tensor]:
-    """What ``algorithm`` multiplies by, each [k, O], from ``weight`` [O, I, 3, 3] in float64."""
+    """Return the matrices [k, O] of the products of ``algorithm``, from ``weight`` [O, I, 3, 3] in float64."""
     if algorithm in ("winograd43", "winograd42"):
         g = _F43 if algorithm == "winograd43" else _F42
         return list(torch.einsum("ai,ocij,bj->abco", g, weight, g).flatten(0, 1))
@@ -65,9 +66,9 @@ def matrices(weight: torch.Tensor, algorithm: str) -> list[torch.Tensor]:
 
 
 def algorithm(conv: ConvWeights, batch: int) -> str:
-    """The faster algorithm: multiplications against bytes of transformed weights."""
+    """Return the faster algorithm, weighing multiplications against reads of transformed weights."""
     size = conv.resolution // conv.up
-    # A float of weights comes from memory in the time of 25 multiplications.
+    # Cost model: reading one float of weights from memory takes the time of 25 multiplications.
     plain, fast = ("direct3", "winograd43") if conv.up == 1 else ("transposed2", "winograd42")
     if size >= 4 and batch * points(fast, size) + 36 * 25 < batch * points(plain, size) + 9 * 25:
         return fast
@@ -75,16 +76,16 @@ def algorithm(conv: ConvWeights, batch: int) -> str:
 
 
 def points(algorithm: str, size: int) -> int:
-    """Multiplications per input and output channel on ``size`` x ``size`` input pixels."""
+    """Return the multiplications per pair of input and output channel on ``size`` x ``size`` input pixels."""
     tiles = {"direct3": size, "winograd43": size // 4, "transposed2": size + 1, "winograd42": size // 4 + 1}
     return {"direct3": 9, "winograd43": 36, "transposed2": 9, "winograd42": 81}[algorithm] * tiles[algorithm] ** 2
 
 
 def strips(convs: Sequence[ConvWeights], algorithms: Sequence[str], lanes: int) -> list[int]:
-    """For each convolution 1, if vectors hold channels, or ``lanes``, if they hold pixels, one of each vertical strip.
+    """Return the number of vertical strips of each convolution: 1 if vectors hold channels, ``lanes`` if pixels.
 
-    From a layer on all are in strips, in which no channel is padded, and an up-sampling layer and the one behind it
-    run as one. Those are: strips that are at least a tile wide, and 16 tiles that fit a cache of 1 MB or so.
+    The last layers use strips, from the first one on after which all layers have strips of whole 4-pixel tiles and 16
+    transformed tiles that fit ``BLOCK``. There an up-sampling layer and the next one run together.
     """
     found = [1] * len(convs)
     for i in reversed(range(len(convs))):
@@ -99,7 +100,7 @@ def strips(convs: Sequence[ConvWeights], algorithms: Sequence[str], lanes: int) 
 
 @dataclass
 class Layer:
-    """A styled convolution, and toRGB where it follows one, as the compiled module takes them.
+    """A styled convolution and its toRGB, if it has one, packed for the compiled module.
 
     The fields are those of ``cagc::StyledConv`` in csrc/include/cagc/synthesis.h, which gives the tensors' shapes.
     """
@@ -130,7 +131,7 @@ class Layer:
         return [value for value in vars(self).values() if isinstance(value, torch.Tensor)]
 
     def native(self) -> object:
-        """The struct of the compiled module; it holds addresses of this layer's tensors."""
+        """Return the compiled module's struct, which holds addresses of this layer's tensors: keep the layer alive."""
         given = {f.name: getattr(self, f.name) for f in fields(self)} | {"algorithm": ALGORITHMS.index(self.algorithm)}
         return _C.StyledConv(**{
             name: value.data_ptr() if isinstance(value, torch.Tensor) else value
@@ -139,17 +140,15 @@ class Layer:
 
 
 class Program:
-    """Packed weights of a generator; :meth:`images` runs all of it in one call per batch.
-
-    dtype, device: what it computes in, and where.
+    """A :class:`~cagc_kernels.synthesis.SynthesisProgram` on the CPU: packed weights, run in one call per batch.
 
     Args:
-        weights: of the generator.
-        batch: for which the algorithms are chosen; others run too.
+        weights: weights of the generator.
+        batch: batch size for which the algorithms are chosen; other sizes run too.
         instructions: one of :func:`instruction_sets`; None takes the best.
 
     Raises:
-        ValueError: the compiled module has no such instruction set here.
+        ValueError: ``instructions`` is not available on this processor.
     """
 
     dtype, device = torch.float32, torch.device("cpu")
@@ -178,20 +177,20 @@ class Program:
 
     @property
     def widths(self) -> list[tuple[int, int]]:
-        """Input and output channels of each convolution, padded where they are the vectors."""
+        """Input and output channels of each convolution, padded to whole vectors where vectors hold channels."""
         return [(layer.in_channels, layer.out_channels) for layer in self._layers]
 
     @property
     def layouts(self) -> list[str]:
-        """Of the activations of each convolution."""
+        """Memory layout of the activations of each convolution."""
         return ["NHWC" if strips == 1 else f"NHCW in {strips} strips" for strips in self.strips]
 
     def _pair(self, index: int) -> bool:
-        """Whether a convolution and the next one run as one: what is between them does not leave the caches."""
+        """Whether a convolution and the next one run together, so that the activations between them stay in cache."""
         return index >= 0 and self.strips[index] > 1 and self._layers[index].up == 2
 
     def conv_cost(self, index: int, batch: int) -> tuple[int, int]:
-        """Multiplications of a convolution's products, and bytes: activations in and out, packed weights."""
+        """Return a convolution's multiplications, and the bytes of its activations (in and out) and packed weights."""
         layer, name = self._layers[index], self.algorithms[index]
         inputs, out, size = layer.in_channels, layer.out_channels, layer.resolution // layer.up
         weights = (36 if name.startswith("winograd") else 9) * inputs * out
@@ -203,13 +202,13 @@ class Program:
         return batch * count * inputs * out, 4 * (weights + batch * (read + written))
 
     def styles_cost(self, batch: int) -> tuple[int, int]:
-        """As :meth:`conv_cost`, of the affine layers and demodulation."""
+        """Return the multiplications and bytes of the affine layers and demodulation."""
         columns = sum(c.in_padded + (0 if c.rgb_weight is None else c.out_padded) for c in self._layers)
         floats = self.style_dim * columns + sum(c.in_padded * c.out_padded for c in self._layers)
         return batch * floats, 4 * floats
 
     def mapping_cost(self, batch: int) -> tuple[int, int]:
-        """As :meth:`conv_cost`, of the mapping network."""
+        """Return the multiplications and bytes of the mapping network."""
         floats = len(self._mapping) * self.style_dim * self.features
         return batch * floats, 4 * floats
 
@@ -278,7 +277,7 @@ class Program:
         return self._compiled[1:]
 
     def map(self, z: torch.Tensor) -> torch.Tensor:
-        """w [N, style_dim] of ``z`` [N, style_dim]."""
+        """Return w [N, style_dim] for latents ``z`` [N, style_dim], both float32 on the CPU."""
         z = z.contiguous()
         w = torch.empty(z.shape[0], self.features)
         if len(z) == 0:
@@ -288,18 +287,18 @@ class Program:
         return w[:, : self.style_dim]
 
     def draw(self, batch: int, shapes: Sequence[tuple[int, int]]) -> list[torch.Tensor]:
-        """Standard normal noise [batch, 1, height, width] for each of ``shapes``, as the generator draws it."""
+        """Return standard normal noise [batch, 1, height, width] for each of ``shapes``, in the generator's order."""
         return [torch.empty(batch, 1, *shape).normal_() for shape in shapes]
 
     def describe(self, batch: int) -> list[tuple[str, str]]:
-        """Algorithm and instruction set of every convolution, and why it is that one."""
+        """Return the algorithm with the instruction set of every convolution, and the reason for its choice."""
         return [(f"{name} ({self.instructions})", WHY[name]) for name in self.algorithms]
 
     def profile(self, z: torch.Tensor, num_ws: int, noise: Sequence[torch.Tensor | None]) -> list[Part]:
-        """The mapping network, the styles, and each convolution with its toRGB, of one call on ``z``.
+        """Run one call on ``z``; return the costs of the mapping network, the styles and each convolution with toRGB.
 
-        Multiplications and bytes are those of the algorithms, padding included: activations read and written once,
-        packed weights read once.
+        Multiplications and bytes are those of the algorithms, padding included, with activations read and written once
+        and packed weights read once.
         """
         n, start = len(z), time.perf_counter()
         ws = self.map(z)[:, None].expand(-1, num_ws, -1)
@@ -315,11 +314,12 @@ class Program:
     def images(
         self, ws: torch.Tensor, noise: Sequence[torch.Tensor | None], seconds: torch.Tensor | None = None
     ) -> torch.Tensor:
-        """[N, 3, R, R], a new tensor, from ``ws`` [N, L, style_dim].
+        """Return new images [N, 3, R, R] for ``ws`` [N, L, style_dim], float32.
 
         Args:
-            noise: [1 or N, 1, r, r] or None, for each convolution, not scaled by its strength.
-            seconds: float64 [1 + convolutions], filled with the time of the styles and of each convolution.
+            ws: one w per layer.
+            noise: [1 or N, 1, r, r] or None for each convolution, before multiplication by the noise strength.
+            seconds: float64 [1 + convolutions], filled with the times of the styles and of each convolution.
         """
         image = torch.empty(ws.shape[0], 3, self.resolution, self.resolution)
         if len(ws) == 0:
@@ -338,5 +338,5 @@ class Program:
 
 
 def instruction_sets() -> list[str]:
-    """Compiled in and supported by this processor, best first: "v4", "v3" (x86-64 levels), "generic"."""
+    """Return the compiled instruction sets that this processor supports, best first: "v4", "v3" (x86-64), "generic"."""
     return list(_C.instruction_sets())

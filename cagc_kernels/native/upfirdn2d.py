@@ -11,7 +11,7 @@ from .bias_act import DTYPES, _pointer
 
 
 def upfirdn2d(x: torch.Tensor, resampling: Resampling) -> torch.Tensor:
-    """[N, C, H', W'] in the memory order of ``x``."""
+    """Resample ``x`` [N, C, H, W] to [N, C, H', W'] in its memory order; see :func:`cagc_kernels.upfirdn2d`."""
     x = layout.images(x)
     height, width = resampling.output_size(x)
     out = layout.allocate_images(x, height, width)

@@ -197,7 +197,8 @@ def composed_because(
 ) -> str | None:
     """Return why ``backend`` composes a modulated_conv2d or styled_conv2d call of several kernels; None if it is fused.
 
-    Reads only the shapes of tensors, so tensors on "meta" are accepted. ``padding=None`` is that of :func:`styled_conv2d`.
+    Reads only the shapes of tensors, so tensors on "meta" are accepted. ``padding=None`` is that of
+    :func:`styled_conv2d`.
     """
     if backend == "reference":
         return "plain PyTorch"

@@ -1,7 +1,7 @@
 """Convolution over chosen channels of a full weight: the public op, its registration with PyTorch, its derivatives.
 
-``cagc::sparse_channel_conv2d`` inserts up - 1 zeros between the pixels of ``x`` and correlates the result with the chosen
-block of the weight; an up-sampling layer adds one FIR filter.
+``cagc::sparse_channel_conv2d`` inserts up - 1 zeros between the pixels of ``x`` and correlates the result with the
+chosen block of the weight; an up-sampling layer adds one FIR filter.
 """
 
 from __future__ import annotations
@@ -45,8 +45,8 @@ def sparse_channel_conv2d(
         y = zeros(N, O, H', W').index_copy(1, out_channels, y)      # with scatter
 
     but without the tensor ``w``: the kernels read the full weight through the index vectors and pack the filters of a
-    few output channels at a time into a panel that stays in the cache. The reference gathers ``w``. Below about 16 px the
-    time of reading weights dominates, and slicing the block beforehand is faster (benchmarks/bench_sparse.py).
+    few output channels at a time into a panel that stays in the cache. The reference gathers ``w``. Below about 16 px
+    the time of reading weights dominates, and slicing the block beforehand is faster (benchmarks/bench_sparse.py).
 
     Args:
         x: [N, I', H, W], the chosen input channels only.
@@ -72,8 +72,8 @@ def sparse_channel_conv2d(
             checked values: on a GPU a later write through ``.data`` is not seen.
 
     Differentiable any number of times in x, weight and styles. The backward pass of the kernels is PyTorch's
-    convolution over the gathered block, in float32 for half precision; only the gradient of ``weight`` has full width. Under
-    ``torch.autocast`` x is cast to its dtype and the other tensors to float32.
+    convolution over the gathered block, in float32 for half precision; only the gradient of ``weight`` has full width.
+    Under ``torch.autocast`` x is cast to its dtype and the other tensors to float32.
     """
     arguments = (
         weight, in_channels, out_channels, styles, demodulate, padding, flip_weight, scatter, up, resample_filter,

@@ -119,9 +119,9 @@ def upfirdn2d(
             smaller than the filter. Raised before any work, naming the argument.
 
     Differentiable in ``x`` any number of times; the gradient is the same op with ``up`` and ``down`` exchanged. Only
-    the reference computes the gradient in ``f``: it runs if ``f`` requires one, and a kernel named in ``backend`` raises.
-    The kernels keep channels_last, take taps in float32 (float64 for float64 ``x``) and round the result once; the
-    reference rounds taps and sums to the dtype of ``x``.
+    the reference computes the gradient in ``f``: it runs if ``f`` requires one, and a kernel named in ``backend``
+    raises. The kernels keep channels_last, take taps in float32 (float64 for float64 ``x``) and round the result once;
+    the reference rounds taps and sums to the dtype of ``x``.
     """
     return resample(x, _gather(x, f, up, down, padding, flip_filter, gain), backend)
 

@@ -1,1 +1,1 @@
-"""Pure PyTorch definitions of every op: the oracle, the fallback and the export path."""
+"""Pure PyTorch definitions of every op: the tests' oracle, the fallback backend and the path for ONNX export."""

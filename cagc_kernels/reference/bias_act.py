@@ -10,7 +10,7 @@ import torch.nn.functional as F
 
 
 class Activation(NamedTuple):
-    """An activation with the constants that the field uses when the caller gives none."""
+    """An activation function with its default alpha (slope or 0) and gain."""
 
     function: Callable[[torch.Tensor, float], torch.Tensor]
     alpha: float

@@ -1,4 +1,4 @@
-"""What follows the dense convolution of a modulated one, in plain PyTorch."""
+"""The epilogue of a modulated convolution (all steps after the dense convolution) in plain PyTorch."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def epilogue(
     padding: tuple[int, int],
     size: tuple[int, int],
 ) -> torch.Tensor:
-    """``clamp(gain * act(u * scale + noise + bias)) * next_styles`` for u = x, or x filtered by the correlation ``f``.
+    """``clamp(gain * act(u * scale + noise + bias)) * next_styles``, where u is x, or x correlated with ``f``.
 
     Shapes as in :func:`cagc_kernels.native.epilogue.epilogue`.
     """

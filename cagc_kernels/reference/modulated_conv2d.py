@@ -13,7 +13,7 @@ from .upfirdn2d import parse_factors, parse_padding, upfirdn2d
 
 
 def resample(x: torch.Tensor, resampling: Resampling) -> torch.Tensor:
-    """The reference's upfirdn2d on gathered arguments."""
+    """Run the reference's upfirdn2d on a :class:`Resampling`."""
     return upfirdn2d(x, *resampling)
 
 
@@ -27,9 +27,9 @@ def layer(
     resampling: Resampling,
     epilogue: Epilogue,
 ) -> torch.Tensor:
-    """A modulated convolution and what follows it, on arguments as the public ops gather them.
+    """Return a modulated convolution with its epilogue, on checked arguments of the public ops.
 
-    Half precision is computed in float32 behind the convolution and rounded once.
+    In half precision, the steps after the convolution are computed in float32 and rounded once.
     """
     dtype = x.dtype
     noise, bias, next_styles, act, alpha, gain, clamp = epilogue
@@ -55,7 +55,7 @@ def modulated_conv2d(
     demodulate: bool = True,
     flip_weight: bool = True,
 ) -> torch.Tensor:
-    """``d[n, o] * conv(x * styles[n], weight)[o] + noise``; see :func:`cagc_kernels.modulated_conv2d`."""
+    """Return ``d[n, o] * conv(x * styles[n], weight)[o] + noise``; see :func:`cagc_kernels.modulated_conv2d`."""
     resampling = Resampling(resample_filter, parse_factors(up), parse_factors(down), parse_padding(padding))
     return layer(x, weight, styles, demodulate, True, flip_weight, resampling, Epilogue(noise))
 

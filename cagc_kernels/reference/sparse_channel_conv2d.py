@@ -21,7 +21,7 @@ def layer(
     scatter: bool,
     resampling: Resampling,
 ) -> torch.Tensor:
-    """The gathered block through :func:`.modulated_conv2d.layer`, on arguments as the public op gathers them."""
+    """Convolve with the gathered block of ``weight``, on checked arguments of the public op."""
     kept = gather(weight, in_channels, out_channels)
     if styles is None:
         y = conv2d_resample(x, kept.to(x.dtype), resampling, flip_weight, resample)
@@ -43,7 +43,7 @@ def sparse_channel_conv2d(
     up: int = 1,
     resample_filter: torch.Tensor | None = None,
 ) -> torch.Tensor:
-    """See :func:`cagc_kernels.sparse_channel_conv2d`."""
+    """Convolve with the gathered block of ``weight``; see :func:`cagc_kernels.sparse_channel_conv2d`."""
     padding = weight.shape[-1] // 2 if padding is None else padding
     resampling = Resampling(resample_filter, (up, up), padding=(padding,) * 4)
     return layer(x, weight, in_channels, out_channels, styles, demodulate, flip_weight, scatter, resampling)

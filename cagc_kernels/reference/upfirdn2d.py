@@ -25,7 +25,7 @@ def parse_padding(padding: int | Sequence[int]) -> tuple[int, int, int, int]:
 
 
 def as_taps(f: torch.Tensor | Sequence | float | None) -> torch.Tensor:
-    """float32; numbers on the CPU, whatever the default device: on "meta" they would be lost."""
+    """Return the taps as float32; numbers go to the CPU, because a default device of "meta" would lose them."""
     device = None if isinstance(f, torch.Tensor) else "cpu"
     return torch.as_tensor(1 if f is None else f, dtype=torch.float32, device=device)
 
@@ -74,7 +74,7 @@ def upfirdn2d(
         x = F.pad(x, [0, up_x - 1, 0, 0, 0, up_y - 1]).reshape(n, c, h * up_y, w * up_x)
     padding = (x0, x1, y0, y1)
     x = F.pad(x, [max(p, 0) for p in padding])
-    if min(padding) < 0:  # after the padding: a crop may be wider than x
+    if min(padding) < 0:  # crop after padding, because a crop may be wider than x
         x = F.pad(x, [min(p, 0) for p in padding])
 
     if c == 0:  # a convolution has at least one group
