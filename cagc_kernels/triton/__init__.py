@@ -1,1 +1,1 @@
-"""Triton kernels and their wrappers: nothing to build, no nvcc needed."""
+"""Triton kernels and their tensor wrappers, compiled at run time: they need no build step and no nvcc."""

@@ -1,7 +1,7 @@
-"""bias_act in Triton: value, slope and curvature in one kernel. No autograd here: see :mod:`cagc_kernels.ops.bias_act`.
+"""bias_act, its gradient and second gradient in one Triton kernel. For autograd see :mod:`cagc_kernels.ops.bias_act`.
 
-The formulas are those of csrc/include/cagc/bias_act.h, without expm1 and log1p: elu, selu and softplus are exact to an
-ulp of 1, not of their own size. Where exp overflows, tl.where takes the other side.
+The formulas are those of csrc/include/cagc/bias_act.h, without expm1 and log1p: near 0, elu, selu and softplus have an
+absolute error of an ulp of 1 instead of a relative one. Where exp overflows, tl.where selects the other branch.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ def _sigmoid(u):
 
 @triton.jit
 def _tanh(u):
-    # Of |u|, so that exp never overflows; the sign is put back.
+    # Computed from |u|, so that exp never overflows, and then given the sign of u.
     e = tl.exp(-2.0 * tl.abs(u))
     t = (1.0 - e) / (1.0 + e)
     return tl.where(u < 0, -t, t)
@@ -59,7 +59,7 @@ def _value(u, ACT: tl.constexpr, ALPHA: tl.constexpr):
 
 @triton.jit
 def _slope(u, ACT: tl.constexpr, ALPHA: tl.constexpr):
-    # In the type of u: a choice between two constants would be a float32.
+    # Built in the dtype of u: tl.where of two constants would be float32.
     d = tl.full(u.shape, 1.0, u.dtype)
     if ACT == "relu":
         d = tl.where(u > 0, d, 0.0)
@@ -102,7 +102,7 @@ def _curvature(u, ACT: tl.constexpr):
 
 @triton.jit
 def clamped(v, CLAMP: tl.constexpr):
-    # A comparison would round a constant to float32. And comparisons, not minimum and maximum: a NaN stays a NaN.
+    # tl.full, because comparing with a constant rounds it to float32; tl.where, because minimum and maximum lose NaN.
     limit = tl.full(v.shape, CLAMP, v.dtype)
     v = tl.where(v > limit, limit, v)
     return tl.where(v < -limit, -limit, v)
@@ -113,7 +113,7 @@ def _derivative(
     u, g, CURVED: tl.constexpr, ACT: tl.constexpr, ALPHA: tl.constexpr, GAIN: tl.constexpr, CLAMP: tl.constexpr,
     FROM_OUTPUT: tl.constexpr,
 ):  # fmt: skip
-    """``g`` times the slope at ``u``, or the curvature; ``u`` is x + b, or with FROM_OUTPUT the saved output."""
+    """``g`` times the first (CURVED: second) derivative at ``u``: x + b, or with FROM_OUTPUT the saved output."""
     d = g * GAIN
     if CURVED:
         d = d * _curvature(u, ACT)
@@ -134,7 +134,7 @@ def bias_act_kernel(
     PASS: tl.constexpr, ACT: tl.constexpr, ALPHA: tl.constexpr, GAIN: tl.constexpr, CLAMP: tl.constexpr,
     HAS_BIAS: tl.constexpr, FROM_OUTPUT: tl.constexpr, ACC: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
-    """One block of elements in memory order. FROM_OUTPUT: ``x`` is the saved output, and holds gain and bias."""
+    """Compute one block of elements in memory order. FROM_OUTPUT: ``x`` is the saved output, after gain and bias."""
     i = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
     inside = i < numel
     u = tl.load(x + i, mask=inside, other=0.0).to(ACC)
@@ -159,10 +159,10 @@ def bias_act_sums_kernel(
     HAS_BIAS: tl.constexpr, FROM_OUTPUT: tl.constexpr, ACC: tl.constexpr,
     R: tl.constexpr, C: tl.constexpr, STEPS: tl.constexpr,
 ):  # fmt: skip
-    """Slope of [rows, columns] in memory order, and sums of STEPS blocks [R, C] of it that one program walks.
+    """Gradient of [rows, columns] in memory order, with one sum for each STEPS blocks [R, C] of a program.
 
-    ACROSS: a column is a channel, the walk goes down, sums are [programs, columns]; otherwise a row is of one channel,
-    the walk goes along it, sums are [rows, programs].
+    ACROSS: each column is a channel, a program moves down the rows, and sums are [programs, columns]. Otherwise each
+    row belongs to one channel, a program moves along it, and sums are [rows, programs].
     """
     DOWN: tl.constexpr = R * STEPS if ACROSS else R
     ALONG: tl.constexpr = C if ACROSS else C * STEPS
@@ -190,7 +190,7 @@ def bias_act_sums_kernel(
 
 
 def _block(dtype: object) -> int:
-    # 8 elements per thread; of float64 4, or the curvature of swish spills.
+    # 8 elements per thread; 4 for float64, with which the second gradient of swish would otherwise spill registers.
     return 512 if dtype in (torch.float64, "fp64") else 1024
 
 
@@ -213,20 +213,20 @@ def _run(mode: tl.constexpr, lead: torch.Tensor, x, b, g, h, from_output, dim, a
 
 
 def value(x, b, dim, act, alpha, gain, clamp) -> torch.Tensor:
-    """``clamp(gain * act(x + b))`` in the memory order of ``x``; ``clamp < 0`` is none."""
+    """``clamp(gain * act(x + b))`` in the memory order of ``x``; ``clamp < 0`` means no clamp."""
     x = dense(x)
     return _run(VALUE, x, x, b, None, None, False, dim, act, alpha, gain, clamp)
 
 
 def slope(g, x, b, y, dim, act, alpha, gain, clamp) -> torch.Tensor:
-    """Gradient in x for the gradient ``g`` of the output; of x and y, the one that the activation needs."""
+    """Gradient in x for the output's gradient ``g``: from y for linear, relu and lrelu, else from x and b."""
     g = dense(g)
     source = dense_like(x if y is None else y, g)
     return _run(SLOPE, g, source, b, g, None, x is None, dim, act, alpha, gain, clamp)
 
 
 def _walk(across: bool, rows: int, columns: int, block: int) -> tuple[int, int, int]:
-    """R, C and STEPS of :func:`bias_act_sums_kernel`."""
+    """Return R, C and STEPS of :func:`bias_act_sums_kernel`."""
     c = min(128 if across else block, triton.next_power_of_2(columns))
     r = block // c
     steps = triton.cdiv(rows, r) if across else triton.cdiv(columns, c)
@@ -234,7 +234,7 @@ def _walk(across: bool, rows: int, columns: int, block: int) -> tuple[int, int, 
 
 
 def slope_and_sums(g, x, b, y, dim, act, alpha, gain, clamp) -> tuple[torch.Tensor, torch.Tensor]:
-    """:func:`slope` and its sum over all axes but ``dim``, in one pass; of tensors that have elements."""
+    """:func:`slope` and its sum over all axes but ``dim``, in one pass; ``g`` must not be empty."""
     g = dense(g)
     source = dense_like(x if y is None else y, g)
     out, channels = layout.allocate(g), g.shape[dim]

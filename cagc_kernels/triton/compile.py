@@ -19,7 +19,7 @@ from triton.compiler import ASTSource
 
 from ..resources import kernels
 
-# Where ``variants()`` list what to compile; the convolutions share one list.
+# Modules whose ``variants()`` list the kernels to compile; the convolutions share one list.
 MODULES = ("bias_act", "upfirdn2d", "gemm.variants")
 
 WARP = 32
@@ -27,7 +27,7 @@ ALIGNED = [["tt.divisibility", 16]]
 
 
 def source(kernel, types: dict[str, str], constants: dict[str, object]) -> ASTSource:
-    """The kernel as the JIT would compile it for aligned pointers and sizes that are multiples of 16."""
+    """Return the source that the JIT would compile for aligned pointers and sizes that are multiples of 16."""
     signature = {name: types.get(name, "constexpr") for name in kernel.arg_names}
     constants = {name: constants[name] for name in kernel.arg_names if name in constants}
     attributes = {(i,): ALIGNED for i, name in enumerate(kernel.arg_names) if types.get(name, "").startswith("*")}
@@ -36,7 +36,7 @@ def source(kernel, types: dict[str, str], constants: dict[str, object]) -> ASTSo
 
 
 def usage(cubin: bytes) -> tuple[int, int]:
-    """(registers, bytes of stack) of the one kernel in ``cubin``; a stack means spills."""
+    """Return (registers, stack bytes) per thread of the one kernel in ``cubin``; a stack means register spills."""
     with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
         file.write(cubin)
         file.flush()
@@ -45,7 +45,7 @@ def usage(cubin: bytes) -> tuple[int, int]:
 
 
 def compile_one(job: tuple[int, str, int]) -> tuple[str, int | str, int | None]:
-    """(label, registers, stack), or (label, error, None), of one variant of an op's kernels for one architecture."""
+    """Compile one variant for one architecture and return (label, registers, stack), or (label, error, None)."""
     arch, stem, index = job
     kernel, label, types, constants = variants(stem, arch)[index]
     label = f"sm_{arch} {label}"
@@ -54,12 +54,12 @@ def compile_one(job: tuple[int, str, int]) -> tuple[str, int | str, int | None]:
         target = GPUTarget("cuda", arch, WARP)
         compiled = triton.compile(source(kernel, types, constants), target=target, options=options)
         return label, *usage(compiled.asm["cubin"])
-    except Exception as error:  # the compiler raises whatever it likes; all of it is a failure to report
+    except Exception as error:  # the compiler raises many types, and each is a failure to report
         return label, f"{type(error).__name__}: {error}", None
 
 
 def variants(stem: str, arch: int) -> list[tuple]:
-    """What a module has compiled; the tiles of convolutions depend on the architecture."""
+    """Return a module's variants to compile; the tiles of convolutions depend on the architecture."""
     module = import_module(f"cagc_kernels.triton.{stem}")
     return list(module.variants(arch) if stem == "variants" else module.variants())
 

@@ -1,8 +1,8 @@
-"""Modulated convolution in Triton: one implicit GEMM with everything around it. No autograd here: see
-:mod:`cagc_kernels.ops.modulated_conv2d`, whose backward is the reference's formula.
+"""Modulated convolution in Triton: one implicit GEMM that includes modulation, demodulation and the epilogue.
 
-Fused are k = 1, 3 and 5 at any symmetric padding, and up-sampling by 2 of 3 x 3 weights by 4 x 4 taps. float32
-multiplies in TF32 where ``torch.backends.cudnn.allow_tf32`` lets convolutions do so.
+Forward only: the backward pass differentiates the reference (:mod:`cagc_kernels.ops.single_kernel`). Fused are k = 1, 3
+and 5 with any symmetric padding, and up-sampling by 2 with 3 x 3 weights and 4 x 4 taps. float32 uses
+TF32 products if ``torch.backends.cudnn.allow_tf32`` allows them for convolutions.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from .gemm.packing import PackedWeight, pack, separable
 
 
 def composed_because(x: torch.Tensor, weight: torch.Tensor, resampling: Resampling, epilogue: Epilogue) -> str | None:
-    """Why one kernel does not have the whole layer; None if it does."""
+    """Return why one kernel cannot compute the whole layer, or None if it can."""
     (kh, kw), (x0, x1, y0, y1) = weight.shape[2:], resampling.padding
     up, _ = resampling.up
     if resampling.down != (1, 1):
@@ -35,13 +35,13 @@ def composed_because(x: torch.Tensor, weight: torch.Tensor, resampling: Resampli
 
 
 def problem(x: torch.Tensor, weight: torch.Tensor, resampling: Resampling) -> Problem:
-    """What the choice of a config needs to know about a fused call."""
+    """Return the :class:`Problem` by which a fused call chooses its config."""
     n, ci, h, w = x.shape
     co, _, k, _ = weight.shape
     dtype, arch = launch.kind(x)
     if resampling.up == (1, 1):
         return Problem(dtype, n, *resampling.output_size(x, (k, k)), ci, co, k, arch=arch)
-    # The factors of a filter are rounded: not for float64.
+    # The factors of a separated filter are rounded to float32, which is not enough for float64.
     separated = x.dtype != torch.float64 and separable(resampling.filter) is not None
     return Problem(dtype, n, h, w, ci, co, k, (POLYPHASE, TRANSPOSED) if separated else (POLYPHASE,), arch=arch)
 
@@ -56,7 +56,7 @@ def layer(
     resampling: Resampling,
     epilogue: Epilogue,
 ) -> torch.Tensor:
-    """The whole layer of a call that :func:`composed_because` finds no reason against; forward only."""
+    """Return the whole layer's output for a call that :func:`composed_because` accepts; forward only."""
     x0, _, y0, _ = resampling.padding
 
     def packed(config: Config) -> PackedWeight:

@@ -1,9 +1,8 @@
-"""Convolution over chosen channels in Triton: the implicit GEMM reads the full weight in place through the indices. No
-autograd here: see :mod:`cagc_kernels.ops.sparse_channel_conv2d`.
+"""Convolution over chosen channels in Triton: the implicit GEMM reads the full weight in place through the indices.
 
-A weight in channels_last memory is read fastest: the inputs of a tap are then adjacent, and indices that come in
-aligned blocks of 8 keep 16-byte loads. Fused are k = 1, 3 and 5 without up-sampling, and 3 x 3 up by 2 at padding 2;
-other up-sampling puts the zeros into x first.
+Forward only; for autograd see :mod:`cagc_kernels.ops.sparse_channel_conv2d`. A weight in channels_last memory is read
+fastest: the inputs of a tap are then adjacent, and indices in aligned blocks of 8 allow 16-byte loads. Fused are k = 1,
+3 and 5 without up-sampling, and 3 x 3 with up-sampling by 2 at padding 2; otherwise the zeros are first written into x.
 """
 
 from __future__ import annotations
@@ -18,14 +17,14 @@ from .gemm.launch import device_name, factors, gemm, kind, milliseconds
 from .gemm.packing import PackedWeight, energies
 from .upfirdn2d import upfirdn2d
 
-# Of index tensors that do not change: (version, blocks or None).
+# Caches per index tensor: (version, blocks or None).
 _blocks = WeakIdKeyDictionary()
 
 
 def aligned_blocks(index: torch.Tensor) -> torch.Tensor | None:
-    """[I' / 8] numbers of the blocks of 8 channels that ``index`` is made of, or None.
+    """Return the numbers [I' / 8] of the aligned blocks of 8 channels that form ``index``; None if it has others.
 
-    The values are looked at once while ``index`` does not change: on a GPU the first call waits for them.
+    Cached until ``index`` changes; on a GPU the first call synchronises.
     """
     version = None if index.is_inference() else index._version
     known = _blocks.get(index)
@@ -41,7 +40,7 @@ def aligned_blocks(index: torch.Tensor) -> torch.Tensor | None:
 
 
 def composed_because(weight: torch.Tensor) -> str | None:
-    """Why the kernel does not take a weight [O, I, k, k]; None if it does."""
+    """Return why the kernel cannot use a weight [O, I, k, k], or None if it can."""
     return None if weight.shape[-1] in (1, 3, 5) else f"a {weight.shape[-1]} x {weight.shape[-1]} kernel"
 
 
@@ -88,7 +87,7 @@ def sparse_channel_conv2d(
 
 
 def _in_place(weight, in_channels, out_channels, demodulate, flip_weight, up) -> PackedWeight:
-    """The full weight by its strides; a mirrored one begins at its last tap and goes backwards."""
+    """Return the full weight as strides; a mirrored one starts at its last tap with negative strides."""
     k = weight.shape[-1]
     if weight.stride(2) != k * weight.stride(3):
         weight = weight.contiguous()
@@ -102,7 +101,7 @@ def _in_place(weight, in_channels, out_channels, demodulate, flip_weight, up) ->
 
 
 def _zeros_between(x: torch.Tensor, up: int, padding: int) -> torch.Tensor:
-    """x with up - 1 zeros between its pixels, none after the last, and ``padding`` around."""
+    """Return x with up - 1 zeros between its pixels, none after the last, and ``padding`` zeros around the image."""
     height, width = ((size - 1) * up + 1 + 2 * padding for size in x.shape[2:])
     margins = padding, width - x.shape[3] * up - padding, padding, height - x.shape[2] * up - padding
     return upfirdn2d(x, Resampling(None, (up, up), padding=margins))

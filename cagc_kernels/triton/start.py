@@ -1,4 +1,4 @@
-"""Every launch of the convolutions goes through here, so that a whole list of them can be compiled before it runs."""
+"""Launches the convolutions' kernels, or only compiles them, several at a time, before they are launched."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _compiling: ContextVar[bool] = ContextVar("compiling", default=False)
 
 
 def start(kernel: triton.JITFunction, grid: tuple[int, ...], *arguments: object, **options: object) -> None:
-    """``kernel[grid](*arguments, **options)``; within :func:`compiling` it is only compiled."""
+    """Launch ``kernel[grid](*arguments, **options)``; within :func:`compiling`, only compile it."""
     if _compiling.get():
         kernel.warmup(*arguments, grid=grid, **options)
     else:
@@ -23,9 +23,10 @@ def start(kernel: triton.JITFunction, grid: tuple[int, ...], *arguments: object,
 
 @contextmanager
 def compiling() -> Iterator[None]:
-    """Compile what is launched inside side by side and launch nothing; what does not compile raises when it is used.
+    """Compile the kernels started inside the block in parallel, without launching them.
 
-    Most of the time of a compilation is the assembler's, a process of its own: threads are enough.
+    A kernel that does not compile raises only when it is launched. Threads suffice, because most of a compilation's
+    time is the assembler, a separate process.
     """
     if _compiling.get():
         yield

@@ -1,7 +1,7 @@
-"""What a frozen generator computes on vectors: mapping network, all affine layers at once, all demodulation at once.
+"""Kernels of a frozen generator's vectors: the mapping network, all affine layers in one, all demodulation in one.
 
-Vectors of several layers lie one layer after the other: of layer l with C channels, element (n, c) is at
-``start(l) · N + n · C + c``, where the starts are multiples of :data:`ALIGN`, so that every layer is aligned and dense.
+Vectors of several layers are stored layer after layer: element (n, c) of layer l with C channels is at
+``start(l) · N + n · C + c``. Starts are multiples of :data:`ALIGN`, so that every layer is aligned and dense.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import triton.language as tl
 from .gemm.demodulation import EPS
 
 ALIGN = 16
-# Outputs and inputs of a step: few outputs, so that one image fills a GPU.
+# Outputs and inputs per step: few outputs, so that one image already fills a GPU.
 OUTPUTS, INPUTS = 4, 512
 
 
@@ -22,10 +22,11 @@ def fully_connected_kernel(
     CI: tl.constexpr, CO: tl.constexpr, NORMALISE: tl.constexpr, LRELU: tl.constexpr, BO: tl.constexpr,
     BI: tl.constexpr,
 ):  # fmt: skip
-    """``y = weight · x + bias`` for BO rows of one image; x to unit mean square before it, lrelu after it.
+    """``y = weight · x + bias`` for BO rows of one image.
 
-    ``table`` [blocks, 3]: which w of x the rows of a block take, and start and width of their layer; without it all
-    rows are one layer. Rows up to the next layer's start are padding in ``weight`` and ``bias``.
+    NORMALISE scales x to unit mean square first; LRELU applies leaky ReLU last. ``table`` [blocks, 3] gives, for each
+    block of rows, the index of its w in x, and the start and width of its layer; without it all rows are one layer.
+    Rows up to the next layer's start are padding in ``weight`` and ``bias``.
     """
     block, image = tl.program_id(0), tl.program_id(1).to(tl.int64)
     which, start, width = 0, 0, CO
@@ -57,7 +58,7 @@ def demodulations_kernel(
     """:func:`.demodulation.demodulation_kernel` of all layers: ``scale`` of BO outputs of one image and layer.
 
     ``table`` [blocks, 5]: start and width of the layer's styles, start of its energies, start and number of its
-    outputs. With ``peaks`` also ``normalised``: the styles over their largest absolute value.
+    outputs. With ``peaks`` also writes ``normalised``: the styles divided by their largest absolute value.
     """
     block, image = table + tl.program_id(0) * 5, tl.program_id(1).to(tl.int64)
     start, inputs, first = tl.load(block), tl.load(block + 1), tl.load(block + 2)

@@ -28,24 +28,24 @@ from .start import compiling, start
 from .styles import ALIGN, demodulations_kernel, fully_connected_kernel
 from .to_rgb import launch_to_rgb
 
-# More than the tiles of any reduction that is split: it would not be, if they filled a GPU.
+# More than the tiles of any split reduction: a reduction is split only if its tiles do not fill a GPU.
 ARRIVALS = 4096
 NAMES = {PLAIN: "plain", POLYPHASE: "polyphase", TRANSPOSED: "transposed, filtered"}
 
 
 def aligned(channels: int) -> int:
-    """Elements that a layer takes among the vectors of all layers."""
+    """Return the elements that a layer's vector occupies among the vectors of all layers."""
     return -(-channels // ALIGN) * ALIGN
 
 
 class _Segment(NamedTuple):
-    """Where a layer's vectors lie: see :mod:`.styles`."""
+    """Position of a layer's vectors in a flat buffer; see :mod:`.styles` for the layout."""
 
     start: int
     width: int
 
     def of(self, flat: torch.Tensor, n: int) -> torch.Tensor:
-        """[N, width] of all layers' vectors of ``n`` images."""
+        """Return this layer's view [N, width] of the vectors of all layers for ``n`` images."""
         return flat[self.start * n : self.start * n + n * self.width].view(n, self.width)
 
 
@@ -56,7 +56,7 @@ class _RGB(NamedTuple):
 
 
 class _Layer(NamedTuple):
-    """A convolution with its toRGB; ``size`` is the resolution of its input."""
+    """A packed convolution with its toRGB; ``size`` is the resolution of its input in pixels."""
 
     packed: PackedWeight
     bias: torch.Tensor
@@ -69,9 +69,11 @@ class _Layer(NamedTuple):
 
 
 class Workspace(NamedTuple):
-    """Buffers of one batch size: w twice, vectors of all layers, activations in turn, before the filter, images.
+    """Buffers for one batch size.
 
-    arrivals: zeros, which split reductions leave behind.
+    Pairs (w, activations, images) are used in turn as input and output; ``styles``, ``normalised`` and ``scale`` hold
+    the vectors of all layers, ``unfiltered`` a transposed convolution before its FIR filter. ``arrivals`` are the
+    counters of split reductions, which leave them zero.
     """
 
     w: torch.Tensor
@@ -85,18 +87,18 @@ class Workspace(NamedTuple):
 
 
 def _nhwc(flat: torch.Tensor, n: int, c: int, side: int) -> torch.Tensor:
-    """[N, C, side, side] in channels_last memory at the beginning of ``flat``."""
+    """Return a channels_last view [N, C, side, side] of the beginning of ``flat``."""
     return flat[: n * side * side * c].view(n, side, side, c).permute(0, 3, 1, 2)
 
 
 class Program:
-    """A frozen generator on a GPU, or in Triton's interpreter.
+    """A :class:`~cagc_kernels.synthesis.SynthesisProgram` on a GPU, or in Triton's interpreter.
 
     Args:
-        weights: of the generator.
-        batch: for which tiles and the kind of up-sampling are chosen; for others only tiles are.
-        dtype: of activations, weights and images: float32, float16 or bfloat16. Sums, styles and factors are float32.
-        device: where it runs.
+        weights: weights of the generator.
+        batch: batch size for which tiles and the up-sampling algorithm are chosen; other sizes choose only tiles.
+        dtype: float32, float16 or bfloat16, for activations, weights and images. Sums, styles and factors are float32.
+        device: device that it runs on.
     """
 
     @torch.no_grad()
@@ -121,11 +123,11 @@ class Program:
         self._configs: dict[int, list[Config]] = {}
 
     def _own(self, tensor: torch.Tensor, dtype: torch.dtype | None = None) -> torch.Tensor:
-        """A contiguous copy on the device."""
+        """Return a contiguous copy on the program's device."""
         return torch.empty(tensor.shape, dtype=dtype or self.dtype, device=self.device).copy_(tensor)
 
     def _affine(self, convs: Sequence[ConvWeights]) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, list[_Segment]]:
-        """All affine layers as one matrix: weights, biases, table of :func:`.styles.fully_connected_kernel`, places."""
+        """Join all affine layers: weights, biases, table of :func:`.styles.fully_connected_kernel`, segments."""
         parts: list[ConvWeights | ToRGBWeights] = []
         for conv in convs:
             parts += [conv] if conv.to_rgb is None else [conv, conv.to_rgb]
@@ -171,7 +173,7 @@ class Program:
         return layers
 
     def _demodulation(self) -> tuple[torch.Tensor, torch.Tensor | None, torch.Tensor]:
-        """Energies of all layers, peaks of all filters in float16, table of :func:`.styles.demodulations_kernel`."""
+        """Join energies, for float16 peaks of filters, and the table of :func:`.styles.demodulations_kernel`."""
         table, first = [], 0
         peaks = torch.zeros(sum(aligned(layer.scale.width) for layer in self._layers), device=self.device)
         for layer in self._layers:
@@ -194,7 +196,7 @@ class Program:
         return choose(problem, device_name(self.device), partial(milliseconds, problem))
 
     def configs(self, n: int) -> list[Config]:
-        """Of every convolution for ``n`` images, in order."""
+        """Return the config of every convolution for ``n`` images, in order; cached."""
         if n not in self._configs:
             found = []
             for layer in self._layers:
@@ -217,7 +219,7 @@ class Program:
         return sum(t.numel() * t.element_size() for t in tensors)
 
     def workspace(self, n: int) -> Workspace:
-        """The buffers of ``n`` images, made once."""
+        """Return the buffers for ``n`` images; cached."""
         if n not in self._workspaces:
             self._workspaces[n] = self._allocate(n)
         return self._workspaces[n]
@@ -242,7 +244,7 @@ class Program:
         )  # fmt: skip
 
     def map(self, z: torch.Tensor) -> torch.Tensor:
-        """w [N, style_dim] in the program's dtype, a new tensor, of ``z`` [N, style_dim]."""
+        """Return a new w [N, style_dim] in the program's dtype for latents ``z`` [N, style_dim]."""
         n, z = len(z), z.contiguous()
         w = torch.empty(n, self.style_dim, dtype=self.dtype, device=self.device)
         if n == 0:
@@ -264,7 +266,7 @@ class Program:
             )  # fmt: skip
 
     def _style(self, ws: torch.Tensor, work: Workspace) -> torch.Tensor:
-        """Fill styles and factors; the styles of convolutions, which float16 takes over their largest value."""
+        """Fill styles and demodulation factors; return the convolutions' styles, which float16 normalises."""
         n = len(ws)
         ws = ws if ws.stride(2) == 1 else ws.contiguous()
         self._fully_connected(ws, ws.stride(1), self._weight, self._bias, self._affines, work.styles, n)
@@ -277,32 +279,33 @@ class Program:
         return work.styles if normalised is None else normalised
 
     def images(self, ws: torch.Tensor, noise: Sequence[torch.Tensor | None]) -> torch.Tensor:
-        """[N, 3, R, R], a new tensor, from ``ws`` [N, L, style_dim].
+        """Return new images [N, 3, R, R] for ``ws`` [N, L, style_dim].
 
         Args:
-            noise: [1 or N, 1, r, r] or None, for each convolution, not scaled by its strength.
+            ws: one w per layer.
+            noise: [1 or N, 1, r, r] or None for each convolution, before multiplication by its noise strength.
         """
         n, r = len(ws), self.resolution
         image = torch.empty(n, 3, r, r, dtype=self.dtype, device=self.device)
         if n == 0:
             return image
         if n not in self._workspaces and self.device.type == "cuda":
-            self.configs(n)  # may time some
+            self.configs(n)  # before compiling(): autotuning may launch and time configs here
             with compiling():
                 self._run(ws, noise, image)
         self._run(ws, noise, image)
         return image
 
     def draw(self, batch: int, shapes: Sequence[tuple[int, int]]) -> list[torch.Tensor]:
-        """Standard normal noise [batch, 1, height, width] for each of ``shapes``: views of one tensor, one launch."""
+        """Return standard normal noise [batch, 1, height, width] for each of ``shapes``, drawn in one launch."""
         flat = torch.empty(batch * sum(h * w for h, w in shapes), dtype=self.dtype, device=self.device).normal_()
         parts = flat.split([batch * h * w for h, w in shapes])
         return [part.view(batch, 1, *shape) for part, shape in zip(parts, shapes, strict=True)]
 
     def profile(self, z: torch.Tensor, num_ws: int, noise: Sequence[torch.Tensor | None]) -> list[Part]:
-        """The mapping network, the styles, and each convolution with its toRGB, of one call on ``z``.
+        """Run one call on ``z``; return the costs of the mapping network, the styles and each convolution with toRGB.
 
-        The launches of a part are waited for before those of the next: the sum is more than the time of an image.
+        The device is synchronised after each part, so the sum of the times is more than the time of an image.
         """
         n, marks = len(z), []
 
@@ -311,7 +314,7 @@ class Program:
                 torch.cuda.synchronize(self.device)
             marks.append(time.perf_counter())
 
-        image = self.images(self.map(z)[:, None].expand(-1, num_ws, -1), noise)  # what is compiled on first use
+        image = self.images(self.map(z)[:, None].expand(-1, num_ws, -1), noise)  # compiles the kernels
         mark()
         ws = self.map(z)[:, None].expand(-1, num_ws, -1)
         mark()
@@ -320,7 +323,7 @@ class Program:
         return [Part(*row) for row in zip(seconds, *zip(*self._costs(n), strict=True), strict=True)]
 
     def _costs(self, n: int) -> list[tuple[int, int, str]]:
-        """Multiplications, bytes and kernel of the mapping network, the styles and each convolution of ``n`` images."""
+        """Return multiplications, bytes and kernel of mapping network, styles and each convolution for ``n`` images."""
 
         def vectors(weights: Sequence[torch.Tensor]) -> tuple[int, int, str]:
             products = sum(weight.numel() for weight in weights)
@@ -348,14 +351,14 @@ class Program:
             side, out, last = layer.size * layer.up, layer.scale.width, i + 1 == len(self._layers)
             colours = None
             if layer.rgb is not None:
-                # The largest one below the image itself goes to the first buffer.
+                # The buffers alternate so that the largest image below the final one goes to the first buffer.
                 below = work.images[(r // side).bit_length() % 2]
                 target = image if last else below[: n * 3 * side**2].view(n, 3, side, side)
                 rgb_styles = layer.rgb.styles.of(work.styles, n)
                 colours = Colours(layer.rgb.weight, rgb_styles, layer.rgb.bias, skip, self._filter, target, not last)
                 skip = target
             fused = colours is not None and holds_all(config, out)
-            # What only the next convolution reads takes that one's styles on the way to memory.
+            # An output that only the next convolution reads is multiplied by that one's styles before it is stored.
             alone = not last and (fused or colours is None)
             next_styles = self._layers[i + 1].styles.of(styles, n) if alone else None
             epilogue = Epilogue(given, layer.bias, next_styles, "lrelu", 0.2, 2**0.5, self.clamp)
@@ -381,11 +384,11 @@ class Program:
 
     @property
     def layouts(self) -> list[str]:
-        """Of the activations of each convolution."""
+        """Memory layout of the activations of each convolution."""
         return ["NHWC"] * len(self._layers)
 
     def describe(self, n: int) -> list[tuple[str, str]]:
-        """Kernel and tile of every convolution for ``n`` images, in order, and why it is that one."""
+        """Return kernel and tile of every convolution for ``n`` images, in order, and the reason for its choice."""
         found, runs = [], "in a CUDA graph" if self.device.type == "cuda" else "interpreted"
         for layer, c in zip(self._layers, self.configs(n), strict=True):
             split = f" in {c.split} parts" if c.split > 1 else ""

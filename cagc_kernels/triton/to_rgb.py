@@ -19,19 +19,19 @@ from .gemm.launch import pixels, precision, strides
 from .gemm.packing import tl_dtype
 from .start import start
 
-# Pixels and warps of a program: at most 80 registers in every dtype, so that many programs hide the memory.
+# Pixels and warps per program: at most 80 registers in every dtype, so that many programs hide memory latency.
 ROWS, WARPS = 64, 8
 
 
 @triton.jit
 def _upsampled(skip, f, p, q, h, w, row_stride, pixel_stride, channels, mask, ACC: tl.constexpr):
-    """[pixels, channels] of the image at twice its size: of 16 taps, 4 fall on pixels."""
+    """[pixels, channels] of the image up-sampled by 2: of the 16 taps, 4 fall on pixels and the others on zeros."""
     a, b = p % 2, q % 2
     total = tl.zeros(mask.shape, ACC)
     for tap in tl.static_range(4):
         i, j = tap // 2, tap % 2
         y, x = p // 2 + a + i - 1, q // 2 + b + j - 1
-        # Taps are mirrored, and the gain is 4.
+        # The taps are mirrored; the gain 4 = 2 x 2 keeps a constant image's value.
         weight = 4.0 * tl.load(f + (3 - a - 2 * i) * 4 + 3 - b - 2 * j)
         ok = (y >= 0) & (y < h // 2) & (x >= 0) & (x < w // 2)
         at = skip + (y * row_stride + x * pixel_stride)[:, None] + channels[None, :]
@@ -45,7 +45,7 @@ def to_rgb_kernel(
     CI: tl.constexpr, CO: tl.constexpr, XP: tl.constexpr, YP: tl.constexpr, YC: tl.constexpr, CLAMP: tl.constexpr,
     PRECISION: tl.constexpr, ACC: tl.constexpr, BM: tl.constexpr, BK: tl.constexpr,
 ):  # fmt: skip
-    """BM pixels of one image by 16 columns, the least that tensor cores take; CO of them are real."""
+    """Compute BM pixels of one image by 16 columns, the least that tensor cores take; only CO columns are stored."""
     image = tl.program_id(1).to(tl.int64)
     r, k, c = tl.program_id(0) * BM + tl.arange(0, BM), tl.arange(0, BK), tl.arange(0, 16)
     row_ok, col_ok = r < h * w, c < CO
@@ -56,7 +56,7 @@ def to_rgb_kernel(
         mask = row_ok[:, None] & (i < CI)[None, :] if CI % BK else row_ok[:, None] & (k >= 0)[None, :]
         tile = tl.load(rows[:, None] + i[None, :], mask=mask, other=0.0)
         s = tl.load(styles + image * CI + i, mask=i < CI, other=0.0).to(ACC)
-        # Few filters: modulating them costs less than modulating pixels.
+        # There are few filters, so modulating them costs less than modulating pixels.
         at = weight + c[None, :] * CI + i[:, None]
         filters = tl.load(at, mask=(i < CI)[:, None] & col_ok[None, :], other=0.0).to(ACC) * s[:, None]
         if INTERPRET:
@@ -81,7 +81,7 @@ def to_rgb(
     resample_filter: torch.Tensor | None = None,
     clamp: float | None = None,
 ) -> torch.Tensor:
-    """The image of a resolution of the generator.
+    """Return the image of one resolution of the generator: toRGB plus the up-sampled image before it.
 
     Equivalent to::
 
@@ -93,13 +93,13 @@ def to_rgb(
         x: [N, I, H, W], H and W even where there is a ``skip``.
         weight: [O, I, 1, 1], O at most 16; styles: [N, I]; bias: [O].
         skip: [N, O, H / 2, W / 2], any strides; resample_filter: its 4 x 4 float32 taps.
-        clamp: bound of the absolute value before the addition.
+        clamp: bound of toRGB's absolute output, before the addition; None does not clamp.
 
     Returns:
         [N, O, H, W] in the dtype of ``x``, channels_last if ``x`` is.
 
     Raises:
-        ValueError: for shapes other than these.
+        ValueError: the shapes are not as above.
     """
     n, ci, h, w = x.shape
     co = weight.shape[0]
@@ -119,7 +119,7 @@ def to_rgb(
 
 
 def launch_to_rgb(x, weight, styles, bias, skip, resample_filter, y, clamp: float) -> None:
-    """Fill the dense ``y`` [N, O, H, W]; ``weight`` [O, I], ``clamp`` < 0 is none, all else as :func:`to_rgb` says."""
+    """Fill the dense ``y`` [N, O, H, W] as :func:`to_rgb`; ``weight`` is [O, I], ``clamp < 0`` means no clamp."""
     (_, ci, h, w), co = x.shape, len(weight)
     source, xp, x_pixels = pixels(x)
     yp, yc = strides(y)
@@ -134,5 +134,5 @@ def launch_to_rgb(x, weight, styles, bias, skip, resample_filter, y, clamp: floa
 
 
 def block(channels: int) -> int:
-    """Channels of one step."""
+    """Return the channels per step of the kernel."""
     return min(64, max(16, triton.next_power_of_2(channels)))

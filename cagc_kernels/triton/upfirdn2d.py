@@ -1,7 +1,7 @@
-"""upfirdn2d in Triton, its own backward. No autograd here: see :mod:`cagc_kernels.ops.upfirdn2d`.
+"""upfirdn2d in Triton, also for its gradient. For autograd see :mod:`cagc_kernels.ops.upfirdn2d`.
 
-One thread per value, straight from memory through the caches; the zeros between pixels are never multiplied. Taps that
-are a vector make two passes, columns of a row first.
+One thread computes one output and reads its window through the caches; zeros between pixels are not multiplied. A
+separable filter runs in two passes, first along rows.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ BLOCK = 512
 
 @triton.jit
 def _window(o, pad, shift, UP: tl.constexpr, DOWN: tl.constexpr):
-    """First pixel that output ``o`` reads, and the tap on it; ``shift`` pixels keep the division from negatives."""
+    """First pixel that output ``o`` reads, and its tap; adding ``shift`` pixels keeps the dividend non-negative."""
     base = o * DOWN - pad + shift * UP
     first = (base + UP - 1) // UP
     return first - shift, first * UP - base
@@ -33,7 +33,7 @@ def upfirdn2d_kernel(
     FW: tl.constexpr, FLIP: tl.constexpr, GAIN: tl.constexpr, WIDE: tl.constexpr, ACC: tl.constexpr,
     BLOCK: tl.constexpr,
 ):  # fmt: skip
-    """One block of the values of ``out``, in memory order; the axes are those of csrc/include/cagc/upfirdn2d.h."""
+    """Compute one block of ``out`` in memory order; the axes are those of csrc/include/cagc/upfirdn2d.h."""
     block = tl.program_id(0)
     if WIDE:
         block = block.to(tl.int64)
@@ -79,7 +79,7 @@ def _launch(x, f, out, up, down, padding, flip, gain) -> None:
 
 
 def upfirdn2d(x: torch.Tensor, resampling: Resampling) -> torch.Tensor:
-    """[N, C, H', W'] in the memory order of ``x``."""
+    """Resample ``x`` [N, C, H, W] to [N, C, H', W'] in its memory order; see :func:`cagc_kernels.upfirdn2d`."""
     f, up, down, (x0, _, y0, _), flip, gain = resampling
     padding, (height, width) = (x0, y0), resampling.output_size(x)
     x = layout.images(x)
