@@ -281,9 +281,7 @@ class Program:
     def images(self, ws: torch.Tensor, noise: Sequence[torch.Tensor | None]) -> torch.Tensor:
         """Return new images [N, 3, R, R] for ``ws`` [N, L, style_dim].
 
-        Args:
-            ws: one w per layer.
-            noise: [1 or N, 1, r, r] or None for each convolution, before multiplication by its noise strength.
+        ``noise``: [1 or N, 1, r, r] or None for each convolution, before multiplication by its noise strength.
         """
         n, r = len(ws), self.resolution
         image = torch.empty(n, 3, r, r, dtype=self.dtype, device=self.device)
