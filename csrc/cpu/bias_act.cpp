@@ -1,4 +1,4 @@
-// bias_act on the CPU: one pass over memory, split evenly over OpenMP threads, one vector loop per channel run.
+// bias_act on the CPU: one pass over memory, split evenly among OpenMP threads, with one vector loop per channel run.
 #include "bias_act_loops.h"
 #include "isa/simd.h"
 #include "stream.h"
@@ -17,11 +17,11 @@ namespace bf16 { extern const BiasActLoops bias_act_loops; }
 
 namespace {
 
-// Waking a team costs more than 32k elements take on one thread (the grain of at::parallel_for).
+// Starting the threads costs more than 32k elements on one thread (the grain size of at::parallel_for).
 constexpr int64_t kGrain = 32768;
-// Elements of a tiled bias: long enough for a vector loop to pay, short enough for L1 beside the data.
+// Elements of a repeated bias: long enough for vector loops, short enough to stay in L1 with the data.
 constexpr int64_t kTile = 2048;
-constexpr int64_t kLine = 64;  // bytes; what is cut at lines is stored in whole ones
+constexpr int64_t kLine = 64;  // bytes of a cache line; work is cut at lines, so that one thread stores a whole line
 
 const BiasActLoops &loops([[maybe_unused]] DType dtype) {
 #if defined(CAGC_X86_LEVELS) && defined(__AVX512F__)
@@ -59,7 +59,7 @@ template <class T> class Walk {
   // Elements [begin, end), cut at the borders of runs.
   void go(int64_t begin, int64_t end) {
     const auto at = [](const void *base, int64_t i) { return base ? static_cast<const T *>(base) + i : nullptr; };
-    // The slope of `linear` without clamp looks at neither x nor y; g keeps the loop free of a test.
+    // The slope of `linear` without clamp needs neither x nor y; passing g avoids a null test in the loop.
     const void *u = p.y ? p.y : p.x ? p.x : p.g;
     for (int64_t i = begin; i < end;) {
       const int64_t offset = i % run, n = std::min(run - offset, end - i);
@@ -99,7 +99,7 @@ template <class T> void pass(const BiasAct &p, int threads) {
   }
 }
 
-// Each piece is summed by one thread: the sums do not depend on how many there are.
+// Each piece is summed by one thread, so the sums do not depend on the number of threads.
 template <class T> void pass_with_sums(const BiasAct &p, int threads) {
   const bool across = p.channels > 1 && p.step == 1;
   const int64_t run = across ? p.numel : p.channels > 1 ? p.step : p.numel, pieces = (run + p.chunk - 1) / p.chunk;

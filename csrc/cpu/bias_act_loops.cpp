@@ -10,7 +10,7 @@ namespace cagc {
 
 namespace {
 
-// Vectors that are summed before the sum joins the total: rounding grows with the length of a chain of additions.
+// Vectors per partial sum: rounding errors grow with the length of a chain of additions, so sums are blocked.
 constexpr int64_t kSummed = 16;
 
 template <class T, Act ACT, Pass PASS>
@@ -31,7 +31,7 @@ template <class T, Act ACT, Pass PASS> void loop(const BiasAct &p, const BiasAct
   T *out = static_cast<T *>(r.out);
   A *sums = PASS == Pass::slope ? static_cast<A *>(r.sums) : nullptr;
   Elements<A> total(0);
-  const auto some = [&](int64_t i, int64_t n) {  // less than a vector
+  const auto some = [&](int64_t i, int64_t n) {  // fewer elements than a vector
     T in[3][lanes] = {}, result[lanes];
     const T *from[3] = {u, g, h};
     for (int64_t k = 0; k < n; k++)
@@ -45,7 +45,7 @@ template <class T, Act ACT, Pass PASS> void loop(const BiasAct &p, const BiasAct
     }
   };
   int64_t i = 0;
-  // Where sums are wanted, their order must not depend on addresses.
+  // The order of summation must not depend on addresses, so with sums the loop does not align itself.
   if (r.stream && !sums) some(0, i = std::min(r.n, unaligned(out)));
   const auto vectors = [&](auto put) {
     while (i + lanes <= r.n) {

@@ -10,14 +10,14 @@ struct BiasActRun {
   const void *u, *g, *h, *b;
   void *out, *sums;
   int64_t n, step;
-  bool stream;  // past the caches where out is aligned for it
+  bool stream;  // use non-temporal stores where out is aligned for them
 };
 
 constexpr int kMostLanes = 16;
 
 using BiasActLoop = void (*)(const BiasAct &, const BiasActRun &);
 
-// `sums` may be null but for Pass::slope.
+// Only Pass::slope writes `sums`, and only if it is not null.
 struct BiasActLoops {
   BiasActLoop loops[4][9][3];  // [dtype][act][pass]
   BiasActLoop find(DType dtype, Act act, Pass pass) const {

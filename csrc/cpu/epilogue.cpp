@@ -1,4 +1,4 @@
-// Around the dense convolution of a modulated one, on the CPU: one pass over memory, split over OpenMP threads.
+// The epilogue of a modulated convolution on the CPU: one pass over memory, split among OpenMP threads.
 #include "cagc/epilogue.h"
 #include "isa/simd.h"
 #include <algorithm>
@@ -12,13 +12,13 @@ namespace CAGC_LEVEL { void epilogue(const Epilogue &, int threads); }
 
 namespace {
 
-// Waking a team costs more than 32k elements take on one thread (the grain of at::parallel_for).
+// Starting the threads costs more than 32k elements on one thread (the grain size of at::parallel_for).
 constexpr int64_t kGrain = 32768;
 
-// One sample's or one channel's factors; along channels they are vectors, along the pixels of one channel scalars.
+// Factors of one sample (channels_last: vectors along channels) or of one channel (NCHW: scalars).
 template <class A> struct Factors { const A *d, *b, *s; };
 
-// Calls f(begin, end) for parts of [0, total), each on a thread.
+// Calls f(begin, end) for parts of [0, total), one per thread.
 template <class F> void split(int64_t total, int64_t work, int threads, F &&f) {
   const int64_t team = std::max<int64_t>(1, std::min<int64_t>({threads, total, work / kGrain}));
   if (team == 1) return f(0, total);
@@ -29,7 +29,7 @@ template <class F> void split(int64_t total, int64_t work, int threads, F &&f) {
   }
 }
 
-// ACROSS: the n values are the channels of a pixel; else the pixels of a channel.
+// ACROSS: the n values are the channels of one pixel; otherwise they are pixels of one channel.
 template <class T, Act ACT, bool ACROSS, class A>
 CAGC_HD void value_loop(const T *x, const A *noise, const Factors<A> &k, T *out, int64_t n,
                         const EpilogueScalars<A> &scalars) {
@@ -56,7 +56,7 @@ CAGC_NOINLINE void value_plane(const T *x, const A *noise, Factors<A> k, T *out,
   value_loop<T, ACT, false>(x, noise, k, out, n, scalars);
 }
 
-// Vectors of ones and zeros stand in for absent factors.
+// Vectors of ones and zeros replace absent factors.
 template <class T> struct Operands {
   using A = acc_t<T>;
   const Epilogue &p;

@@ -20,10 +20,10 @@ namespace CAGC_LEVEL { void sparse_channel_conv2d(const SparseChannelConv2d &, i
 
 namespace {
 
-// Waking a team costs about as much as this many multiplications on one thread.
+// Starting the threads costs about as much as this many multiplications on one thread.
 constexpr int64_t kGrain = 1 << 20;
 constexpr int64_t kAhead = 4;
-// Copies for every tap are read once for each block of outputs: they have to stay in the second-level cache.
+// Per-tap copies are read once for each block of outputs, so they must fit the L2 cache.
 constexpr int64_t kMaxCopies = 512 << 10;
 
 // One axis of one phase, outputs phase, phase + up, ...: `size` of them; output i reads x[i + shift[t]] under tap t.
@@ -51,7 +51,7 @@ struct Margin {
   }
 };
 
-// Everything that is the same for all threads.
+// Sizes and tables shared by all threads.
 template <class T> struct Plan {
   using A = acc_t<T>;
   const SparseChannelConv2d p;
@@ -147,7 +147,7 @@ template <class T> void pad_rows(const Plan<T> &plan, int64_t n, int64_t row) {
   }
 }
 
-// What each tap reads of channel c of image n, for all output pixels.
+// Copies, for each tap, the pixels of channel c of image n that it reads for all output pixels.
 template <class T> void copy_taps(const Plan<T> &plan, int64_t n, int64_t c) {
   using A = acc_t<T>;
   const SparseChannelConv2d &p = plan.p;

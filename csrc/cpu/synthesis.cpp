@@ -1,5 +1,5 @@
-// The synthesis network: what is done on which part of memory by which thread. One parallel region per image: every
-// worksharing loop below ends in the barrier that the next one needs.
+// The driver of the synthesis network: it divides work and workspace among threads. There is one parallel region per
+// image, and every worksharing loop below ends in the barrier that the next one needs.
 #include "cagc/synthesis.h"
 #include "synthesis/layer_plan.h"
 #include "synthesis/team.h"
@@ -42,7 +42,7 @@ struct Synthesis::State : SynthesisNetwork {
     return at;
   }
   bool enters_strips(size_t layer) const { return layer && convs[layer].strips > 1 && convs[layer - 1].strips == 1; }
-  // Whether a layer and the next one run as one.
+  // Whether a layer and the next one run together.
   bool paired(size_t layer) const { return convs[layer].strips > 1 && convs[layer].up == 2; }
   int64_t panels_of(const StyledConv &c) const {
     return c.strips > 1 ? kernels.row_blocks(c.out) : kernels.panels(c.out);
@@ -225,8 +225,8 @@ void Synthesis::State::own_blocks(const ConvJob &job, const LayerPlan &p, int64_
 }
 
 // Rows [begin, end) of the second layer's tiles, of sample n, by this thread alone, from its own rows of the first
-// layer's output: what one core wrote is dear to another, above all to one that shares no cache with it. Bounds inside
-// the image are odd: rows of y that a part begins and ends with are then amid a row of the first layer's tiles.
+// layer's output: reading lines that another core wrote is slow, above all without a shared cache. Bounds inside the
+// image are odd, so that the first and last row of y of a part lie inside a row of the first layer's tiles.
 void Synthesis::State::segment(ConvJob up, ConvJob job, int64_t layer, int64_t n, int64_t begin, int64_t end,
                                float *workspace, Clock &clock) const {
   const int64_t thread = omp_get_thread_num(), r = job.size;

@@ -14,7 +14,7 @@ namespace CAGC_LEVEL { void upfirdn2d(const Upfirdn2d &, int threads); }
 
 namespace {
 
-// Waking a team costs more than 32k elements take on one thread (the grain of at::parallel_for).
+// Starting the threads costs more than 32k elements on one thread (the grain size of at::parallel_for).
 constexpr int64_t kGrain = 32768;
 // Elements of the combined row: 64 kB of float, so that it and the rows of x that make it stay in L2.
 constexpr int64_t kStrip = 16384;

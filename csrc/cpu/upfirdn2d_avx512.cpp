@@ -19,7 +19,7 @@ namespace {
 #pragma GCC diagnostic ignored "-Wmaybe-uninitialized"
 
 constexpr int64_t kLanes = 16;
-// Waking a team costs more than 32k elements take on one thread (the grain of at::parallel_for).
+// Starting the threads costs more than 32k elements on one thread (the grain size of at::parallel_for).
 constexpr int64_t kGrain = 32768;
 
 int64_t round_up(int64_t n, int64_t unit) { return (n + unit - 1) / unit * unit; }
@@ -63,7 +63,7 @@ CAGC_INLINE void store(bfloat_t *p, Mask m, Floats16 v) {  // as bfloat_t(float)
   _mm256_mask_storeu_epi16(p, m, _mm512_cvtepi32_epi16(bits));
 }
 
-// Past the caches, to where is_aligned().
+// Non-temporal store; the address must be aligned (is_aligned()).
 template <class T> CAGC_INLINE void stream(T *p, Floats16 v) {
   alignas(64) T values[kLanes];
   store(values, kAll, v);

@@ -1,5 +1,5 @@
-// A register of floats or doubles that the scalar formulas of csrc/include take for a number: adjacent elements, with
-// comparisons that select lane by lane; and exp, tanh and the like of them.
+// A SIMD register of adjacent floats or doubles that the scalar formulas of csrc/include accept as a number:
+// comparisons select per lane, and exp, tanh and related functions are provided.
 #pragma once
 #include "cagc/common.h"
 #include "simd.h"
@@ -86,7 +86,7 @@ CAGC_HD Floats softplus(Floats u) {
   return select(u > Floats(0), u, Floats(0)) + (s + s) * (Floats(1) + t * (Floats(0.333333194f) + t * p));
 }
 
-// float64 promises the accuracy of the C library.
+// For float64, each lane calls the C library, for its accuracy.
 template <class F> CAGC_HD Doubles each(Doubles u, F &&f) {
   for (int i = 0; i < Doubles::lanes; i++) u.v[i] = f(u.v[i]);
   return u;
@@ -113,7 +113,7 @@ CAGC_HD Floats load(const bfloat_t *p) {
 }
 CAGC_HD void store(bfloat_t *p, Floats u) {  // as bfloat_t(float) rounds
 #if defined(__AVX512BF16__)
-  // The instruction takes subnormal numbers for zero, and is right in everything else.
+  // The instruction flushes subnormal numbers to zero, so it is used only where there are none.
   if (__builtin_expect(!_mm512_fpclass_ps_mask(u.v, 0x20), 1))
     return _mm256_storeu_si256(reinterpret_cast<__m256i *>(p), (__m256i)_mm512_cvtneps_pbh(u.v));
 #endif

@@ -34,16 +34,16 @@ template <int W> using vec = typename Vector<W>::type;
 
 template <int W> CAGC_INLINE vec<W> load(const float *p) { return *reinterpret_cast<const vec<W> *>(p); }
 template <int W> CAGC_INLINE void store(float *p, vec<W> v) { *reinterpret_cast<vec<W> *>(p) = v; }
-// Less zero, not plus: that would be an addition, for -0 + 0 is not -0, and then no load that fills the lanes.
+// `s - 0` folds to a broadcast; `s + 0` does not, because -0 + 0 = +0.
 template <int W> CAGC_INLINE vec<W> broadcast(float s) { return s - vec<W>{}; }
 
-// A comparison with NaN is false, so each selects `u` where it fails: a NaN stays a NaN. One min or max instruction.
+// Comparisons with NaN are false and then select `u`, so a NaN stays a NaN. Each compiles to one min or max.
 template <class V> CAGC_INLINE V bounded(V u, V clamp) {
   u = clamp < u ? clamp : u;
   return -clamp > u ? -clamp : u;
 }
 
-// Leaky ReLU of slope 0.2, its gain being in what comes before, and the bound of mixed-precision generators.
+// Leaky ReLU with slope 0.2, its gain already multiplied into the input, and the clamp of mixed-precision generators.
 template <int W> CAGC_INLINE vec<W> activate(vec<W> u, vec<W> clamp) {
   const vec<W> low = u * 0.2f;
   u = low > u ? low : u;
@@ -51,7 +51,7 @@ template <int W> CAGC_INLINE vec<W> activate(vec<W> u, vec<W> clamp) {
 }
 
 CAGC_INLINE vec<4> fold(vec<4> v) { return v; }
-template <class V> CAGC_INLINE vec<4> fold(V v) {  // adds the halves until four lanes are left
+template <class V> CAGC_INLINE vec<4> fold(V v) {  // adds halves until four lanes are left
   constexpr int half = sizeof(V) / 8;
   vec<half> low, high;
   __builtin_memcpy(&low, &v, sizeof(low));

@@ -11,9 +11,9 @@ class Team {
  public:
   explicit Team(int threads) : shares_(threads) {}
 
-  // As a dynamic `omp for`, with its barrier, but a thread begins with a share of its own, and takes from the others'
-  // when that is done: it reads what it wrote before, and lines that another core wrote are dear, above all on
-  // another die.
+  // A dynamic `omp for` with its barrier, but each thread starts with its own share and then steals from the others.
+  // It thus mostly reads what it wrote itself: reading cache lines that another core wrote is slow, most of all across
+  // dies.
   template <class F> void each(int64_t count, F &&body) {
     const int64_t threads = omp_get_num_threads(), thread = omp_get_thread_num();
     Share &own = shares_[thread];
@@ -23,7 +23,7 @@ class Team {
       for (int64_t i; (i = begin + shares_[t].taken[turn].fetch_add(1, std::memory_order_relaxed)) < end;) body(i);
     }
 #pragma omp barrier
-    own.taken[turn] = 0;  // nobody looks at it before the barrier of the next loop
+    own.taken[turn] = 0;  // no thread reads it before the barrier of the next loop
   }
 
  private:
@@ -34,7 +34,7 @@ class Team {
   std::vector<Share> shares_;
 };
 
-// Where the time goes: the seconds between laps, added up by what they were spent on. Null: nothing is asked.
+// Accumulates the seconds between laps per stage; with a null pointer it measures nothing.
 class Clock {
  public:
   Clock(double *seconds, int64_t count) : seconds_(seconds), start_(omp_get_wtime()) {

@@ -1,4 +1,4 @@
-// bias_act: y = clamp(gain * act(x + b)), its gradient and the gradient of its gradient, element by element.
+// bias_act: y = clamp(gain * act(x + b)), its gradient and its second gradient, element by element.
 #pragma once
 #include "cagc/common.h"
 #if !defined(__CUDACC__)
@@ -14,9 +14,9 @@ enum class Act : int { linear = 0, relu, lrelu, tanh, sigmoid, elu, selu, softpl
 //   value         out = clamp(v)
 //   slope         out = g * gain * act'(u)   inside, else 0
 //   curvature     out = g * h * gain * act''(u)   inside, else 0
-// The piecewise linear activations (linear, relu, lrelu) have no curvature, and their slope is read off the
-// saved output y, so that neither x nor b need to be kept. That asks for gain > 0 and, for lrelu, alpha >= 0:
-// the sign of y is then that of u.
+// The second derivative of the piecewise linear activations (linear, relu, lrelu) is zero, and their first one is
+// computed from the saved output y, so that x and b need not be kept. This requires gain > 0 and, for lrelu,
+// alpha >= 0: the sign of y is then that of u.
 enum class Pass : int { value = 0, slope, curvature };
 
 struct BiasAct {
@@ -30,13 +30,13 @@ struct BiasAct {
   int64_t step = 1;         // element i belongs to channel (i / step) % channels:
   int64_t channels = 1;     //   step = H*W for NCHW, 1 for channels_last
   double alpha = 0, gain = 1;
-  double clamp = -1;  // < 0: none
+  double clamp = -1;  // < 0: no clamp
   Act act = Act::linear;
   Pass mode = Pass::value;
   DType dtype = DType::float32;
-  // Sums of `out` in the accumulate type, with Pass::slope, or null. A run of one channel falls into pieces
-  // of at most `chunk` elements, [numel / step, pieces]; where step is 1, so does the whole, `chunk` is a multiple of
-  // the channels, and each piece has a sum for each of them, [pieces, channels].
+  // With Pass::slope, partial sums of `out` in the accumulate type, or null. If step > 1, each run of one channel is
+  // cut into pieces of at most `chunk` elements: sums are [numel / step, pieces]. If step is 1, the whole tensor is cut
+  // into pieces of `chunk` elements, a multiple of the channels: sums are [pieces, channels].
   void *sums = nullptr;
   int64_t chunk = 0;
 };
@@ -45,7 +45,7 @@ constexpr bool piecewise_linear(Act act) { return act == Act::linear || act == A
 
 void bias_act_cpu(const BiasAct &p, int threads);
 
-// Null, or a message. `stream` is a cudaStream_t of the current device.
+// Returns null, or an error message. `stream` is a cudaStream_t of the current device.
 const char *bias_act_cuda(const BiasAct &p, void *stream);
 
 template <Act ACT> struct ActTag { static constexpr Act value = ACT; };
@@ -65,7 +65,7 @@ template <class F> CAGC_HD void with_act(Act act, F &&f) {
   }
 }
 
-// Both sides of a condition are computed: CPU kernels pass vectors for numbers (csrc/cpu/isa/elements.h).
+// Both branches are evaluated, because CPU kernels instantiate A with SIMD vectors (csrc/cpu/isa/elements.h).
 template <class A> CAGC_HD A select(bool condition, A a, A b) { return condition ? a : b; }
 
 namespace math {
@@ -78,12 +78,12 @@ template <class A> CAGC_HD A sigmoid(A u) { return A(1) / (A(1) + exp(-u)); }
 template <class A> CAGC_HD A softplus(A u) { return log1p(exp(u)); }
 }  // namespace math
 
-// Klambauer et al. 2017: the fixed point of zero mean and unit variance.
+// Klambauer et al. 2017: constants for which zero mean and unit variance are a fixed point.
 struct Selu {
   static constexpr double alpha = 1.6732632423543772848170429916717, scale = 1.0507009873554804934193349852946;
 };
 
-// PyTorch takes softplus for the identity above this; so do we, or float64 results would differ by 2e-9.
+// Above this, softplus is the identity, as in PyTorch: otherwise float64 results would differ by 2e-9.
 constexpr int kSoftplusThreshold = 20;
 
 template <Act ACT, class A> CAGC_HD A act_value(A u, A alpha) {
@@ -99,7 +99,7 @@ template <Act ACT, class A> CAGC_HD A act_value(A u, A alpha) {
   return u;
 }
 
-// Of the piecewise linear activations, `u` may be the output y instead.
+// For piecewise linear activations, `u` may also be the output y.
 template <Act ACT, class A> CAGC_HD A act_slope(A u, A alpha) {
   using namespace math;
   if constexpr (ACT == Act::relu) return select(u > A(0), A(1), A(0));
@@ -134,7 +134,7 @@ template <class A> struct BiasActScalars {
       : alpha(A(p.alpha)), gain(A(p.gain)), clamp(A(p.clamp)), clamped(p.clamp >= 0) {}
 };
 
-// One element. `u` is x + b, or y where a slope is read off the output.
+// Computes one element. `u` is x + b, or y for the slope of a piecewise linear activation.
 template <Act ACT, Pass PASS, class A> CAGC_HD A bias_act_element(A u, A g, A h, const BiasActScalars<A> &s) {
   constexpr bool from_output = piecewise_linear(ACT) && PASS == Pass::slope;
   A v = u;

@@ -1,4 +1,4 @@
-// What every op shares: the host/device macro, dtype codes, storage types and the type each accumulates in.
+// Shared by all ops: the host/device macro, dtype codes, storage types and their accumulate types.
 #pragma once
 #include <cstdint>
 #include <cstring>
@@ -28,7 +28,7 @@ struct bfloat_t {
   CAGC_HD explicit bfloat_t(float value) {
     uint32_t u;
     std::memcpy(&u, &value, 4);
-    // Round to nearest even; a NaN keeps its top bits and is made quiet, or the carry would turn it into infinity.
+    // Rounds to nearest even. A NaN is truncated and made quiet instead: the carry could turn it into infinity.
     const uint32_t rounded = (u + 0x7fffu + ((u >> 16) & 1u)) >> 16, quiet = (u >> 16) | 0x40u;
     bits = static_cast<uint16_t>((u & 0x7fffffffu) > 0x7f800000u ? quiet : rounded);
   }

@@ -1,5 +1,5 @@
-// upfirdn2d: insert zeros, pad or crop, filter, keep every down-th pixel. The zeros are never multiplied: an axis
-// falls into phases, and each phase reads consecutive pixels.
+// upfirdn2d: insert zeros, pad or crop, filter, keep every down-th pixel. The inserted zeros are not multiplied:
+// outputs of an axis are grouped into phases, and each phase reads consecutive pixels.
 #pragma once
 #include "cagc/common.h"
 
@@ -14,20 +14,20 @@ struct Upfirdn2d {
   int64_t in_h = 0, in_w = 0, out_h = 0, out_w = 0;
   int64_t stride_n = 0, stride_c = 0, stride_h = 0;  // of x, in elements
   int64_t up_x = 1, up_y = 1, down_x = 1, down_y = 1;  // at least 1
-  int64_t pad_x = 0, pad_y = 0;  // before the first pixel; negative crops
+  int64_t pad_x = 0, pad_y = 0;  // zeros before the first pixel; negative crops
   int64_t f_h = 1, f_w = 1;
   bool separable = false;  // f is [f_w], f_h == f_w
-  bool flip = false;       // correlate with f as it stands, instead of mirrored
+  bool flip = false;       // correlate with f; false mirrors it
   double gain = 1;
   DType dtype = DType::float32;
 };
 
 void upfirdn2d_cpu(const Upfirdn2d &p, int threads);
 
-// Null, or a message. `stream` is a cudaStream_t of the current device.
+// Returns null, or an error message. `stream` is a cudaStream_t of the current device.
 const char *upfirdn2d_cuda(const Upfirdn2d &p, void *stream);
 
-// One axis: output o reads the padded, up-sampled axis from o * down - pad on.
+// One axis: output o reads the up-sampled axis from position o * down - pad on.
 struct Axis {
   int64_t up, down, pad, taps;
 };
