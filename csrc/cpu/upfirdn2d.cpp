@@ -316,8 +316,13 @@ template <class T> void upfirdn2d_threads(const Upfirdn2d &p, int threads) {
 }  // namespace
 
 void CAGC_LEVEL::upfirdn2d(const Upfirdn2d &p, int threads) {
-  if (p.n * p.c * p.inner * p.out_h * p.out_w == 0) return;
-  with_dtype(p.dtype, [&](auto type) { upfirdn2d_threads<typename decltype(type)::type>(p, threads); });
+  const int64_t outputs = p.n * p.c * p.inner * p.out_h * p.out_w;
+  if (outputs == 0) return;
+  with_dtype(p.dtype, [&](auto type) {
+    using T = typename decltype(type)::type;
+    if (p.in_h * p.in_w > 0) upfirdn2d_threads<T>(p, threads);
+    else std::fill_n(static_cast<T *>(p.out), outputs, T(0.f));  // of padding alone; x may be null
+  });
 }
 
 }  // namespace cagc
