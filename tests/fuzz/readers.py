@@ -25,7 +25,6 @@ from cagc.common.errors import CagcError
 from cagc.common.fingerprint import fingerprint
 from cagc.common.reading import reading
 from cagc.data.dataset import ImageDataset
-from cagc.data.masks import MaskFolder
 from cagc.distill.state import RunFolder, _read
 from cagc.editing.directions import Directions
 from cagc.editing.projection import Projection
@@ -175,7 +174,7 @@ def _read_data(path: Path) -> None:
 
 
 def _read_masks(path: Path) -> None:
-    MaskFolder(path)(torch.zeros(1, 3, 8, 8), seeds=[7])
+    content.load(path)(torch.zeros(1, 3, 8, 8), seeds=[7])
 
 
 def _state() -> bytes:
@@ -291,7 +290,8 @@ READERS: dict[str, Reader] = {
          "images.py:open_image"),
     ),
     "mask-zip": Reader(
-        ".zip", lambda: _zip({"7.png": _picture("LA")}), _read_masks, (_BYTES, mutations.damaged_zip), ()
+        ".zip", lambda: _zip({"7.png": _picture("LA")}), _read_masks, (_BYTES, mutations.damaged_zip),
+        ("content.py:_holds_masks",),
     ),
     "trainer-state": Reader(
         ".pt", _state, _read_state, _TORCH, ("state.py:_read", "torch_files.py:load_plain")
