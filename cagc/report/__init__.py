@@ -14,15 +14,15 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from PIL import Image
 
+from ..common.errors import CagcError
+from ..common.files import atomic_write
+from ..common.reading import parse_json
+from ..latency.measure import Speedup, settled, speedup
+from ..metrics.frechet import result_key
+from ..metrics.macs import count_macs
+from ..pictures import Figure
+from ..variants import Variant
 from .charts import Bars, bar_chart, curve_chart
-from .common.errors import CagcError
-from .common.files import atomic_write
-from .common.reading import parse_json
-from .latency.measure import Speedup, settled, speedup
-from .metrics.frechet import result_key
-from .metrics.macs import count_macs
-from .pictures import Figure
-from .variants import Variant
 
 REPORT_NAME = "report.html"
 GRIDS_FOLDER = "grids"
