@@ -6,6 +6,7 @@ import io
 import json
 import pickle
 import sys
+import tarfile
 import zipfile
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -24,7 +25,9 @@ from cagc.checkpoints import Checkpoint, load_checkpoint, save_checkpoint, to_ro
 from cagc.common.errors import CagcError
 from cagc.common.fingerprint import fingerprint
 from cagc.common.reading import reading
-from cagc.data.dataset import ImageDataset
+from cagc.data.dataset import ImageDataset, read_image
+from cagc.data.files import read_file
+from cagc.data.images import read_mask
 from cagc.distill.state import RunFolder, _read
 from cagc.editing.directions import Directions
 from cagc.editing.projection import Projection
@@ -34,6 +37,7 @@ from cagc.models import Discriminator, DiscriminatorConfig, Generator, Generator
 from cagc.models.face_parser import FaceParser
 from cagc.report import training_curves
 from tests.compress import test_nvlabs as nvlabs
+from tools.sngan.cifar_to_zip import read_images
 
 from . import mutations
 
@@ -153,10 +157,23 @@ def _table() -> LatencyTable:
     return LatencyTable("cpu", "eager", 1, full, {"a": [4, 8], "b": [2, 4]}, {"b": [[1.0, 2.0], [2.0, 3.0]]}, {}, 0.5)
 
 
-def _picture(mode: str = "RGB", size: int = 16) -> bytes:
+def _picture(mode: str = "RGB", size: int = 16, form: str = "PNG") -> bytes:
     stream = io.BytesIO()
     pixels = np.random.default_rng(0).integers(0, 255, (size, size, 3), np.uint8)
-    Image.fromarray(pixels).convert(mode).save(stream, "PNG")
+    Image.fromarray(pixels).convert(mode).save(stream, form)
+    return stream.getvalue()
+
+
+def _cifar() -> bytes:
+    stream = io.BytesIO()
+    with tarfile.open(fileobj=stream, mode="w:gz") as archive:
+        for name, data in (
+            ("data_batch_1.bin", bytes(3073)),
+            ("data_batch_2", pickle.dumps({"data": np.zeros((1, 3072), np.uint8)})),
+        ):
+            member = tarfile.TarInfo(f"cifar/{name}")
+            member.size = len(data)
+            archive.addfile(member, io.BytesIO(data))
     return stream.getvalue()
 
 
@@ -171,6 +188,11 @@ def _zip(names: dict[str, bytes]) -> bytes:
 def _read_data(path: Path) -> None:
     data = ImageDataset(path, 16, convert=True)
     data.batch(range(len(data)))
+
+
+def _read_alone(path: Path) -> None:
+    read_image(path, 8, convert=True)
+    read_mask(read_file(path))
 
 
 def _read_masks(path: Path) -> None:
@@ -289,6 +311,13 @@ READERS: dict[str, Reader] = {
         ("files.py:ImageZip.__init__", "files.py:ImageZip.read", "files.py:read_file",
          "images.py:open_image"),
     ),
+    **{
+        f"image-{form.lower()}": Reader(
+            f".{form.lower()}", lambda form=form: _picture(form=form), _read_alone, (_BYTES,), ("images.py:open_image",)
+        )
+        for form in ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF", "PPM")
+    },
+    "cifar": Reader(".tar.gz", _cifar, read_images, (_BYTES,), ()),
     "mask-zip": Reader(
         ".zip", lambda: _zip({"7.png": _picture("LA")}), _read_masks, (_BYTES, mutations.damaged_zip),
         ("content.py:_holds_masks",),
@@ -303,7 +332,7 @@ READERS: dict[str, Reader] = {
     "run-log": Reader(
         ".jsonl", lambda: b'{"step": 1, "loss": 0.5}', _read_log, _JSON,
         ("state.py:_step_of", "state.py:RunFolder.metrics", "state.py:RunFolder._lines",
-         "report.py:_records"),
+         "__init__.py:_records"),
     ),
 }  # fmt: skip
 
