@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -56,15 +57,26 @@ def read_tensors(path: str | Path, what: str, expected: str) -> tuple[dict[str, 
         CagcError: the file is missing, damaged or of another format. The message begins with ``what`` and the path.
     """
     with reading(what, path):
-        try:
-            with safe_open(regular_file(path), framework="pt") as file:
-                header = file.metadata() or {}
-                tensors = {key: file.get_tensor(key) for key in file.keys()}
-        except SafetensorError as error:
-            raise CagcError(f"truncated or not a safetensors file ({one_line(error)})") from None
+        file = open_safetensors(regular_file(path))
+        header = file.metadata() or {}
+        tensors = {key: file.get_tensor(key) for key in file.keys()}
         if header.get("format") != expected:
             raise CagcError(f"got format {header.get('format')!r:.60}, expected {expected!r}")
         return header, tensors
+
+
+def open_safetensors(path: Path) -> Any:
+    """Open a safetensors file for reading its tensors one by one.
+
+    Raises:
+        CagcError: it is truncated or of another format. OSError: it cannot be opened.
+    """
+    named = os.fsencode(path).decode("utf-8", "replace") == str(path)
+    try:
+        with path.open("rb") as opened:  # safetensors opens only names that are UTF-8
+            return safe_open(path if named else f"/dev/fd/{opened.fileno()}", framework="pt")
+    except SafetensorError as error:
+        raise CagcError(f"truncated or not a safetensors file ({one_line(error)})") from None
 
 
 def _render(value: Any, indent: str = "") -> str:

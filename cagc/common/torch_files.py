@@ -12,13 +12,12 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 import torch
-from safetensors import SafetensorError, safe_open
 
+from .documents import open_safetensors
 from .errors import CagcError
 from .file_kinds import PICKLE, SAFETENSORS, TORCH_LEGACY, TORCH_ZIP, file_kind
 from .inert_pickle import Budget, InertUnpickler
 from .inert_values import Name, Storage, StoredTensor, kind
-from .reading import one_line
 from .zips import has_directory
 
 MAX_ZIP_DIRECTORY_BYTES = 16 << 20
@@ -133,15 +132,9 @@ class SafeTensor:
 
 
 def _open_safetensors(path: Path) -> Document:
-    try:
-        with path.open("rb") as opened:  # safetensors opens only names that are UTF-8
-            named = os.fsencode(path).decode("utf-8", "replace") == str(path)
-            file = safe_open(path if named else f"/dev/fd/{opened.fileno()}", framework="pt")
-        names = list(file.keys())
-        root = {name: SafeTensor(file, name, tuple(file.get_slice(name).get_shape())) for name in names}
-        return Document(SAFETENSORS, root, file.metadata() or {}, path.stat().st_size)
-    except SafetensorError as error:
-        raise CagcError(f"truncated or not a safetensors file ({one_line(error)})") from None
+    file = open_safetensors(path)
+    root = {name: SafeTensor(file, name, tuple(file.get_slice(name).get_shape())) for name in file.keys()}
+    return Document(SAFETENSORS, root, file.metadata() or {}, path.stat().st_size)
 
 
 def open_zip(file: BinaryIO, size: int) -> zipfile.ZipFile:

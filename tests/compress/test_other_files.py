@@ -19,6 +19,7 @@ from cagc.checkpoints import Checkpoint, load_checkpoint, load_generator, save_c
 from cagc.common.errors import CagcError
 from cagc.data.dataset import ImageDataset
 from cagc.data.masks import MaskFolder
+from cagc.editing.directions import Directions
 from cagc.evaluation import _named
 from cagc.metrics.frechet import FeatureStatistics
 from cagc.metrics.sampling import finite
@@ -44,6 +45,9 @@ def test_paths_that_are_not_utf8(generator, tmp_path):
     path = Path(os.fsdecode(os.fsencode(tmp_path) + b"/\xff.safetensors"))
     (tmp_path / "a.safetensors").rename(path)
     assert load_generator(path).config == generator.config
+    Directions(torch.eye(4), torch.ones(4), "w", "0" * 16).save(tmp_path / "a.safetensors")
+    (tmp_path / "a.safetensors").rename(path)
+    assert torch.equal(Directions.load(path).vectors, torch.eye(4))
 
 
 def test_mask_zips_are_known_by_content(tmp_path):

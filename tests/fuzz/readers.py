@@ -259,7 +259,7 @@ READERS: dict[str, Reader] = {
     },
     "native": Reader(
         ".safetensors", lambda: _written(lambda path: save_checkpoint(path, _networks()), ".safetensors"), _load_all,
-        _TENSORS, ("native.py:native_networks", "torch_files.py:_open_safetensors",
+        _TENSORS, ("native.py:native_networks", "documents.py:open_safetensors",
                    "reading.py:parse_json"),
     ),
     "safetensors": Reader(
