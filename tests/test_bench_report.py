@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import sys
 
 import pytest
 
@@ -88,7 +89,8 @@ def test_the_headline_is_of_warm_caches():
     assert headline.table(rows) == headline.table(rows[: len(rows) // 2]) and "| 800 (" in headline.table(rows)
 
 
-def test_every_table_is_written_and_ordered():
+def test_every_table_is_written_and_ordered(monkeypatch):
+    monkeypatch.setattr(sys, "orig_argv", ["python", "-m", "pytest", "benchmarks/"])  # a worker's own is another
     rows = generator_rows() + other_rows()
     for title, _, make, *_ in pages.SUMMARY:
         assert make(rows).startswith("|") or title == "Sparse convolution", title

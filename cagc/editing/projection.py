@@ -44,8 +44,8 @@ class ProjectionConfig:
         perceptual_weight: of the perceptual distance.
         perceptual: features of that distance: "efficientnet-lite0", or "lpips-vgg" where lpips is installed.
         perceptual_size: side that images are resized to for it; None: not resized.
-        patience: stop when the loss fell by less than the share ``min_gain`` over this many steps.
-        min_gain: see ``patience``.
+        patience: stop when the loss fell by less than the share `min_gain` over this many steps.
+        min_gain: see `patience`.
         seed: seed of the initial noise maps.
 
     Raises:

@@ -112,7 +112,7 @@ def rewritten(change):
 
 
 DAMAGES = {
-    "truncated": (lambda file: file.write_bytes(file.read_bytes()[:100]), "not a zip file"),
+    "truncated": (lambda file: file.write_bytes(file.read_bytes()[:100]), "truncated or of another format"),
     "nan": (rewritten(lambda entries: entries["mean"].fill(np.nan)), "checksum of 'mean' does not match"),
     "negative": (rewritten(lambda entries: entries["scatter"].__imul__(-1)), "checksum of 'scatter' does not match"),
     "count": (rewritten(lambda entries: entries.update(count=np.float64(8))), "checksum of 'count' does not match"),

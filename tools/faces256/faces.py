@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import zipfile
 from pathlib import Path
 
@@ -10,6 +9,8 @@ import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
+
+from cagc.data.images import open_image
 
 
 class Faces:
@@ -34,7 +35,7 @@ class Faces:
             try:
                 bundle = zipfile.ZipFile(path)
                 names = [name for name in bundle.namelist() if name.endswith(".webp")]
-                size = Image.open(io.BytesIO(bundle.read(names[0]))).width
+                size = open_image(bundle.read(names[0])).width
             except (zipfile.BadZipFile, EOFError, IndexError):
                 continue
             self._open[path] = changed
@@ -53,4 +54,4 @@ class Faces:
     def _read(self, seed: int, size: int) -> Image.Image:
         side = min(side for side, found in self._entries.items() if side >= size and seed in found)
         bundle, name = self._entries[side][seed]
-        return Image.open(io.BytesIO(bundle.read(name))).convert("RGB").reduce(side // size)
+        return open_image(bundle.read(name)).convert("RGB").reduce(side // size)
