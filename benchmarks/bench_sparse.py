@@ -22,9 +22,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from cagc import at, plan_channels, score_channels
+from cagc import at, plan_channels, prune, score_channels
 from cagc.models import GeneratorConfig
-from cagc.pruning import prune
 from cagc_kernels import explain, sparse_channel_conv2d
 from cagc_kernels.backend import refusal
 from cagc_kernels.native import sparse_channel_conv2d as native
