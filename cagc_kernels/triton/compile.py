@@ -19,8 +19,9 @@ from triton.compiler import ASTSource
 
 from ..resources import kernels
 
-# Modules whose ``variants()`` list the kernels to compile; the convolutions share one list.
-MODULES = ("bias_act", "upfirdn2d", "gemm.variants")
+# Modules whose ``variants()`` list the kernels to compile. The convolutions share one list, of tiles per architecture.
+CONVOLUTIONS = "gemm.variants"
+MODULES = ("bias_act", "upfirdn2d", CONVOLUTIONS)
 
 WARP = 32
 ALIGNED = [["tt.divisibility", 16]]
@@ -61,7 +62,7 @@ def compile_one(job: tuple[int, str, int]) -> tuple[str, int | str, int | None]:
 def variants(stem: str, arch: int) -> list[tuple]:
     """Return a module's variants to compile; the tiles of convolutions depend on the architecture."""
     module = import_module(f"cagc_kernels.triton.{stem}")
-    return list(module.variants(arch) if stem == "variants" else module.variants())
+    return list(module.variants(arch) if stem == CONVOLUTIONS else module.variants())
 
 
 def main(arguments: list[str]) -> int:

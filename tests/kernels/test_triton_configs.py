@@ -132,6 +132,15 @@ def test_tuning_needs_a_gpu(monkeypatch, capsys):
     assert tuning.main([]) == 2 and "expected a CUDA device" in capsys.readouterr().err
 
 
+def test_the_compile_check_takes_the_tiles_of_each_architecture():
+    from cagc_kernels.triton import compile as check
+    from cagc_kernels.triton.gemm import variants
+
+    listed = {arch: [label for _, label, _, _ in check.variants(check.CONVOLUTIONS, arch)] for arch in (80, 90)}
+    assert listed == {arch: [label for _, label, _, _ in variants.variants(arch)] for arch in (80, 90)}
+    assert listed[80] != listed[90]
+
+
 @pytest.mark.parametrize("p", (
     Problem("float16", 32, 128, 128, 80, 80, 3), Problem("float16", 1, 8, 8, 160, 160, 3, (TRANSPOSED,), True),
 ), ids=("packed", "blocks of a larger weight"))  # fmt: skip

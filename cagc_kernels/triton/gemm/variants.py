@@ -151,7 +151,7 @@ def _type(code: str) -> tl.dtype:
     return tl.float64 if code == "fp64" else tl.float32
 
 
-def variants(arch: int = 90) -> Iterator[Variant]:
+def variants(arch: int) -> Iterator[Variant]:
     """(kernel, label, argument types, constants with num_warps and num_stages) of every variant for an architecture."""
     yield from (convolution(p, config) for p, config in layers(arch))
     yield convolution(Problem("float32", 1, 8, 8, 24, 24, 1), Config(PLAIN, 32, 32, 0, 32, 4, 2), act="softplus")
