@@ -1,8 +1,8 @@
 """The synthesis network of StyleGAN2 with frozen weights as a fixed list of Triton launches over NHWC memory.
 
-For an image: one launch for each layer of the mapping network, one for all affine layers, one for all demodulation
-factors, one for each convolution (two where it is transposed and then filtered). toRGB with the image below it is part
-of the convolution before it where a tile holds all channels of its pixels, and one launch elsewhere. Weights are packed
+An image takes one launch per layer of the mapping network, one for all affine layers, one for all demodulation factors,
+and one per convolution, or two where it is transposed and then filtered. The kernel of a convolution also computes the
+toRGB after it where a tile holds all channels of its pixels; elsewhere toRGB is a launch of its own. Weights are packed
 and energies summed once; activations go to buffers that belong to the program.
 """
 
@@ -21,7 +21,7 @@ from ..arguments import Epilogue
 from ..synthesis import ConvWeights, GeneratorWeights, Part, ToRGBWeights
 from . import styles as vectors
 from .gemm.configs import PLAIN, POLYPHASE, TRANSPOSED, Config, Problem, choose, default, holds_all, winner
-from .gemm.launch import Colours, convolve, device_name, kind
+from .gemm.launch import ToRGB, convolve, device_name, kind
 from .gemm.packing import PackedWeight, pack
 from .gemm.tuning import milliseconds
 from .start import compiling, start
@@ -347,17 +347,17 @@ class Program:
         x, skip, modulated = self._constant.expand(n, -1, -1, -1), None, False
         for i, (layer, config, given) in enumerate(zip(self._layers, configs, noise, strict=True)):
             side, out, last = layer.size * layer.up, layer.scale.width, i + 1 == len(self._layers)
-            colours = None
+            to_rgb = None
             if layer.rgb is not None:
                 # The buffers alternate so that the largest image below the final one goes to the first buffer.
                 below = work.images[(r // side).bit_length() % 2]
                 target = image if last else below[: n * 3 * side**2].view(n, 3, side, side)
                 rgb_styles = layer.rgb.styles.of(work.styles, n)
-                colours = Colours(layer.rgb.weight, rgb_styles, layer.rgb.bias, skip, self._filter, target, not last)
+                to_rgb = ToRGB(layer.rgb.weight, rgb_styles, layer.rgb.bias, skip, self._filter, target, not last)
                 skip = target
-            fused = colours is not None and holds_all(config, out)
+            fused = to_rgb is not None and holds_all(config, out)
             # An output that only the next convolution reads is multiplied by that one's styles before it is stored.
-            alone = not last and (fused or colours is None)
+            alone = not last and (fused or to_rgb is None)
             next_styles = self._layers[i + 1].styles.of(styles, n) if alone else None
             epilogue = Epilogue(given, layer.bias, next_styles, "lrelu", 0.2, 2**0.5, self.clamp)
             y, t = _nhwc(work.activations[i % 2], n, out, side), None
@@ -367,11 +367,11 @@ class Program:
             padding = (0, 0) if config.mode == TRANSPOSED else (1, 1)
             scale = layer.scale.of(work.scale, n)
             convolve(
-                x, layer.packed, y, t, s, scale, epilogue, config, padding, work.arrivals, colours if fused else None,
+                x, layer.packed, y, t, s, scale, epilogue, config, padding, work.arrivals, to_rgb if fused else None,
                 layer.strength,
             )  # fmt: skip
-            if colours is not None and not fused:
-                launch_to_rgb(y, *colours[:6], self.clamp)
+            if to_rgb is not None and not fused:
+                launch_to_rgb(y, *to_rgb[:6], self.clamp)
             x, modulated = y, next_styles is not None
             mark()
 

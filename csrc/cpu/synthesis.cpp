@@ -26,10 +26,10 @@ struct Synthesis::State : SynthesisNetwork {
 
   std::vector<LayerPlan> plans;
   struct Affine { int64_t layer; bool rgb; int64_t begin, end; };
-  std::vector<Affine> affines;  // pieces of the affine layers
+  std::vector<Affine> affines;  // the affine layers, each divided into ranges of panels
   int64_t size = 0;             // of the workspace
   int64_t x[2] = {}, rgb[2] = {}, t = 0, block = 0, block_size = 0, scratch = 0, scratch_size = 0, hidden[2] = {};
-  int64_t t_size = 0, rows = 0, rows_size = 0;  // of a thread: t and the rows of y between paired layers
+  int64_t t_size = 0, rows = 0, rows_size = 0;  // per thread: t, and the rows of y between paired layers
 
   State(SynthesisNetwork network, const Kernels &kernels, int64_t batch, int threads)
       : SynthesisNetwork(std::move(network)), kernels(kernels), batch(batch), threads(threads) {
@@ -152,13 +152,14 @@ void Synthesis::State::multiply(const ConvJob &job, const Block &b, int64_t begi
   }
 }
 
-// Tiles [first, first + count): a barrier at the end.
+// Computes tiles [first, first + count) with all threads; ends in a barrier.
 void Synthesis::State::blocks(const ConvJob &job, const LayerPlan &p, int64_t first, int64_t count,
                               float *workspace, Team &team) const {
   const StyledConv &c = *job.conv;
   const int64_t units = product_count(c.algorithm) * panels_of(c);
-  // As even as can be, and as many private blocks for every thread. Four rows are multiplied at a time, and F(4x4, 3x3)
-  // has a row per tile: whole fours, unless there are so few that threads would wait for each other.
+  // Blocks of nearly equal size, and the same number of private blocks for every thread. A product takes four rows at a
+  // time and F(4x4, 3x3) has one row per tile, so blocks are multiples of four tiles, unless there are so few tiles
+  // that threads would wait for each other.
   const int64_t whole = p.shared ? 1 : threads, parts = (count + p.tiles - 1) / p.tiles;
   const int64_t number = std::min(count, (parts + whole - 1) / whole * whole);
   const bool fours = c.up == 1 && c.strips == 1 && (c.algorithm == Algorithm::direct3 || count >= 8 * number);
@@ -209,7 +210,7 @@ void Synthesis::State::conv(const ConvJob &job, const LayerPlan &p, float *works
   }
 }
 
-// Tiles [first, first + count) of a layer in strips, by this thread alone.
+// Computes tiles [first, first + count) of a layer in strips on the calling thread.
 void Synthesis::State::own_blocks(const ConvJob &job, const LayerPlan &p, int64_t first, int64_t count,
                                   float *workspace) const {
   const int64_t thread = omp_get_thread_num();
@@ -224,9 +225,10 @@ void Synthesis::State::own_blocks(const ConvJob &job, const LayerPlan &p, int64_
   }
 }
 
-// Rows [begin, end) of the second layer's tiles, of sample n, by this thread alone, from its own rows of the first
-// layer's output: reading lines that another core wrote is slow, above all without a shared cache. Bounds inside the
-// image are odd, so that the first and last row of y of a part lie inside a row of the first layer's tiles.
+// Computes tile rows [begin, end) of the second layer of a pair, for sample n, on the calling thread, which also
+// computes the rows of the first layer's output that they need: reading cache lines that another core wrote is slow,
+// most of all without a shared cache. Bounds inside the image are odd, so that the first and last row of y of a part
+// lie inside a row of the first layer's tiles.
 void Synthesis::State::segment(ConvJob up, ConvJob job, int64_t layer, int64_t n, int64_t begin, int64_t end,
                                float *workspace, Clock &clock) const {
   const int64_t thread = omp_get_thread_num(), r = job.size;
@@ -249,7 +251,7 @@ void Synthesis::State::segment(ConvJob up, ConvJob job, int64_t layer, int64_t n
   }
 }
 
-// An up-sampling layer in strips and the one after it.
+// Runs an up-sampling layer in strips and the layer after it.
 void Synthesis::State::pair(int64_t layer, const ConvJob &up, const ConvJob &job, float *workspace, Team &team,
                             Clock &clock) const {
   const int64_t pieces = up.size / up.conv->strips + 1;  // one row more than x has

@@ -1,10 +1,10 @@
-"""Which kernel variant and which tile a convolution takes on a GPU.
+"""Choice of the kernel variant and the tile of a convolution on a GPU.
 
-:func:`default` is a rule read from compiled code (registers, loop instructions, bytes and operations of an H100): no
-card has timed it yet. ``python -m cagc_kernels.triton.gemm.tuning`` times the :func:`candidates` on a card and writes
-the winners to ``configs/<device>.json`` of the folder above, or to the folder ``CAGC_TRITON_CONFIGS``, from where
-:func:`choose` takes them; ``CAGC_TRITON_AUTOTUNE=1`` does the same for each new problem of the running process, without
-writing.
+:func:`default` is a rule derived from compiled code (registers, loop instructions, bytes, operations of an H100), not
+from timings. ``python -m cagc_kernels.triton.gemm.tuning`` times the :func:`candidates` on a GPU and writes the winners
+to ``<device>.json`` in the folder ``CAGC_TRITON_CONFIGS`` or, by default, in ``cagc_kernels/triton/configs``;
+:func:`choose` reads them from there. With ``CAGC_TRITON_AUTOTUNE=1`` the running process times each new problem itself,
+and writes nothing.
 """
 
 from __future__ import annotations
@@ -20,19 +20,21 @@ from ...names import slug
 
 PLAIN, POLYPHASE, TRANSPOSED = range(3)
 
-# "tf32" is float32 whose products may be rounded.
+# A problem's dtype "tf32" is float32 with products rounded to TF32.
 HALF = ("float16", "bfloat16")
 
 FOLDER = Path(os.environ.get("CAGC_TRITON_CONFIGS") or Path(__file__).parent.with_name("configs"))
 
-# Of an H100: float16 operations and bytes per second, seconds per launch under a CUDA graph, multiprocessors.
+# Figures of an H100: float16 operations and bytes per second, seconds per launch under a CUDA graph, multiprocessors.
 PEAK, BANDWIDTH, LAUNCH, PROCESSORS = 798e12, 3.0e12, 1.5e-6, 132
 
 
 class Problem(NamedTuple):
-    """A convolution of ``n`` images: ``modes`` can compute it; ``h`` x ``w`` pixels of x, of the output for PLAIN.
+    """A convolution of ``n`` images by a ``k`` x ``k`` kernel from ``ci`` to ``co`` channels.
 
-    ``arch`` is the compute capability, 90 for 9.0; ``gather``: channels of a larger weight, read through indices.
+    ``h`` and ``w`` are the size of the input, or of the output for PLAIN; ``modes`` lists the variants that can compute
+    it. ``gather``: the channels are some of those of a larger weight, read through indices. ``arch``: the compute
+    capability, 90 for 9.0.
     """
 
     dtype: str
@@ -48,14 +50,14 @@ class Problem(NamedTuple):
 
     @property
     def key(self) -> str:
-        """The class of problems that share a winner: the number of pixels counts to the next power of two."""
+        """Key of a winner in the table: problems whose pixel counts round up to the same power of two share it."""
         pixels = 1 << max(0, self.n * self.h * self.w - 1).bit_length()
         up = 1 if self.modes == (PLAIN,) else 2
         return f"{'gather ' * self.gather}{self.dtype} k{self.k} up{up} {self.ci}>{self.co} pixels {pixels}"
 
 
 class Config(NamedTuple):
-    """A variant of the kernel: tile ``bm`` x (``bn`` + ``bn2``) x ``bk``, the reduction in ``split`` parts."""
+    """A variant of the kernel with tiles of ``bm`` x (``bn`` + ``bn2``) x ``bk``, the reduction in ``split`` parts."""
 
     mode: int
     bm: int
@@ -73,9 +75,10 @@ def _bytes(dtype: str) -> int:
 
 
 def mode(p: Problem) -> int:
-    """The variant with the lower roof: polyphase executes four times the operations, in one pass over memory.
+    """Return the variant with the lower time bound of a roofline model.
 
-    That is polyphase for up to about 80 input channels, and for small layers at batch 1.
+    POLYPHASE executes four times the operations of TRANSPOSED, in one pass over memory instead of two; it has the lower
+    bound for up to about 80 input channels and for small layers at batch 1.
     """
     if len(p.modes) == 1:
         return p.modes[0]
@@ -87,13 +90,13 @@ def mode(p: Problem) -> int:
     return POLYPHASE if polyphase < transposed else TRANSPOSED
 
 
-# Tile widths with a second accumulator, and those of split-K, which has none.
+# Tile widths (bn, bn2): with a second accumulator of bn2 columns, and for split-K, which has only one.
 _WIDTHS = ((256, 0), (128, 32), (128, 0), (64, 16), (64, 0), (32, 16), (32, 0), (16, 0))
 _NARROW = ((64, 0), (32, 0), (16, 0))
 
 
 def _width(columns: int, widths: Sequence[tuple[int, int]]) -> tuple[int, int]:
-    """(bn, bn2) that pads the columns least, where a tile costs as much as 8 columns; of equal ones, the widest."""
+    """Return the (bn, bn2) that pads the columns least, counting 8 columns of cost per tile; the widest of equals."""
 
     def cost(width: tuple[int, int]) -> tuple[int, int]:
         tiles = -(-columns // sum(width))
@@ -103,10 +106,10 @@ def _width(columns: int, widths: Sequence[tuple[int, int]]) -> tuple[int, int]:
 
 
 def _tile(p: Problem, variant: int, columns: int, count: Callable[[int, int], int]) -> tuple[int, int, int, int]:
-    """(bm, bn, bn2, warps): the best tile, or a smaller one where it leaves multiprocessors idle."""
+    """Return (bm, bn, bn2, warps) of the best tile, or of a smaller one where the best leaves multiprocessors idle."""
     widths = _WIDTHS if p.dtype in HALF else _WIDTHS[2:] if p.dtype == "tf32" else _NARROW
-    # What takes registers spills with the widest tiles: the phases of a transposed convolution, the operands of
-    # mma.sync, weights gathered one by one.
+    # The widest tiles spill registers where others are needed: for the phases of a transposed convolution, the operands
+    # of mma.sync (before sm_90), or weights that are gathered one by one.
     most = 128 if p.gather or p.arch < 90 else 160 if variant == TRANSPOSED else 256
     bn, bn2 = _width(columns, [v for v in widths if sum(v) <= most])
     phases = p.arch < 90 and variant == POLYPHASE and bn == 128
@@ -117,14 +120,14 @@ def _tile(p: Problem, variant: int, columns: int, count: Callable[[int, int], in
     if bn == 256:
         sizes[1:] = [(128, 128, 0, 4), (64, 128, 0, 4), (64, 64, 0, 4)]
     elif bn + bn2 == 160 or p.dtype == "float32" or p.ci % 8:
-        # 128 rows take all registers: of 160 columns, of float32 without tensor cores, of loads of single values.
+        # 128 rows need too many registers with 160 columns, float32 without tensor cores, or loads of single values.
         del sizes[0]
     filled = [size for size in sizes if count(size[0], size[1] + size[2]) >= 0.75 * PROCESSORS]
     return filled[0] if filled else sizes[-1]
 
 
 def default(p: Problem, variant: int | None = None) -> Config:
-    """The tile that compiled code suggests; no card has timed it."""
+    """Return the config that the rule derived from compiled code gives; it is not based on timings."""
     variant = mode(p) if variant is None else variant
     columns = 4 * p.co if variant == POLYPHASE else p.co
     rows = (p.h + 1) * (p.w + 1) if variant == TRANSPOSED else p.h * p.w
@@ -147,7 +150,7 @@ def default(p: Problem, variant: int | None = None) -> Config:
 
 
 def candidates(p: Problem) -> list[Config]:
-    """What the tuner times: the default first, then other variants, tiles, depths and splits of it."""
+    """Return the configs that the tuner times: the default, then other variants, tiles, pipeline depths and splits."""
     found = {default(p): None}
     for variant in p.modes:
         base = default(p, variant)
@@ -166,13 +169,13 @@ def candidates(p: Problem) -> list[Config]:
 
 
 def holds_all(config: Config, channels: int) -> bool:
-    """Whether toRGB takes the pixels of a convolution from registers: a tile holds all their channels."""
+    """Whether a tile holds all channels of its pixels, so that the convolution's kernel can compute toRGB as well."""
     return config.mode == PLAIN and config.split == 1 and config.bn + config.bn2 >= channels
 
 
 @cache
 def winners(device: str) -> dict[str, Config]:
-    """Timed winners of a device by :attr:`Problem.key`; empty where nobody has timed it."""
+    """Return the timed winners of a device by :attr:`Problem.key`; empty for a device without a table. Cached."""
     path = FOLDER / f"{slug(device)}.json"
     if not path.is_file():
         return {}
@@ -181,17 +184,18 @@ def winners(device: str) -> dict[str, Config]:
 
 
 def winner(p: Problem, device: str | None) -> Config | None:
-    """The timed winner of a problem, for bfloat16 also that of float16: of the same bytes and operations."""
+    """Return the timed winner of a problem, or None; bfloat16 falls back to float16, whose costs are the same."""
     table = winners(device or "")
     return table.get(p.key) or (table.get(p._replace(dtype="float16").key) if p.dtype == "bfloat16" else None)
 
 
 def choose(p: Problem, device: str | None, time: Callable[[Config], float]) -> Config:
-    """The config for a problem on the GPU named ``device``; None is the interpreter, whose steps cost the same.
+    """Return the config for a problem on the GPU named ``device``, or for the interpreter if it is None.
 
-    ``time`` gives the milliseconds of a config; only ``CAGC_TRITON_AUTOTUNE=1`` calls it.
+    ``time`` returns the milliseconds of a config; it is called only under ``CAGC_TRITON_AUTOTUNE=1``.
     """
     if device is None:
+        # A step of the interpreter costs the same whatever the size of its tile.
         return default(p)._replace(bm=64, bn=64, bn2=0, bk=128, split=1)
     table = winners(device)
     if p.key not in table and os.environ.get("CAGC_TRITON_AUTOTUNE") == "1":
@@ -200,10 +204,10 @@ def choose(p: Problem, device: str | None, time: Callable[[Config], float]) -> C
 
 
 def timed(p: Problem, time: Callable[[Config], float]) -> Iterator[tuple[Config, float]]:
-    """(config, milliseconds) of every candidate that the device can run."""
+    """Yield (config, milliseconds) for every candidate that the device can run."""
     for config in candidates(p):
         try:
             yield config, time(config)
-        except Exception as error:  # too much shared memory, a limit of the compiler: whatever a driver raises
+        except Exception as error:  # drivers raise many types: too much shared memory, a limit of the compiler
             if config == default(p):
                 raise RuntimeError(f"{p.key}: the default config {config} does not run") from error

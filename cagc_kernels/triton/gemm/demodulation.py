@@ -1,11 +1,11 @@
-"""Energies of filters and factors of demodulation: the two small kernels before a modulated convolution."""
+"""The two small kernels before a modulated convolution: energies of the filters, and demodulation factors."""
 
 from __future__ import annotations
 
 import triton
 import triton.language as tl
 
-EPS = tl.constexpr(1e-8)  # of reference.modulated_conv2d
+EPS = tl.constexpr(1e-8)  # as in reference.modulated_conv2d
 
 
 @triton.jit
@@ -14,7 +14,7 @@ def energy_kernel(
     CI: tl.constexpr, CO: tl.constexpr, WO: tl.constexpr, WT: tl.constexpr, WI: tl.constexpr, TAPS: tl.constexpr,
     ACC: tl.constexpr, BO: tl.constexpr, BI: tl.constexpr,
 ):  # fmt: skip
-    """``energy[o, i]``: the sum of squares over the taps of ``weight``, read in place, at the indexed channels."""
+    """Compute ``energy[o, i]``, the sum of squares over the taps of ``weight``, which is read in place by index."""
     o, i = tl.program_id(0) * BO + tl.arange(0, BO), tl.program_id(1) * BI + tl.arange(0, BI)
     row, column = o, i
     if out_index is not None:
@@ -35,10 +35,11 @@ def demodulation_kernel(
     styles, energy, peaks, scale, normalised,
     CI: tl.constexpr, CO: tl.constexpr, ACC: tl.constexpr, BO: tl.constexpr, BI: tl.constexpr,
 ):  # fmt: skip
-    """``scale[n, o] = rsqrt(Σ_i styles[n, i]² · energy[o, i] + eps)``, without ``energy`` one.
+    """Compute ``scale[n, o] = rsqrt(Σ_i styles[n, i]² · energy[o, i] + eps)``, or 1 without ``energy``.
 
-    ``normalised`` takes the styles over their largest absolute value, and the scale gives it back, as it does
-    ``peaks``, by which each filter was divided: the products of a float16 convolution then stay in range.
+    With ``normalised``, the styles divided by their largest absolute value are stored there and ``scale`` is multiplied
+    by that value; it is also multiplied by ``peaks``, by which the filters were divided. The products of a float16
+    convolution then stay in range.
     """
     image, o = tl.program_id(0), tl.program_id(1) * BO + tl.arange(0, BO)
     total = tl.zeros((BO,), ACC)

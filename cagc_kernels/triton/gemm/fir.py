@@ -1,4 +1,4 @@
-"""The second pass of an up-sampling layer: 4 x 4 FIR over the transposed convolution, and the layer's epilogue."""
+"""The second pass of an up-sampling layer: the 4 x 4 FIR filter of the transposed convolution, and the epilogue."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ ROWS = tl.constexpr(4)
 
 @triton.jit
 def _filtered(t, y, q, c, col_ok, f, ht, wt, CO: tl.constexpr, ACC: tl.constexpr):
-    """Row ``y`` of one image, filtered horizontally at columns ``q``: [pixels, channels]."""
+    """Return row ``y`` of an image, filtered horizontally at columns ``q``: [pixels, channels]."""
     total = tl.zeros((q.shape[0], c.shape[0]), ACC)
     for j in tl.static_range(4):
         x = q - 1 + j
@@ -29,7 +29,10 @@ def fir_act_kernel(
     CO: tl.constexpr, YN: tl.constexpr, YP: tl.constexpr, YC: tl.constexpr, ACT: tl.constexpr, ALPHA: tl.constexpr,
     GAIN: tl.constexpr, CLAMP: tl.constexpr, ACC: tl.constexpr, BQ: tl.constexpr, BC: tl.constexpr,
 ):  # fmt: skip
-    """``t`` [N, HT, WT, CO], dense, padded by one pixel; ``f`` holds the vertical taps, then the horizontal ones."""
+    """Filter ``t`` [N, HT, WT, CO], dense, padded by one pixel, and apply the epilogue.
+
+    ``f`` holds the vertical taps, then the horizontal ones.
+    """
     image, top = tl.program_id(2).to(tl.int64), tl.program_id(1) * ROWS
     tiles = tl.cdiv(ow, BQ)
     q = tl.program_id(0) % tiles * BQ + tl.arange(0, BQ)

@@ -1,16 +1,16 @@
-"""The generator's layer as one implicit GEMM over NHWC pixels: the kernel alone. :mod:`.modulated_conv2d` launches it.
+"""The kernel that computes a layer of the generator as one implicit GEMM over NHWC pixels; :mod:`.launch` launches it.
 
     y[n, p, q, o] = next_styles[n, o] · act(scale[n, o] · Σ_{tap, i} x[n, tap(p, q), i] · styles[n, i] · w[o, tap, i]
                                           + strength · noise[n, p, q] + bias[o])
 
-Rows of the product are pixels of one image, columns are output channels, and no zero between pixels is multiplied:
+Rows of the product are pixels of one image, columns are output channels. Zeros between pixels are not multiplied:
 
     PLAIN       k x k at the resolution of x
     POLYPHASE   3x3 up by 2 with the FIR filter in the weights: four dense 3x3 phases side by side, 4·CO columns
     TRANSPOSED  3x3 up by 2 without the filter, 4 + 2 + 2 + 1 taps on a (2H + 1) x (2W + 1) grid; :mod:`.fir` filters it
 
-Channel counts and strides are constants on purpose: of an integer argument Triton learns at most that 16 divides it,
-which is not true of 40. The numbers of images and pixels are not, so that a kernel serves any batch.
+Channel counts and strides are compile-time constants, because of an integer argument Triton knows at most that it is a
+multiple of 16, which 40 is not. Numbers of images and pixels are arguments, so that a kernel serves any batch.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ GROUP = tl.constexpr(8)
 
 @triton.jit
 def _tile(rows, columns):
-    """(row tile, column tile) of this program, in groups of :data:`GROUP` row tiles."""
+    """Return (row tile, column tile) of this program; tiles are ordered in groups of :data:`GROUP` row tiles."""
     pid = tl.program_id(0)
     first = pid // (GROUP * columns) * GROUP
     size = tl.minimum(rows - first, GROUP)
@@ -42,7 +42,10 @@ def _tile(rows, columns):
 
 @triton.jit
 def _inside(p, q, row_ok, h, w, K: tl.constexpr, SIGN: tl.constexpr, PY: tl.constexpr, PX: tl.constexpr):
-    """Bit ``K * i + j`` of a row: tap (i, j) lies in the image. One shift a step replaces four comparisons."""
+    """Return bits per row: bit ``K * i + j`` says that tap (i, j) lies in the image.
+
+    A step then tests its tap by one shift instead of four comparisons.
+    """
     bits = tl.zeros(p.shape, tl.int32)
     for tap in tl.static_range(K * K):
         y, x = p + SIGN * (tap // K) - PY, q + SIGN * (tap % K) - PX
@@ -56,8 +59,8 @@ def _terms(
     K: tl.constexpr, MODE: tl.constexpr, PACKED: tl.constexpr, CI: tl.constexpr, PY: tl.constexpr, PX: tl.constexpr,
     XP: tl.constexpr, BK: tl.constexpr,
 ):  # fmt: skip
-    """(bit of :func:`_inside`, tap of the weight, channel, offset in x, mask) of the BK terms of one step."""
-    # One return: the compiler reads what stands behind another.
+    """Return (bit of :func:`_inside`, tap of the weight, channel, offset in x, mask) of the BK terms of one step."""
+    # A single return statement, because Triton also compiles the code behind an early return.
     blocks: tl.constexpr = (CI + BK - 1) // BK
     if PACKED:
         flat = step * BK + k
@@ -75,7 +78,7 @@ def _terms(
 
 @triton.jit
 def _modulated(rows, dx, bit, inside, c, k_ok, styles, MASKED: tl.constexpr):
-    """Tile [BM, BK] of x times the styles; in registers, from where wgmma takes it."""
+    """Return a tile [BM, BK] of x times the styles, in registers, from which wgmma can read it."""
     ok = ((inside[:, None] >> bit) & 1) != 0
     if MASKED:
         ok = ok & k_ok[None, :]
@@ -90,7 +93,7 @@ def _modulated(rows, dx, bit, inside, c, k_ok, styles, MASKED: tl.constexpr):
 
 @triton.jit
 def _first_taps(weight, o, out_index, CO: tl.constexpr, COLUMNS: tl.constexpr, WF: tl.constexpr, WO: tl.constexpr):
-    """Pointers to the first weight of each column; ``out_index`` names the rows of the weight."""
+    """Return pointers to the first weight of each column; ``out_index`` maps output channels to rows of the weight."""
     row = o % CO
     if out_index is not None:
         row = tl.load(out_index + row, mask=o < COLUMNS, other=0).to(tl.int32)
@@ -99,7 +102,7 @@ def _first_taps(weight, o, out_index, CO: tl.constexpr, COLUMNS: tl.constexpr, W
 
 @triton.jit
 def _channels(c, k_ok, in_index, BLOCKS: tl.constexpr):
-    """Input channels of the weight; in BLOCKS of 8 adjacent ones, ``in_index`` holds one number for each block."""
+    """Return input channels of the weight; with BLOCKS, ``in_index`` holds one index per 8 adjacent channels."""
     if in_index is not None:
         if BLOCKS:
             c = tl.load(in_index + c // 8, mask=k_ok, other=0).to(tl.int32) * 8 + c % 8
@@ -116,7 +119,7 @@ def _accumulate(acc, tile, columns, offsets, k_ok, col_ok, PRECISION: tl.constex
 
 @triton.jit
 def _sum_parts(acc, partial, counters, row_ok, col_ok, SPLIT: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr):
-    """Deterministic split-K in one launch: the last program of a tile to arrive adds all parts, in order."""
+    """Sum the parts of split-K deterministically in one launch: a tile's last program to arrive adds them in order."""
     tile = tl.program_id(1) * tl.num_programs(0) + tl.program_id(0)
     cells = partial + tile.to(tl.int64) * (SPLIT * BM * BN) + tl.arange(0, BM)[:, None] * BN + tl.arange(0, BN)[None, :]
     tl.store(cells + tl.program_id(2) * (BM * BN), acc)
@@ -126,7 +129,7 @@ def _sum_parts(acc, partial, counters, row_ok, col_ok, SPLIT: tl.constexpr, BM: 
     row_ok = row_ok & (arrived + tl.zeros(row_ok.shape, tl.int32) == SPLIT - 1)
     total = tl.zeros(acc.shape, acc.dtype)
     for part in range(SPLIT):
-        # Other SMs wrote these, and L1 is not coherent.
+        # Other multiprocessors wrote these and L1 is not coherent, so the loads bypass it.
         total += tl.load(
             cells + part * (BM * BN), mask=row_ok[:, None] & col_ok[None, :], other=0.0, cache_modifier=".cg"
         )
@@ -135,12 +138,12 @@ def _sum_parts(acc, partial, counters, row_ok, col_ok, SPLIT: tl.constexpr, BM: 
 
 @triton.jit
 def _noise(noise, p, q, a, b, row_ok, noise_h, noise_w, MUL: tl.constexpr, PER_COLUMN: tl.constexpr, ACC: tl.constexpr):
-    """Noise of each row, or of each row and column where a column belongs to a phase."""
+    """Return the noise of each row or, for PER_COLUMN, of each row and column, where columns belong to phases."""
     at = noise + p * (MUL * noise_h) + q * (MUL * noise_w)
     if PER_COLUMN:
         total = tl.zeros((p.shape[0], a.shape[0]), ACC)
         for phase in tl.static_range(4):
-            # Four vectors and a choice, instead of a gather for every value.
+            # Loading four vectors and selecting is cheaper than a gather per value.
             v = tl.load(at + phase // 2 * noise_h + phase % 2 * noise_w, mask=row_ok, other=0.0).to(ACC)
             total += tl.where((2 * a + b == phase)[None, :], v[:, None], 0.0)
     else:
@@ -149,13 +152,13 @@ def _noise(noise, p, q, a, b, row_ok, noise_h, noise_w, MUL: tl.constexpr, PER_C
 
 
 @triton.jit
-def _colours(acc, o, col_ok, weight, styles, CO: tl.constexpr):
-    """Sums over the channels of a tile for the colours of toRGB; 0 without ``weight``."""
+def _rgb_sums(acc, o, col_ok, weight, styles, CO: tl.constexpr):
+    """Return the sums of toRGB over the channels of a tile, one vector per colour; 0 without ``weight``."""
     red = tl.zeros((acc.shape[0],), acc.dtype)
     green, blue = red, red
     if weight is not None:
         s = tl.load(styles + o, mask=col_ok, other=0.0)
-        # A loop: of three products at a time the registers of wide tiles would not be enough.
+        # A loop, because wide tiles do not have the registers for three products at a time.
         for c in range(3):
             total = tl.sum(acc * (tl.load(weight + c * CO + o, mask=col_ok, other=0.0) * s)[None, :], 1)
             red, green, blue = green, blue, total
@@ -171,10 +174,10 @@ def finish(
 ):  # fmt: skip
     """Demodulate, add noise and bias, activate, clamp, multiply by the next styles, store.
 
-    Returns the colours of the values before the next styles: they leave no second tile in registers.
+    Returns the sums of toRGB, which are taken before the next styles, so that no second tile stays in registers.
 
-    The output pixel is (MUL·p + a, MUL·q + b), with a and b per column for PER_COLUMN. The mask of the columns stays
-    apart from their numbers: a choice among numbers hides that they are adjacent, and stores become 2 bytes wide.
+    The output pixel is (MUL·p + a, MUL·q + b), with a and b per column for PER_COLUMN. The mask of the columns is not
+    applied to their indices: Triton would not see that selected indices are adjacent, and stores would be 2 bytes wide.
     """
     if scale is not None:
         acc *= tl.load(scale + image * CO + o, mask=col_ok, other=0.0)[None, :]
@@ -188,7 +191,7 @@ def finish(
         acc = clamped(acc, CLAMP)
     if rgb_weight is not None:
         rgb_styles += image * CO
-    red, green, blue = _colours(acc, o, col_ok, rgb_weight, rgb_styles, CO)
+    red, green, blue = _rgb_sums(acc, o, col_ok, rgb_weight, rgb_styles, CO)
     if next_styles is not None:
         acc *= tl.load(next_styles + image * CO + o, mask=col_ok, other=0.0).to(acc.dtype)[None, :]
     if SCATTER:
@@ -209,7 +212,7 @@ def _store(
     YN: tl.constexpr, YP: tl.constexpr, YC: tl.constexpr, ACT: tl.constexpr, ALPHA: tl.constexpr, GAIN: tl.constexpr,
     CLAMP: tl.constexpr,
 ):  # fmt: skip
-    """:func:`finish` for the columns ``o`` of the product; of POLYPHASE they say which phase a value belongs to."""
+    """Call :func:`finish` for the columns ``o`` of the product; for POLYPHASE, they also determine the phase."""
     PER_COLUMN: tl.constexpr = MODE == POLYPHASE and CO % WIDTH != 0
     if MODE == POLYPHASE:
         phase = o // CO if PER_COLUMN else pn * WIDTH // CO
@@ -223,31 +226,31 @@ def _store(
 
 
 @triton.jit
-def _twice(skip, f, p, q, h, w, row_ok):
-    """Values of a plane [h / 2, w / 2] at twice its size: of 16 taps, 4 fall on pixels."""
+def _upsampled(skip, f, p, q, h, w, row_ok):
+    """Return values of a plane [h / 2, w / 2] up-sampled by 2: 4 of the 16 taps fall on pixels, the others on zeros."""
     a, b = p % 2, q % 2
     total = tl.zeros(p.shape, tl.float32)
     for tap in tl.static_range(4):
         i, j = tap // 2, tap % 2
         y, x = p // 2 + a + i - 1, q // 2 + b + j - 1
         ok = row_ok & (y >= 0) & (y < h // 2) & (x >= 0) & (x < w // 2)
-        # Taps are mirrored, and the gain is 4.
+        # The taps are mirrored; the gain 4 = 2 x 2 keeps a constant image's value.
         weight = 4.0 * tl.load(f + (3 - a - 2 * i) * 4 + 3 - b - 2 * j)
         total += weight * tl.load(skip + y * (w // 2) + x, mask=ok, other=0.0).to(tl.float32)
     return total
 
 
 @triton.jit
-def _paint(
+def _store_rgb(
     total, c: tl.constexpr, bias, skip, taps, rgb, image, p, q, row_ok, h, w, CLAMP: tl.constexpr,
 ):  # fmt: skip
-    """One colour of toRGB, + that of the image below at twice its size, to its plane."""
+    """Store one plane of toRGB: bias and clamp, plus the same plane of the image below, up-sampled by 2."""
     total += tl.load(bias + c)
     if CLAMP >= 0:
         total = clamped(total, CLAMP)
     plane = image * 3 + c
     if skip is not None:
-        total += _twice(skip + plane * (h // 2) * (w // 2), taps, p, q, h, w, row_ok)
+        total += _upsampled(skip + plane * (h // 2) * (w // 2), taps, p, q, h, w, row_ok)
     tl.store(rgb + plane * h * w + p * w + q, total.to(rgb.dtype.element_ty), mask=row_ok)
 
 
@@ -259,7 +262,7 @@ def _products(
     BLOCKS: tl.constexpr, PRECISION: tl.constexpr, ACC: tl.constexpr, PACKED: tl.constexpr, SPLIT: tl.constexpr,
     BM: tl.constexpr, BN: tl.constexpr, BN2: tl.constexpr, BK: tl.constexpr,
 ):  # fmt: skip
-    """Sums [BM, BN] and [BM, BN2 or 16] over all steps, or over those of this part; they share the tiles of x."""
+    """Return the sums [BM, BN] and [BM, BN2 or 16] over this program's steps; both use the same tiles of x."""
     MASKED: tl.constexpr = (K * K * CI if PACKED else CI) % BK != 0
     WIDTH2: tl.constexpr = BN2 if BN2 > 0 else 16
     k, o, o2 = tl.arange(0, BK), first + tl.arange(0, BN), first + BN + tl.arange(0, WIDTH2)
@@ -270,7 +273,7 @@ def _products(
     steps = (K * K * CI + BK - 1) // BK if PACKED else taps * ((CI + BK - 1) // BK)
     part = tl.program_id(2)
     begin, end = (steps * part // SPLIT, steps * (part + 1) // SPLIT) if SPLIT > 1 else (0, steps)
-    # One flat loop over taps and channel blocks: it pipelines across taps.
+    # One flat loop over taps and channel blocks, which Triton pipelines across taps.
     for step in range(begin, end):
         bit, tap, c, dx, k_ok = _terms(step, k, w, a, b, K, MODE, PACKED, CI, PY, PX, XP, BK)
         tile = _modulated(rows, dx, bit, inside, c, k_ok, styles, MASKED)
@@ -292,18 +295,19 @@ def styled_conv2d_kernel(
     CLAMP: tl.constexpr, BLOCKS: tl.constexpr, SCATTER: tl.constexpr, PRECISION: tl.constexpr, ACC: tl.constexpr,
     PACKED: tl.constexpr, SPLIT: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr, BN2: tl.constexpr, BK: tl.constexpr,
 ):  # fmt: skip
-    """One tile of BM pixels of one image and BN + BN2 columns: 160 = 128 + 32, 80 = 64 + 16, 48 = 32 + 16.
+    """Compute a tile of BM pixels of an image by BN + BN2 columns: 160 = 128 + 32, 80 = 64 + 16, 48 = 32 + 16.
 
     Strides in elements: XP, YP of a pixel; YC of an output channel; WF, WO, WT, WI of the weight's phase, output, tap
-    and input. From image to image are ``x_pixels`` · XP, ``y_pixels`` · YN and ``noise_n``: the constants say that rows
-    of channels are aligned. With ``rgb`` a tile as wide as the layer also makes toRGB; without ``y`` only that.
+    and input. Strides of images are ``x_pixels`` · XP, ``y_pixels`` · YN and ``noise_n``: the constant factors tell the
+    compiler that rows of channels are aligned. With ``rgb``, a tile holds all channels and also computes toRGB; without
+    ``y``, only toRGB is stored.
     """
     WIDTH: tl.constexpr = BN + BN2
     COLUMNS: tl.constexpr = 4 * CO if MODE == POLYPHASE else CO
     TAPS: tl.constexpr = 2 if MODE == TRANSPOSED else K
     SIGN: tl.constexpr = -1 if MODE == TRANSPOSED else 1
     gh, gw = (oh, ow) if MODE == PLAIN else ((h, w) if MODE == POLYPHASE else (h + 1, w + 1))
-    # A tile never crosses images, so that styles and scale are vectors.
+    # A tile lies in one image, so that styles and scale are vectors.
     per_image = tl.cdiv(gh * gw, BM)
     pm, pn = _tile(per_image * n, (COLUMNS + WIDTH - 1) // WIDTH)
     image = (pm // per_image).to(tl.int64)
@@ -335,6 +339,6 @@ def styled_conv2d_kernel(
         )  # fmt: skip
         red, green, blue = red + red2, green + green2, blue + blue2
     if rgb is not None:
-        _paint(red, 0, rgb_bias, skip, taps, rgb, image, p, q, row_ok, oh, ow, CLAMP)
-        _paint(green, 1, rgb_bias, skip, taps, rgb, image, p, q, row_ok, oh, ow, CLAMP)
-        _paint(blue, 2, rgb_bias, skip, taps, rgb, image, p, q, row_ok, oh, ow, CLAMP)
+        _store_rgb(red, 0, rgb_bias, skip, taps, rgb, image, p, q, row_ok, oh, ow, CLAMP)
+        _store_rgb(green, 1, rgb_bias, skip, taps, rgb, image, p, q, row_ok, oh, ow, CLAMP)
+        _store_rgb(blue, 2, rgb_bias, skip, taps, rgb, image, p, q, row_ok, oh, ow, CLAMP)

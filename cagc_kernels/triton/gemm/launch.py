@@ -1,4 +1,4 @@
-"""Launches of the implicit GEMM and of what goes before and after it, on plain tensors."""
+"""Launches of the implicit GEMM and of the kernels before and after it, on plain tensors."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ from .packing import PackedWeight, tl_dtype
 
 
 def activation(epilogue: Epilogue) -> dict[str, object]:
-    """The constants of a kernel's epilogue."""
+    """Return the compile-time constants of a kernel's epilogue."""
     return {"ACT": epilogue.act, "ALPHA": epilogue.alpha, "GAIN": epilogue.gain, "CLAMP": epilogue.clamp}
 
 
-class Colours(NamedTuple):
-    """toRGB in the epilogue of the convolution before it: pointers as :func:`.to_rgb.launch_to_rgb` takes them.
+class ToRGB(NamedTuple):
+    """Arguments of toRGB in the epilogue of the convolution before it, in the order of :func:`.to_rgb.launch_to_rgb`.
 
     weight [3, O], styles [N, O], bias [3] and taps [4, 4] in float32; skip [N, 3, H / 2, W / 2] and image [N, 3, H, W],
-    contiguous; ``keep``: whether the convolution's own output is written as well.
+    contiguous; ``keep``: whether the convolution's own output is stored as well.
     """
 
     weight: torch.Tensor
@@ -42,7 +42,10 @@ class Colours(NamedTuple):
 def factors(
     styles: torch.Tensor, energy: torch.Tensor | None, peaks: torch.Tensor | None, outputs: int, normalise: bool
 ) -> tuple[torch.Tensor, torch.Tensor | None]:
-    """(styles as the kernel takes them, factor [N, O] of its sums or None); ``normalise`` moves their size to it."""
+    """Return (styles for the kernel, factor [N, O] of its sums or None).
+
+    ``normalise`` divides the styles by their largest absolute value and multiplies the factor by it.
+    """
     styles = styles.contiguous()
     if energy is None and peaks is None and not normalise:
         return styles, None
@@ -59,24 +62,24 @@ def factors(
 
 
 def device_name(device: torch.device) -> str | None:
-    """Name of the GPU whose configs count; None for the interpreter."""
+    """Return the name of the GPU, by which configs are looked up; None for the interpreter."""
     return torch.cuda.get_device_name(device) if device.type == "cuda" else None
 
 
 def kind(x: torch.Tensor) -> tuple[str, int]:
-    """(dtype as :mod:`.configs` names it, compute capability; of an H100 for the interpreter)."""
+    """Return (dtype as named in :mod:`.configs`, compute capability); the interpreter has that of an H100."""
     major, minor = torch.cuda.get_device_capability(x.device) if x.is_cuda else (9, 0)
     name = "tf32" if precision(x.dtype) == "tf32" else str(x.dtype).removeprefix("torch.")
     return name, 10 * major + minor
 
 
 def milliseconds(call: Callable[[], object]) -> float:
-    """Median time of a call on the GPU, with cold caches."""
+    """Return the median time of a call on the GPU, with cold caches."""
     return triton.testing.do_bench(call, warmup=10, rep=40, return_mode="median")
 
 
 def precision(dtype: torch.dtype) -> str:
-    """How float32 multiplies: as PyTorch's setting for convolutions lets it."""
+    """Return Triton's input precision: "tf32" for float32 where PyTorch allows it for convolutions, else "ieee"."""
     conv = getattr(torch.backends.cudnn, "conv", None)
     if hasattr(conv, "fp32_precision"):
         allowed = conv.fp32_precision == "tf32"
@@ -86,7 +89,7 @@ def precision(dtype: torch.dtype) -> str:
 
 
 def pixels(x: torch.Tensor) -> tuple[torch.Tensor, int, int]:
-    """(x, or an NHWC copy of it; elements of a pixel; pixels of an image). Slices of channels are read in place."""
+    """Return (x or an NHWC copy of it, elements per pixel, pixels per image); slices of channels are not copied."""
     _, c, h, w = x.shape
     pixel = x.stride(3)
     if layout.is_channels_last(x) and x.stride(2) == w * pixel and x.stride(0) % pixel == 0:
@@ -95,12 +98,12 @@ def pixels(x: torch.Tensor) -> tuple[torch.Tensor, int, int]:
 
 
 def strides(y: torch.Tensor) -> tuple[int, int]:
-    """Strides of a pixel and of a channel of a dense output, contiguous or channels_last."""
+    """Return the strides of a pixel and of a channel of a dense output, contiguous or channels_last."""
     return (y.shape[1], 1) if layout.is_channels_last(y) else (1, y.shape[2] * y.shape[3])
 
 
 def _broadcast(noise: torch.Tensor | None, y: torch.Tensor) -> tuple[torch.Tensor | None, tuple[int, int, int]]:
-    """Noise with its strides of image, row and column over the output."""
+    """Return the noise with its strides of image, row and column, broadcast to the output."""
     if noise is None:
         return None, (0, 0, 0)
     n, _, h, w = y.shape
@@ -112,9 +115,9 @@ _counters: dict[tuple[torch.device, int], torch.Tensor] = {}
 
 
 def counters(tiles: int, device: torch.device) -> torch.Tensor:
-    """Zeros for the arrivals of split-K: the kernel leaves them zero, so a stream keeps its own.
+    """Return zeroed counters for split-K; the kernel leaves them zero, so each stream keeps one tensor of them.
 
-    A CUDA graph gets fresh ones, since two graphs may run side by side.
+    A CUDA graph gets its own, because two graphs may run at the same time.
     """
     if device.type != "cuda" or torch.cuda.is_current_stream_capturing():
         return torch.zeros(tiles, dtype=torch.int32, device=device)
@@ -125,7 +128,7 @@ def counters(tiles: int, device: torch.device) -> torch.Tensor:
 
 
 def constants(config: Config, dtype: torch.dtype, packed: PackedWeight, padding: tuple[int, int]) -> dict[str, object]:
-    """The constants of the kernel that follow from a config and a weight."""
+    """Return the compile-time constants of the kernel that follow from a config and a weight."""
     wf, wo, wt, wi = packed.strides
     ci, co = packed.channels
     return {
@@ -140,7 +143,7 @@ def gemm(
     x: torch.Tensor, packed: PackedWeight, y: torch.Tensor, styles: torch.Tensor | None, scale: torch.Tensor | None,
     epilogue: Epilogue, config: Config, padding: tuple[int, int],
     in_index: torch.Tensor | None = None, out_index: torch.Tensor | None = None, blocks: bool = False,
-    scatter: bool = False, arrivals: torch.Tensor | None = None, colours: Colours | None = None, strength: float = 1.0,
+    scatter: bool = False, arrivals: torch.Tensor | None = None, to_rgb: ToRGB | None = None, strength: float = 1.0,
 ) -> None:  # fmt: skip
     """Fill ``y`` [N, O, H', W'] by one launch.
 
@@ -166,9 +169,9 @@ def gemm(
     with torch.cuda.device_of(x):
         start(
             styled_conv2d_kernel, (tiles, phases, config.split),
-            source, packed.weight, y if colours is None or colours.keep else None, styles, scale,
+            source, packed.weight, y if to_rgb is None or to_rgb.keep else None, styles, scale,
             noise, epilogue.bias, epilogue.next_styles, in_index, out_index,
-            partial, arrivals, *((None,) * 6 if colours is None else colours[:6]), n, h, w, oh, ow, x_pixels, oh * ow,
+            partial, arrivals, *((None,) * 6 if to_rgb is None else to_rgb[:6]), n, h, w, oh, ow, x_pixels, oh * ow,
             strength, *noise_strides,
             XP=xp, YN=y.shape[1], YP=yp, YC=yc, BLOCKS=blocks, SCATTER=scatter, **activation(epilogue),
             **constants(config, x.dtype, packed, padding), num_warps=config.warps, num_stages=config.stages,
@@ -176,7 +179,7 @@ def gemm(
 
 
 def fir_block(channels: int) -> tuple[int, int]:
-    """(pixels, channels) of a program of the filter: 8 values a thread."""
+    """Return (pixels, channels) of a program of the filter, which gives each thread 8 values."""
     width = min(64, triton.next_power_of_2(channels))
     return 1024 // width, width
 
@@ -200,7 +203,7 @@ def layer(
     x: torch.Tensor, packed: PackedWeight, styles: torch.Tensor | None, epilogue: Epilogue, config: Config,
     padding: tuple[int, int], modulate: bool = True,
 ) -> torch.Tensor:  # fmt: skip
-    """The whole layer from packed weights: demodulation factors, convolution, FIR where the variant has one."""
+    """Return the output of a layer from packed weights: demodulation factors, convolution, FIR for TRANSPOSED."""
     normalise = modulate and x.dtype == torch.float16
     s, scale = factors(styles, packed.energy, packed.peaks, packed.channels[1], normalise)
     s = s if modulate else None
@@ -220,15 +223,15 @@ def layer(
 def convolve(
     x: torch.Tensor, packed: PackedWeight, y: torch.Tensor, t: torch.Tensor | None, styles: torch.Tensor | None,
     scale: torch.Tensor | None, epilogue: Epilogue, config: Config, padding: tuple[int, int],
-    arrivals: torch.Tensor | None = None, colours: Colours | None = None, strength: float = 1.0,
+    arrivals: torch.Tensor | None = None, to_rgb: ToRGB | None = None, strength: float = 1.0,
 ) -> None:  # fmt: skip
-    """Fill ``y`` by the one or two launches of a variant; TRANSPOSED writes what it filters to ``t`` in NHWC memory."""
+    """Fill ``y`` by the one or two launches of a variant; TRANSPOSED uses ``t``, in NHWC memory, between them."""
     if packed.mode != TRANSPOSED:
         gemm(
             x, packed, y, styles, scale, epilogue, config, padding,
-            arrivals=arrivals, colours=colours, strength=strength,
+            arrivals=arrivals, to_rgb=to_rgb, strength=strength,
         )  # fmt: skip
         return
-    # Demodulated before it is rounded, so that half precision stays in range.
+    # The first launch demodulates, so that values stay in range when they are rounded to half precision.
     gemm(x, packed, t, styles, scale, Epilogue(), config, (0, 0), arrivals=arrivals)
     fir_act(t, packed.taps, y, epilogue, strength)

@@ -1,4 +1,4 @@
-"""The convolutions of real generators, full and pruned: what is tuned on a card and compiled without one."""
+"""The convolutions of real generators, full and pruned, for the tuner and the compile check."""
 
 from __future__ import annotations
 
@@ -10,7 +10,10 @@ WIDTHS = ("full", "p70", "r8")
 
 
 def channels(size: int, widths: str = "full") -> list[int]:
-    """Channels of StyleGAN2's layers by resolution, from the constant on: full, uniformly pruned by 70 %, or to 8."""
+    """Return StyleGAN2's channels per resolution, from 4 px on.
+
+    ``widths``: "full"; "p70", uniformly pruned by 70 %; or "r8", pruned so and rounded up to a multiple of 8.
+    """
     full = {4: 512, 8: 512, 16: 512, 32: 512, 64: 512, 128: 256, 256: 128, 512: 64, 1024: 32}
     kept = [c for resolution, c in full.items() if resolution <= size]
     if widths == "full":
@@ -20,7 +23,7 @@ def channels(size: int, widths: str = "full") -> list[int]:
 
 
 def problems(size: int, widths: str, batch: int, dtype: str, arch: int = 90) -> Iterator[Problem]:
-    """Every 3 x 3 convolution of a generator, in order."""
+    """Yield every 3 x 3 convolution of a generator, in order."""
     c = channels(size, widths)
     yield Problem(dtype, batch, 4, 4, c[0], c[0], 3, arch=arch)
     for i, (before, after) in enumerate(zip(c, c[1:], strict=False)):

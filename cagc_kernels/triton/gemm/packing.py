@@ -1,4 +1,4 @@
-"""Weights as the implicit GEMM reads them, and what only depends on weights: pack once where they are frozen."""
+"""Packing of weights for the implicit GEMM, with all that depends only on weights; frozen ones are packed once."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class PackedWeight(NamedTuple):
 def energies(
     weight: torch.Tensor, in_index: torch.Tensor | None = None, out_index: torch.Tensor | None = None
 ) -> torch.Tensor:
-    """[O', I'] sums of squares over the taps of [O, I, k, k] at the indexed channels, read in place."""
+    """Return the sums of squares [O', I'] over the taps of ``weight`` [O, I, k, k] at the indexed channels."""
     co = weight.shape[0] if out_index is None else out_index.shape[0]
     ci = weight.shape[1] if in_index is None else in_index.shape[0]
     acc = accumulator(weight.dtype)
@@ -57,18 +57,18 @@ def _one_tap_stride(weight: torch.Tensor) -> bool:
 
 
 def tl_dtype(dtype: torch.dtype) -> triton.language.dtype:
-    """An accumulator's dtype as Triton names it."""
+    """Return Triton's name of an accumulator's dtype."""
     return triton.language.float64 if dtype == torch.float64 else triton.language.float32
 
 
-# Of filters that do not change: (version, taps or None).
+# Results of separable() by filter: (version of the tensor, taps or None).
 _separable = WeakIdKeyDictionary()
 
 
 def separable(f: torch.Tensor | None) -> torch.Tensor | None:
-    """Taps [8] of the 4 x 4 filter, vertical then horizontal, mirrored, times the gain 4; None if it is no product.
+    """Return taps [8] of a 4 x 4 filter, vertical then horizontal, mirrored, with the gain 4; None if not separable.
 
-    The values are looked at once while ``f`` does not change: on a GPU the first call waits for them.
+    The result is cached until ``f`` changes; on a GPU the first call synchronises.
     """
     if f is None or f.shape != (4, 4):
         return None
@@ -86,7 +86,7 @@ def separable(f: torch.Tensor | None) -> torch.Tensor | None:
 
 
 def polyphase(weight: torch.Tensor, f: torch.Tensor) -> torch.Tensor:
-    """[O, I, 3, 3] of a transposed convolution and its 4 x 4 FIR as [4, O, I, 3, 3]: a filter for each output phase.
+    """Return one filter per output phase [4, O, I, 3, 3] for a transposed convolution [O, I, 3, 3] and its 4 x 4 FIR.
 
     Per axis y[2q + a] = Σ_{e = -1, 0, 1} x[q + e] · G[a - 2e] with G[u] = Σ_k f[k - u + 1] · w[k], f mirrored and
     times 2: the transposed convolution followed by the filter, borders included.
@@ -99,7 +99,7 @@ def polyphase(weight: torch.Tensor, f: torch.Tensor) -> torch.Tensor:
 
 
 def filter_peaks(weight: torch.Tensor, factor: float = 1.0) -> torch.Tensor:
-    """[O] largest absolute value of each filter times ``factor``, in float32: what float16 filters are divided by."""
+    """Return [O] the largest absolute values of filters times ``factor``, in float32, to divide float16 filters by."""
     return weight.abs().amax(dim=(1, 2, 3)).float().clamp_min(torch.finfo(torch.float32).tiny) * factor
 
 
@@ -107,9 +107,9 @@ def pack(
     weight: torch.Tensor, dtype: torch.dtype, mode: int = PLAIN, resample_filter: torch.Tensor | None = None,
     demodulate: bool = True, flip_weight: bool = True,
 ) -> PackedWeight:  # fmt: skip
-    """[O, I, k, k] for activations of ``dtype``; the arguments are those of :func:`cagc_kernels.modulated_conv2d`.
+    """Pack ``weight`` [O, I, k, k] for activations of ``dtype``; arguments as of :func:`cagc_kernels.modulated_conv2d`.
 
-    A weight in channels_last memory is not copied where nothing is to be changed about it.
+    A weight in channels_last memory that needs no change is not copied.
     """
     acc = accumulator(dtype)
     energy = energies(weight) if demodulate else None

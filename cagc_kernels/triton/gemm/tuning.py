@@ -1,8 +1,8 @@
-"""Time the configs of real layers on this GPU and keep the winners: ``python -m cagc_kernels.triton.gemm.tuning``.
+"""Time the configs of real layers on this GPU and store the winners: ``python -m cagc_kernels.triton.gemm.tuning``.
 
 Writes ``<device>.json`` to the folder that the kernels read (:mod:`.configs`), or to ``--out``: for each class of
-problems the winner, its time, the time of the default and of how many candidates. Problems
-that the file has are skipped, so an interrupted run goes on.
+problems the winner, its time, the time of the default and the number of candidates. Problems that are in the file
+already are skipped, so an interrupted run can be continued.
 """
 
 from __future__ import annotations
@@ -25,14 +25,15 @@ from .configs import Config, Problem
 from .layers import WIDTHS, problems
 from .packing import pack
 
-# Problems that are compiled before the first of them is timed: a run that is cut off keeps what it timed.
+# Problems that are compiled before the first of them is timed; an interrupted run loses at most these.
 TOGETHER = 8
 
 
 def prepared(p: Problem, config: Config, device: str = "cuda") -> Callable[[], torch.Tensor]:
-    """The layer of a frozen generator as a call: packed weights, noise, bias, activation.
+    """Return a call that runs the problem as a layer of a frozen generator: packed weights, noise, bias, activation.
 
-    As there, an up-sampling layer modulates what it reads, and what it writes for the next one, which then does not.
+    As in the generator, an up-sampling layer modulates its input, and its output for the next layer, which then does
+    not modulate.
     """
     dtype = torch.float32 if p.dtype == "tf32" else getattr(torch, p.dtype)
     up = p.modes != (configs.PLAIN,)
@@ -52,17 +53,17 @@ def prepared(p: Problem, config: Config, device: str = "cuda") -> Callable[[], t
 
 
 def milliseconds(p: Problem, config: Config) -> float:
-    """Median time of the layer on the GPU."""
+    """Return the median time of the layer on the GPU."""
     return launch.milliseconds(prepared(p, config))
 
 
 def compile_all(found: Iterable[Problem]) -> None:
-    """Compile the candidates of the problems side by side: one after the other they would take most of the time."""
+    """Compile the candidates of the problems in parallel, because compiling takes most of the time."""
     seen = set()
     with compiling():
         for p in found:
             for config in configs.candidates(p):
-                # The kernel knows neither images nor pixels.
+                # A compiled kernel does not depend on the numbers of images and pixels.
                 kind = p._replace(n=1, h=4, w=4), config
                 if kind not in seen:
                     seen.add(kind)
@@ -73,7 +74,7 @@ def tune(
     found: Iterable[Problem], device: str, out: Path, time: Callable[[Problem, Config], float] = milliseconds,
     prepare: Callable[[Iterable[Problem]], None] = compile_all,
 ) -> int:  # fmt: skip
-    """Add the winners of the problems that ``out`` lacks to it, after each one; how many were added."""
+    """Add the winners of the problems that ``out`` lacks, writing after each one; return how many were added."""
     document = json.loads(out.read_text()) if out.is_file() else {}
     winners = document.setdefault("winners", {})
     document |= {"device": device, "torch": torch.__version__, "triton": triton.__version__}
@@ -95,7 +96,7 @@ def tune(
 
 
 def _write(path: Path, document: dict) -> None:
-    """The whole file or the one before it."""
+    """Write the file atomically."""
     path.parent.mkdir(parents=True, exist_ok=True)
     beside = path.with_suffix(f".{os.getpid()}")
     beside.write_text(json.dumps(document, indent=1) + "\n")

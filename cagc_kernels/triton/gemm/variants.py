@@ -1,4 +1,4 @@
-"""What the compile check builds of the convolutions: the default configs of real layers, and one of each rare path."""
+"""The kernel variants that the compile check builds: default configs of real layers, and one of each rare path."""
 
 from __future__ import annotations
 
@@ -23,25 +23,26 @@ EPILOGUE = Epilogue(act="lrelu", alpha=0.2, gain=2**0.5, clamp=256.0)
 
 
 def _pointers(code: str, wide: str, names: str) -> dict[str, str]:
-    """Types of the pointers of a kernel: data in ``code``, factors and sums in ``wide``."""
+    """Return the types of a kernel's pointers: data in ``code``, factors and sums in ``wide``."""
     special = {"scale": wide, "energy": wide, "peaks": wide, "normalised": wide, "partial": wide, "taps": wide}
-    # A frozen generator's vectors are in float32 whatever its activations are.
+    # The vectors of a frozen generator are float32 for all dtypes of activations.
     special |= dict.fromkeys(("styles", "bias", "next_styles", "rgb_weight", "rgb_styles", "rgb_bias"), wide)
     special |= {"f": "fp32", "counters": "i32", "in_index": "i64", "out_index": "i64"}
     return {name: f"*{special.get(name, code)}" for name in names.split()}
 
 
 def _whole(kernel: triton.JITFunction, types: dict[str, str], constants: dict[str, object]) -> dict[str, object]:
-    """``constants``, with None for the pointers that are left out."""
+    """Return ``constants`` with None added for the pointers that are left out."""
     options = ("num_warps", "num_stages")
     left_out = {name: None for name in kernel.arg_names if name not in types and name not in constants}
     return left_out | {k: v for k, v in constants.items() if k in kernel.arg_names or k in options}
 
 
 def convolution(p: Problem, config: Config, blocks: bool | None = None, act: str = "lrelu") -> Variant:
-    """One variant of the implicit GEMM over channels_last memory; ``blocks`` of a gather, None without one.
+    """Return one variant of the implicit GEMM over channels_last memory.
 
-    Where the tile allows it toRGB is part of it, as of the generator's convolutions without up-sampling.
+    ``blocks``: whether gathered channels come in blocks of 8; None without gather. Where the tile allows it, it
+    includes toRGB, as the generator's convolutions without up-sampling do.
     """
     code, wide = CODES[p.dtype], "fp64" if p.dtype == "float64" else "fp32"
     names = "x weight y styles scale" + " partial counters" * (config.split > 1)
@@ -69,12 +70,12 @@ def convolution(p: Problem, config: Config, blocks: bool | None = None, act: str
 
 
 def layers(arch: int) -> Iterator[tuple[Problem, Config]]:
-    """The distinct kernels of the 256 px generators that a card would run first, and a few of the other dtypes."""
+    """Yield the distinct convolutions of the 256 px generators, the most used first, and a few of other dtypes."""
     seen = set()
     for widths, batch in (("r8", 1), ("full", 32), ("r8", 32), ("full", 1)):
         for p in problems(256, widths, batch, "float16", arch):
             config = default(p)
-            # How often a reduction is split changes nothing about registers.
+            # The number of parts of a split reduction does not change the registers.
             kind = p.ci, p.co, config._replace(split=min(2, config.split))
             if kind not in seen and not (widths, batch) == ("full", 1) or config.split > 1 and kind not in seen:
                 seen.add(kind)
@@ -133,7 +134,7 @@ def _factors(code: str) -> Iterator[Variant]:
 
 
 def _vectors(code: str) -> Iterator[Variant]:
-    """The mapping network's layers, all affine layers, and all demodulation factors of a frozen generator."""
+    """Yield the kernels of a frozen generator's mapping network, affine layers and demodulation factors."""
     kernel, names = styles.fully_connected_kernel, "x weight bias y"
     for name, more in (("mapping", ""), ("affine", " table")):
         types = _pointers(code, "fp32", names + more) | dict.fromkeys(("n", "x_n", "x_w"), "i32")
@@ -152,7 +153,7 @@ def _type(code: str) -> tl.dtype:
 
 
 def variants(arch: int) -> Iterator[Variant]:
-    """(kernel, label, argument types, constants with num_warps and num_stages) of every variant for an architecture."""
+    """Yield (kernel, label, argument types, constants with num_warps and num_stages) of every variant for ``arch``."""
     yield from (convolution(p, config) for p, config in layers(arch))
     yield convolution(Problem("float32", 1, 8, 8, 24, 24, 1), Config(PLAIN, 32, 32, 0, 32, 4, 2), act="softplus")
     for blocks in (True, False):

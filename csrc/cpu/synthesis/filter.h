@@ -1,11 +1,11 @@
-// The FIR behind a transposed convolution, and the layer's epilogue, row by row.
+// The FIR filter after a transposed convolution and the layer's epilogue, one row at a time.
 #pragma once
 #include "output.h"
 
 namespace cagc {
 namespace {
 
-// sum of four rows, `count` floats
+// The vertical filter: out[i] = sum over k of fir[k] * rows[k][i], for i < count.
 template <int W> void combine(const float *const *rows, const float *fir, int64_t count, float *out) {
   const float f0 = fir[0], f1 = fir[1], f2 = fir[2], f3 = fir[3];
   for (int64_t i = 0; i < count; i += W)
@@ -17,7 +17,8 @@ void zero(float *p, int64_t count) {
   for (int64_t i = 0; i < count; i++) p[i] = 0.f;
 }
 
-// Columns [begin, end) of a row of y. row: combined columns begin - 1 to end + 1.
+// Filters a row horizontally and applies the epilogue to `count` pixels from `pixel` on. row: vertically filtered
+// columns, from one before the first pixel to two after the last.
 template <int W>
 void finish(const ConvJob &job, const EpilogueInputs &e, const float *row, int64_t pixel, int64_t count, float *y) {
   const int64_t out = job.conv->out;
@@ -44,7 +45,7 @@ template <int W> void filter_rows(const ConvJob &job, int64_t begin, int64_t end
     const EpilogueInputs e(job, n);
     for (int64_t j = 0; j < r; j += strip) {
       const int64_t count = r - j < strip ? r - j : strip;
-      // Columns j - 1 to j + count + 1 of t, those that exist: 0 to r.
+      // The columns of t that exist (0 to r) among j - 1 to j + count + 1.
       const int64_t left = j == 0, right = j + count == r, columns = count + 3 - left - right;
       const float *rows[4];
       for (int k = 0; k < 4; k++) {
@@ -71,7 +72,8 @@ void skip(const float *plane, int64_t h, const float *fir, int64_t begin, int64_
       for (int64_t j = 0; j < 2 * h; j++) to[j] = 0.f;
       continue;
     }
-    // Even rows mix the pixel above and this one by taps 0 and 2, odd rows this one and the next by 1 and 3.
+    // An even output row weights input rows i / 2 - 1 and i / 2 with taps 0 and 2; an odd one weights rows i / 2 and
+    // i / 2 + 1 with taps 1 and 3.
     const int64_t odd = i & 1, above = i / 2 - 1 + odd, below = above + 1;
     const float a = above < 0 ? 0.f : fir[odd], b = below == h ? 0.f : fir[2 + odd];
     const float *p = plane + (above < 0 ? 0 : above) * h, *q = plane + (below == h ? h - 1 : below) * h;

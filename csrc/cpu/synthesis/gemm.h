@@ -1,14 +1,16 @@
-// out[rows, columns] = a[rows, k] * b[k, columns], b packed in panels of a few vectors: [panel][k][lanes].
+// The matrix product out[rows, columns] = a[rows, k] * b[k, columns], with b packed in panels of at most kPanel
+// vectors: [panel][k][lanes].
 #pragma once
 #include "../isa/simd.h"
 
 namespace cagc {
 namespace {
 
-// Vectors in a panel. Five by four rows fill 25 of 32 registers, at 109-116 GFLOP/s of the 116 that a Zen 4 core was
-// measured to peak at (40 to 160 columns); 2 vectors of 16 and one of 8 for
-// 40 columns give 98-106, for their loads cross cache lines.
+// Vectors in a panel. Of 32 registers, four rows of five vectors use 25 and reach 109-116 GFLOP/s on a Zen 4 core whose
+// measured peak is 116 (40 to 160 columns). Splitting 40 columns into two vectors of 16 and one of 8 reaches 98-106
+// only, because its loads cross cache lines.
 constexpr int kPanel = kRegisters >= 32 ? 5 : kRegisters >= 16 ? 3 : 2;
+// Rows of a register tile.
 constexpr int rows_of(int vectors) {
   const int rows = (kRegisters - 1 - vectors) / vectors;
   return rows > 12 ? 12 : vectors == 5 ? 4 : rows;
@@ -20,9 +22,11 @@ struct Panels {
   explicit Panels(int64_t columns) : lanes(columns % kWide == 0 ? kWide : 8), vectors(columns / lanes) {
     count = (vectors + kPanel - 1) / kPanel;
   }
-  int64_t first(int64_t panel) const { return vectors * panel / count; }  // vector, panels as even as can be
+  // First vector of a panel; the sizes of panels differ by at most one vector.
+  int64_t first(int64_t panel) const { return vectors * panel / count; }
 };
 
+// One register tile: R rows of a times a panel of V vectors.
 template <int W, int V, int R>
 __attribute__((noinline))
 void product(const float *a, int64_t lda, int64_t k, const float *b, float *out, int64_t ldo) {
@@ -48,7 +52,7 @@ void product(const float *a, int64_t lda, int64_t k, const float *b, float *out,
     for (int v = 0; v < V; v++) store<W>(out + r * ldo + v * W, sum[r][v]);
 }
 
-// The rows that are left: fewer than R.
+// A register tile of at most R rows.
 template <int W, int V, int R>
 void rest(int64_t rows, const float *a, int64_t lda, int64_t k, const float *b, float *out, int64_t ldo) {
   if constexpr (R > 0) {
@@ -61,12 +65,13 @@ template <int W, int V>
 void panel(int64_t rows, const float *a, int64_t lda, int64_t k, const float *b, float *out, int64_t ldo) {
   constexpr int R = rows_of(V);
   const int64_t blocks = (rows + R - 1) / R;
-  for (int64_t i = 0; i < blocks; i++) {  // as even as can be: 4 + 3 rows rather than 6 + 1
+  for (int64_t i = 0; i < blocks; i++) {  // tiles of nearly equal height: 4 + 3 rows rather than 6 + 1
     const int64_t r = rows * i / blocks;
     rest<W, V, R>(rows * (i + 1) / blocks - r, a + r * lda, lda, k, b, out + r * ldo, ldo);
   }
 }
 
+// A panel of at most V vectors.
 template <int W, int V>
 void any_panel(int64_t vectors, int64_t rows, const float *a, int64_t lda, int64_t k, const float *b, float *out,
                int64_t ldo) {
@@ -76,6 +81,7 @@ void any_panel(int64_t vectors, int64_t rows, const float *a, int64_t lda, int64
   }
 }
 
+// Panels [begin, end) of the product.
 void gemm(const float *a, int64_t lda, int64_t rows, int64_t k, const float *b, int64_t columns, int64_t begin,
           int64_t end, float *out, int64_t ldo) {
   const Panels panels(columns);

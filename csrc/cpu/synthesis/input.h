@@ -1,4 +1,5 @@
-// From activations to the rows that are multiplied: patches, transformed or not.
+// The input side of a convolution: gathers patches of activations, applies the Winograd transform where the algorithm
+// has one, and writes the rows of the matrix products.
 #pragma once
 #include "kernels.h"
 #include "winograd.h"
@@ -6,6 +7,7 @@
 namespace cagc {
 namespace {
 
+// Sample, tile row and tile column.
 struct Place { int64_t n, y, x; };
 
 CAGC_INLINE Place place(const ConvJob &job, int64_t tile) {
@@ -13,11 +15,11 @@ CAGC_INLINE Place place(const ConvJob &job, int64_t tile) {
   return {tile / job.tiles, i / job.side, i % job.side};
 }
 
-// Pixels of x with zeros around it.
+// A square of pixels of x; pixels outside the image are zero.
 struct Patch {
   const float *data;
   int64_t row, column;  // strides
-  const float *ahead;   // in x: the last four columns of the next tile, to be prefetched
+  const float *ahead;   // the last four columns of the next tile in x, for prefetching
   int64_t pitch;        // of x
 };
 
@@ -37,7 +39,7 @@ Patch patch(const ConvJob &job, const Place &at, const Place &next, int64_t step
   return {scratch, size * c, c, ahead, row};
 }
 
-// A tile's time is enough to bring the next one's pixels from the L3 cache.
+// Prefetches pixels of the next tile: computing a tile takes long enough to load them from the L3 cache.
 template <int Size> CAGC_INLINE void prefetch(const Patch &p, int64_t c) {
   CAGC_UNROLL
   for (int i = 0; i < Size; i++)
@@ -45,7 +47,7 @@ template <int Size> CAGC_INLINE void prefetch(const Patch &p, int64_t c) {
     for (int j = 0; j < 4; j++) __builtin_prefetch(p.ahead + i * p.pitch + j * p.column + c);
 }
 
-// at(i, j): a vector of the patch. Points go `step` floats apart.
+// Input transform of F(4x4, 3x3). at(i, j) returns a vector of the patch; the points are stored `step` floats apart.
 template <int W, class At> CAGC_INLINE void transform43(At &&at, float *v, int64_t step) {
   vec<W> rows[6][6];
   CAGC_UNROLL
@@ -74,16 +76,19 @@ template <int W> void tile43(const Patch &p, int64_t in, const Block &block, int
   }
 }
 
-// The product of points (a, b), 5 standing for the four untransformed odd positions: rows before it, rows per tile.
+// Rows of v and m of Algorithm::winograd42. Of each axis, indices 0 to 4 are Winograd points and index 5 stands for the
+// four odd positions, which are not transformed. mult42: rows per tile of an index. before42: rows per tile that
+// precede those of points (a, b).
 constexpr int64_t mult42(int64_t a) { return a == 5 ? 4 : 1; }
 constexpr int64_t before42(int64_t a, int64_t b) { return a * 9 + mult42(a) * b; }
 
-// Floats of v or m, `row` in a row, before position (ja, jb) of points (a, b).
+// Offset in v or m of position (ja, jb) of points (a, b), where a row has `row` floats.
 CAGC_INLINE int64_t place42(const Block &block, int64_t tile, int64_t row, int a, int b, int ja, int jb) {
   return (before42(a, b) * block.count + (tile * mult42(a) + ja) * mult42(b) + jb) * row + (a * 6 + b) * kPointPad;
 }
 
-// at(i, j): a vector of the patch. v: of the block, at the vector's channel; `row` floats in a row of it.
+// Input transform of Algorithm::winograd42. at(i, j) returns a vector of the patch. v points to that vector's channel
+// in the block's v, whose rows have `row` floats.
 template <int W, class At>
 CAGC_INLINE void transform42(At &&at, const Block &block, int64_t tile, int64_t row, float *v) {
   const auto to = [&](int a, int b, int ja, int jb) CAGC_LAMBDA { return v + place42(block, tile, row, a, b, ja, jb); };
@@ -131,14 +136,15 @@ template <int W> void copy(const float *from, float *to, int64_t n) {
   for (int64_t c = 0; c < n; c += W) store<W>(to + c, load<W>(from + c));
 }
 
-// One row of 9 * in: taps in the order of the weight.
+// Writes one row of 9 * in floats, with taps in the order of the weight (im2col).
 template <int W> void tile3(const Patch &p, int64_t in, const Block &block, int64_t tile) {
   float *v = block.v + tile * 9 * in;
   for (int i = 0; i < 3; i++)
     for (int j = 0; j < 3; j++) copy<W>(p.data + i * p.row + j * p.column, v + (i * 3 + j) * in, in);
 }
 
-// One row of 4 * in, x[i-1][j], x[i][j], x[i][j-1], x[i-1][j-1]: each parity's taps are consecutive.
+// Writes one row of 4 * in floats: x[i-1][j], x[i][j], x[i][j-1], x[i-1][j-1]. In this order the taps of each output
+// parity are consecutive.
 template <int W> void tile2(const Patch &p, int64_t in, const Block &block, int64_t tile) {
   float *v = block.v + tile * 4 * in;
   copy<W>(p.data + p.column, v, in);

@@ -6,28 +6,28 @@
 namespace cagc {
 
 // Floats from one row of activations to the next. Without the padding, rows of the usual widths are a multiple of 4 kB
-// apart, and those of a tile fall on one set of the L1 cache.
+// apart, so that all rows of a tile map to one set of the L1 cache.
 __attribute__((always_inline)) inline int64_t pitch(int64_t size, int64_t channels) { return size * channels + 16; }
 
-// The same in strips, and from one channel of a row to the next.
+// For layers in strips: floats from one channel of a row to the next, and from one row to the next.
 __attribute__((always_inline)) inline int64_t channel_pitch(int64_t size) { return size < 256 ? size : size + 16; }
 __attribute__((always_inline)) inline int64_t strips_pitch(int64_t size, int64_t channels) {
   return channel_pitch(size) * channels + 16;
 }
 
-// One layer of one call.
+// The arguments of one layer in one call. t is the output of the transposed convolution of an up-sampling layer.
 struct ConvJob {
   const StyledConv *conv;
   const float *x;           // [batch, h, w, in], modulated, rows padded to their pitch
-  float *y;                 // [batch, r, r, out] likewise, modulated for the next layer; null: nobody reads it
+  float *y;                 // [batch, r, r, out] likewise, modulated for the next layer; null in the last layer
   const float *demod;       // [batch, out_padded], the activation's gain included
   const float *next;        // [batch, out_padded], styles of the next layer
   const float *noise;       // [r, r] of sample n at + n * noise_sample, or null
   int64_t noise_sample;
   const float *rgb_weight;  // [batch, 3, out_padded], modulated, or null
-  float *rgb;               // [batch, 3, r, r], added to
-  int64_t x_rows, y_rows;   // in strips, rows of x and y that there is memory for: row i is at i % x_rows
-  float *t;                 // up: rows of the transposed convolution, `ring` of them
+  float *rgb;               // [batch, 3, r, r]; toRGB adds to it
+  int64_t x_rows, y_rows;   // strips: rows in the ring buffers of x and y; row i is at i % x_rows
+  float *t;                 // up: ring buffer with `ring` rows of the transposed convolution
   int64_t ring;
   int64_t t_row, t_rows;    // floats in a row of t, rows per sample
   float *edge;              // strips: the last column of the transposed convolution, [batch, t_rows, out]
@@ -37,15 +37,15 @@ struct ConvJob {
   int64_t side, tiles;      // tiles in a row, tiles per sample
 };
 
-// Consecutive tiles whose transforms are in memory together. The tiles of Algorithm::direct3 are pixels; its blocks and
-// the ranges of output() are whole fours of them.
+// Consecutive tiles whose transforms are in memory together. The tiles of Algorithm::direct3 are pixels; their number
+// in a block, and in a range of output(), is a multiple of four.
 struct Block {
   int64_t first, count;
   float *v, *m;  // transformed inputs and outputs
 };
 
-constexpr int64_t kPointPad = 16;  // floats between points: their stores would else fall on one set of the L1 cache
-constexpr int64_t kStrip = 6144;   // floats of a filtered row at a time: 24 kB
+constexpr int64_t kPointPad = 16;  // floats between points, so that their stores do not map to one set of the L1 cache
+constexpr int64_t kStrip = 6144;   // floats of a row that are filtered at a time: 24 kB
 
 struct Kernels {
   int64_t lanes;  // of the widest vectors
@@ -60,8 +60,9 @@ struct Kernels {
   // Rows [begin, end) of a plane [2h, 2h]: the plane [h, h] up-sampled by two, or zeros where it is null.
   void (*skip)(const float *plane, int64_t h, const float *fir, int64_t begin, int64_t end, float *out, float *scratch);
 
-  // Of strips: panels, pack and gemm with the roles of weights and activations exchanged; x in strips from rows [begin,
-  // end) of x by channels; the last column of t below row `begin` of x.
+  // For layers in strips. row_blocks, pack_strips and gemm_strips are panels, pack and gemm with weights and
+  // activations exchanged. to_strips converts rows [begin, end) of x from NHWC. edge computes the last column of t for
+  // one vector of rows of x from `begin` on.
   int64_t (*row_blocks)(int64_t rows);
   void (*pack_strips)(const float *b, int64_t k, int64_t rows, float *packed);
   void (*gemm_strips)(const float *b, int64_t count, int64_t k, const float *a, int64_t rows, int64_t begin,

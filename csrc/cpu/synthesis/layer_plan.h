@@ -1,31 +1,31 @@
-// How a layer is cut into blocks and bands.
+// How a layer is divided into blocks of tiles and bands of tile rows.
 #pragma once
 #include "products.h"
 #include <algorithm>
 
 namespace cagc {
 
-// In floats. A thread has blocks of its own, in its L2 cache, as long as the weights come out of the L3 cache: with 12
-// rows a matrix product reaches its peak from there (Zen 4, 114 GFLOP/s a core; 4 to 48 tiles are within 5 % of it).
-// Larger weights are read once, for blocks that all threads share.
+// Sizes in floats. While the weights of a layer fit into the L3 cache, each thread has blocks of its own, which stay in
+// its L2 cache: with 12 tiles in a block, a matrix product that reads weights from L3 reaches its peak (Zen 4: 114
+// GFLOP/s per core; 4 to 48 tiles are within 5 %). Larger weights are read once per block, which all threads share.
 constexpr int64_t kPrivateWeights = 3 << 20, kSharedBlock = 4 << 20, kTransposed = 256 << 10;
 constexpr int64_t kTiles = 12;
 
 struct LayerPlan {
-  bool shared;
-  int64_t tiles;  // per block, but for rounding
+  bool shared;    // all threads work on the same block
+  int64_t tiles;  // per block, before rounding
   int64_t band;   // tile rows, counted through the batch, between two barriers
   int64_t ring;   // rows of t
-  int64_t x;      // buffer of its input, but for the second layer of a pair
+  int64_t x;      // index of the buffer of its input; unused in the second layer of a pair
   int64_t styles, squares, demod, rgb_styles, rgb_weight, strips, edge;  // offsets in the workspace
 };
 
-// Of a pair of layers in strips, a thread keeps the rows of t and of y that are still to be read: the filter and the
-// second convolution take 8 new ones at a time, and 3 before them.
+// Rows of t and of y that a thread keeps for a pair of layers in strips: the filter and the second convolution read 8
+// new rows at a time and the 3 rows before them.
 constexpr int64_t kRing = 8 + 3;
 
-// What counts as a tile there is one of every strip. A block is several where channels are few, and two where vectors
-// are short: one by itself gives a product too few sums to hide the latency of an addition.
+// In strips, "tile" means one tile of every strip. A block holds several where channels are few, and at least two where
+// vectors are short: the product of a single tile has too few accumulators to hide the latency of an addition.
 constexpr int64_t kStripsBlock = 96 << 10, kStripsTiles = 16;
 
 inline LayerPlan plan_of(const StyledConv &c, int64_t batch, int threads) {
@@ -49,10 +49,10 @@ inline LayerPlan plan_of(const StyledConv &c, int64_t batch, int threads) {
   return p;
 }
 
-// Tiles of a block, rounded to whole fours.
+// Upper bound of the tiles of a block: blocks of pixels are rounded to a multiple of four.
 inline int64_t most(const StyledConv &c, const LayerPlan &p) { return p.tiles + (c.strips == 1 ? 3 : 0); }
 
-// Floats that a thread needs beside its block.
+// Floats of scratch memory that a thread needs besides its block.
 inline int64_t scratch_of(const StyledConv &c) {
   if (c.strips > 1)
     return std::max({16 * c.out * c.strips, (2 * c.in + c.out) * c.strips, 3 * (c.resolution + c.strips)});

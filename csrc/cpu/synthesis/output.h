@@ -1,11 +1,12 @@
-// From products to activations: demodulation, noise, bias, activation, the next layer's style, and toRGB on the way.
+// The output side of a convolution: the inverse Winograd transform where the algorithm has one, then demodulation,
+// noise, bias, activation, the next layer's styles, and toRGB.
 #pragma once
 #include "input.h"
 
 namespace cagc {
 namespace {
 
-// What the epilogue of sample n reads.
+// Inputs of the epilogue of sample n.
 struct EpilogueInputs {
   const float *demod, *bias, *next, *noise;
   float strength;
@@ -18,7 +19,7 @@ struct EpilogueInputs {
   float at(int64_t pixel) const { return noise ? noise[pixel] * strength : 0.f; }
 };
 
-// Adds toRGB of y [4 * rows, out], four pixels in a row of the image, to rgb at (at.y, at.x) and below.
+// Adds toRGB of y [rows, 4, out], `rows` rows of four pixels, to rgb from pixel (at.y, at.x) on.
 template <int W> void to_rgb(const ConvJob &job, const Place &at, const float *y, int64_t rows) {
   const int64_t out = job.conv->out, r = job.conv->resolution;
   const float *weight = job.rgb_weight + at.n * 3 * out;
@@ -44,7 +45,7 @@ template <int W> void to_rgb(const ConvJob &job, const Place &at, const float *y
   }
 }
 
-// to(i, j, v): takes an output. Points are `step` floats apart.
+// Output transform of F(4x4, 3x3) for points `step` floats apart; calls to(i, j, v) for each of the 4 x 4 outputs.
 template <int W, class To> CAGC_INLINE void inverse43(const float *m, int64_t step, To &&to) {
   vec<W> rows[4][6];
   CAGC_UNROLL
@@ -75,7 +76,7 @@ template <int W> void tile43(const ConvJob &job, const Block &block, int64_t til
   const int64_t row = pitch(r, out);
   float *y = job.y ? job.y + (at.n * r + at.y * 4) * row + at.x * 4 * out : nullptr;
   for (int64_t c = 0; c < out; c += W) {
-    if (y) {  // the next tile's
+    if (y) {  // prefetches the outputs of the next tile
       CAGC_UNROLL
       for (int i = 0; i < 16; i++) __builtin_prefetch(y + i / 4 * row + (4 + i % 4) * out + c);
     }
@@ -90,7 +91,7 @@ template <int W> void tile43(const ConvJob &job, const Block &block, int64_t til
   if (job.rgb_weight) to_rgb<W>(job, {at.n, at.y * 4, at.x * 4}, scratch, 4);
 }
 
-// Four pixels of a row, for toRGB takes four.
+// The epilogue of four pixels of a row, since toRGB processes four at a time.
 template <int W> void pixels(const ConvJob &job, const Block &block, int64_t tile, float *scratch) {
   const int64_t out = job.conv->out, r = job.conv->resolution;
   const Place at = place(job, block.first + tile);
@@ -109,12 +110,13 @@ template <int W> void pixels(const ConvJob &job, const Block &block, int64_t til
   if (job.rgb_weight) to_rgb<W>(job, at, scratch, 1);
 }
 
-// Row of t, counted through the batch.
+// Address of a row of t in its ring buffer; `row` counts through the batch.
 CAGC_INLINE float *t_row(const ConvJob &job, int64_t row) {
   return job.t + row % job.ring * job.t_row;
 }
 
-// to(i, j, v): takes a value of t. m: of the block, at the vector's channel; `row` floats in a row of it.
+// Output transform of Algorithm::winograd42; calls to(i, j, v) for each of the 8 x 8 values of t. m points to the
+// vector's channel in the block's m, whose rows have `row` floats.
 template <int W, class To>
 CAGC_INLINE void inverse42(const Block &block, int64_t tile, int64_t row, const float *m, To &&to) {
   const auto point = [&](int a, int b, int ja, int jb) CAGC_LAMBDA {

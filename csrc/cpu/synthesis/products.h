@@ -4,12 +4,13 @@
 
 namespace cagc {
 
+// One matrix product of a block: rows of v times a matrix of the weight.
 struct Product {
-  int64_t weight;                // input channels of the matrices before it
-  int64_t k, lda;
+  int64_t weight;                // rows of the weight before its matrix
+  int64_t k, lda;                // inner dimension; floats between rows of v
   int64_t mult;                  // rows per tile
-  int64_t v, m;                  // rows per tile before its inputs and outputs
-  int64_t v_offset, m_offset;    // and floats
+  int64_t v, m;                  // rows per tile of v and m before its own
+  int64_t v_offset, m_offset;    // further offset of its rows, in floats
 };
 
 inline int64_t product_count(Algorithm a) {
@@ -35,7 +36,7 @@ inline Product product_of(const StyledConv &c, int64_t i) {
   }
 }
 
-// Rows of v and m per tile, and what lies between points.
+// Floats of v and m for `tiles` tiles, padding between points included.
 inline int64_t v_floats(const StyledConv &c, int64_t tiles) {
   constexpr int64_t rows[] = {9, 36, 4, 81};
   return rows[static_cast<int>(c.algorithm)] * tiles * c.strips * c.in + 36 * kPointPad;
@@ -50,7 +51,7 @@ inline int64_t weight_floats(const StyledConv &c) {
   return (c.algorithm == Algorithm::direct3 || c.algorithm == Algorithm::transposed2 ? 9 : 36) * c.in * c.out;
 }
 
-// Rows of tiles; a transposed convolution has one more position than pixels.
+// Rows of tiles of an image. A transposed convolution has one position more per axis than x has pixels.
 inline int64_t tile_rows_of(const StyledConv &c) {
   const int64_t size = c.resolution / c.up;
   switch (c.algorithm) {
@@ -66,7 +67,8 @@ inline int64_t side_of(const StyledConv &c) {
   return c.strips == 1 ? tile_rows_of(c) : c.resolution / c.up / (4 * c.strips);
 }
 
-inline int64_t t_rows_of(const StyledConv &c) {  // of t per tile; as many columns
+// Rows of t per tile, and also its columns.
+inline int64_t t_rows_of(const StyledConv &c) {
   return c.up == 1 ? 0 : c.algorithm == Algorithm::winograd42 ? 8 : 2;
 }
 

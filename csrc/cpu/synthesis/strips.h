@@ -1,5 +1,6 @@
-// Layers of many pixels. A vector holds one channel of kWide pixels, one from each of as many vertical strips of the
-// image: no channel is padded, and neighbours in a row are neighbouring vectors but at the borders of the strips.
+// Layers of many pixels, in a layout that is blocked over pixels: a vector holds one channel of kWide pixels, one pixel
+// from each of kWide vertical strips of the image. No channel is padding, and neighbours in a row are neighbouring
+// vectors except at the borders of the strips.
 //   x      [batch, row, channel, column of the strip, strip], rows padded to their pitch
 //   t      likewise, with columns of the transposed convolution; its last column, which is in no strip, is in `edge`
 //   v, m   [point, tile of the strip, channel, strip]
@@ -11,9 +12,10 @@
 namespace cagc {
 namespace {
 
-// Matrix products: out[row][kWide] = sum over k of a[row, k] * b[k][kWide], for several b; a in blocks of rows.
+// Matrix products out[row][kWide] = sum over k of a[row, k] * b[k][kWide] for several b, with a packed in blocks of
+// rows.
 constexpr int kBlockRows = kRegisters >= 32 ? 12 : kRegisters >= 16 ? 6 : 2;
-constexpr int kTogether = 2;  // b that share the loads of a
+constexpr int kTogether = 2;  // matrices b that share the loads of a
 
 int64_t row_blocks(int64_t rows) { return (rows + kBlockRows - 1) / kBlockRows; }
 
@@ -23,7 +25,7 @@ void pack_strips(const float *b, int64_t k, int64_t rows, float *packed) {
       for (int64_t c = rows * p / n; c < rows * (p + 1) / n; c++) *packed++ = b[i * rows + c];
 }
 
-// b: [V][k][kWide]. out: [R][kWide] for each, `next` floats apart.
+// b: [V][k][kWide]. out: V matrices [R][kWide], `next` floats apart.
 template <int V, int R>
 __attribute__((noinline)) void outer(const float *a, int64_t k, const float *b, float *out, int64_t next) {
   constexpr int W = kWide;
@@ -58,7 +60,7 @@ void any_rows(int64_t rows, const float *a, int64_t k, const float *b, float *ou
   }
 }
 
-// Blocks [begin, end) of `rows`. b: [count, k, kWide]. out: [count, rows, kWide].
+// Blocks [begin, end) of the rows of a. b: [count, k, kWide]. out: [count, rows, kWide].
 void gemm_strips(const float *b, int64_t count, int64_t k, const float *a, int64_t rows, int64_t begin, int64_t end,
                  float *out) {
   const int64_t next = rows * kWide;
@@ -73,7 +75,8 @@ void gemm_strips(const float *b, int64_t count, int64_t k, const float *a, int64
   }
 }
 
-// Strips moved by one: what is left of a strip's first column, and right of its last. The image ends in zeros.
+// Shift by one strip. from_left(last column of each strip) gives the pixels left of each strip's first column;
+// from_right(first column) gives those right of the last. Pixels outside the image are zero.
 template <int... I> CAGC_INLINE vec<kWide> from_left(vec<kWide> v, std::integer_sequence<int, I...>) {
   return CAGC_SHUFFLE(kWide, v, vec<kWide>{}, (I ? I - 1 : kWide)...);
 }
@@ -84,7 +87,7 @@ using Indices = std::make_integer_sequence<int, kWide>;
 CAGC_INLINE vec<kWide> from_left(vec<kWide> v) { return from_left(v, Indices()); }
 CAGC_INLINE vec<kWide> from_right(vec<kWide> v) { return from_right(v, Indices()); }
 
-// Four by four in every four lanes: lane 4 i + k of v[j] and lane 4 i + j of v[k] change places.
+// Transposes a 4 x 4 block in each group of four lanes: swaps lane 4 i + k of v[j] with lane 4 i + j of v[k].
 template <int... I> CAGC_INLINE void transpose4(vec<kWide> *v, std::integer_sequence<int, I...>) {
   constexpr int W = kWide;
   const auto low = [](vec<W> a, vec<W> b) { return CAGC_SHUFFLE(W, a, b, (I / 4 * 4 + I % 4 / 2 + I % 2 * W)...); };
@@ -95,7 +98,8 @@ template <int... I> CAGC_INLINE void transpose4(vec<kWide> *v, std::integer_sequ
   v[0] = low(a, b), v[1] = high(a, b), v[2] = low(c, d), v[3] = high(c, d);
 }
 
-// Size x Size pixels of every strip, from column x - 1 of each on; zeros around the image.
+// Size x Size pixels of every strip, from column x - 1 on; pixels outside the image are zero. First, Last: the window
+// crosses the strips' left or right border.
 template <int Size, bool First, bool Last> struct Window {
   const float *rows[Size];
   int64_t channel[Size];  // strides
@@ -108,7 +112,7 @@ template <int Size, bool First, bool Last> struct Window {
     return load<kWide>(row + (x + j - 1) * kWide);
   }
 
-  // The memory of channel c.
+  // Prefetches channel c.
   CAGC_INLINE void prefetch(int64_t c) const {
     CAGC_UNROLL
     for (int i = 0; i < Size; i++)
@@ -254,8 +258,8 @@ void output_strips(const ConvJob &job, const Block &block, int64_t begin, int64_
   }
 }
 
-// The last column of the transposed convolution, for kWide rows of x from `begin` on (counted within a sample; one row
-// more than x has): [row, out] at job.edge.
+// Computes the last column of the transposed convolution for kWide rows of x from `begin` on, and writes it to job.edge
+// [row, out]. Rows count within a sample, and there is one more than x has.
 void edge_strips(const ConvJob &job, int64_t n, int64_t begin, float *scratch) {
   constexpr int W = kWide;
   const StyledConv &conv = *job.conv;

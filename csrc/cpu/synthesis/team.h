@@ -11,9 +11,9 @@ class Team {
  public:
   explicit Team(int threads) : shares_(threads) {}
 
-  // A dynamic `omp for` with its barrier, but each thread starts with its own share and then steals from the others.
-  // It thus mostly reads what it wrote itself: reading cache lines that another core wrote is slow, most of all across
-  // dies.
+  // Like a dynamic `omp for` with its barrier, except that each thread starts with its own share and then steals from
+  // the others. It thus mostly reads what it wrote itself: reading cache lines that another core wrote is slow, most of
+  // all across dies.
   template <class F> void each(int64_t count, F &&body) {
     const int64_t threads = omp_get_num_threads(), thread = omp_get_thread_num();
     Share &own = shares_[thread];
