@@ -301,11 +301,14 @@ class Export(KeyOption):
     """ψ: 1 is the full distribution, 0 the mean image."""
     noise: str = "const"
     """const (the stored noise maps) or none."""
+    plain: bool = False
+    """Use only operators that the converters of mobile runtimes know (docs/edge.md)."""
     overwrite: bool = False
     """Replace what an earlier run wrote."""
 
     def run(self) -> None:
         """Write the graph."""
         check_target(self.out, self.overwrite)
-        export_onnx(load_teacher(self.generator, key=self.key)[0], self.out, self.batch, self.truncation, self.noise)
+        generator = load_teacher(self.generator, key=self.key)[0]
+        export_onnx(generator, self.out, self.batch, self.truncation, self.noise, self.plain)
         print(self.out)

@@ -11,9 +11,10 @@ from torch import nn
 
 from cagc_kernels import use_backend
 
-from .common.errors import CagcError
-from .common.files import atomic_write
-from .models import AnyGenerator
+from ..common.errors import CagcError
+from ..common.files import atomic_write
+from ..models import AnyGenerator
+from .plain import PlainGenerator
 
 OPSET = 18
 PACKAGES = ("onnx", "onnxscript")
@@ -31,11 +32,17 @@ class _Drawing(nn.Module):
 
 
 def export_onnx(
-    generator: AnyGenerator, path: str | Path, batch: int = 1, truncation: float = 1.0, noise: str = "const"
+    generator: AnyGenerator,
+    path: str | Path,
+    batch: int = 1,
+    truncation: float = 1.0,
+    noise: str = "const",
+    plain: bool = False,
 ) -> None:
     """Write ``generator`` as ONNX: input "z" [batch, z_dim], output "image" [batch, 3, R, R], float32.
 
     The graph uses the reference backend, in standard operators of opset 18, with the weights inside the file.
+    ``plain`` writes :class:`PlainGenerator` instead, which mobile runtimes and their converters accept.
 
     Args:
         generator: a generator on the CPU.
@@ -43,9 +50,11 @@ def export_onnx(
         batch: images per call, fixed in the graph.
         truncation: truncation ψ, fixed in the graph.
         noise: "const" (the stored maps) or "none".
+        plain: use only operators that every converter knows; for generators with frozen weights.
 
     Raises:
-        CagcError: the ``onnx`` or ``onnxscript`` package is missing, the suffix differs, or the folder does not exist.
+        CagcError: the ``onnx`` or ``onnxscript`` package is missing, the suffix differs, the folder does not exist, or
+            ``plain`` does not support the generator.
         ValueError: ``batch`` is below 1, or ``noise`` has another value.
     """
     path = Path(path)
@@ -58,8 +67,12 @@ def export_onnx(
     missing = [name for name in PACKAGES if find_spec(name) is None]
     if missing:
         raise CagcError(f"export: needs the packages {' and '.join(PACKAGES)} (pip install 'cagc[export]')")
-    z = torch.zeros(batch, generator.z_dim, dtype=generator.w_avg.dtype)
-    drawing = _Drawing(generator, truncation, noise).train(generator.training)
+    if plain:
+        drawing: nn.Module = PlainGenerator(generator, truncation, noise)
+        z = torch.zeros(batch, generator.z_dim)
+    else:
+        drawing = _Drawing(generator, truncation, noise).train(generator.training)
+        z = torch.zeros(batch, generator.z_dim, dtype=generator.w_avg.dtype)
     with atomic_write(path) as temporary, use_backend("reference"), torch.no_grad(), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # deprecations inside PyTorch's exporter
         torch.onnx.export(
