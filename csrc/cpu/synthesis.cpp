@@ -1,5 +1,5 @@
 // The driver of the synthesis network: it divides work and workspace among threads. There is one parallel region per
-// image, and every worksharing loop below ends in the barrier that the next one needs.
+// image, and every shared loop below (Member::each) ends in the barrier that the next one needs.
 #include "cagc/synthesis.h"
 #include "synthesis/layer_plan.h"
 #include "synthesis/team.h"
@@ -7,7 +7,6 @@
 #include <cmath>
 #include <cstring>
 #include <numeric>
-#include <omp.h>
 
 namespace cagc {
 namespace {
@@ -30,9 +29,10 @@ struct Synthesis::State : SynthesisNetwork {
   int64_t size = 0;             // of the workspace
   int64_t x[2] = {}, rgb[2] = {}, t = 0, block = 0, block_size = 0, scratch = 0, scratch_size = 0, hidden[2] = {};
   int64_t t_size = 0, rows = 0, rows_size = 0;  // per thread: t, and the rows of y between paired layers
+  mutable Team team;
 
   State(SynthesisNetwork network, const Kernels &kernels, int64_t batch, int threads)
-      : SynthesisNetwork(std::move(network)), kernels(kernels), batch(batch), threads(threads) {
+      : SynthesisNetwork(std::move(network)), kernels(kernels), batch(batch), threads(threads), team(threads) {
     lay_out();
   }
 
@@ -48,14 +48,16 @@ struct Synthesis::State : SynthesisNetwork {
     return c.strips > 1 ? kernels.row_blocks(c.out) : kernels.panels(c.out);
   }
   void lay_out();
-  void styles(const SynthesisCall &) const;
-  void conv(const ConvJob &, const LayerPlan &, float *workspace, Team &) const;
-  void own_blocks(const ConvJob &, const LayerPlan &, int64_t first, int64_t count, float *workspace) const;
-  void segment(ConvJob, ConvJob, int64_t layer, int64_t n, int64_t begin, int64_t end, float *workspace, Clock &) const;
-  void pair(int64_t layer, const ConvJob &, const ConvJob &, float *workspace, Team &, Clock &) const;
+  void styles(const SynthesisCall &, Member) const;
+  void conv(const ConvJob &, const LayerPlan &, float *workspace, Member) const;
+  void own_blocks(const ConvJob &, const LayerPlan &, int64_t first, int64_t count, float *workspace,
+                  int64_t thread) const;
+  void segment(ConvJob, ConvJob, int64_t layer, int64_t n, int64_t begin, int64_t end, float *workspace,
+               int64_t thread, Clock &) const;
+  void pair(int64_t layer, const ConvJob &, const ConvJob &, float *workspace, Member, Clock &) const;
   void multiply(const ConvJob &, const Block &, int64_t begin, int64_t end) const;
-  void blocks(const ConvJob &, const LayerPlan &, int64_t first, int64_t count, float *workspace, Team &) const;
-  void skip(const StyledConv &, const float *below, float *rgb, float *scratch) const;
+  void blocks(const ConvJob &, const LayerPlan &, int64_t first, int64_t count, float *workspace, Member) const;
+  void skip(const StyledConv &, const float *below, float *rgb, float *scratch, Member) const;
   ConvJob job(int64_t layer, const SynthesisCall &) const;
 };
 
@@ -102,9 +104,8 @@ void Synthesis::State::lay_out() {
   for (int64_t &h : hidden) h = take(batch * (mapping.features + kLanes));
 }
 
-void Synthesis::State::styles(const SynthesisCall &call) const {
-#pragma omp for schedule(dynamic)
-  for (size_t i = 0; i < affines.size(); i++) {
+void Synthesis::State::styles(const SynthesisCall &call, Member member) const {
+  member.each(affines.size(), [&](int64_t i) {
     const Affine &a = affines[i];
     const StyledConv &c = convs[a.layer];
     const LayerPlan &p = plans[a.layer];
@@ -112,9 +113,8 @@ void Synthesis::State::styles(const SynthesisCall &call) const {
     kernels.gemm(call.ws + (a.rgb ? c.rgb_w : c.w) * call.w_layer, call.w_sample, batch, style_dim,
                  a.rgb ? c.rgb_affine : c.affine, columns, a.begin, a.end,
                  call.workspace + (a.rgb ? p.rgb_styles : p.styles), columns);
-  }
-#pragma omp for schedule(dynamic)
-  for (size_t l = 0; l < convs.size(); l++) {
+  });
+  member.each(convs.size(), [&](int64_t l) {
     const StyledConv &c = convs[l];
     const LayerPlan &p = plans[l];
     const int64_t in = c.in_padded, out = c.out_padded;
@@ -128,14 +128,13 @@ void Synthesis::State::styles(const SynthesisCall &call) const {
         for (int64_t k = 0; k < 3; k++)
           call.workspace[p.rgb_weight + (n * 3 + k) * out + i] = style * c.rgb_weight[k * out + i];
       }
-  }
+  });
   const int64_t in = convs[0].in_padded;
-#pragma omp for
-  for (int64_t i = 0; i < batch * 16; i++) {
+  member.each(batch * 16, [&](int64_t i) {
     const float *from = constant + i % 16 * in, *s = call.workspace + plans[0].styles + i / 16 * in;
     float *to = call.workspace + x[0] + i / 4 * pitch(4, in) + i % 4 * in;
     for (int64_t c = 0; c < in; c++) to[c] = from[c] * s[c];
-  }
+  });
 }
 
 void Synthesis::State::multiply(const ConvJob &job, const Block &b, int64_t begin, int64_t end) const {
@@ -154,7 +153,7 @@ void Synthesis::State::multiply(const ConvJob &job, const Block &b, int64_t begi
 
 // Computes tiles [first, first + count) with all threads; ends in a barrier.
 void Synthesis::State::blocks(const ConvJob &job, const LayerPlan &p, int64_t first, int64_t count,
-                              float *workspace, Team &team) const {
+                              float *workspace, Member member) const {
   const StyledConv &c = *job.conv;
   const int64_t units = product_count(c.algorithm) * panels_of(c);
   // Blocks of nearly equal size, and the same number of private blocks for every thread. A product takes four rows at a
@@ -164,7 +163,7 @@ void Synthesis::State::blocks(const ConvJob &job, const LayerPlan &p, int64_t fi
   const int64_t number = std::min(count, (parts + whole - 1) / whole * whole);
   const bool fours = c.up == 1 && c.strips == 1 && (c.algorithm == Algorithm::direct3 || count >= 8 * number);
   const int64_t unit = fours ? 4 : 1;
-  const int64_t v_size = aligned(v_floats(c, most(c, p))), thread = omp_get_thread_num();
+  const int64_t v_size = aligned(v_floats(c, most(c, p))), thread = member.thread;
   float *here = workspace + scratch + thread * scratch_size;
   float *v = workspace + block + (p.shared ? 0 : thread * (v_size + aligned(m_floats(c, most(c, p)))));
   const auto begin = [&](int64_t i) {
@@ -172,7 +171,7 @@ void Synthesis::State::blocks(const ConvJob &job, const LayerPlan &p, int64_t fi
   };
   const auto block_of = [&](int64_t i) { return Block{first + begin(i), begin(i + 1) - begin(i), v, v + v_size}; };
   if (!p.shared) {
-    return team.each(number, [&](int64_t i) {
+    return member.each(number, [&](int64_t i) {
       const Block b = block_of(i);
       kernels.input(job, b, 0, b.count, here);
       multiply(job, b, 0, units);
@@ -182,28 +181,27 @@ void Synthesis::State::blocks(const ConvJob &job, const LayerPlan &p, int64_t fi
   for (int64_t i = 0; i < number; i++) {
     const Block b = block_of(i);
     const int64_t step = b.count >= 64 ? 8 : c.algorithm == Algorithm::direct3 ? 4 : 1;
-#pragma omp for schedule(dynamic)
-    for (int64_t j = 0; j < b.count; j += step) kernels.input(job, b, j, std::min(j + step, b.count), here);
-#pragma omp for schedule(dynamic)
-    for (int64_t j = 0; j < units; j++) multiply(job, b, j, j + 1);
-#pragma omp for schedule(dynamic)
-    for (int64_t j = 0; j < b.count; j += step) kernels.output(job, b, j, std::min(j + step, b.count), here);
+    const int64_t steps = (b.count + step - 1) / step;
+    const auto end = [&](int64_t j) { return std::min((j + 1) * step, b.count); };
+    member.each(steps, [&](int64_t j) { kernels.input(job, b, j * step, end(j), here); });
+    member.each(units, [&](int64_t j) { multiply(job, b, j, j + 1); });
+    member.each(steps, [&](int64_t j) { kernels.output(job, b, j * step, end(j), here); });
   }
 }
 
-void Synthesis::State::conv(const ConvJob &job, const LayerPlan &p, float *workspace, Team &team) const {
+void Synthesis::State::conv(const ConvJob &job, const LayerPlan &p, float *workspace, Member member) const {
   const StyledConv &c = *job.conv;
   const int64_t tile_rows = tile_rows_of(c), rows = tile_rows * batch, r = c.resolution, step = t_rows_of(c);
-  float *here = workspace + scratch + omp_get_thread_num() * scratch_size;
+  float *here = workspace + scratch + member.thread * scratch_size;
   int64_t done = 0;
   for (int64_t row = 0; row < rows; row += p.band) {
     const int64_t end = std::min(rows, row + p.band);
-    blocks(job, p, row * job.side, (end - row) * job.side, workspace, team);
+    blocks(job, p, row * job.side, (end - row) * job.side, workspace, member);
     if (c.up == 1) continue;
     // Output row i of sample n reads rows i - 1 to i + 2 of t, of which the last sample's are below `end` so far.
     const int64_t last = (end - 1) / tile_rows, local = (end - last * tile_rows) * step;
     const int64_t ready = last * r + std::clamp<int64_t>(local >= r + 1 ? r : local - 2, 0, r);
-    team.each((ready - done + 3) / 4, [&](int64_t i) {
+    member.each((ready - done + 3) / 4, [&](int64_t i) {
       kernels.filter(job, done + i * 4, std::min(done + i * 4 + 4, ready), here);
     });
     done = ready;
@@ -212,8 +210,7 @@ void Synthesis::State::conv(const ConvJob &job, const LayerPlan &p, float *works
 
 // Computes tiles [first, first + count) of a layer in strips on the calling thread.
 void Synthesis::State::own_blocks(const ConvJob &job, const LayerPlan &p, int64_t first, int64_t count,
-                                  float *workspace) const {
-  const int64_t thread = omp_get_thread_num();
+                                  float *workspace, int64_t thread) const {
   float *here = workspace + scratch + thread * scratch_size;
   float *v = workspace + block + thread * (block_size / threads / 16 * 16);
   float *m = v + aligned(v_floats(*job.conv, p.tiles));
@@ -230,8 +227,8 @@ void Synthesis::State::own_blocks(const ConvJob &job, const LayerPlan &p, int64_
 // most of all without a shared cache. Bounds inside the image are odd, so that the first and last row of y of a part
 // lie inside a row of the first layer's tiles.
 void Synthesis::State::segment(ConvJob up, ConvJob job, int64_t layer, int64_t n, int64_t begin, int64_t end,
-                               float *workspace, Clock &clock) const {
-  const int64_t thread = omp_get_thread_num(), r = job.size;
+                               float *workspace, int64_t thread, Clock &clock) const {
+  const int64_t r = job.size;
   float *here = workspace + scratch + thread * scratch_size;
   float *own = workspace + rows + thread * rows_size;
   up.t = workspace + t + thread * t_size;
@@ -240,40 +237,40 @@ void Synthesis::State::segment(ConvJob up, ConvJob job, int64_t layer, int64_t n
   const int64_t last_y = std::min(4 * end + 1, r), last_t = std::min(last_y + 1, r) / 8;
   int64_t done = std::max<int64_t>(4 * begin - 1, 0), tile = begin;
   for (int64_t row = done / 8; row <= last_t; row++) {
-    own_blocks(up, plans[layer], n * up.tiles + row * up.side, up.side, workspace);
+    own_blocks(up, plans[layer], n * up.tiles + row * up.side, up.side, workspace, thread);
     const int64_t ready = row == last_t ? last_y : 8 * row + 6;
     kernels.filter(up, n * r + done, n * r + ready, here);
     clock.lap(1 + layer);
     const int64_t next = ready == r ? end : std::min(end, (ready - 1) / 4);
-    own_blocks(job, plans[layer + 1], n * job.tiles + tile * job.side, (next - tile) * job.side, workspace);
+    own_blocks(job, plans[layer + 1], n * job.tiles + tile * job.side, (next - tile) * job.side, workspace, thread);
     clock.lap(2 + layer);
     done = ready, tile = next;
   }
 }
 
 // Runs an up-sampling layer in strips and the layer after it.
-void Synthesis::State::pair(int64_t layer, const ConvJob &up, const ConvJob &job, float *workspace, Team &team,
-                            Clock &clock) const {
+void Synthesis::State::pair(int64_t layer, const ConvJob &up, const ConvJob &job, float *workspace,
+                            Member member, Clock &clock) const {
   const int64_t pieces = up.size / up.conv->strips + 1;  // one row more than x has
-  team.each(batch * pieces, [&](int64_t i) {
-    float *here = workspace + scratch + omp_get_thread_num() * scratch_size;
+  member.each(batch * pieces, [&](int64_t i) {
+    float *here = workspace + scratch + member.thread * scratch_size;
     kernels.edge(up, i / pieces, i % pieces * up.conv->strips, here);
   });
   // Where two parts meet, one row of the first layer's tiles is computed twice.
   const int64_t tiles = job.size / 4, parts = std::min<int64_t>(threads / std::gcd<int64_t>(threads, batch), tiles / 4);
   const auto begin = [&](int64_t i) { return i == 0 ? 0 : i == parts ? tiles : tiles * i / parts | 1; };
-  team.each(batch * parts, [&](int64_t i) {
-    segment(up, job, layer, i / parts, begin(i % parts), begin(i % parts + 1), workspace, clock);
+  member.each(batch * parts, [&](int64_t i) {
+    segment(up, job, layer, i / parts, begin(i % parts), begin(i % parts + 1), workspace, member.thread,
+            clock);
   });
 }
 
-void Synthesis::State::skip(const StyledConv &c, const float *below, float *rgb, float *here) const {
+void Synthesis::State::skip(const StyledConv &c, const float *below, float *rgb, float *here, Member member) const {
   const int64_t r = c.resolution, h = r / 2, rows = std::min<int64_t>(r, 32), pieces = r / rows;
-#pragma omp for schedule(static)
-  for (int64_t i = 0; i < batch * 3 * pieces; i++) {
+  member.each(batch * 3 * pieces, [&](int64_t i) {
     const int64_t plane = i / pieces, begin = i % pieces * rows;
     kernels.skip(below ? below + plane * h * h : nullptr, h, fir, begin, begin + rows, rgb + plane * r * r, here);
-  }
+  });
 }
 
 ConvJob Synthesis::State::job(int64_t layer, const SynthesisCall &call) const {
@@ -307,65 +304,61 @@ int64_t Synthesis::workspace() const { return state_->size; }
 void Synthesis::run(const SynthesisCall &call) const {
   const State &s = *state_;
   const int64_t count = static_cast<int64_t>(s.convs.size());
-  Team team(s.threads);
-#pragma omp parallel num_threads(s.threads)
-  {
-    Clock clock(omp_get_thread_num() == 0 ? call.seconds : nullptr, 1 + count);
-    float *here = call.workspace + s.scratch + omp_get_thread_num() * s.scratch_size;
+  s.team.run([&](Member member) {
+    Clock clock(member.thread == 0 ? call.seconds : nullptr, 1 + count);
+    float *here = call.workspace + s.scratch + member.thread * s.scratch_size;
     const float *below = nullptr;
-    s.styles(call);
+    s.styles(call, member);
     clock.lap(0);
     for (int64_t l = 0, images = 0; l < count; l++) {
       const int64_t last = l + s.paired(l);
       ConvJob job = s.job(last, call);
       if (job.rgb_weight) {
         job.rgb = last + 1 == count ? call.image : call.workspace + s.rgb[images++ % 2];
-        s.skip(*job.conv, below, job.rgb, here);
+        s.skip(*job.conv, below, job.rgb, here, member);
         below = job.rgb;
       }
       const ConvJob first = last == l ? job : s.job(l, call);
       if (s.enters_strips(l)) {
         const LayerPlan &p = s.plans[l];
-        team.each(s.batch * first.size, [&](int64_t i) {
+        member.each(s.batch * first.size, [&](int64_t i) {
           s.kernels.to_strips(first, call.workspace + s.x[p.x], i, i + 1, call.workspace + p.strips);
         });
       }
-      if (last == l) s.conv(job, s.plans[l], call.workspace, team);
-      else s.pair(l, first, job, call.workspace, team, clock);
+      if (last == l) s.conv(job, s.plans[l], call.workspace, member);
+      else s.pair(l, first, job, call.workspace, member, clock);
       clock.lap(1 + last);
       l = last;
     }
-  }
+  });
 }
 
 void Synthesis::map(const float *z, float *w, float *workspace) const {
   const State &s = *state_;
   const int64_t f = s.mapping.features, count = static_cast<int64_t>(s.mapping.layers.size());
   const auto buffer = [&](int64_t i) { return i == count ? w : workspace + s.hidden[i % 2]; };
-#pragma omp parallel num_threads(s.threads)
-  {
-#pragma omp for
-    for (int64_t n = 0; n < s.batch; n++) {
+  s.team.run([&](Member member) {
+    member.each(s.batch, [&](int64_t n) {
       const float *from = z + n * s.style_dim;
       float *to = buffer(0) + n * f, squares = 0;
       for (int64_t i = 0; i < s.style_dim; i++) squares += from[i] * from[i];
       const float scale = 1 / std::sqrt(squares / static_cast<float>(s.style_dim) + kEpsilon);
       for (int64_t i = 0; i < s.style_dim; i++) to[i] = from[i] * scale;
-    }
+    });
     for (int64_t i = 0; i < count; i++) {
       const Mapping::Layer &layer = s.mapping.layers[i];
       float *out = buffer(i + 1);
-#pragma omp for
-      for (int64_t p = 0; p < s.kernels.panels(f); p++)
+      member.each(s.kernels.panels(f), [&](int64_t p) {
         s.kernels.gemm(buffer(i), f, s.batch, s.style_dim, layer.weight, f, p, p + 1, out, f);
-#pragma omp for
-      for (int64_t n = 0; n < s.batch; n++)
+      });
+      member.each(s.batch, [&](int64_t n) {
         for (int64_t j = 0; j < f; j++) {
           const float u = out[n * f + j] + layer.bias[j];
           out[n * f + j] = u > 0 ? u : 0.2f * u;
         }
+      });
     }
-  }
+  });
 }
 
 }  // namespace cagc
