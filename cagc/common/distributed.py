@@ -66,9 +66,21 @@ def restarts() -> int:
 
 def _from_environment(name: str, default: int, least: int) -> int:
     text = os.environ.get(name, "").strip() or str(default)
-    if not text.isdecimal() or int(text) < least:
+    if not (text.isascii() and text.isdecimal()) or int(text) < least:
         raise CagcError(f"{name}: got {text!r} in the environment, expected an integer of at least {least}")
     return int(text)
+
+
+def _check_address() -> None:
+    """Raise CagcError unless the environment says where the processes of a job meet and which one this is."""
+    launch_rank()
+    local_rank()
+    for name in ("RANK", "MASTER_ADDR", "MASTER_PORT"):
+        if not os.environ.get(name, "").strip():
+            raise CagcError(f"{name}: not set in the environment, while WORLD_SIZE is {launched()}; torchrun sets both")
+    port = _from_environment("MASTER_PORT", 0, 1)
+    if port > 65535:
+        raise CagcError(f"MASTER_PORT: got {port} in the environment, expected at most 65535")
 
 
 @contextmanager
@@ -86,6 +98,7 @@ def process_group(device: torch.device | str) -> Iterator[None]:
     if dist.is_initialized() or launched() < 2:
         yield
         return
+    _check_address()
     device = torch.device(device)
     if device.type == "cuda":
         torch.cuda.set_device(device)

@@ -59,7 +59,7 @@ def reading(what: str, path: str | Path) -> Iterator[None]:
     except Warning:
         raise
     except Exception as error:  # readers raise many types over damaged bytes
-        raise CagcError(f"{subject}: truncated, damaged or of another format ({one_line(error)})") from None
+        raise CagcError(f"{subject}: truncated, damaged or of another format ({one_line(error)})") from error
 
 
 def one_line(error: object) -> str:

@@ -71,12 +71,17 @@ def test_characters_that_the_locale_lacks_are_escaped(monkeypatch):
         ({"RANK": "x"}, "RANK: got 'x' in the environment, expected an integer of at least 0"),
         ({"WORLD_SIZE": "0"}, "WORLD_SIZE: got '0' in the environment, expected an integer of at least 1"),
         ({"WORLD_SIZE": "2", "RANK": "2"}, "RANK: got 2 in the environment, expected less than WORLD_SIZE, 2"),
+        ({"WORLD_SIZE": "2"}, "RANK: not set in the environment, while WORLD_SIZE is 2"),
+        ({"WORLD_SIZE": "2", "RANK": "0", "MASTER_ADDR": "x", "MASTER_PORT": "abc"}, "MASTER_PORT: got 'abc'"),
+        ({"WORLD_SIZE": "2", "RANK": "0", "MASTER_ADDR": "x", "MASTER_PORT": "65536"}, "expected at most 65535"),
     ],
 )
 def test_environment_that_names_no_process(monkeypatch, variables, message):
+    for name in ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"):
+        monkeypatch.delenv(name, raising=False)
     for name, value in variables.items():
         monkeypatch.setenv(name, value)
-    with pytest.raises(CagcError, match=message):
+    with pytest.raises(CagcError, match=message), distributed.process_group("cpu"):
         distributed.launch_rank()
 
 
