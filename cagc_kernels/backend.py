@@ -32,15 +32,15 @@ IMPLEMENTS = {
     "triton": tuple(op for op in OPS if op != "epilogue"),  # its modulated_conv2d includes it
 }
 
-# Printed by explain(): cases in which more than the chosen backend's kernel runs.
+# Printed by explain(): the cases of each op that the chosen backend does not compute by one kernel of its own.
 NOTES = {
-    "bias_act": "the reference computes gain <= 0, or lrelu with alpha < 0: the slope could not be read off the output",
-    "upfirdn2d": "the reference computes a filter that requires a gradient",
-    "modulated_conv2d": "native is PyTorch's convolution between kernels of ours, one for all that follows it (several"
-    " for smooth activations, up-sampling but by 2 with 4 x 4 taps, noise per channel); triton's backward pass is the"
-    " reference's formula",
-    "sparse_channel_conv2d": "up-sampling is two kernels, upfirdn2d being the second; the backward pass is PyTorch's"
-    " convolution over the gathered block",
+    "bias_act": "gain <= 0 and lrelu with alpha < 0 use the reference: kernels derive gradients from the output's sign",
+    "upfirdn2d": "a filter that requires a gradient uses the reference",
+    "modulated_conv2d": "native runs PyTorch's convolution and one kernel for all steps after it (several kernels for"
+    " smooth activations, for noise per channel, and for up-sampling other than by 2 with 4 x 4 taps); the backward"
+    " pass of triton uses the reference formula",
+    "sparse_channel_conv2d": "up-sampling takes a second kernel, upfirdn2d; the backward pass is PyTorch's convolution"
+    " over the gathered channels",
 }
 
 DTYPES = ("float32", "float64", "float16", "bfloat16")
@@ -148,7 +148,7 @@ def explain(op: str, device: object = "cpu", dtype: object = "float32", **call: 
       native     taken
       triton     skipped: needs a CUDA tensor, got cpu (TRITON_INTERPRET=1 runs it on the CPU, slowly)
       reference  skipped: native comes first
-      the reference computes gain <= 0, or lrelu with alpha < 0: the slope could not be read off the output
+      gain <= 0 and lrelu with alpha < 0 use the reference: kernels derive gradients from the output's sign
 
     Args:
         op: one of :data:`OPS`.

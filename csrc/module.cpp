@@ -1,6 +1,5 @@
-// With module_fields.h the only file that knows Python: structs of integers, numbers and addresses in, by name; an
-// exception out.
-// Anything that has pointers can be bound beside it: nothing below this file includes pybind11 or Python.
+// The Python module. It passes structs of integers, numbers and addresses by name and turns errors into exceptions.
+// Only this file and module_fields.h include pybind11 or Python, so other languages can be bound to the same headers.
 #include "cagc/bias_act.h"
 #include "cagc/epilogue.h"
 #include "cagc/sparse_channel_conv2d.h"
@@ -32,16 +31,16 @@ void check(const cagc::BiasAct &p) {
   const char *op = "bias_act";
   known(p.dtype, op);
   require(p.act >= cagc::Act::linear && p.act <= cagc::Act::swish, op, "unknown act code");
-  require(p.mode >= cagc::Pass::value && p.mode <= cagc::Pass::curvature, op, "unknown mode code");
+  require(p.mode >= cagc::Pass::value && p.mode <= cagc::Pass::second_gradient, op, "unknown mode code");
   require(p.numel >= 0 && p.step >= 1 && p.channels >= 1, op, "numel, step or channels is off");
   if (p.numel == 0) return;
-  const bool reads_input = p.mode != cagc::Pass::slope || p.act != cagc::Act::linear || p.clamp >= 0;
+  const bool reads_input = p.mode != cagc::Pass::gradient || p.act != cagc::Act::linear || p.clamp >= 0;
   present(p.out, op, "out");
   present(!reads_input || p.x || p.y, op, "x");
   present(p.mode == cagc::Pass::value || p.g, op, "g");
-  present(p.mode != cagc::Pass::curvature || p.h, op, "h");
+  present(p.mode != cagc::Pass::second_gradient || p.h, op, "h");
   if (!p.sums) return;
-  require(p.mode == cagc::Pass::slope, op, "sums are of the slope alone");
+  require(p.mode == cagc::Pass::gradient, op, "sums without the gradient pass");
   require(p.chunk >= 1 && (p.step > 1 || p.chunk % p.channels == 0), op, "chunk is off");
 }
 
@@ -92,7 +91,7 @@ void check(const cagc::Epilogue &p) {
   present(!p.g || p.dnoise, op, "dnoise");
 }
 
-// m.<name>_cpu(params, threads) and, where it is compiled, m.<name>_cuda(params, stream).
+// Defines m.<name>_cpu(params, threads) and, in CUDA builds, m.<name>_cuda(params, stream).
 template <class Params>
 void bind_op(py::module_ &m, const std::string &name, void (*on_cpu)(const Params &, int),
              [[maybe_unused]] std::common_type_t<const char *(*)(const Params &, void *)> on_cuda) {

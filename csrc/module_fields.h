@@ -1,5 +1,5 @@
-// Structs of plain fields as Python classes: fields are given and read by name, pointers as integers (0: null). A field
-// that is not given keeps its default.
+// Exposes structs of plain fields as Python classes. Fields are given and read by name, pointers as integers (0: null);
+// a field that is not given keeps its default.
 #pragma once
 #include <pybind11/pybind11.h>
 #include <cstddef>
@@ -55,7 +55,8 @@ struct Field {
   }
 };
 
-// Which field `name` is, looked for from `first` on: callers name them in order. fields.size() if there is none.
+// Returns the index of field `name`, or fields.size() if there is none. The search starts at `first`, because callers
+// usually name the fields in order.
 inline size_t find(const std::vector<Field> &fields, PyObject *name, size_t first) {
   const size_t count = fields.size();
   for (size_t i = 0; i < count; i++)
@@ -65,7 +66,7 @@ inline size_t find(const std::vector<Field> &fields, PyObject *name, size_t firs
   return count;
 }
 
-// A member under its own name, or another one where Python has a word for its own.
+// Binds a member under its own name, or under another one where that is a Python keyword.
 #define CAGC_FIELD(STRUCT, MEMBER) ::cagc::Field::of<decltype(STRUCT::MEMBER)>(#MEMBER, offsetof(STRUCT, MEMBER))
 #define CAGC_FIELD_AS(NAME, STRUCT, MEMBER) ::cagc::Field::of<decltype(STRUCT::MEMBER)>(NAME, offsetof(STRUCT, MEMBER))
 
@@ -85,8 +86,8 @@ template <class S> struct Fields {
     return s;
   }
 
-  // The class called with fields by name. Straight from Python's own calling convention: pybind11's way through a
-  // dictionary takes as long as the rest of a call of a small op.
+  // Construction with fields by name, through Python's vectorcall protocol: pybind11 would build a dictionary of them,
+  // which takes as long as the rest of a call of a small op.
   static PyObject *construct(PyObject *, PyObject *const *values, size_t count, PyObject *names) noexcept {
     try {
       if (PyVectorcall_NARGS(count)) throw pybind11::type_error(std::string(type) + " takes fields by name alone");
@@ -103,7 +104,7 @@ template <class S> struct Fields {
 };
 
 template <class S> void bind_fields(pybind11::module_ &m, const char *name, std::vector<Field> fields) {
-  // The metaclass of pybind11 has no such calls.
+  // The metaclass of pybind11 does not support vectorcall.
   const auto type_itself = pybind11::metaclass(reinterpret_cast<PyObject *>(&PyType_Type));
   pybind11::class_<S> bound(m, name, type_itself);
   for (const Field &f : fields) {

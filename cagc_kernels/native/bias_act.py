@@ -12,7 +12,7 @@ from . import _C, launch
 # Codes of csrc/include/cagc/{common,bias_act}.h
 DTYPES = {torch.float32: 0, torch.float64: 1, torch.float16: 2, torch.bfloat16: 3}
 ACTS = {name: code for code, name in enumerate(ACTIVATIONS)}
-VALUE, SLOPE, CURVATURE = 0, 1, 2
+VALUE, GRADIENT, SECOND_GRADIENT = 0, 1, 2
 
 # Elements per partial sum; independent of the number of threads, so that results are reproducible.
 _CHUNK = {"cpu": 16384, "cuda": 8192}
@@ -39,20 +39,20 @@ def _run(mode: int, lead: torch.Tensor, x, b, y, g, h, dim, act, alpha, gain, cl
 
 
 def value(x, b, dim, act, alpha, gain, clamp) -> torch.Tensor:
-    """``clamp(gain * act(x + b))`` in the memory order of ``x``; ``clamp < 0`` means no clamp."""
+    """Return ``clamp(gain * act(x + b))`` in the memory order of ``x``; ``clamp < 0`` means no clamp."""
     x = dense(x)
     return _run(VALUE, x, x, b, None, None, None, dim, act, alpha, gain, clamp)
 
 
-def slope(g, x, b, y, dim, act, alpha, gain, clamp) -> torch.Tensor:
-    """Gradient in x for the output's gradient ``g``: from y for linear, relu and lrelu, else from x and b."""
+def gradient(g, x, b, y, dim, act, alpha, gain, clamp) -> torch.Tensor:
+    """Return the gradient of x for the gradient ``g`` of the output: from y if piecewise linear, else from x and b."""
     g = dense(g)
     x, y = dense_like(x, g), dense_like(y, g)
-    return _run(SLOPE, g, x, b, y, g, None, dim, act, alpha, gain, clamp)
+    return _run(GRADIENT, g, x, b, y, g, None, dim, act, alpha, gain, clamp)
 
 
-def slope_and_sums(g, x, b, y, dim, act, alpha, gain, clamp) -> tuple[torch.Tensor, torch.Tensor]:
-    """:func:`slope` and its sum over all axes but ``dim``, in one pass; ``g`` must not be empty."""
+def gradient_and_sums(g, x, b, y, dim, act, alpha, gain, clamp) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return :func:`gradient` and its sum over all axes but ``dim``, in one pass; ``g`` must not be empty."""
     g = dense(g)
     x, y = dense_like(x, g), dense_like(y, g)
     out = layout.allocate(g)
@@ -67,13 +67,13 @@ def slope_and_sums(g, x, b, y, dim, act, alpha, gain, clamp) -> tuple[torch.Tens
     b = None if b is None else b.contiguous()
     launch("bias_act", g, _C.BiasAct(
         x=_pointer(x), b=_pointer(b), y=_pointer(y), g=g.data_ptr(), out=out.data_ptr(), numel=g.numel(), step=step,
-        channels=channels, alpha=alpha, gain=gain, clamp=clamp, act=ACTS[act], mode=SLOPE, dtype=DTYPES[g.dtype],
+        channels=channels, alpha=alpha, gain=gain, clamp=clamp, act=ACTS[act], mode=GRADIENT, dtype=DTYPES[g.dtype],
         sums=sums.data_ptr(), chunk=chunk,
     ))  # fmt: skip
     return out, sums.sum([i for i in range(sums.ndim) if i != 1]).to(g.dtype)
 
 
-def curvature(h, g, x, b, dim, act, alpha, gain, clamp) -> torch.Tensor:
-    """Gradient in x of ``sum(h * slope(g, x))``."""
+def second_gradient(h, g, x, b, dim, act, alpha, gain, clamp) -> torch.Tensor:
+    """Return the gradient of ``sum(h * gradient(g, x))`` with respect to x."""
     x = dense(x)
-    return _run(CURVATURE, x, x, b, None, dense_like(g, x), dense_like(h, x), dim, act, alpha, gain, clamp)
+    return _run(SECOND_GRADIENT, x, x, b, None, dense_like(g, x), dense_like(h, x), dim, act, alpha, gain, clamp)

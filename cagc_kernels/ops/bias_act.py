@@ -1,8 +1,8 @@
 """Bias, activation, gain and clamp in one pass: the public op, its registration with PyTorch, its derivatives.
 
 Three ops are registered with fake kernels and autograd, so that ``torch.compile`` sees each as one node:
-``cagc::bias_act``, its gradient ``cagc::bias_act_slope`` and its second gradient ``cagc::bias_act_curvature``. R1 and
-path-length penalties need the second gradient; derivatives beyond it differentiate the reference formula.
+``cagc::bias_act``, ``cagc::bias_act_gradient`` and ``cagc::bias_act_second_gradient``. R1 and path-length penalties
+need the second gradient; derivatives beyond it differentiate the reference formula.
 """
 
 from __future__ import annotations
@@ -126,12 +126,12 @@ def _run_value(x, b, dim, act, alpha, gain, clamp, backend):
     return kernels("bias_act", backend).value(x, b, dim, act, alpha, gain, clamp)
 
 
-def _run_slope(g, x, b, y, dim, act, alpha, gain, clamp, backend):
-    return kernels("bias_act", backend).slope(g, x, b, y, dim, act, alpha, gain, clamp)
+def _run_gradient(g, x, b, y, dim, act, alpha, gain, clamp, backend):
+    return kernels("bias_act", backend).gradient(g, x, b, y, dim, act, alpha, gain, clamp)
 
 
-def _run_curvature(h, g, x, b, dim, act, alpha, gain, clamp, backend):
-    return kernels("bias_act", backend).curvature(h, g, x, b, dim, act, alpha, gain, clamp)
+def _run_second_gradient(h, g, x, b, dim, act, alpha, gain, clamp, backend):
+    return kernels("bias_act", backend).second_gradient(h, g, x, b, dim, act, alpha, gain, clamp)
 
 
 def _bias_gradient(dx: torch.Tensor, dim: int) -> torch.Tensor:
@@ -158,34 +158,34 @@ def _save_value(ctx, inputs, output) -> None:
 def _backward_value(ctx, g):
     *options, backend = ctx.options
     if ctx.needs_input_grad[1] and _is_last(g, ctx.saved_tensors):
-        return *kernels("bias_act", backend).slope_and_sums(g, *ctx.saved_tensors, *options), *[None] * 6
-    dx = _slope(g, *ctx.saved_tensors, *ctx.options)
+        return *kernels("bias_act", backend).gradient_and_sums(g, *ctx.saved_tensors, *options), *[None] * 6
+    dx = _gradient(g, *ctx.saved_tensors, *ctx.options)
     db = _bias_gradient(dx, ctx.options[0]) if ctx.needs_input_grad[1] else None
     return dx, db, *[None] * 6
 
 
-def _save_slope(ctx, inputs, output) -> None:
+def _save_gradient(ctx, inputs, output) -> None:
     g, x, b, y, *ctx.options = inputs
     ctx.save_for_backward(g, x, b, y)
 
 
-def _backward_slope(ctx, h):
+def _backward_gradient(ctx, h):
     g, x, b, y = ctx.saved_tensors
-    dg = _slope(h, x, b, y, *ctx.options) if ctx.needs_input_grad[0] else None
+    dg = _gradient(h, x, b, y, *ctx.options) if ctx.needs_input_grad[0] else None
     dx = db = None
     if x is not None and (ctx.needs_input_grad[1] or ctx.needs_input_grad[2]):
-        dx = _curvature(h, g, x, b, *ctx.options)
+        dx = _second_gradient(h, g, x, b, *ctx.options)
         db = _bias_gradient(dx, ctx.options[0]) if ctx.needs_input_grad[2] else None
-    # Where the slope comes from the output's sign, it is constant in the output, so y has no gradient.
+    # The gradient depends on y only through its sign, so y has no gradient.
     return dg, dx, db, *[None] * 7
 
 
-def _save_curvature(ctx, inputs, output) -> None:
+def _save_second_gradient(ctx, inputs, output) -> None:
     h, g, x, b, *ctx.options = inputs
     ctx.save_for_backward(h, g, x, b)
 
 
-def _backward_curvature(ctx, k):
+def _backward_second_gradient(ctx, k):
     """Third derivatives by the reference: no training needs them, so they have no kernel of their own."""
     dim, act, alpha, gain, clamp, _ = ctx.options
     with torch.enable_grad():
@@ -210,11 +210,11 @@ _value = register(
     f"bias_act(Tensor x, Tensor? b, {_OPTIONS}) -> Tensor",
     _run_value, lambda x, *_: _fake(x), _save_value, _backward_value,
 )  # fmt: skip
-_slope = register(
-    f"bias_act_slope(Tensor g, Tensor? x, Tensor? b, Tensor? y, {_OPTIONS}) -> Tensor",
-    _run_slope, lambda g, *_: _fake(g), _save_slope, _backward_slope,
+_gradient = register(
+    f"bias_act_gradient(Tensor g, Tensor? x, Tensor? b, Tensor? y, {_OPTIONS}) -> Tensor",
+    _run_gradient, lambda g, *_: _fake(g), _save_gradient, _backward_gradient,
 )  # fmt: skip
-_curvature = register(
-    f"bias_act_curvature(Tensor h, Tensor g, Tensor x, Tensor? b, {_OPTIONS}) -> Tensor",
-    _run_curvature, lambda h, g, x, *_: _fake(x), _save_curvature, _backward_curvature,
+_second_gradient = register(
+    f"bias_act_second_gradient(Tensor h, Tensor g, Tensor x, Tensor? b, {_OPTIONS}) -> Tensor",
+    _run_second_gradient, lambda h, g, x, *_: _fake(x), _save_second_gradient, _backward_second_gradient,
 )  # fmt: skip

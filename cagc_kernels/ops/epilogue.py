@@ -86,7 +86,7 @@ def _pixels(factor: torch.Tensor | None) -> torch.Tensor | float:
 def _backward_gradient(ctx, hx, hd, hnoise, hb, hs):
     """Gradients of Σ dx·hx + Σ dd·hd + Σ dnoise·hnoise + Σ db·hb + Σ ds·hs = Σ gv·q + Σ g·a·hs.
 
-    d stands for scale, b for bias and s for next_styles; a is the clamped activation, gv the gradient in v, and q the
+    d stands for scale, b for bias and s for next_styles; a is the clamped activation, gv the gradient of v, and q the
     change of v in the direction (hx, hd, hnoise, hb).
     """
     g, x, d, noise, b, s = ctx.saved_tensors
@@ -96,23 +96,23 @@ def _backward_gradient(ctx, hx, hd, hnoise, hb, hs):
         g, x, hx = g.float(), x.float(), hx.float()
     v = x * _pixels(d) + (0 if noise is None else noise) + (0 if b is None else b[:, None, None])
     negative = 1.0 if act == "linear" else 0.0 if act == "relu" else alpha
-    slope = torch.full_like(v, gain * negative).masked_fill_(v > 0, gain)
-    a = v * slope
+    derivative = torch.full_like(v, gain * negative).masked_fill_(v > 0, gain)
+    a = v * derivative
     if clamp >= 0:
-        slope = slope * (a.abs() < clamp)
+        derivative = derivative * (a.abs() < clamp)
         a = a.clamp(-clamp, clamp)
     q = hx * _pixels(d) + x * _pixels(hd) + hnoise + hb[:, None, None]
-    through_a = g * slope * _pixels(hs)
-    g_slope = g * slope
-    gv = g_slope * _pixels(s)
-    dg = slope * _pixels(s) * q + a * _pixels(hs)
+    through_a = g * derivative * _pixels(hs)
+    ga = g * derivative
+    gv = ga * _pixels(s)
+    dg = derivative * _pixels(s) * q + a * _pixels(hs)
     dx = gv * _pixels(hd) + through_a * _pixels(d)
     dd = None if d is None else (gv * hx + through_a * x).sum((2, 3))
     dnoise = None if noise is None else through_a.sum(1, keepdim=True)
     if dnoise is not None and noise.shape[0] != dnoise.shape[0]:
         dnoise = dnoise.sum(0, keepdim=True)
     db = None if b is None else through_a.sum((0, 2, 3))
-    ds = None if s is None else (g_slope * q).sum((2, 3))
+    ds = None if s is None else (ga * q).sum((2, 3))
     return dg.to(dtype), dx.to(dtype), dd, dnoise, db, ds, *[None] * 5
 
 

@@ -16,7 +16,7 @@ from .. import layout
 from ..layout import channel_step, dense, dense_like
 from ..reference.bias_act import ACTIVATIONS, PIECEWISE_LINEAR
 
-VALUE, SLOPE, CURVATURE = (tl.constexpr(code) for code in range(3))
+VALUE, GRADIENT, SECOND_GRADIENT = (tl.constexpr(code) for code in range(3))
 
 SELU_ALPHA = tl.constexpr(1.6732632423543772848170429916717)
 SOFTPLUS_THRESHOLD = tl.constexpr(20.0)
@@ -58,7 +58,7 @@ def _value(u, ACT: tl.constexpr, ALPHA: tl.constexpr):
 
 
 @triton.jit
-def _slope(u, ACT: tl.constexpr, ALPHA: tl.constexpr):
+def _first_derivative(u, ACT: tl.constexpr, ALPHA: tl.constexpr):
     # Built in the dtype of u: tl.where of two constants would be float32.
     d = tl.full(u.shape, 1.0, u.dtype)
     if ACT == "relu":
@@ -82,7 +82,7 @@ def _slope(u, ACT: tl.constexpr, ALPHA: tl.constexpr):
 
 
 @triton.jit
-def _curvature(u, ACT: tl.constexpr):
+def _second_derivative(u, ACT: tl.constexpr):
     s = _sigmoid(u)
     s1 = s * _sigmoid(-u)
     s2 = s1 * (1.0 - 2.0 * s)
@@ -110,15 +110,15 @@ def clamped(v, CLAMP: tl.constexpr):
 
 @triton.jit
 def _derivative(
-    u, g, CURVED: tl.constexpr, ACT: tl.constexpr, ALPHA: tl.constexpr, GAIN: tl.constexpr, CLAMP: tl.constexpr,
+    u, g, SECOND: tl.constexpr, ACT: tl.constexpr, ALPHA: tl.constexpr, GAIN: tl.constexpr, CLAMP: tl.constexpr,
     FROM_OUTPUT: tl.constexpr,
 ):  # fmt: skip
-    """``g`` times the first (CURVED: second) derivative at ``u``: x + b, or with FROM_OUTPUT the saved output."""
+    """Return ``g`` times the first (SECOND: second) derivative at ``u``, which is x + b or, FROM_OUTPUT, the output."""
     d = g * GAIN
-    if CURVED:
-        d = d * _curvature(u, ACT)
+    if SECOND:
+        d = d * _second_derivative(u, ACT)
     else:
-        d = d * _slope(u, ACT, ALPHA)
+        d = d * _first_derivative(u, ACT, ALPHA)
     if CLAMP >= 0:
         v = u
         if not FROM_OUTPUT:
@@ -146,9 +146,9 @@ def bias_act_kernel(
             v = clamped(v, CLAMP)
     else:
         d = tl.load(g + i, mask=inside, other=0.0).to(ACC)
-        if PASS == CURVATURE:
+        if PASS == SECOND_GRADIENT:
             d = d * tl.load(h + i, mask=inside, other=0.0).to(ACC)
-        v = _derivative(u, d, PASS == CURVATURE, ACT, ALPHA, GAIN, CLAMP, FROM_OUTPUT)
+        v = _derivative(u, d, PASS == SECOND_GRADIENT, ACT, ALPHA, GAIN, CLAMP, FROM_OUTPUT)
     tl.store(out + i, v.to(out.dtype.element_ty), mask=inside)
 
 
@@ -159,7 +159,7 @@ def bias_act_sums_kernel(
     HAS_BIAS: tl.constexpr, FROM_OUTPUT: tl.constexpr, ACC: tl.constexpr,
     R: tl.constexpr, C: tl.constexpr, STEPS: tl.constexpr,
 ):  # fmt: skip
-    """Gradient of [rows, columns] in memory order, with one sum for each STEPS blocks [R, C] of a program.
+    """Compute the gradient of [rows, columns] in memory order, with one sum for each STEPS blocks [R, C] of a program.
 
     ACROSS: each column is a channel, a program moves down the rows, and sums are [programs, columns]. Otherwise each
     row belongs to one channel, a program moves along it, and sums are [rows, programs].
@@ -213,16 +213,16 @@ def _run(mode: tl.constexpr, lead: torch.Tensor, x, b, g, h, from_output, dim, a
 
 
 def value(x, b, dim, act, alpha, gain, clamp) -> torch.Tensor:
-    """``clamp(gain * act(x + b))`` in the memory order of ``x``; ``clamp < 0`` means no clamp."""
+    """Return ``clamp(gain * act(x + b))`` in the memory order of ``x``; ``clamp < 0`` means no clamp."""
     x = dense(x)
     return _run(VALUE, x, x, b, None, None, False, dim, act, alpha, gain, clamp)
 
 
-def slope(g, x, b, y, dim, act, alpha, gain, clamp) -> torch.Tensor:
-    """Gradient in x for the output's gradient ``g``: from y for linear, relu and lrelu, else from x and b."""
+def gradient(g, x, b, y, dim, act, alpha, gain, clamp) -> torch.Tensor:
+    """Return the gradient of x for the gradient ``g`` of the output: from y if piecewise linear, else from x and b."""
     g = dense(g)
     source = dense_like(x if y is None else y, g)
-    return _run(SLOPE, g, source, b, g, None, x is None, dim, act, alpha, gain, clamp)
+    return _run(GRADIENT, g, source, b, g, None, x is None, dim, act, alpha, gain, clamp)
 
 
 def _walk(across: bool, rows: int, columns: int, block: int) -> tuple[int, int, int]:
@@ -233,8 +233,8 @@ def _walk(across: bool, rows: int, columns: int, block: int) -> tuple[int, int, 
     return r, c, min(8, triton.next_power_of_2(steps))
 
 
-def slope_and_sums(g, x, b, y, dim, act, alpha, gain, clamp) -> tuple[torch.Tensor, torch.Tensor]:
-    """:func:`slope` and its sum over all axes but ``dim``, in one pass; ``g`` must not be empty."""
+def gradient_and_sums(g, x, b, y, dim, act, alpha, gain, clamp) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return :func:`gradient` and its sum over all axes but ``dim``, in one pass; ``g`` must not be empty."""
     g = dense(g)
     source = dense_like(x if y is None else y, g)
     out, channels = layout.allocate(g), g.shape[dim]
@@ -257,22 +257,26 @@ def slope_and_sums(g, x, b, y, dim, act, alpha, gain, clamp) -> tuple[torch.Tens
     return out, sums.sum([i for i in range(sums.ndim) if i != 1]).to(g.dtype)
 
 
-def curvature(h, g, x, b, dim, act, alpha, gain, clamp) -> torch.Tensor:
-    """Gradient in x of ``sum(h * slope(g, x))``."""
+def second_gradient(h, g, x, b, dim, act, alpha, gain, clamp) -> torch.Tensor:
+    """Return the gradient of ``sum(h * gradient(g, x))`` with respect to x."""
     x = dense(x)
-    return _run(CURVATURE, x, x, b, dense_like(g, x), dense_like(h, x), False, dim, act, alpha, gain, clamp)
+    return _run(SECOND_GRADIENT, x, x, b, dense_like(g, x), dense_like(h, x), False, dim, act, alpha, gain, clamp)
 
 
 def variants() -> Iterator[tuple[triton.JITFunction, str, dict[str, str], dict[str, object]]]:
-    """(kernel, label, argument types, constants) of every variant, for the compile check."""
+    """Yield (kernel, label, argument types, constants) of every variant, for the compile check."""
     smooth = [name for name in ACTIVATIONS if name not in PIECEWISE_LINEAR]
-    passes = (("value", VALUE, ACTIVATIONS), ("slope", SLOPE, ACTIVATIONS), ("curvature", CURVATURE, smooth))
+    passes = (
+        ("value", VALUE, ACTIVATIONS),
+        ("gradient", GRADIENT, ACTIVATIONS),
+        ("second gradient", SECOND_GRADIENT, smooth),
+    )
     sizes = dict.fromkeys(("numel", "step", "channels"), "i32")
     for code in ("fp32", "fp64", "fp16", "bf16"):
         types = dict.fromkeys(("x", "b", "g", "h", "out"), f"*{code}") | sizes
         for name, mode, acts in passes:
             for act in acts:
-                from_output = name == "slope" and act not in smooth
+                from_output = name == "gradient" and act not in smooth
                 constants = {
                     "PASS": mode.value, "ACT": act, "ALPHA": 0.2, "GAIN": 2**0.5, "CLAMP": 256.0,
                     "HAS_BIAS": not from_output, "FROM_OUTPUT": from_output,

@@ -21,7 +21,7 @@ namespace {
 constexpr int64_t kGrain = 32768;
 // Elements of a repeated bias: long enough for vector loops, short enough to stay in L1 with the data.
 constexpr int64_t kTile = 2048;
-constexpr int64_t kLine = 64;  // bytes of a cache line; work is cut at lines, so that one thread stores a whole line
+constexpr int64_t kLine = 64;  // bytes of a cache line; work is divided at lines, so that a line has one thread
 
 const BiasActLoops &loops([[maybe_unused]] DType dtype) {
 #if defined(CAGC_X86_LEVELS) && defined(__AVX512F__)
@@ -30,8 +30,8 @@ const BiasActLoops &loops([[maybe_unused]] DType dtype) {
   return CAGC_LEVEL::bias_act_loops;
 }
 
-// A pass over elements of one dtype, on one thread. The channel stays for a run of elements, or steps with each one
-// (`across`); b is then repeated as a whole, so that one vector loop covers many channels_last pixels.
+// A pass over elements of one dtype, on one thread. The channel is constant over a run of elements or, with `across`,
+// changes with every element; b is then repeated as a whole, so that a vector loop covers many channels_last pixels.
 template <class T> class Walk {
   using A = acc_t<T>;
   const BiasAct &p;
@@ -45,7 +45,7 @@ template <class T> class Walk {
       : p(params), loop(loops(p.dtype).find(p.dtype, p.act, p.mode)), across(p.channels > 1 && p.step == 1),
         stream(streams(p.numel * sizeof(T))) {
     constexpr int64_t line = kLine / sizeof(T);
-    int64_t whole = line / std::gcd(line, p.channels);  // tiles that end with a line
+    int64_t whole = line / std::gcd(line, p.channels);  // fewest repetitions of b that fill cache lines
     if (whole * p.channels > 8 * kTile) whole = 1;
     const int64_t tiles = std::max<int64_t>(1, std::min(n, kTile) / p.channels / whole) * whole;
     run = across ? tiles * p.channels : p.channels > 1 ? p.step : p.numel;
@@ -56,10 +56,10 @@ template <class T> class Walk {
     for (int64_t i = p.channels; i < run; i += p.channels) std::copy_n(b.begin(), p.channels, b.begin() + i);
   }
 
-  // Elements [begin, end), cut at the borders of runs.
+  // Computes elements [begin, end), one vector loop per run.
   void go(int64_t begin, int64_t end) {
     const auto at = [](const void *base, int64_t i) { return base ? static_cast<const T *>(base) + i : nullptr; };
-    // The slope of `linear` without clamp needs neither x nor y; passing g avoids a null test in the loop.
+    // The gradient of `linear` without clamp needs neither x nor y; passing g avoids a null test in the loop.
     const void *u = p.y ? p.y : p.x ? p.x : p.g;
     for (int64_t i = begin; i < end;) {
       const int64_t offset = i % run, n = std::min(run - offset, end - i);
@@ -72,8 +72,8 @@ template <class T> class Walk {
     if (stream) end_stream();
   }
 
-  // Elements [begin, end), and the sum of what was written to them: into one value for each channel where the channel
-  // steps with each element (begin is a multiple of the channels then), into one value where it stays.
+  // Computes elements [begin, end) and the sums of the results: one sum per channel with `across`, where begin is a
+  // multiple of the channels, and one sum otherwise.
   void go(int64_t begin, int64_t end, A *total) {
     std::fill(sums.begin(), sums.end(), A(0));
     go(begin, end);
@@ -123,7 +123,7 @@ void CAGC_LEVEL::bias_act(const BiasAct &p, int threads) {
   with_dtype(p.dtype, [&](auto type) {
     using T = typename decltype(type)::type;
     if (p.sums) pass_with_sums<T>(p, threads);
-    else if (p.mode != Pass::curvature || !piecewise_linear(p.act)) pass<T>(p, threads);
+    else if (p.mode != Pass::second_gradient || !piecewise_linear(p.act)) pass<T>(p, threads);
     else std::fill_n(static_cast<T *>(p.out), p.numel, T(0.f));
   });
 }

@@ -18,7 +18,7 @@ CAGC_HD Elements<acc_t<T>> element(const T *u, const T *g, const T *h, const acc
                                const BiasActScalars<Elements<acc_t<T>>> &scalars) {
   Elements<acc_t<T>> gi(0), hi(0);
   if constexpr (PASS != Pass::value) gi = load(g);
-  if constexpr (PASS == Pass::curvature) hi = load(h);
+  if constexpr (PASS == Pass::second_gradient) hi = load(h);
   return bias_act_element<ACT, PASS>(load(u) + load(b), gi, hi, scalars);
 }
 
@@ -29,7 +29,7 @@ template <class T, Act ACT, Pass PASS> void loop(const BiasAct &p, const BiasAct
   const T *u = static_cast<const T *>(r.u), *g = static_cast<const T *>(r.g), *h = static_cast<const T *>(r.h);
   const A *b = static_cast<const A *>(r.b);
   T *out = static_cast<T *>(r.out);
-  A *sums = PASS == Pass::slope ? static_cast<A *>(r.sums) : nullptr;
+  A *sums = PASS == Pass::gradient ? static_cast<A *>(r.sums) : nullptr;
   Elements<A> total(0);
   const auto some = [&](int64_t i, int64_t n) {  // fewer elements than a vector
     T in[3][lanes] = {}, result[lanes];
@@ -69,7 +69,8 @@ template <class T, Act ACT, Pass PASS> void loop(const BiasAct &p, const BiasAct
 
 }  // namespace
 
-#define CAGC_PASSES(T, ACT) {loop<T, ACT, Pass::value>, loop<T, ACT, Pass::slope>, loop<T, ACT, Pass::curvature>}
+#define CAGC_PASSES(T, ACT) \
+  {loop<T, ACT, Pass::value>, loop<T, ACT, Pass::gradient>, loop<T, ACT, Pass::second_gradient>}
 #define CAGC_ACTS(T)                                                                                                \
   {CAGC_PASSES(T, Act::linear),   CAGC_PASSES(T, Act::relu), CAGC_PASSES(T, Act::lrelu),                            \
    CAGC_PASSES(T, Act::tanh),     CAGC_PASSES(T, Act::sigmoid), CAGC_PASSES(T, Act::elu),                           \

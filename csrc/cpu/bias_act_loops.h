@@ -4,8 +4,8 @@
 
 namespace cagc {
 
-// Adjacent elements. The bias of element i, and the sum of what is written to it, stand at i * step: one for all
-// (step 0), repeated as often as a vector has lanes, or one for each (1). Both are of the accumulate type.
+// Adjacent elements. The bias of element i, and the sum of its results, are at index i * step. With step 0 all elements
+// share one value, which is stored once per lane of a vector. Both are of the accumulate type.
 struct BiasActRun {
   const void *u, *g, *h, *b;
   void *out, *sums;
@@ -17,7 +17,7 @@ constexpr int kMostLanes = 16;
 
 using BiasActLoop = void (*)(const BiasAct &, const BiasActRun &);
 
-// Only Pass::slope writes `sums`, and only if it is not null.
+// Only Pass::gradient writes `sums`, and only if it is not null.
 struct BiasActLoops {
   BiasActLoop loops[4][9][3];  // [dtype][act][pass]
   BiasActLoop find(DType dtype, Act act, Pass pass) const {

@@ -15,7 +15,7 @@ namespace {
 // Starting the threads costs more than 32k elements on one thread (the grain size of at::parallel_for).
 constexpr int64_t kGrain = 32768;
 
-// Factors of one sample (channels_last: vectors along channels) or of one channel (NCHW: scalars).
+// Factors of a sample (channels_last: vectors along channels) or of a channel (NCHW: scalars).
 template <class A> struct Factors { const A *d, *b, *s; };
 
 // Calls f(begin, end) for parts of [0, total), one per thread.
@@ -79,7 +79,7 @@ template <class T, Act ACT> void value(const Epilogue &p, int threads) {
   const int64_t pixels = p.out_h * p.out_w, numel = p.n * p.c * pixels;
   const T *x = static_cast<const T *>(p.x);
   T *out = static_cast<T *>(p.out);
-  const int64_t run = p.channels_last ? pixels : p.c;  // of a sample
+  const int64_t run = p.channels_last ? pixels : p.c;  // work items per sample
   split(p.n * run, numel, threads, [&](int64_t begin, int64_t end) {
     while (begin < end) {
       const int64_t n = begin / run, i = begin % run, count = p.channels_last ? std::min(run - i, end - begin) : 1;
@@ -94,8 +94,8 @@ template <class T, Act ACT> void value(const Epilogue &p, int threads) {
   });
 }
 
-// The sum of (column, row) pairs that a 4 x 4 filter is: one if it is separable to within the rounding of A, or one
-// per row of taps.
+// A 4 x 4 filter as a sum of (column, row) products: one if it is separable to within the rounding of A, else one per
+// row of taps.
 template <class A> struct Filter {
   struct Pair { A column[4], row[4]; };
   std::vector<Pair> pairs;
@@ -122,7 +122,7 @@ template <class A> struct Filter {
   }
 };
 
-// row = the sum of four rows of x, those that exist, each times its weight.
+// row = the weighted sum of four rows of x; rows outside the image are skipped.
 template <class T, class A>
 CAGC_NOINLINE void combine(const T *x, int64_t step, const A *w, int64_t j0, int64_t j1, A *row, int64_t n) {
   if (j0 == 0 && j1 == 4) {
@@ -147,7 +147,7 @@ template <class A> CAGC_HD A taps(const A *t, const A *w, int64_t step) {
   return w[0] * t[0] + w[1] * t[step] + w[2] * t[2 * step] + w[3] * t[3 * step];
 }
 
-// One output row of one pair: `inner` is the step between pixels of the combined row.
+// Computes one output row of one (column, row) product; `inner` is the distance of pixels in the combined row.
 template <class A> CAGC_NOINLINE void filter_row(const A *t, const A *row, A *sum, int64_t n, int64_t inner) {
   const A w[4] = {row[0], row[1], row[2], row[3]};
 #pragma GCC ivdep
@@ -175,14 +175,14 @@ CAGC_NOINLINE void filtered_row(const A *t, const A *row, const A *noise, Factor
                                 scalars);
 }
 
-// Rows of all planes: of every channel, or of whole pixels where these are channels_last.
+// Computes output rows of all planes; for channels_last, a sample with all its channels is one plane.
 template <class T, Act ACT> void filtered(const Epilogue &p, int threads) {
   using A = acc_t<T>;
   const Operands<T> operands(p);
   const EpilogueScalars<A> scalars(p);
   const Filter<A> filter(static_cast<const A *>(p.f));
   const int64_t planes = p.channels_last ? 1 : p.c, inner = p.channels_last ? p.c : 1;
-  // Pixels [-pad_x, out_w + 3 - pad_x) of x lie under a row; of these [x0, x1) exist.
+  // A row reads pixels [-pad_x, out_w + 3 - pad_x) of x, of which [x0, x1) exist.
   const int64_t x0 = std::max<int64_t>(0, -p.pad_x), x1 = std::max(x0, std::min(p.in_w, p.out_w + 3 - p.pad_x));
   const A identity[4] = {A(1), A(0), A(0), A(0)};
   const bool product = filter.pairs.size() == 1;
@@ -205,7 +205,7 @@ template <class T, Act ACT> void filtered(const Epilogue &p, int threads) {
   });
 }
 
-// gv of the n values, and what it adds to each sum.
+// Computes gv, the gradient of v, for n values and adds their terms to the sums.
 template <class T, Act ACT, bool ACROSS, class A>
 CAGC_HD void gradient_loop(const T *x, const T *g, const A *noise, const Factors<A> &k, T *out, A *du_u, A *du_1,
                            A *g_a, A *dnoise, int64_t n, const EpilogueScalars<A> &scalars) {
@@ -215,7 +215,8 @@ CAGC_HD void gradient_loop(const T *x, const T *g, const A *noise, const Factors
   for (int64_t i = 0; i < n; i++) {
     const A d = ACROSS ? k.d[i] : d0, u = static_cast<A>(x[i]), gi = static_cast<A>(g[i]);
     const A v = u * d + ((ACROSS ? noise0 : noise ? noise[i] : A(0)) + (ACROSS ? k.b[i] : b0));
-    const A a = epilogue_value<ACT>(v, scalars), gv = epilogue_slope<ACT>(v, a, gi * (ACROSS ? k.s[i] : s0), scalars);
+    const A a = epilogue_value<ACT>(v, scalars);
+    const A gv = epilogue_gradient<ACT>(v, a, gi * (ACROSS ? k.s[i] : s0), scalars);
     out[i] = static_cast<T>(gv * d);
     if (ACROSS) {
       du_u[i] += gv * u, du_1[i] += gv, g_a[i] += gi * a, sum += gv;

@@ -1,11 +1,11 @@
 // Sparse-channel convolution on the CPU: a direct convolution whose weight panel is gathered per block of outputs.
 //
-// x is copied once into planes of the accumulate type with zeros around them, times its styles. On such a plane, taken
-// as one long row, the pixel under tap (dy, dx) of output pixel q is q + dy * pitch + dx, for all q: a register tile is
-// some vectors of consecutive q times a block of output channels, and what it computes for the halo columns is
-// dropped. Of a small image the halo would be most: its pixels are copied once for every tap instead, without a halo.
-// For each block the filters it needs, and no others, are gathered into a panel that stays in the cache while all
-// pixels pass by. Up-sampling falls into up * up phases with taps of their own.
+// x times its styles is copied once into planes of the accumulate type, padded with zeros. With a plane as one long
+// row, tap (dy, dx) of output pixel q reads pixel q + dy * pitch + dx, for all q. A register tile is a few vectors of
+// consecutive q times a block of output channels; its results for the padding columns are dropped. Small images would
+// consist mostly of padding, so their pixels are copied once per tap instead, without padding. For each block of
+// outputs only the filters that it needs are gathered, into a panel that stays in the cache during the loop over
+// pixels. Up-sampling is divided into up * up phases, each with its own taps.
 #include "sparse_channel_conv2d_tiles.h"
 #include <algorithm>
 #include <cmath>
@@ -26,7 +26,7 @@ constexpr int64_t kAhead = 4;
 // Per-tap copies are read once for each block of outputs, so they must fit the L2 cache.
 constexpr int64_t kMaxCopies = 512 << 10;
 
-// One axis of one phase, outputs phase, phase + up, ...: `size` of them; output i reads x[i + shift[t]] under tap t.
+// One axis of one phase, which has `size` outputs: phase, phase + up, ... Tap t of output i reads x[i + shift[t]].
 struct Phase {
   int64_t size;
   std::vector<int64_t> tap, shift;
@@ -57,15 +57,15 @@ template <class T> struct Plan {
   const SparseChannelConv2d p;
   std::vector<Phase> rows, columns;
   Margin top, left;
-  int64_t pitch, height, plane;  // of the padded copy; a row's right margin is the next one's left
-  bool per_tap;                  // the copy is one of the output's pixels for every tap
-  bool whole;                    // a filter lies in memory as its taps are numbered
-  int64_t blocks, block;         // output channels: how many blocks, how many in each but the last
-  std::vector<int64_t> offsets;     // [k * k] of each tap, phase by phase
-  std::vector<int64_t> tap;         // [k * k] which it is, row by row of the kernel as a correlation sees it
+  int64_t pitch, height, plane;  // of the padded copy; the right padding of a row is the left padding of the next
+  bool per_tap;                  // the copy holds the output's pixels once per tap
+  bool whole;                    // the taps of a filter are stored in the order of their numbers
+  int64_t blocks, block;         // number of blocks of output channels, channels per block except the last
+  std::vector<int64_t> offsets;     // [k * k] from an output pixel to the one that the tap reads, phase by phase
+  std::vector<int64_t> tap;         // [k * k] number of the tap in the kernel of the correlation, row by row
   std::vector<int64_t> element;     // [k * k] offset in a filter of each tap, in that order
   std::vector<int64_t> first_tap;   // [up * up + 1]
-  std::vector<int64_t> first_tile;  // [up * up + 1] of one image and block
+  std::vector<int64_t> first_tile;  // [up * up + 1] within one image and block
   std::unique_ptr<A[]> copy;
 
   explicit Plan(const SparseChannelConv2d &params)
@@ -82,7 +82,7 @@ template <class T> struct Plan {
     blocks = (p.c_out + kBlock - 1) / kBlock;
     block = (p.c_out + blocks - 1) / blocks;
     add_phases();
-    // The last tile of the last plane reads past its end.
+    // Extra elements, because the last tile of the last plane reads past the end of the plane.
     const int64_t size = p.n * p.c_in * plane, slack = 2 * pitch + tile_width();
     copy.reset(new A[size + slack]);
     std::fill_n(copy.get() + size, slack, A(0));
@@ -128,7 +128,7 @@ template <class T, class A> CAGC_NOINLINE void pad_row(const T *x, int64_t strid
   }
 }
 
-// Row `row` of the padded planes of all channels of image n.
+// Copies row `row` of the padded planes of all channels of image n.
 template <class T> void pad_rows(const Plan<T> &plan, int64_t n, int64_t row) {
   using A = acc_t<T>;
   const SparseChannelConv2d &p = plan.p;
@@ -147,7 +147,7 @@ template <class T> void pad_rows(const Plan<T> &plan, int64_t n, int64_t row) {
   }
 }
 
-// Copies, for each tap, the pixels of channel c of image n that it reads for all output pixels.
+// Copies, for each tap, the pixels of channel c of image n that the tap reads for all output pixels.
 template <class T> void copy_taps(const Plan<T> &plan, int64_t n, int64_t c) {
   using A = acc_t<T>;
   const SparseChannelConv2d &p = plan.p;
@@ -171,7 +171,7 @@ template <class T> void copy_taps(const Plan<T> &plan, int64_t n, int64_t c) {
   }
 }
 
-// The filters of one block of outputs, and what their results are multiplied by.
+// The filters of a block of outputs, and the factors of their results.
 template <class A> struct Panel {
   int64_t outputs = 0, row = 0;    // row: k * k * outputs
   std::vector<int64_t> positions;  // [k * k] as in Tile
@@ -187,7 +187,7 @@ template <class A> struct Panel {
   }
 };
 
-// Row c of a panel: the filters of input c.
+// Gathers row c of a panel: the filters of input c.
 template <class W, class T>
 CAGC_NOINLINE void gather_row(const Plan<T> &plan, int64_t first, int64_t c, Panel<acc_t<T>> &panel) {
   using A = acc_t<T>;
@@ -210,7 +210,7 @@ CAGC_NOINLINE void gather_row(const Plan<T> &plan, int64_t first, int64_t c, Pan
   }
 }
 
-// sums [n, row] += squares of row c of a panel, times those of the styles.
+// sums [n, row] += squares of row c of a panel times the squared styles of input c.
 template <class T>
 CAGC_NOINLINE void add_energy(const SparseChannelConv2d &p, int64_t c, const Panel<acc_t<T>> &panel, acc_t<T> *sums) {
   using A = acc_t<T>;
@@ -240,13 +240,13 @@ template <class W, class T> void gather(const Plan<T> &plan, int64_t first, Pane
     }
 }
 
-// A stretch of one output row, for all outputs of a block.
+// Adjacent pixels of one output row, for all outputs of a block.
 template <class T> struct Stretch {
   const acc_t<T> *sums;  // [outputs, pitch]
   const acc_t<T> *factors;
-  T *const *rows;  // [outputs] where each begins
+  T *const *rows;  // [outputs] address of the first pixel
   int64_t outputs, pitch, n, step;
-  bool adjacent;  // the outputs of a pixel are
+  bool adjacent;  // the outputs of a pixel are adjacent in memory
 };
 
 template <class T> CAGC_NOINLINE void store(const Stretch<T> s) {
@@ -270,7 +270,7 @@ template <class T> CAGC_NOINLINE void store(const Stretch<T> s) {
   }
 }
 
-// Pixels [q, end) of the long row of a phase, without its halo columns.
+// Stores pixels [q, end) of the long row of a phase, without the padding columns.
 template <class T>
 void store_tile(const Plan<T> &plan, const Panel<acc_t<T>> &panel, const acc_t<T> *sums, int64_t first, int64_t n,
                 int64_t phase, int64_t q0, int64_t end) {
@@ -290,7 +290,7 @@ void store_tile(const Plan<T> &plan, const Panel<acc_t<T>> &panel, const acc_t<T
   }
 }
 
-// Units [begin, end) of all blocks, images, phases and tiles, in this order.
+// Computes tiles [begin, end), counted over all blocks, images and phases, in this order.
 template <class T> void convolve(const Plan<T> &plan, int64_t begin, int64_t end) {
   using A = acc_t<T>;
   const SparseChannelConv2d &p = plan.p;

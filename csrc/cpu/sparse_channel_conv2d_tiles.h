@@ -11,19 +11,19 @@ constexpr int64_t kMaxBlock = 12, kMaxTile = 32 * kMaxBlock;
 template <class A> struct Tile {
   const A *x;  // plane of the first channel, at output pixel 0
   int64_t plane, channels;
-  const int64_t *offsets;    // [taps] from an output pixel to what it reads
-  const int64_t *positions;  // [taps] in a row of the panel, of the first output
+  const int64_t *offsets;    // [taps] from an output pixel to the pixel that the tap reads
+  const int64_t *positions;  // [taps] position of the first output's weight in a row of the panel
   int64_t taps;
   const A *panel;  // [channels, row]
   int64_t row;
   A *out;  // [block, 2 vectors]
 };
 
-// From an output's weights in a row of the panel to the next one's: filters of 3 x 3 are copied whole, of others the
-// outputs lie side by side.
+// Distance of two outputs' weights in a row of the panel: 9 for 3 x 3 filters, which are copied whole; for other sizes
+// the outputs of a tap are adjacent.
 constexpr int64_t spread(int64_t k) { return k == 3 ? 9 : 1; }
 
-// VECTORS * BLOCK sums in registers: with 32 registers of 64 bytes 2 x 12, with 16 of 16 or 32 bytes 2 x 6.
+// Keeps VECTORS * BLOCK sums in registers: 2 x 12 with 32 registers of 64 bytes, 2 x 6 with 16 of 16 or 32 bytes.
 template <class A, int VECTORS, int SPREAD, int BLOCK> CAGC_NOINLINE void tile(const Tile<A> &t) {
   typedef A Vector __attribute__((vector_size(kBytes)));
   typedef A Unaligned __attribute__((vector_size(kBytes), aligned(sizeof(A)), may_alias));

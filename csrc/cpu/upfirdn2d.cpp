@@ -1,6 +1,6 @@
-// upfirdn2d on the CPU. Every output row is two passes over a strip that stays in the cache: the rows of x are
-// combined into one row of the accumulate type, zeros on both sides of it; that row is filtered into the output.
-// A filter that is not the product of two vectors is a sum of such pairs, one per row of taps.
+// upfirdn2d on the CPU. An output row takes two passes over a strip of columns that stays in the cache: rows of x are
+// combined into one row of the accumulate type, padded with zeros, and that row is filtered into the output. A filter
+// that is not the product of two vectors is a sum of such products, one per row of taps.
 #include "upfirdn2d_avx512.h"
 #include <algorithm>
 #include <cmath>
@@ -16,11 +16,12 @@ namespace {
 
 // Starting the threads costs more than 32k elements on one thread (the grain size of at::parallel_for).
 constexpr int64_t kGrain = 32768;
-// Elements of the combined row: 64 kB of float, so that it and the rows of x that make it stay in L2.
+// Elements of the combined row: 64 kB of float, so that it stays in L2 together with the rows of x that it sums.
 constexpr int64_t kStrip = 16384;
 constexpr int64_t kBlock = 64;
 
-// Output q * period + r reads pixels q * step + first[r] + j, times weight[begin[r] + j], begin[r] + j < begin[r + 1].
+// Output q * period + r is the sum of weight[begin[r] + j] times pixel q * step + first[r] + j over all
+// j < begin[r + 1] - begin[r].
 template <class A> struct Phases {
   int64_t period, step;
   std::vector<int64_t> first, begin, index;  // index: which tap a weight is
@@ -63,8 +64,8 @@ template <class A> Taps correlation_taps(const Upfirdn2d &p) {
   return g;
 }
 
-// Column and row whose product is g to within the rounding of A; false if there are none. The pivot is the largest
-// tap, so nothing grows.
+// Finds the column and row whose product is g to within the rounding of A; false if there are none. The pivot is the
+// largest tap, so rounding errors do not grow.
 template <class A>
 bool factor(const Upfirdn2d &p, const Taps &g, std::vector<double> &column, std::vector<double> &row) {
   if (p.f && p.separable) {
@@ -86,7 +87,7 @@ bool factor(const Upfirdn2d &p, const Taps &g, std::vector<double> &column, std:
   return true;
 }
 
-// What the specialised loops make of an axis: every output reads four pixels, or two of up-sampled ones.
+// Returns the specialised loop for an axis: there is one where every output reads four pixels, or two with up 2.
 template <class A> Shape shape_of(const Phases<A> &axis) {
   if (axis.period == 1 && axis.step == 1 && axis.every(4)) return Shape::same4;
   if (axis.period == 2 && axis.step == 1 && axis.every(2)) return Shape::up2;
@@ -116,7 +117,7 @@ template <class T> struct Plan {
   int64_t row_elements() const { return (strip_width / x[0].period * x[0].step + high - low) * p.inner; }
 };
 
-// Whether the plan is one that upfirdn2d_avx512 takes, and did.
+// Runs upfirdn2d_avx512 if it supports the plan; returns whether it did.
 template <class T> bool in_registers(const Plan<T> &plan, int threads) {
   const auto &x = plan.x[0], &y = plan.y;
   const bool staggered = plan.shape != Shape::up2 || (x.first[1] == x.first[0] + 1 && y.first[1] == y.first[0] + 1);
@@ -127,7 +128,7 @@ template <class T> bool in_registers(const Plan<T> &plan, int threads) {
   return CAGC_LEVEL::upfirdn2d_avx512(plan.p, f, threads);
 }
 
-// Rows [begin, end) of one strip of one plane.
+// One strip of columns of one plane.
 template <class T> struct Segment {
   const T *x;
   T *out;
@@ -152,7 +153,7 @@ CAGC_HD void combine_n(const T *x, int64_t stride, const A *w, A *__restrict out
   }
 }
 
-// out = the sum of `count` rows of x, `stride` apart, each times its weight.
+// out = the weighted sum of `count` rows of x that are `stride` apart.
 template <class T, class A>
 CAGC_HD void combine(const T *x, int64_t stride, const A *w, int64_t count, A *out, int64_t n) {
   if (count == 4) return combine_n<4, false>(x, stride, w, out, n);
@@ -195,7 +196,8 @@ template <class T, class A> CAGC_HD void filter_down2(const A *t, const A *w, T 
     out[i] = static_cast<T>(w0 * t[2 * i] + w1 * t[2 * i + 1] + w2 * t[2 * i + 2] + w3 * t[2 * i + 3]);
 }
 
-// n values, `period` apart, of inputs `step` apart from value to value and `inner` from tap to tap.
+// Computes n outputs that are `period` apart; the inputs of adjacent outputs are `step` apart, those of adjacent taps
+// `inner` apart.
 template <int STEP, bool ADD, class T, class A>
 CAGC_HD void filter_any(const A *t, const A *w, int64_t taps, T *out, int64_t n, int64_t step, int64_t period,
                         int64_t inner) {
@@ -215,7 +217,7 @@ CAGC_HD void filter_any(const A *t, const A *w, int64_t taps, T *out, int64_t n,
   }
 }
 
-// The combined row `t`, whose first pixel is `low` of the strip, into `width` output pixels.
+// Filters the combined row `t`, which begins with pixel `low` of the strip, into `width` output pixels.
 template <bool ADD, class T, class A>
 CAGC_HD void filter_row(const Phases<A> &h, Shape shape, int64_t low, int64_t inner, const A *t, T *out,
                         int64_t width) {
@@ -248,7 +250,7 @@ template <class T> CAGC_NOINLINE void upfirdn2d_rows(const Plan<T> &plan, const 
   using A = acc_t<T>;
   const Upfirdn2d &p = plan.p;
   const Phases<A> &y = plan.y;
-  // Pixels [low, high) of x lie under the strip; of these [x0, x1) exist.
+  // The strip reads pixels [low, high) of x, of which [x0, x1) exist.
   const int64_t low = s.column / plan.x[0].period * plan.x[0].step + plan.low;
   const int64_t high = low + plan.row_elements() / p.inner;
   const int64_t x0 = std::min(std::max<int64_t>(low, 0), p.in_w), x1 = std::max(x0, std::min(high, p.in_w));
@@ -277,7 +279,7 @@ template <class T> CAGC_NOINLINE void upfirdn2d_rows(const Plan<T> &plan, const 
   }
 }
 
-// Rows [begin, end) of all strips of all planes, one strip after the other.
+// Computes rows [begin, end), counted over all strips of all planes, one strip after the other.
 template <class T> void upfirdn2d_range(const Plan<T> &plan, int64_t begin, int64_t end) {
   const Upfirdn2d &p = plan.p;
   std::vector<acc_t<T>> row(plan.row_elements()), total(plan.x.size() > 1 ? plan.strip_width * p.inner : 0);
@@ -321,7 +323,7 @@ void CAGC_LEVEL::upfirdn2d(const Upfirdn2d &p, int threads) {
   with_dtype(p.dtype, [&](auto type) {
     using T = typename decltype(type)::type;
     if (p.in_h * p.in_w > 0) upfirdn2d_threads<T>(p, threads);
-    else std::fill_n(static_cast<T *>(p.out), outputs, T(0.f));  // of padding alone; x may be null
+    else std::fill_n(static_cast<T *>(p.out), outputs, T(0.f));  // all pixels are padding; x may be null
   });
 }
 

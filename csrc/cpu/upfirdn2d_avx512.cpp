@@ -1,8 +1,8 @@
-// Four-tap filters, 16 adjacent elements to a vector: columns of a plane (NCHW) or channels of a pixel (channels_last).
-// NCHW: each row is filtered along x once, into a ring of rows in L1, and rows of the ring make an output row.
-// channels_last: a block of rows is filtered along y, pixel by pixel, into a ring of pixels in L1, and those make the
-// pixels of the output. Either way x and the output are streams of consecutive addresses, which is what the
-// prefetchers of the hardware follow. Masks stand for the padding and for the ends of rows.
+// Four-tap filters with vectors of 16 adjacent elements: columns of a plane (NCHW) or channels of a pixel
+// (channels_last). NCHW: each row is filtered along x once, into a ring buffer of rows in L1, whose rows are then
+// filtered into an output row. channels_last: a block of rows is filtered along y, pixel by pixel, into a ring buffer
+// of pixels in L1, which are then filtered into output pixels. Both read x and write the output at consecutive
+// addresses, which hardware prefetchers can follow. Masks handle the padding and the ends of rows.
 #include "upfirdn2d_avx512.h"
 #include "stream.h"
 
@@ -24,7 +24,7 @@ constexpr int64_t kGrain = 32768;
 
 int64_t round_up(int64_t n, int64_t unit) { return (n + unit - 1) / unit * unit; }
 
-// n floats, aligned for whole vectors.
+// A buffer of n floats, aligned for vectors.
 class Buffer {
   std::vector<float> storage;
 
@@ -40,7 +40,7 @@ using Floats16 = __m512;
 using Mask = __mmask16;
 constexpr Mask kAll = 0xffff;
 
-// Along one axis: pixels that each step of the walk adds, outputs that it makes, pixels that these are made of.
+// One step along an axis: new pixels that it reads, outputs that it computes, pixels that those depend on.
 template <Shape SHAPE> constexpr int kStep = SHAPE == Shape::down2 ? 2 : 1;
 template <Shape SHAPE> constexpr int kOutputs = SHAPE == Shape::up2 ? 2 : 1;
 template <Shape SHAPE> constexpr int kDepth = SHAPE == Shape::up2 ? 3 : 4;
@@ -55,7 +55,7 @@ CAGC_INLINE void store(float *p, Mask m, Floats16 v) { _mm512_mask_storeu_ps(p, 
 CAGC_INLINE void store(half_t *p, Mask m, Floats16 v) {
   _mm256_mask_storeu_epi16(p, m, _mm512_cvtps_ph(v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC));
 }
-CAGC_INLINE void store(bfloat_t *p, Mask m, Floats16 v) {  // as bfloat_t(float) rounds
+CAGC_INLINE void store(bfloat_t *p, Mask m, Floats16 v) {  // rounds as bfloat_t(float)
   const __m512i u = _mm512_castps_si512(v), top = _mm512_srli_epi32(u, 16);
   const __m512i odd = _mm512_and_si512(top, _mm512_set1_epi32(1));
   __m512i bits = _mm512_srli_epi32(_mm512_add_epi32(_mm512_add_epi32(u, _mm512_set1_epi32(0x7fff)), odd), 16);
@@ -86,15 +86,14 @@ inline Mask lanes(int64_t begin, int64_t size) {
   return static_cast<Mask>(((1u << high) - 1) & ~((1u << low) - 1));
 }
 
-// Output rows of a channels_last block: as many as registers can hold the sums of.
+// Output rows of a channels_last block: as many as have their sums in registers.
 template <Shape SHAPE> constexpr int kRows = SHAPE == Shape::down2 ? 2 : 4;
 
 template <int N> CAGC_INLINE Floats16 shift(Floats16 a, Floats16 next) {
   return _mm512_castsi512_ps(_mm512_alignr_epi32(_mm512_castps_si512(next), _mm512_castps_si512(a), N));
 }
 
-// The horizontal filter of a row of columns into a row of `to`; its first vector of pixels and one more are loaded
-// with each mask in turn.
+// Filters a row horizontally into `to`. Vectors of pixels are loaded in order, each with its own mask of `m`.
 template <Shape SHAPE, class T>
 CAGC_INLINE void filter_row(const T *x, const Mask *m, const float *w, float *to, int64_t out_w) {
   const __m512i low = _mm512_set_epi32(23, 7, 22, 6, 21, 5, 20, 4, 19, 3, 18, 2, 17, 1, 16, 0);
@@ -127,7 +126,7 @@ template <Shape SHAPE> CAGC_INLINE Floats16 combine(const float *w, const float 
   return sum4(w, a, b, c, d);
 }
 
-// n sums over rows of the ring.
+// Computes n sums over rows of the ring buffer.
 template <Shape SHAPE, class T>
 CAGC_INLINE void combine_rows(const float *w, const float *const *h, T *out, int64_t n, bool past) {
   int64_t i = 0;
@@ -137,17 +136,17 @@ CAGC_INLINE void combine_rows(const float *w, const float *const *h, T *out, int
   if (i < n) store(out + i, lanes(i, n), combine<SHAPE>(w, h, i));
 }
 
-// Output rows [begin, end) of a plane.
+// One plane and its output rows.
 template <class T> struct Plane {
   const T *x;
   T *out;
   int64_t stride, in_h, out_w, first_x, first_y, begin, end;
-  const Mask *mask;  // of the vectors from pixel first_x on
-  bool past;         // the caches
+  const Mask *mask;  // masks of the vectors from pixel first_x on
+  bool past;         // use non-temporal stores
   float w_x[4], w_y[4];
 };
 
-// `ring` holds the last four filtered rows.
+// `ring` holds the four latest filtered rows.
 template <Shape SHAPE, class T>
 CAGC_NOINLINE void walk_rows(const Plane<T> k, float *ring, int64_t pitch) {
   int64_t oldest = k.first_y + k.begin / kOutputs<SHAPE> * kStep<SHAPE>, fresh = oldest;
@@ -165,19 +164,21 @@ CAGC_NOINLINE void walk_rows(const Plane<T> k, float *ring, int64_t pitch) {
   }
 }
 
-// A block of output rows, and the rows of x that they are made of.
+// A block of output rows, and the rows of x that they depend on.
 template <Shape SHAPE, class T> struct Block {
   static constexpr int kOut = kRows<SHAPE>, kIn = SHAPE == Shape::up2 ? kOut / 2 + 2 : (kOut - 1) * kStep<SHAPE> + 4;
   const T *x;           // the sample
   T *out;               // pixel 0 of the first row
-  int64_t offset[kIn];  // of the rows of x. One that does not exist has no lanes, and the address of one that does:
-  Mask in_row[kIn];     // a masked load from an unmapped page costs as much as a hundred others
+  // Offsets and masks of the rows of x. A row outside the image has an empty mask and the offset of an existing row,
+  // because a masked load from an unmapped page costs as much as a hundred other loads.
+  int64_t offset[kIn];
+  Mask in_row[kIn];
   int64_t out_stride, rows, in_w, out_w, first, inner;
-  bool past;  // the caches
+  bool past;  // use non-temporal stores
   float w_x[4], w_y[4];
 };
 
-// The vertical filter: one vector at x, of the lanes in `m`, for each row of the block.
+// The vertical filter: computes the lanes `m` of one vector at x for each row of the block.
 template <Shape SHAPE, class T>
 CAGC_INLINE void rows_at(const Block<SHAPE, T> &b, const T *x, Mask m, Floats16 *v) {
   constexpr int step = kStep<SHAPE>;
@@ -191,7 +192,8 @@ CAGC_INLINE void rows_at(const Block<SHAPE, T> &b, const T *x, Mask m, Floats16 
   }
 }
 
-// A block of rows of channels_last pixels. `ring` holds the last four vertically filtered pixels, [4, kOut, pitch].
+// Computes a block of rows of channels_last pixels. `ring` holds the four latest vertically filtered pixels,
+// [4, kOut, pitch].
 template <Shape SHAPE, class T>
 CAGC_NOINLINE void walk_pixels(const Block<SHAPE, T> k, float *ring, int64_t pitch) {
   constexpr int n = k.kOut;
@@ -223,7 +225,7 @@ CAGC_NOINLINE void walk_pixels(const Block<SHAPE, T> k, float *ring, int64_t pit
 
 template <class T> int64_t out_bytes(const Upfirdn2d &p) { return p.n * p.c * p.inner * p.out_h * p.out_w * sizeof(T); }
 
-// Blocks [begin, end) of rows of all samples, from the top of each.
+// Computes blocks [begin, end) of rows, counted over all samples from the top.
 template <Shape SHAPE, class T> void samples(const Upfirdn2d &p, const Fir4 &f, int64_t begin, int64_t end) {
   Block<SHAPE, T> k{};
   const int64_t blocks = (p.out_h + k.kOut - 1) / k.kOut, pitch = round_up(p.inner, kLanes);
@@ -247,7 +249,7 @@ template <Shape SHAPE, class T> void samples(const Upfirdn2d &p, const Fir4 &f, 
   if (k.past) end_stream();
 }
 
-// Blocks [begin, end) of rows of all planes, from the top of each.
+// Computes blocks [begin, end) of rows, counted over all planes from the top.
 template <Shape SHAPE, class T> void planes(const Upfirdn2d &p, const Fir4 &f, int64_t begin, int64_t end) {
   Plane<T> k{};
   const int64_t blocks = (p.out_h + kRows<SHAPE> - 1) / kRows<SHAPE>, pitch = round_up(p.out_w, 2 * kLanes);

@@ -7,15 +7,16 @@ namespace cagc {
 
 enum class Shape { general, same4, up2, down2 };
 
-// A filter that is the product of two vectors of four taps, both axes of one shape. Output o reads pixels
-// o * step + first + j, times tap j; of up2, output 2 * q + r reads q + first + r + {0, 1}, times taps 2 * r + {0, 1}.
+// A filter that is the product of two vectors of four taps, with the same resampling on both axes. Output o is the sum
+// of tap j times pixel o * step + first + j; with up2, output 2 * q + r sums taps 2 * r and 2 * r + 1 times pixels
+// q + first + r and q + first + r + 1.
 struct Fir4 {
   Shape shape;
   int64_t first_x, first_y;
   float x[4], y[4];
 };
 
-// False, and nothing done, where the file is compiled for less than AVX-512 or the dtype is float64.
+// Returns false and does nothing if it was compiled without AVX-512 or the dtype is float64.
 namespace CAGC_LEVEL { bool upfirdn2d_avx512(const Upfirdn2d &p, const Fir4 &f, int threads); }
 
 }  // namespace cagc

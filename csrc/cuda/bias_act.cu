@@ -1,10 +1,10 @@
-// bias_act on CUDA: bound by memory, so each thread moves 16 bytes per access and strides over the grid.
+// bias_act on CUDA. It is bound by memory, so each thread moves 16 bytes per access in a grid-stride loop.
 //
-// VEC elements share one access. They may, when every tensor is aligned to it and either lie in one channel
-// (step % VEC == 0) or in VEC consecutive ones (step == 1, channels % VEC == 0); otherwise VEC is 1.
+// An access covers VEC elements if every tensor is aligned for it and they belong either to one channel
+// (step % VEC == 0) or to VEC consecutive channels (step == 1, channels % VEC == 0); otherwise VEC is 1.
 //
-// Sums for the gradient of the bias come out of the pass of the slope, piece by piece and without atomics: the same
-// bits in every run.
+// The gradient pass also computes the sums for the gradient of the bias, in pieces and without atomics, so that
+// results are the same bits in every run.
 #include "cagc/bias_act.h"
 #include "launch.h"
 #include <algorithm>
@@ -23,8 +23,8 @@ template <class T, int VEC> __device__ __forceinline__ Pack<T, VEC> load(const v
 
 template <class A, class T> __device__ __forceinline__ A widen(T v) { return static_cast<A>(v); }
 
-// Pack i. The bias of its elements is that of `channel`, or of VEC channels from there on. SMOOTH keeps the
-// transcendental functions, and their registers, out of the kernels that StyleGAN2 runs.
+// Computes pack i. Its elements belong to `channel` or, with `across`, to VEC channels from there on. Without SMOOTH
+// the kernel has no transcendental functions and does not need their registers; StyleGAN2 runs such kernels only.
 template <class T, int VEC, Pass PASS, bool SMOOTH>
 __device__ __forceinline__ Pack<acc_t<T>, VEC> element(const BiasAct &p, const BiasActScalars<acc_t<T>> &scalars,
                                                        int64_t i, int64_t channel, bool across) {
@@ -32,7 +32,7 @@ __device__ __forceinline__ Pack<acc_t<T>, VEC> element(const BiasAct &p, const B
   const T *bias = static_cast<const T *>(p.b);
   const Pack<T, VEC> x = load<T, VEC>(p.y ? p.y : p.x, i);
   const Pack<T, VEC> g = load<T, VEC>(PASS == Pass::value ? nullptr : p.g, i);
-  const Pack<T, VEC> h = load<T, VEC>(PASS == Pass::curvature ? p.h : nullptr, i);
+  const Pack<T, VEC> h = load<T, VEC>(PASS == Pass::second_gradient ? p.h : nullptr, i);
   Pack<A, VEC> out;
 #pragma unroll
   for (int k = 0; k < VEC; k++) {
@@ -71,14 +71,14 @@ __global__ void __launch_bounds__(kThreads) bias_act_kernel(BiasAct p, BiasActSc
   }
 }
 
-// How a block sums: `team` threads share a piece (see BiasAct::sums), `lanes` of them side by side.
+// How a block sums: `team` threads share a piece (see BiasAct::sums), and `lanes` of them read adjacent packs of a row.
 struct Sums {
   int64_t run, pieces, groups, all;
   int lanes, team;
 };
 
-// ACROSS, where the channel steps with each element, a thread goes down VEC columns of a piece and `groups` teams stand
-// beside each other; elsewhere a team goes along the piece, and a thread has one sum.
+// ACROSS (adjacent elements belong to adjacent channels): a thread sums VEC columns of a piece, and `groups` teams
+// cover a row. Otherwise a piece belongs to one channel, and a thread has one sum.
 template <class T, int VEC, bool SMOOTH, bool ACROSS>
 __global__ void __launch_bounds__(kThreads, 3) sums_kernel(BiasAct p, BiasActScalars<acc_t<T>> scalars, Sums s) {
   using A = acc_t<T>;
@@ -95,12 +95,12 @@ __global__ void __launch_bounds__(kThreads, 3) sums_kernel(BiasAct p, BiasActSca
     const bool works = i < s.all && (!ACROSS || column < p.channels);
     A sum[values] = {};
     for (int64_t e = begin + member / s.lanes * row + column; works && e < end; e += s.team / s.lanes * row) {
-      const Pack<A, VEC> out = element<T, VEC, Pass::slope, SMOOTH>(p, scalars, e / VEC, channel, ACROSS);
+      const Pack<A, VEC> out = element<T, VEC, Pass::gradient, SMOOTH>(p, scalars, e / VEC, channel, ACROSS);
       store<T, VEC>(p.out, e / VEC, out);
 #pragma unroll
       for (int k = 0; k < VEC; k++) sum[ACROSS ? k : 0] += out.v[k];
     }
-    __syncthreads();  // the last sums have been read
+    __syncthreads();  // all threads have read the previous sums
     for (int k = 0; k < values; k++) sums[k][tid] = sum[k];
     for (int half = s.team / 2; half >= s.lanes; half /= 2) {
       __syncthreads();
@@ -137,8 +137,8 @@ template <class T, int VEC, bool SMOOTH, bool ACROSS> void launch_sums(const Bia
   CAGC_LAUNCH(kernel, grid, kThreads, 0, stream, p, BiasActScalars<acc_t<T>>(p), s);
 }
 
-template <class T, int VEC, bool SMOOTH> void launch_slope(const BiasAct &p, int sms, cudaStream_t stream) {
-  if (!p.sums) launch<T, VEC, Pass::slope, SMOOTH>(p, sms, stream);
+template <class T, int VEC, bool SMOOTH> void launch_gradient(const BiasAct &p, int sms, cudaStream_t stream) {
+  if (!p.sums) launch<T, VEC, Pass::gradient, SMOOTH>(p, sms, stream);
   else if (p.step == 1 && p.channels > 1) launch_sums<T, VEC, SMOOTH, true>(p, sms, stream);
   else launch_sums<T, VEC, SMOOTH, false>(p, sms, stream);
 }
@@ -147,10 +147,10 @@ template <class T, int VEC> void launch_pass(const BiasAct &p, int sms, cudaStre
   const bool smooth = !piecewise_linear(p.act);
   if (p.mode == Pass::value)
     smooth ? launch<T, VEC, Pass::value, true>(p, sms, stream) : launch<T, VEC, Pass::value, false>(p, sms, stream);
-  else if (p.mode == Pass::slope)
-    smooth ? launch_slope<T, VEC, true>(p, sms, stream) : launch_slope<T, VEC, false>(p, sms, stream);
+  else if (p.mode == Pass::gradient)
+    smooth ? launch_gradient<T, VEC, true>(p, sms, stream) : launch_gradient<T, VEC, false>(p, sms, stream);
   else
-    launch<T, VEC, Pass::curvature, true>(p, sms, stream);
+    launch<T, VEC, Pass::second_gradient, true>(p, sms, stream);
 }
 
 bool fits(const BiasAct &p, int vec, size_t bytes) {

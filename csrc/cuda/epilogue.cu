@@ -1,8 +1,8 @@
-// Around the dense convolution of a modulated one, on CUDA: bound by memory, deterministic.
-//   value      one pass; each access moves 16 bytes where the layout lets it
-//   filtered   a thread walks down a column of output and adds each row of x to the four rows that it reaches, so that
-//              x is read from memory once; its four taps along the row come from the cache
-//   gradient   one pass, and sums per chunk of pixels; a second one sums over channels where the noise has a gradient
+// The epilogue of a modulated convolution on CUDA: bound by memory, deterministic.
+//   value      one pass; each access moves 16 bytes where the layout allows it
+//   filtered   a thread walks down a column of the output and adds each row of x to the four output rows that use it,
+//              so that x is read from memory once; the four taps along a row come from the cache
+//   gradient   one pass with sums per chunk of pixels; if the noise needs a gradient, a second pass sums over channels
 #include "cagc/epilogue.h"
 #include "launch.h"
 #include <algorithm>
@@ -12,8 +12,8 @@ namespace {
 
 constexpr int kThreads = 256;
 constexpr int kBlocksPerSM = 32;
-constexpr int kRows = 16;   // of output that a thread of `filtered` walks down
-constexpr int kLanes = 32;  // channels beside each other in a block, channels_last
+constexpr int kRows = 16;   // output rows per thread of filtered_kernel
+constexpr int kLanes = 32;  // adjacent channels per block, for channels_last
 
 template <class T, int VEC> struct alignas(sizeof(T) * VEC) Pack { T v[VEC]; };
 
@@ -27,7 +27,7 @@ template <class A> __device__ __forceinline__ A value_of(const Epilogue &p, cons
   return a;
 }
 
-// VEC values from `first` on, of one channel or of VEC adjacent ones, with bias and factors.
+// Applies the epilogue to VEC values: pixels of one channel, or VEC adjacent channels (LAST).
 template <class T, int VEC, bool LAST>
 __device__ __forceinline__ Pack<T, VEC> finish(const Epilogue &p, const EpilogueScalars<acc_t<T>> &k, int64_t n,
                                                int64_t c, int64_t pixel, const acc_t<T> (&u)[VEC]) {
@@ -61,7 +61,7 @@ __global__ void __launch_bounds__(kThreads, 4)
   }
 }
 
-// Values of a row are pixels of a plane, or pixels and channels in one count; `inner` lie between pixels.
+// A row holds out_w * inner values: its pixels or, for channels_last (LAST), its pixels with all channels.
 template <class T, int VEC, bool LAST>
 __global__ void __launch_bounds__(kThreads, 2)
     filtered_kernel(Epilogue p, EpilogueScalars<acc_t<T>> k, int64_t columns) {
@@ -106,7 +106,7 @@ __global__ void __launch_bounds__(kThreads, 2)
   }
 }
 
-// One value's share in the gradients.
+// The terms that one value contributes to the gradients.
 template <class A> struct Share { A u, a, g, gv, d; };
 
 template <class T>
@@ -120,12 +120,12 @@ __device__ __forceinline__ Share<acc_t<T>> share(const Epilogue &p, const Epilog
   const A ga = s.g * at(p.s, n * p.c + c, A(1));
   with_fused_act(p.act, [&](auto tag) {
     s.a = epilogue_value<decltype(tag)::value>(v, k);
-    s.gv = epilogue_slope<decltype(tag)::value>(v, s.a, ga, k);
+    s.gv = epilogue_gradient<decltype(tag)::value>(v, s.a, ga, k);
   });
   return s;
 }
 
-// A block per chunk of pixels of a sample and per channel, or per kLanes of them.
+// One block per chunk of pixels of a sample and per channel, or per kLanes channels (LAST).
 template <class T, bool LAST>
 __global__ void __launch_bounds__(kThreads) gradient_kernel(Epilogue p, EpilogueScalars<acc_t<T>> k, int64_t blocks) {
   using A = acc_t<T>;
@@ -144,7 +144,7 @@ __global__ void __launch_bounds__(kThreads) gradient_kernel(Epilogue p, Epilogue
         static_cast<T *>(p.out)[e] = static_cast<T>(s.gv * s.d);
         du_u += s.gv * s.u, du_1 += s.gv, g_a += s.g * s.a;
       }
-    __syncthreads();  // the last sums have been read
+    __syncthreads();  // all threads have read the previous sums
     sums[0][tid] = du_u, sums[1][tid] = du_1, sums[2][tid] = g_a;
     for (int half = kThreads / 2; half >= lanes; half /= 2) {
       __syncthreads();
@@ -157,7 +157,7 @@ __global__ void __launch_bounds__(kThreads) gradient_kernel(Epilogue p, Epilogue
   }
 }
 
-// A block per kThreads pixels, or per kThreads / kLanes of them with the channels side by side.
+// One block per kThreads pixels, or per kThreads / kLanes pixels whose channels are summed by kLanes threads (LAST).
 template <class T, bool LAST>
 __global__ void __launch_bounds__(kThreads) noise_kernel(Epilogue p, EpilogueScalars<acc_t<T>> k, int64_t blocks) {
   using A = acc_t<T>;
@@ -172,7 +172,7 @@ __global__ void __launch_bounds__(kThreads) noise_kernel(Epilogue p, EpilogueSca
       for (int64_t c = tid % lanes; c < p.c; c += lanes)
         sum += share<T>(p, k, n, c, pixel, n * p.c * pixels + (LAST ? pixel * p.c + c : c * pixels + pixel)).gv;
     if constexpr (LAST) {
-      __syncthreads();  // the last sums have been read
+      __syncthreads();  // all threads have read the previous sums
       sums[tid] = sum;
       for (int half = lanes / 2; half > 0; half /= 2) {
         __syncthreads();

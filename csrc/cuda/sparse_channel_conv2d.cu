@@ -1,7 +1,7 @@
-// Sparse-channel convolution on CUDA: an implicit matrix product on the ordinary cores, deterministic, in the
-// accumulate type. A block makes kOutputs chosen channels of kPixels pixels of one phase (up * up of them); for every
-// kDepth input channels and every tap, its threads read the pixels below, times their styles, and the filters, through
-// the index vectors, into shared memory. Tensor cores are left to Triton's kernel.
+// Sparse-channel convolution on CUDA: an implicit GEMM without tensor cores (those are used by the Triton kernel),
+// deterministic, in the accumulate type. A block computes kOutputs chosen channels of kPixels pixels of one of the
+// up * up phases. For every kDepth input channels and every tap, its threads load the pixels, times their styles, and
+// the filters, through the index vectors, into shared memory.
 #include "cagc/sparse_channel_conv2d.h"
 #include "launch.h"
 #include <algorithm>
@@ -11,12 +11,12 @@ namespace {
 
 constexpr int kThreads = 256;
 constexpr int kOutputs = 64, kPixels = 64, kDepth = 16;
-constexpr int kSide = 16, kEach = 4;  // kSide x kSide threads make kEach x kEach sums each
+constexpr int kSide = 16, kEach = 4;  // kSide x kSide threads with kEach x kEach sums each
 constexpr int kLoads = kDepth * kPixels / kThreads;
 constexpr int kBlocksPerSM = 32;
 static_assert(kSide * kEach == kOutputs && kOutputs == kPixels, "one index serves outputs and pixels");
 
-// Outputs phase, phase + up, ... of an axis.
+// Number of outputs of an axis that belong to a phase: outputs phase, phase + up, ...
 __device__ __forceinline__ int64_t phase_size(int64_t out, int64_t up, int64_t phase) {
   return out > phase ? (out - phase + up - 1) / up : 0;
 }
@@ -24,7 +24,7 @@ __device__ __forceinline__ int64_t phase_size(int64_t out, int64_t up, int64_t p
 __device__ __forceinline__ float inverse_root(float v) { return rsqrtf(v); }
 __device__ __forceinline__ double inverse_root(double v) { return rsqrt(v); }
 
-// d of (n, output), one block each: the root of the energy of the chosen filters under the styles.
+// Computes the demodulation factor of each (n, output) in one block: rsqrt of the styled filters' energy.
 template <class T, class W>
 __global__ void __launch_bounds__(kThreads) demodulation_kernel(SparseChannelConv2d p, unsigned count) {
   using A = acc_t<T>;
@@ -46,7 +46,7 @@ __global__ void __launch_bounds__(kThreads) demodulation_kernel(SparseChannelCon
         }
       sum += s * s * energy;
     }
-    __syncthreads();  // the last total has been read
+    __syncthreads();  // all threads have read the previous total
     partial[tid] = sum;
     for (int half = kThreads / 2; half > 0; half /= 2) {
       __syncthreads();
@@ -60,8 +60,8 @@ template <class A> struct Shared {
   A x[kDepth][kPixels], w[kDepth][kOutputs];
 };
 
-// kDepth input channels from c0 on under one tap. `x` is the pixel under it in channel 0, null outside of the image;
-// `w` the tap in the filters of the thread's output, null beyond the last.
+// Loads kDepth input channels from c0 on for one tap. `x` is the tap's pixel in channel 0, null outside the image; `w`
+// is the tap in the filters of the thread's output, null beyond the last output.
 template <class T, class W, class A>
 __device__ __forceinline__ void load(const SparseChannelConv2d &p, const T *x, const W *w, const A *styles, int64_t c0,
                                      Shared<A> &shared) {
@@ -94,7 +94,7 @@ template <class A> __device__ __forceinline__ void multiply(const Shared<A> &sha
   }
 }
 
-// Where a tile lies: which phase and pixels, which outputs, which image.
+// Position of a tile: image, outputs, phase and pixels.
 struct Place {
   int64_t n, output, phase_y, phase_x, rows, columns, pixel;
 };
@@ -132,12 +132,12 @@ __global__ void __launch_bounds__(kThreads, 2) sparse_kernel(SparseChannelConv2d
     for (int64_t c0 = 0; c0 < p.c_in; c0 += kDepth)
       for (int64_t ky = 0; ky < p.k; ky++) {
         const int64_t dy = at.phase_y - p.pad + ky, iy = y + dy / p.up;
-        if (dy % p.up) continue;  // for the whole block
+        if (dy % p.up) continue;  // the same for all threads of the block
         for (int64_t kx = 0; kx < p.k; kx++) {
           const int64_t dx = at.phase_x - p.pad + kx, ix = x + dx / p.up;
           if (dx % p.up) continue;
           const bool inside = y < at.rows && iy >= 0 && iy < p.in_h && ix >= 0 && ix < p.in_w;
-          __syncthreads();  // the last channels have been multiplied
+          __syncthreads();  // all threads have multiplied the previous channels
           load<T, W, A>(p, inside ? image + iy * p.x_stride[2] + ix * p.x_stride[3] : nullptr,
                         filters ? filters + kernel_offset(p, ky, kx) : nullptr, styles, c0, shared);
           __syncthreads();

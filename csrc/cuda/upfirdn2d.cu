@@ -1,9 +1,9 @@
 // upfirdn2d on CUDA. Three kernels, all deterministic, chosen by upfirdn2d_cuda:
 //   small      4 x 4 taps at the same size, up 2 or down 2: a tile of x in shared memory, several pixels per thread.
-//              16 multiplications per pixel are a fifth of what the memory's pace allows on sm_80 and sm_90, so a
-//              filter need not be split in two, and nobody has to ask the GPU whether it could be.
-//   separable  taps as a vector: rows filtered into shared memory, columns from there.
-//   direct     all else, one thread per value.
+//              sm_80 and sm_90 have time for five times its 16 multiplications per pixel while they wait for memory, so
+//              it does not split separable filters, and needs no synchronisation to find out whether a filter is one.
+//   separable  taps given as a vector: filters rows into shared memory, then columns from there.
+//   direct     all other cases, one thread per value.
 #include "cagc/upfirdn2d.h"
 #include "launch.h"
 #include <algorithm>
@@ -13,8 +13,8 @@ namespace {
 
 constexpr int kThreads = 256;
 constexpr int kBlocksPerSM = 32;
-constexpr int kMaxShared = 48 * 1024;  // what every device gives without asking
-constexpr int kColumns = 64;           // of a tile of the separable kernel
+constexpr int kMaxShared = 48 * 1024;  // available on every device without opting in
+constexpr int kColumns = 64;           // columns per tile of the separable kernel
 
 template <class T, int N> struct alignas(sizeof(T) * N) Pack { T v[N]; };
 
@@ -23,8 +23,8 @@ __device__ __forceinline__ const void *plane_of(const Upfirdn2d &p, int64_t plan
   return static_cast<const char *>(p.x) + offset * size;
 }
 
-// Sizes of the small kernel. A pixel is V adjacent values: one of NCHW (LANES is 1), or V of the channels of
-// channels_last, LANES threads beside each other sharing a position.
+// Sizes of the small kernel. A thread's pixel is V adjacent values: one value for NCHW, V channels for channels_last
+// (LAST), where `lanes` adjacent threads share a position.
 template <class T, int V, bool LAST, int UP, int DOWN> struct Small {
   static constexpr int kVector = 16 / sizeof(T);
   static constexpr int lanes = !LAST ? 1 : V > 1 ? 8 : 128 / (sizeof(T) < 4 ? 4 : sizeof(T));
@@ -33,17 +33,17 @@ template <class T, int V, bool LAST, int UP, int DOWN> struct Small {
   static constexpr int height = LAST ? (DOWN == 2 ? 8 : 16) : (DOWN == 2 ? ty : 2 * ty), width = tx * bx;
   static constexpr int in_h = UP == 2 ? height / 2 + 2 : DOWN == 2 ? 2 * height + 2 : height + 3;
   static constexpr int in_w = UP == 2 ? width / 2 + 2 : DOWN == 2 ? 2 * width + 2 : width + 3;
-  // What a thread reads of a row, in packs of `unit` pixels.
+  // A thread reads `reads` pixels of a row, in packs of `unit` pixels.
   static constexpr int advance = bx * DOWN / UP, reads = UP == 2 ? bx / 2 + 2 : DOWN == 2 ? 2 * bx + 2 : bx + 3;
   static constexpr int unit = LAST ? 1 : advance < kVector ? advance : kVector, units = (reads + unit - 1) / unit;
   static constexpr int span = (tx - 1) * advance + units * unit;
   static constexpr int wide = span > in_w ? span : in_w;
   static constexpr int pitch = LAST ? wide : (wide + kVector - 1) / kVector * kVector;
-  static constexpr int taps = 4 / UP;  // of a phase
+  static constexpr int taps = 4 / UP;  // per phase
   static_assert(in_h * pitch * lanes * V * int(sizeof(T)) + 16 * 8 <= kMaxShared, "the tile is too large");
 };
 
-// One row of a thread's outputs. ODD: output 0 begins between two pixels of the up-sampled row.
+// Computes one row of a thread's outputs. ODD: output 0 begins between two pixels of the up-sampled row.
 template <class T, int V, bool LAST, int UP, int DOWN, bool ODD, class A>
 __device__ __forceinline__ void small_row(const T *tile, const A *weights, int row0, int ky0, int column, int lane,
                                           A (&sum)[Small<T, V, LAST, UP, DOWN>::bx][V]) {
@@ -72,7 +72,7 @@ __device__ __forceinline__ void small_row(const T *tile, const A *weights, int r
   }
 }
 
-// Pixels [y, y + in_h) x [column, column + in_w) of a plane into the tile, zeros where there are none.
+// Loads pixels [y, y + in_h) x [column, column + in_w) of a plane into the tile; pixels outside the plane are zero.
 template <class T, int V, bool LAST, class S>
 __device__ __forceinline__ void small_load(const Upfirdn2d &p, const T *x, T *tile, int64_t y, int64_t column,
                                            int64_t channel, bool vector) {
@@ -141,13 +141,13 @@ __global__ void __launch_bounds__(kThreads, 2) small_kernel(Upfirdn2d p, int64_t
     const int64_t channel = i % groups * S::lanes * V, plane = i / groups / across / down;
     const int64_t ox = i / groups % across * S::width, oy = i / groups / across % down * S::height;
     const Window wx = window(axis_x(p), ox), wy = window(axis_y(p), oy);
-    __syncthreads();  // the last tile has been read, the weights are written
+    __syncthreads();  // all threads have read the previous tile, and the weights are written
     small_load<T, V, LAST, S>(p, static_cast<const T *>(plane_of(p, plane, sizeof(T))), tile, wy.first, wx.first,
                               channel, vector_in);
     __syncthreads();
     for (int r = ty; r < S::height && oy + r < p.out_h; r += S::ty) {
       A sum[S::bx][V] = {};
-      // Rows of the tile begin where the first output row does; k0 of the first is 0 or, with UP 2, perhaps 1.
+      // The tile begins with the first input row of the first output row, whose k0 is 0 or, with UP 2, 0 or 1.
       const int k0 = int(wy.k0), row0 = UP == 2 ? (r + 1 - k0) / 2 : r * DOWN, ky0 = UP == 2 ? (r + k0) % 2 : 0;
       if (UP == 2 && wx.k0 == 1)
         small_row<T, V, LAST, UP, DOWN, true>(tile, weights, row0, ky0, tx * S::advance, lane, sum);
@@ -159,7 +159,7 @@ __global__ void __launch_bounds__(kThreads, 2) small_kernel(Upfirdn2d p, int64_t
   }
 }
 
-// Tiles of `height` rows by kColumns values (pixels and channels in one count), height * out_w * inner of a plane.
+// A tile is `height` output rows by kColumns of the out_w * inner values of a row.
 template <class T>
 __global__ void __launch_bounds__(kThreads, 2) separable_kernel(Upfirdn2d p, int64_t tiles, int height) {
   using A = acc_t<T>;
@@ -225,7 +225,7 @@ template <class T> __global__ void __launch_bounds__(kThreads, 2) direct_kernel(
   }
 }
 
-// Blocks take their tiles in turn: enough of them to even out the last round.
+// Each block computes several tiles; there are enough blocks for an even load at the end.
 unsigned blocks_for(int64_t wanted, int sms) {
   return unsigned(std::min<int64_t>(wanted, int64_t(sms) * kBlocksPerSM));
 }
@@ -254,7 +254,7 @@ template <class T, int UP, int DOWN> void launch_layout(const Upfirdn2d &p, int 
   launch_small<T, 1, true, UP, DOWN>(p, sms, stream);
 }
 
-// Rows of x under a tile of `height` output rows.
+// Rows of x that a tile of `height` output rows reads.
 int64_t rows_under(const Upfirdn2d &p, int64_t height) { return ((height - 1) * p.down_y + p.f_h) / p.up_y + 2; }
 
 template <class T> bool launch_separable(const Upfirdn2d &p, int sms, cudaStream_t stream) {

@@ -24,8 +24,8 @@ template <class T> double expected(const BiasAct &p, int64_t i) {
     constexpr Act act = decltype(tag)::value;
     const double g = at(p.g, i), h = at(p.h, i);
     if (p.mode == Pass::value) out = bias_act_element<act, Pass::value>(u, g, h, scalars);
-    if (p.mode == Pass::slope) out = bias_act_element<act, Pass::slope>(u, g, h, scalars);
-    if (p.mode == Pass::curvature) out = bias_act_element<act, Pass::curvature>(u, g, h, scalars);
+    if (p.mode == Pass::gradient) out = bias_act_element<act, Pass::gradient>(u, g, h, scalars);
+    if (p.mode == Pass::second_gradient) out = bias_act_element<act, Pass::second_gradient>(u, g, h, scalars);
   });
   return out;
 }
@@ -43,12 +43,12 @@ template <class T> struct Tensors {
 
 template <class T> void test(DType dtype, const Shape &s, Act act, Pass pass, bool bias, double tolerance) {
   Tensors<T> t(s.numel + s.offset + 8);
-  const bool from_output = piecewise_linear(act) && pass == Pass::slope;
+  const bool from_output = piecewise_linear(act) && pass == Pass::gradient;
   BiasAct p{};
   (from_output ? p.y : p.x) = t.x.data() + s.offset;
   p.b = bias && !from_output ? t.b.data() : nullptr;
   p.g = pass == Pass::value ? nullptr : t.g.data() + s.offset;
-  p.h = pass == Pass::curvature ? t.h.data() + s.offset : nullptr;
+  p.h = pass == Pass::second_gradient ? t.h.data() + s.offset : nullptr;
   p.out = t.out.data() + s.offset;
   p.numel = s.numel, p.step = s.step, p.channels = s.channels;
   p.alpha = 0.2, p.gain = 1.3, p.clamp = -1;
@@ -73,7 +73,7 @@ template <class T> void test_sums(DType dtype, const Shape &s, Act act, int64_t 
   p.g = t.g.data() + s.offset, p.out = t.out.data() + s.offset;
   p.numel = s.numel, p.step = s.step, p.channels = s.channels;
   p.alpha = 0.2, p.gain = 1.3, p.clamp = 1.5;
-  p.act = act, p.mode = Pass::slope, p.dtype = dtype;
+  p.act = act, p.mode = Pass::gradient, p.dtype = dtype;
   const bool across = s.step == 1 && s.channels > 1;
   p.chunk = across ? chunk / s.channels * s.channels + s.channels : chunk;
   const int64_t run = across ? s.numel : s.step, pieces = (run + p.chunk - 1) / p.chunk;
@@ -103,7 +103,7 @@ int main() {
     emulator::set_seed(seed);
     for (const Shape &s : kShapes)
       for (Act act : {Act::linear, Act::lrelu, Act::swish})
-        for (Pass pass : {Pass::value, Pass::slope, Pass::curvature})
+        for (Pass pass : {Pass::value, Pass::gradient, Pass::second_gradient})
           for (bool bias : {false, true}) {
             test<float>(DType::float32, s, act, pass, bias, 1e-6);
             test<double>(DType::float64, s, act, pass, bias, 1e-14);

@@ -82,7 +82,7 @@ template <class T> int wrong(DType dtype, const Case &k, double tolerance) {
           compare(double(A(out[at])), a * t.s[n * k.c + c], 1);
           continue;
         }
-        const double gv = epilogue_slope<Act::lrelu>(v, a, t.g[at] * t.s[n * k.c + c], scalars);
+        const double gv = epilogue_gradient<Act::lrelu>(v, a, t.g[at] * t.s[n * k.c + c], scalars);
         compare(double(A(out[at])), gv * factor, 1);
         double *sum = &wide_sums[(n * chunks + i / k.chunk) * k.c + c];
         const int64_t step = k.n * chunks * k.c;

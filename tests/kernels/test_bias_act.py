@@ -192,11 +192,11 @@ def test_opcheck(target):
         like = torch.randn_like(layout).requires_grad_()
         layout = layout.detach().requires_grad_()
         torch.library.opcheck(torch.ops.cagc.bias_act.default, (layout, bias, *options))
-        torch.library.opcheck(torch.ops.cagc.bias_act_slope.default, (like, None, None, layout.detach(), *options))
+        torch.library.opcheck(torch.ops.cagc.bias_act_gradient.default, (like, None, None, layout.detach(), *options))
         options = (1, "swish", 0.0, 1.0, 0.8, backend)
-        torch.library.opcheck(torch.ops.cagc.bias_act_slope.default, (like, layout, bias, None, *options))
-        curvature = (like.detach(), like, layout, bias, *options)
-        torch.library.opcheck(torch.ops.cagc.bias_act_curvature.default, curvature)
+        torch.library.opcheck(torch.ops.cagc.bias_act_gradient.default, (like, layout, bias, None, *options))
+        second = (like.detach(), like, layout, bias, *options)
+        torch.library.opcheck(torch.ops.cagc.bias_act_second_gradient.default, second)
     assert y.isfinite().all()
 
 

@@ -72,8 +72,8 @@ def test_planted_faults_are_reported(monkeypatch, fault, says):
 
 
 def test_a_wrong_second_gradient_alone_is_found(monkeypatch):
-    kernel = bias_act.curvature
-    monkeypatch.setattr(bias_act, "curvature", lambda *given: kernel(*given) * 0)
+    kernel = bias_act.second_gradient
+    monkeypatch.setattr(bias_act, "second_gradient", lambda *given: kernel(*given) * 0)
     assert {c.order for c in check("bias_act").wrong} == {"second"}
 
 

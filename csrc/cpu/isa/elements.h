@@ -46,14 +46,15 @@ template <class A> CAGC_HD Elements<A> select(Selection<A> c, Elements<A> a, Ele
 using Floats = Elements<float>;
 using Doubles = Elements<double>;
 
-// e^u = 2^n (1 + q) with q = e^r - 1, |r| <= log(2) / 2. Two halves of 2^n: it overflows and underflows as it should.
+// e^u = 2^n (1 + q) with q = e^r - 1, |r| <= log(2) / 2. 2^n is multiplied in two halves, so that results overflow and
+// underflow correctly.
 struct Exponential {
   Floats q, low, high;
   CAGC_HD explicit Exponential(Floats u) {
     u = select(u < Floats(-104), Floats(-104), select(u > Floats(89), Floats(89), u));  // a NaN stays
     const Floats magic(12582912.f), t = u * Floats(1.44269504f) + magic, n = t - magic;
     const Floats r = u - n * Floats(0.693359375f) + n * Floats(2.12194440e-4f);
-    // Fitted to (e^r - 1 - r) / r^2 at Chebyshev nodes: 1.1e-8 off, where floats are 6e-8 apart.
+    // Fitted to (e^r - 1 - r) / r^2 at Chebyshev nodes: the error is 1.1e-8, and floats are 6e-8 apart.
     const Floats p = Floats(0.041666463f) + r * (Floats(0.00836320501f) + r * Floats(0.00139336882f));
     q = r + r * r * (Floats(0.5f) + r * (Floats(0.166665763f) + r * p));
     const Floats::Mask whole = (Floats::Mask)t.v - (Floats::Mask)magic.v, half = whole >> 1;
@@ -81,12 +82,12 @@ CAGC_HD Floats tanh(Floats u) {
 // max(u, 0) + log(1 + z) with z = e^-|u|, and log(1 + z) = 2 artanh(z / (2 + z)).
 CAGC_HD Floats softplus(Floats u) {
   const Floats z = exp(select(u < Floats(0), u, -u)), s = z / (z + Floats(2)), t = s * s;
-  // Fitted to (artanh(s) / s - 1) / t at Chebyshev nodes: 1.6e-8 off.
+  // Fitted to (artanh(s) / s - 1) / t at Chebyshev nodes: the error is 1.6e-8.
   const Floats p = Floats(0.200038478f) + t * (Floats(0.14116618f) + t * Floats(0.134363905f));
   return select(u > Floats(0), u, Floats(0)) + (s + s) * (Floats(1) + t * (Floats(0.333333194f) + t * p));
 }
 
-// For float64, each lane calls the C library, for its accuracy.
+// float64 calls the C library for each lane, for accuracy.
 template <class F> CAGC_HD Doubles each(Doubles u, F &&f) {
   for (int i = 0; i < Doubles::lanes; i++) u.v[i] = f(u.v[i]);
   return u;
@@ -111,7 +112,7 @@ CAGC_HD Floats load(const bfloat_t *p) {
   std::memcpy(&s, p, sizeof(s));
   return (Floats::Vector)(__builtin_convertvector(s, Words) << 16);
 }
-CAGC_HD void store(bfloat_t *p, Floats u) {  // as bfloat_t(float) rounds
+CAGC_HD void store(bfloat_t *p, Floats u) {  // rounds as bfloat_t(float)
 #if defined(__AVX512BF16__)
   // The instruction flushes subnormal numbers to zero, so it is used only where there are none.
   if (__builtin_expect(!_mm512_fpclass_ps_mask(u.v, 0x20), 1))
@@ -143,13 +144,13 @@ CAGC_HD void store(half_t *p, Floats u) {
 #endif
 }
 
-// How many elements lie between p and where stream() may write.
+// Returns the number of elements from p to the first address to which stream() may write.
 template <class T> CAGC_HD int64_t unaligned(const T *p) {
   constexpr int64_t lanes = Elements<acc_t<T>>::lanes;
   return -static_cast<int64_t>(reinterpret_cast<uintptr_t>(p) / sizeof(T)) & (lanes - 1);
 }
 
-// store() past the caches where the instruction set can, to an address that unaligned() finds nothing to.
+// A non-temporal store() where the instruction set has one; unaligned() of the address must be 0.
 template <class T, class A> CAGC_HD void stream(T *p, Elements<A> u) {
 #if defined(__AVX__)
   alignas(kBytes) T values[Elements<A>::lanes];

@@ -1,8 +1,9 @@
 // The instruction sets that kernels are compiled for, best first, and which of them this processor runs. To add one: a
 // row here, its flags in CMakeLists.txt and its vectors in simd.h.
 //
-// CMake compiles each file of kernels once for every row, and links the rows in the order of what they ask for: of a
-// function that several files share (a std::vector's), the linker keeps the first, which runs wherever the others do.
+// CMake compiles each file of kernels once for every row and links the rows from the lowest instruction set up: of a
+// function that several objects contain (such as one of std::vector), the linker keeps the first, which must run on
+// every processor.
 #include "../synthesis/kernels.h"
 #include "cagc/bias_act.h"
 #include "cagc/epilogue.h"
@@ -21,7 +22,7 @@ void prefer_huge_pages(void *memory, size_t bytes) {
   constexpr uintptr_t page = 2 << 20;
   const uintptr_t begin = (reinterpret_cast<uintptr_t>(memory) + page - 1) / page * page;
   const uintptr_t end = (reinterpret_cast<uintptr_t>(memory) + bytes) / page * page;
-  constexpr int collapse = 25;  // MADV_COLLAPSE of Linux 6.1: what was touched before, too
+  constexpr int collapse = 25;  // MADV_COLLAPSE of Linux 6.1: also for pages that were touched before
   if (begin >= end) return;
   madvise(reinterpret_cast<void *>(begin), end - begin, MADV_HUGEPAGE);
   madvise(reinterpret_cast<void *>(begin), end - begin, collapse);
@@ -60,7 +61,7 @@ struct Level {
   {#LEVEL, RUNS, LEVEL::kernels, LEVEL::bias_act, LEVEL::epilogue, LEVEL::sparse_channel_conv2d,  \
    LEVEL::upfirdn2d}
 
-// By level, not by model: GCC tests arch=haswell and arch=skylake-avx512 against the model of the processor.
+// Tests levels instead of models: GCC compares arch=haswell and arch=skylake-avx512 with the processor's model.
 const Level kLevels[] = {
 #if defined(CAGC_X86_LEVELS)
     CAGC_ROW(v4, __builtin_cpu_supports("x86-64-v4") != 0),

@@ -1,5 +1,5 @@
-// The vectors of the instruction set that a file is compiled for, by the compiler's vector extension: one source for
-// every row of levels.cpp. CAGC_LEVEL is the name of the row, and of the namespace of what the file gives to the table.
+// Vectors by the compiler's vector extension, so that one source serves every row of levels.cpp. CAGC_LEVEL is the name
+// of the row and of the namespace in which the file defines its entries of the table.
 #pragma once
 #include <cstdint>
 
@@ -8,7 +8,7 @@
 #endif
 
 #define CAGC_INLINE inline __attribute__((always_inline))
-#define CAGC_NOINLINE __attribute__((noinline))  // a loop whose registers are its own
+#define CAGC_NOINLINE __attribute__((noinline))  // keeps the register allocation of a loop to itself
 #define CAGC_LAMBDA __attribute__((always_inline))
 #if defined(__clang__)
 #define CAGC_UNROLL _Pragma("clang loop unroll(full)")
@@ -19,8 +19,8 @@
 namespace cagc {
 namespace {
 
-// kBytes: of a register. kWide: floats of the widest vector that products are made of, and how many such vectors the
-// registers hold.
+// kBytes: size of a register. kWide: floats of the widest vector in matrix products. kRegisters: how many such vectors
+// the registers hold.
 #if defined(__AVX512F__)
 constexpr int kBytes = 64, kWide = 16, kRegisters = 32;
 #elif defined(__AVX2__)
@@ -59,14 +59,14 @@ template <class V> CAGC_INLINE vec<4> fold(V v) {  // adds halves until four lan
   return fold(low + high);
 }
 
-// The sums of four vectors of four.
+// Returns the sums of four vectors of four.
 CAGC_INLINE vec<4> sums(vec<4> a, vec<4> b, vec<4> c, vec<4> d) {
   const vec<4> p = vec<4>{a[0], b[0], a[1], b[1]} + vec<4>{a[2], b[2], a[3], b[3]};
   const vec<4> q = vec<4>{c[0], d[0], c[1], d[1]} + vec<4>{c[2], d[2], c[3], d[3]};
   return vec<4>{p[0], p[1], q[0], q[1]} + vec<4>{p[2], p[3], q[2], q[3]};
 }
 
-// Lanes of two vectors by constant indices.
+// Selects lanes of two vectors by constant indices.
 #if defined(__clang__) || __GNUC__ >= 12
 #define CAGC_SHUFFLE(W, a, b, ...) __builtin_shufflevector(a, b, __VA_ARGS__)
 #else

@@ -11,20 +11,20 @@ namespace cagc {
 enum class Act : int { linear = 0, relu, lrelu, tanh, sigmoid, elu, selu, softplus, swish };
 
 // What one pass computes. u = x + b, v = gain * act(u), inside = -clamp < v < clamp (always, without clamp).
-//   value         out = clamp(v)
-//   slope         out = g * gain * act'(u)   inside, else 0
-//   curvature     out = g * h * gain * act''(u)   inside, else 0
+//   value            out = clamp(v)
+//   gradient         out = g * gain * act'(u)   inside, else 0
+//   second_gradient  out = g * h * gain * act''(u)   inside, else 0
 // The second derivative of the piecewise linear activations (linear, relu, lrelu) is zero, and their first one is
 // computed from the saved output y, so that x and b need not be kept. This requires gain > 0 and, for lrelu,
 // alpha >= 0: the sign of y is then that of u.
-enum class Pass : int { value = 0, slope, curvature };
+enum class Pass : int { value = 0, gradient, second_gradient };
 
 struct BiasAct {
   const void *x = nullptr;  // [numel]    input; null where y is given
   const void *b = nullptr;  // [channels] bias, or null
-  const void *y = nullptr;  // [numel]    saved output, slope of piecewise linear activations only
-  const void *g = nullptr;  // [numel]    gradient of the output (slope, curvature)
-  const void *h = nullptr;  // [numel]    second factor (curvature)
+  const void *y = nullptr;  // [numel]    saved output, for the gradient of piecewise linear activations only
+  const void *g = nullptr;  // [numel]    gradient of the output (gradient, second_gradient)
+  const void *h = nullptr;  // [numel]    second factor (second_gradient)
   void *out = nullptr;      // [numel]
   int64_t numel = 0;        // all tensors are dense and share one memory order
   int64_t step = 1;         // element i belongs to channel (i / step) % channels:
@@ -34,7 +34,7 @@ struct BiasAct {
   Act act = Act::linear;
   Pass mode = Pass::value;
   DType dtype = DType::float32;
-  // With Pass::slope, partial sums of `out` in the accumulate type, or null. If step > 1, each run of one channel is
+  // With Pass::gradient, partial sums of `out` in the accumulate type, or null. If step > 1, each run of one channel is
   // cut into pieces of at most `chunk` elements: sums are [numel / step, pieces]. If step is 1, the whole tensor is cut
   // into pieces of `chunk` elements, a multiple of the channels: sums are [pieces, channels].
   void *sums = nullptr;
@@ -100,7 +100,7 @@ template <Act ACT, class A> CAGC_HD A act_value(A u, A alpha) {
 }
 
 // For piecewise linear activations, `u` may also be the output y.
-template <Act ACT, class A> CAGC_HD A act_slope(A u, A alpha) {
+template <Act ACT, class A> CAGC_HD A act_gradient(A u, A alpha) {
   using namespace math;
   if constexpr (ACT == Act::relu) return select(u > A(0), A(1), A(0));
   if constexpr (ACT == Act::lrelu) return select(u > A(0), A(1), alpha);
@@ -113,7 +113,7 @@ template <Act ACT, class A> CAGC_HD A act_slope(A u, A alpha) {
   return A(1);
 }
 
-template <Act ACT, class A> CAGC_HD A act_curvature(A u) {
+template <Act ACT, class A> CAGC_HD A act_second_gradient(A u) {
   using namespace math;
   if constexpr (ACT == Act::tanh) { const A t = tanh(u); return A(-2) * t * (A(1) - t) * (A(1) + t); }
   if constexpr (ACT == Act::elu) return select(u >= A(0), A(0), exp(u));
@@ -134,9 +134,9 @@ template <class A> struct BiasActScalars {
       : alpha(A(p.alpha)), gain(A(p.gain)), clamp(A(p.clamp)), clamped(p.clamp >= 0) {}
 };
 
-// Computes one element. `u` is x + b, or y for the slope of a piecewise linear activation.
+// Computes one element. `u` is x + b, or y for the gradient of a piecewise linear activation.
 template <Act ACT, Pass PASS, class A> CAGC_HD A bias_act_element(A u, A g, A h, const BiasActScalars<A> &s) {
-  constexpr bool from_output = piecewise_linear(ACT) && PASS == Pass::slope;
+  constexpr bool from_output = piecewise_linear(ACT) && PASS == Pass::gradient;
   A v = u;
   if (PASS == Pass::value || (s.clamped && !from_output)) v = s.gain * act_value<ACT>(u, s.alpha);
   if constexpr (PASS == Pass::value) {
@@ -144,7 +144,7 @@ template <Act ACT, Pass PASS, class A> CAGC_HD A bias_act_element(A u, A g, A h,
     v = select(v > s.clamp, s.clamp, v);
     return select(v < -s.clamp, -s.clamp, v);
   } else {
-    const A d = PASS == Pass::slope ? act_slope<ACT>(u, s.alpha) : h * act_curvature<ACT>(u);
+    const A d = PASS == Pass::gradient ? act_gradient<ACT>(u, s.alpha) : h * act_second_gradient<ACT>(u);
     const A out = g * s.gain * d;
     return s.clamped ? select(v > -s.clamp && v < s.clamp, out, A(0)) : out;
   }

@@ -57,8 +57,8 @@ template <Act ACT, class A> CAGC_HD A epilogue_value(A v, const EpilogueScalars<
 }
 
 // Gradient of v for the gradient `ga` of a.
-template <Act ACT, class A> CAGC_HD A epilogue_slope(A v, A a, A ga, const EpilogueScalars<A> &k) {
-  const A out = ga * k.gain * act_slope<ACT>(v, k.alpha);
+template <Act ACT, class A> CAGC_HD A epilogue_gradient(A v, A a, A ga, const EpilogueScalars<A> &k) {
+  const A out = ga * k.gain * act_gradient<ACT>(v, k.alpha);
   return k.clamp < A(0) || (a > -k.clamp && a < k.clamp) ? out : A(0);
 }
 
