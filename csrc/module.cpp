@@ -2,6 +2,7 @@
 // Only this file and module_fields.h include pybind11 or Python, so other languages can be bound to the same headers.
 #include "cagc/bias_act.h"
 #include "cagc/epilogue.h"
+#include "cagc/packing.h"
 #include "cagc/sparse_channel_conv2d.h"
 #include "cagc/synthesis.h"
 #include "cagc/upfirdn2d.h"
@@ -145,6 +146,7 @@ void bind_ops(py::module_ &m) {
 }
 
 const float *floats(Pointer p) { return reinterpret_cast<const float *>(p); }
+const double *doubles(Pointer p) { return reinterpret_cast<const double *>(p); }
 float *writable(Pointer p) { return reinterpret_cast<float *>(p); }
 
 const cagc::Kernels &kernels_of(const std::string &instructions) {
@@ -154,43 +156,35 @@ const cagc::Kernels &kernels_of(const std::string &instructions) {
   return *kernels;
 }
 
-void check(const cagc::StyledConv &c, int64_t lanes) {
-  require(c.algorithm >= cagc::Algorithm::direct3 && c.algorithm <= cagc::Algorithm::winograd42,
-          "synthesis", "unknown algorithm code");
-  const bool transformed = c.algorithm == cagc::Algorithm::winograd43 || c.algorithm == cagc::Algorithm::winograd42;
-  present(c.weight && c.energy && c.bias && c.affine && c.affine_bias, "synthesis", "a tensor of a layer");
-  present(!c.rgb_weight || (c.rgb_affine && c.rgb_affine_bias && c.rgb_bias), "synthesis", "a tensor of toRGB");
-  require(c.in_padded % cagc::kLanes == 0 && c.out_padded % cagc::kLanes == 0 && c.in >= 1 && c.out >= 1 &&
-              c.in <= c.in_padded && c.out <= c.out_padded,
-          "synthesis", "channels are not padded");
-  require(c.strips == 1 ? c.in == c.in_padded && c.out == c.out_padded
-                        : c.strips == lanes && c.resolution % (4 * lanes * c.up) == 0 && transformed,
-          "synthesis", "a layer cannot be in strips, or its channels are not padded");
-  present(c.strips == 1 || c.up == 1 || c.edge_weight, "synthesis", "the weights of an edge");
+void check(const cagc::ConvWeights &c) {
+  present(c.weight && c.affine && c.affine_bias && c.bias, "synthesis", "a tensor of a layer");
+  present(!c.rgb || (c.rgb_weight && c.rgb_affine && c.rgb_affine_bias && c.rgb_bias), "synthesis",
+          "a tensor of toRGB");
 }
 
-std::unique_ptr<cagc::Synthesis> synthesis(std::vector<cagc::StyledConv> layers,
-                                           const std::vector<std::pair<Pointer, Pointer>> &mapping, int64_t features,
-                                           Pointer constant, int64_t style_dim, const std::vector<float> &fir,
-                                           float clamp, const std::string &instructions, int64_t batch, int threads) {
-  require(!layers.empty() && fir.size() == 4 && batch >= 1 && threads >= 1,
-          "synthesis", "layers, fir, batch or threads is off");
+std::unique_ptr<cagc::PackedNetwork> packed_network(const std::vector<cagc::ConvWeights> &convs,
+                                                    const std::vector<std::pair<Pointer, Pointer>> &mapping,
+                                                    Pointer constant, int64_t style_dim,
+                                                    const std::vector<double> &fir, float clamp,
+                                                    const std::string &instructions,
+                                                    const cagc::PackingOptions &options) {
+  const char *wrong = cagc::why_not_a_network(convs, style_dim);
+  require(!wrong, "synthesis", wrong ? wrong : "");
+  require(fir.size() == 4 && options.batch >= 1, "synthesis", "fir or batch is off");
+  for (const cagc::ConvWeights &c : convs) check(c);
+  for (const auto &[weight, bias] : mapping) present(weight && bias, "synthesis", "a tensor of the mapping network");
   present(constant, "synthesis", "constant");
-  const cagc::Kernels &kernels = kernels_of(instructions);
-  for (size_t i = 0; i < layers.size(); i++) {
-    check(layers[i], cagc::lanes_of(kernels));
-    const cagc::StyledConv *next = i + 1 < layers.size() ? &layers[i + 1] : nullptr;
-    const bool lacks = next ? next->strips == 1 || (layers[i].up == 2 && next->up == 2) : layers[i].up == 2;
-    require(layers[i].strips == 1 || (i > 0 && !lacks), "synthesis",
-            "a layer in strips lacks the neighbours that it needs");
-  }
-  cagc::SynthesisNetwork network;
-  network.convs = std::move(layers);
-  for (const auto &[weight, bias] : mapping) network.mapping.layers.push_back({floats(weight), floats(bias)});
-  network.mapping.features = features;
-  network.constant = floats(constant), network.style_dim = style_dim, network.clamp = clamp;
-  std::copy_n(fir.begin(), 4, network.fir);
-  return std::make_unique<cagc::Synthesis>(std::move(network), kernels, batch, threads);
+  py::gil_scoped_release release;
+  auto packed = std::make_unique<cagc::PackedNetwork>(kernels_of(instructions), convs, style_dim, options);
+  for (const cagc::ConvWeights &c : convs) packed->add_conv(c);
+  for (const auto &[weight, bias] : mapping) packed->add_mapping_layer(doubles(weight), doubles(bias));
+  packed->set_constant(doubles(constant)), packed->set_filter(fir.data()), packed->set_clamp(clamp);
+  return packed;
+}
+
+std::unique_ptr<cagc::Synthesis> synthesis(const cagc::PackedNetwork &packed, int64_t batch, int threads) {
+  require(batch >= 1 && threads >= 1, "synthesis", "batch or threads is below 1");
+  return std::make_unique<cagc::Synthesis>(packed.network(), packed.kernels(), batch, threads);
 }
 
 // noise: address and stride between samples, for each convolution.
@@ -210,15 +204,26 @@ void run_synthesis(const cagc::Synthesis &s, Pointer ws, int64_t w_sample, int64
   s.run(call);
 }
 
-void bind_packing(py::module_ &m, const char *name,
-                  void (*pack)(const cagc::Kernels &, const float *, int64_t, int64_t, float *)) {
-  m.def(
-      name,
-      [name, pack](const std::string &instructions, Pointer matrix, int64_t k, int64_t columns, Pointer packed) {
-        present(matrix && packed, name, "a tensor");
-        pack(kernels_of(instructions), floats(matrix), k, columns, writable(packed));
-      },
-      py::kw_only(), py::arg("instructions"), py::arg("matrix"), py::arg("k"), py::arg("columns"), py::arg("packed"));
+void bind_packing(py::module_ &m) {
+#define F(member) CAGC_FIELD(cagc::ConvWeights, member)
+  cagc::bind_fields<cagc::ConvWeights>(m, "ConvWeights", {
+      F(resolution), F(up), CAGC_FIELD_AS("in_channels", cagc::ConvWeights, in),
+      CAGC_FIELD_AS("out_channels", cagc::ConvWeights, out), F(w), F(rgb_w), F(rgb), F(noise_strength), F(weight),
+      F(affine), F(affine_bias), F(bias), F(rgb_weight), F(rgb_affine), F(rgb_affine_bias), F(rgb_bias)});
+#undef F
+#define F(member) CAGC_FIELD(cagc::PackingOptions, member)
+  cagc::bind_fields<cagc::PackingOptions>(m, "PackingOptions", {F(batch), F(algorithms), F(strip_bytes)});
+#undef F
+  m.def("points", [](int64_t algorithm, int64_t size) {
+    return cagc::points(static_cast<cagc::Algorithm>(algorithm), size);
+  });
+  py::class_<cagc::PackedNetwork>(m, "PackedNetwork")
+      .def(py::init(&packed_network), py::kw_only(), py::arg("convs"), py::arg("mapping"), py::arg("constant"),
+           py::arg("style_dim"), py::arg("fir"), py::arg("clamp"), py::arg("instructions"), py::arg("options"))
+      .def_property_readonly("bytes", &cagc::PackedNetwork::bytes)
+      .def_property_readonly("features",
+                             [](const cagc::PackedNetwork &packed) { return packed.network().mapping.features; })
+      .def_property_readonly("layers", [](const cagc::PackedNetwork &packed) { return packed.network().convs; });
 }
 
 void bind_synthesis(py::module_ &m) {
@@ -235,15 +240,12 @@ void bind_synthesis(py::module_ &m) {
       require(false, "use_instructions", ("no kernels for instructions '" + name + "' here").c_str());
   });
   m.def("lanes", [](const std::string &instructions) { return cagc::lanes_of(kernels_of(instructions)); });
-  bind_packing(m, "pack_matrix", cagc::pack_matrix);
-  bind_packing(m, "pack_strips", cagc::pack_strips);
   m.def("prefer_huge_pages", [](Pointer memory, size_t bytes) {
     cagc::prefer_huge_pages(reinterpret_cast<void *>(memory), bytes);
   });
   py::class_<cagc::Synthesis>(m, "Synthesis")
-      .def(py::init(&synthesis), py::kw_only(), py::arg("layers"), py::arg("mapping"), py::arg("features"),
-           py::arg("constant"), py::arg("style_dim"), py::arg("fir"), py::arg("clamp"), py::arg("instructions"),
-           py::arg("batch"), py::arg("threads"))
+      .def(py::init(&synthesis), py::keep_alive<1, 2>(), py::kw_only(), py::arg("packed"), py::arg("batch"),
+           py::arg("threads"))
       .def("workspace", &cagc::Synthesis::workspace)
       .def("run", &run_synthesis, py::kw_only(), py::arg("ws"), py::arg("w_sample"), py::arg("w_layer"),
            py::arg("noise"), py::arg("image"), py::arg("workspace"), py::arg("seconds") = 0)
@@ -262,6 +264,7 @@ void bind_synthesis(py::module_ &m) {
 PYBIND11_MODULE(_C, m) {
   m.doc() = "Compiled kernels on raw pointers. Call them through cagc_kernels.native.";
   bind_ops(m);
+  bind_packing(m);
   bind_synthesis(m);
 #ifdef CAGC_CUDA_ARCHS
   m.attr("cuda_archs") = CAGC_CUDA_ARCHS;

@@ -4,24 +4,21 @@ Small images are stored NHWC: a SIMD vector holds channels, which are padded to 
 as many vertical strips as a vector has lanes, and a vector holds one pixel of each strip. No channel is then padded, so
 that time follows the MACs, and each thread computes its part of an up-sampling layer and of the next layer together.
 
-Winograd's algorithm is that of Lavin and Gray, "Fast algorithms for convolutional neural networks", CVPR 2016. A
-transposed convolution of stride 2 has, per axis, one output parity with two taps, which it transforms, and one with a
-single tap, which needs no transform.
+The compiled module chooses the algorithms and packs the weights (csrc/include/cagc/packing.h), for this program and for
+the C interface alike.
 """
 
 from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
 
 import torch
 
 from ..synthesis import ConvWeights, GeneratorWeights, Part
 from . import _C
 
-LANES = 8
-BLOCK = 5 << 18  # most bytes of the transformed inputs and outputs of 16 tiles: they must fit the L2 cache
+PREFERENCES = ("cheaper", "transformed", "plain")  # by the codes of cagc::Preference
 ALGORITHMS = ("direct3", "winograd43", "transposed2", "winograd42")
 
 WHY = {
@@ -31,112 +28,37 @@ WHY = {
     "winograd42": "transposed convolution by F(4, 2) per parity: 81 multiplications where 144 are due",
 }
 
-# Filter transforms in float64. Rows of F(4, 3): the points 0, 1, -1, 2, -2, infinity. Rows of F(4, 2): the points
-# 0, 1, -1, 2, infinity for taps (2, 0) of a stride-2 transposed convolution, then its tap 1 untransformed.
-_F43 = torch.tensor(
-    [[6, 0, 0], [-4, -4, -4], [-4, 4, -4], [1, 2, 4], [1, -2, 4], [0, 0, 24]], dtype=torch.float64
-) / 24  # fmt: skip
-_F42 = torch.tensor(
-    [[0, 0, 3], [-3, 0, -3], [1, 0, -1], [2, 0, 1], [6, 0, 0], [0, 6, 0]], dtype=torch.float64
-) / 6  # fmt: skip
 
+def _packed(
+    weights: GeneratorWeights, batch: int, instructions: str, algorithms: str, strips: bool
+) -> _C.PackedNetwork:
+    """Choose algorithms for a generator and pack its weights: see :class:`Program`."""
+    alive: list[torch.Tensor] = []  # until the module has read them
 
-def padded(channels: int) -> int:
-    """Return ``channels`` rounded up to whole vectors."""
-    return -(-channels // LANES) * LANES
+    def address(t: torch.Tensor) -> int:
+        alive.append(t.detach().to("cpu", torch.float64).contiguous())
+        return alive[-1].data_ptr()
 
+    def native(conv: ConvWeights) -> _C.ConvWeights:
+        out, inputs = conv.weight.shape[:2]
+        rgb = {} if conv.to_rgb is None else {
+            "rgb": True, "rgb_w": conv.to_rgb.w, "rgb_weight": address(conv.to_rgb.weight),
+            "rgb_affine": address(conv.to_rgb.affine), "rgb_affine_bias": address(conv.to_rgb.affine_bias),
+            "rgb_bias": address(conv.to_rgb.bias),
+        }  # fmt: skip
+        return _C.ConvWeights(
+            resolution=conv.resolution, up=conv.up, in_channels=inputs, out_channels=out, w=conv.w,
+            noise_strength=conv.noise_strength, weight=address(conv.weight), affine=address(conv.affine),
+            affine_bias=address(conv.affine_bias), bias=address(conv.bias), **rgb,
+        )  # fmt: skip
 
-def _pad(x: torch.Tensor, *shape: int) -> torch.Tensor:
-    """Return ``x`` in float32, padded with zeros at the end of each axis to ``shape``."""
-    out = torch.zeros(shape, dtype=torch.float32)
-    out[tuple(slice(n) for n in x.shape)] = x
-    return out
-
-
-def matrices(weight: torch.Tensor, algorithm: str) -> list[torch.Tensor]:
-    """Return the matrices [k, O] of the products of ``algorithm``, from ``weight`` [O, I, 3, 3] in float64."""
-    if algorithm in ("winograd43", "winograd42"):
-        g = _F43 if algorithm == "winograd43" else _F42
-        return list(torch.einsum("ai,ocij,bj->abco", g, weight, g).flatten(0, 1))
-    taps = weight.permute(2, 3, 1, 0)
-    if algorithm == "direct3":
-        return [taps.flatten(0, 2)]
-    parities = ([(1, 1)], [(2, 1), (0, 1)], [(1, 0), (1, 2)], [(2, 0), (0, 0), (0, 2), (2, 2)])
-    return [torch.cat([taps[i, j] for i, j in parity]) for parity in parities]
-
-
-def algorithm(conv: ConvWeights, batch: int) -> str:
-    """Return the faster algorithm, weighing multiplications against reads of transformed weights."""
-    size = conv.resolution // conv.up
-    # Cost model: reading one float of weights from memory takes the time of 25 multiplications.
-    plain, fast = ("direct3", "winograd43") if conv.up == 1 else ("transposed2", "winograd42")
-    if size >= 4 and batch * points(fast, size) + 36 * 25 < batch * points(plain, size) + 9 * 25:
-        return fast
-    return plain
-
-
-def points(algorithm: str, size: int) -> int:
-    """Return the multiplications per pair of input and output channel on ``size`` x ``size`` input pixels."""
-    tiles = {"direct3": size, "winograd43": size // 4, "transposed2": size + 1, "winograd42": size // 4 + 1}
-    return {"direct3": 9, "winograd43": 36, "transposed2": 9, "winograd42": 81}[algorithm] * tiles[algorithm] ** 2
-
-
-def strips(convs: Sequence[ConvWeights], algorithms: Sequence[str], lanes: int) -> list[int]:
-    """Return the number of vertical strips of each convolution: 1 if vectors hold channels, ``lanes`` if pixels.
-
-    The last layers use strips, from the first one on after which all layers have strips of whole 4-pixel tiles and 16
-    transformed tiles that fit ``BLOCK``. There an up-sampling layer and the next one run together.
-    """
-    found = [1] * len(convs)
-    for i in reversed(range(len(convs))):
-        out, inputs = convs[i].weight.shape[:2]
-        rows = {"winograd43": 36, "winograd42": 81}.get(algorithms[i])
-        narrow = rows is not None and 64 * rows * (out + inputs) <= BLOCK
-        if not narrow or convs[i].resolution // convs[i].up % (4 * lanes):
-            break
-        found[i] = lanes
-    return found if found[-2:] == [lanes] * 2 else [1] * len(convs)
-
-
-@dataclass
-class Layer:
-    """A styled convolution and its toRGB, if it has one, packed for the compiled module.
-
-    The fields are those of ``cagc::StyledConv`` in csrc/include/cagc/synthesis.h, which gives the tensors' shapes.
-    """
-
-    algorithm: str
-    up: int
-    resolution: int
-    strips: int
-    in_channels: int
-    out_channels: int
-    in_padded: int
-    out_padded: int
-    w: int
-    weight: torch.Tensor
-    energy: torch.Tensor
-    bias: torch.Tensor
-    affine: torch.Tensor
-    affine_bias: torch.Tensor
-    noise_strength: float
-    rgb_w: int = 0
-    rgb_weight: torch.Tensor | None = None
-    rgb_affine: torch.Tensor | None = None
-    rgb_affine_bias: torch.Tensor | None = None
-    rgb_bias: torch.Tensor | None = None
-    edge_weight: torch.Tensor | None = None
-
-    def tensors(self) -> list[torch.Tensor]:
-        return [value for value in vars(self).values() if isinstance(value, torch.Tensor)]
-
-    def native(self) -> object:
-        """Return the compiled module's struct, which holds addresses of this layer's tensors: keep the layer alive."""
-        given = {f.name: getattr(self, f.name) for f in fields(self)} | {"algorithm": ALGORITHMS.index(self.algorithm)}
-        return _C.StyledConv(**{
-            name: value.data_ptr() if isinstance(value, torch.Tensor) else value
-            for name, value in given.items() if value is not None
-        })  # fmt: skip
+    options = {"batch": batch, "algorithms": PREFERENCES.index(algorithms)} | ({} if strips else {"strip_bytes": 0})
+    return _C.PackedNetwork(
+        convs=[native(conv) for conv in weights.convs], mapping=[(address(w), address(b)) for w, b in weights.mapping],
+        constant=address(weights.constant), style_dim=weights.style_dim, fir=[float(tap) for tap in weights.fir],
+        clamp=float("inf") if weights.clamp is None else float(weights.clamp), instructions=instructions,
+        options=_C.PackingOptions(**options),
+    )  # fmt: skip
 
 
 class Program:
@@ -146,30 +68,34 @@ class Program:
         weights: weights of the generator.
         batch: batch size for which the algorithms are chosen; other sizes run too.
         instructions: one of :func:`instruction_sets`; None takes the best.
+        algorithms: one of :data:`PREFERENCES`: the cheaper algorithm for each convolution, or for all of them the one
+            that transforms, or the plain one.
+        strips: whether large images may be cut into strips.
 
     Raises:
-        ValueError: ``instructions`` is not available on this processor.
+        ValueError: ``instructions`` is not available on this processor, or the sizes are not those of a StyleGAN2.
     """
 
     dtype, device = torch.float32, torch.device("cpu")
 
-    def __init__(self, weights: GeneratorWeights, batch: int = 1, instructions: str | None = None) -> None:
+    def __init__(
+        self,
+        weights: GeneratorWeights,
+        batch: int = 1,
+        instructions: str | None = None,
+        algorithms: str = "cheaper",
+        strips: bool = True,
+    ) -> None:
         available = instruction_sets()
         self.instructions = available[0] if instructions is None else instructions
         if self.instructions not in available:
             raise ValueError(f"instructions: got {instructions!r}, expected one of {', '.join(available)}")
-        convs, constant = weights.convs, weights.constant
-        self.style_dim, self.features, self.batch = weights.style_dim, padded(weights.style_dim), batch
-        self.resolution = convs[-1].resolution
-        self.algorithms = [algorithm(conv, batch) for conv in convs]
-        self.strips = strips(convs, self.algorithms, _C.lanes(self.instructions))
-        self._layers = [self._layer(*layer) for layer in zip(convs, self.algorithms, self.strips)]
-        self._mapping = [
-            (self._pack([w.t() * 2**0.5], self.features), _pad(b * 2**0.5, self.features)) for w, b in weights.mapping
-        ]
-        self._constant = _pad(constant.permute(1, 2, 0).reshape(16, -1), 16, padded(constant.shape[0]))
-        self._fir = [2 * float(tap) for tap in reversed(weights.fir)]
-        self._clamp = float("inf") if weights.clamp is None else float(weights.clamp)
+        self.style_dim, self.batch, self.resolution = weights.style_dim, batch, weights.convs[-1].resolution
+        self._packed = _packed(weights, batch, self.instructions, algorithms, strips)
+        self._layers = self._packed.layers
+        self._mapping_layers = len(weights.mapping)
+        self.algorithms = [ALGORITHMS[layer.algorithm] for layer in self._layers]
+        self.strips = [layer.strips for layer in self._layers]
         self._compiled: tuple[tuple[int, int], object, torch.Tensor] | None = None
 
     def __reduce_ex__(self, protocol: object):
@@ -196,81 +122,32 @@ class Program:
         weights = (36 if name.startswith("winograd") else 9) * inputs * out
         read = 0 if self._pair(index - 1) else size**2 * inputs
         written = 0 if self._pair(index) or index + 1 == len(self._layers) else layer.resolution**2 * out
-        count = points(name, size)
+        count = _C.points(layer.algorithm, size)
         if layer.strips > 1 and layer.up == 2:  # one more row of tiles, and no more columns
             count = count * size // (size + 4)
         return batch * count * inputs * out, 4 * (weights + batch * (read + written))
 
     def styles_cost(self, batch: int) -> tuple[int, int]:
         """Return the multiplications and bytes of the affine layers and demodulation."""
-        columns = sum(c.in_padded + (0 if c.rgb_weight is None else c.out_padded) for c in self._layers)
+        columns = sum(c.in_padded + (c.out_padded if c.rgb_weight else 0) for c in self._layers)
         floats = self.style_dim * columns + sum(c.in_padded * c.out_padded for c in self._layers)
         return batch * floats, 4 * floats
 
     def mapping_cost(self, batch: int) -> tuple[int, int]:
         """Return the multiplications and bytes of the mapping network."""
-        floats = len(self._mapping) * self.style_dim * self.features
+        floats = self._mapping_layers * self.style_dim * self._packed.features
         return batch * floats, 4 * floats
 
     @property
     def memory(self) -> int:
         """Bytes of packed weights and workspace."""
         workspace = 0 if self._compiled is None else self._compiled[2].numel() * 4
-        tensors = [self._constant, *(t for pair in self._mapping for t in pair)]
-        for layer in self._layers:
-            tensors += layer.tensors()
-        return workspace + sum(t.numel() * t.element_size() for t in tensors)
-
-    def _pack(self, dense: Sequence[torch.Tensor], columns: int, pack: str = "pack_matrix") -> torch.Tensor:
-        packed = torch.empty(sum(m.shape[0] for m in dense) * columns)
-        offset = 0
-        for matrix in dense:
-            matrix = _pad(matrix, matrix.shape[0], columns)
-            getattr(_C, pack)(
-                instructions=self.instructions, matrix=matrix.data_ptr(), k=matrix.shape[0], columns=columns,
-                packed=packed.data_ptr() + offset * 4,
-            )  # fmt: skip
-            offset += matrix.numel()
-        return packed
-
-    def _layer(self, conv: ConvWeights, name: str, strips: int) -> Layer:
-        out, inputs = (padded(n) for n in conv.weight.shape[:2])
-        weight = torch.zeros(out, inputs, 3, 3, dtype=torch.float64)
-        weight[: conv.weight.shape[0], : conv.weight.shape[1]] = conv.weight
-        stored, pack = (weight, "pack_matrix") if strips == 1 else (conv.weight, "pack_strips")
-        layer = Layer(
-            algorithm=name, up=conv.up, resolution=conv.resolution, strips=strips,
-            in_channels=stored.shape[1], out_channels=stored.shape[0], in_padded=inputs, out_padded=out, w=conv.w,
-            weight=self._pack(matrices(stored, name), stored.shape[0], pack),
-            energy=self._pack([weight.square().sum(dim=(2, 3)).t()], out),
-            bias=_pad(conv.bias * 2**0.5, out),
-            affine=self._pack([conv.affine.t()], inputs),
-            affine_bias=_pad(conv.affine_bias, inputs),
-            noise_strength=conv.noise_strength * 2**0.5,
-        )  # fmt: skip
-        if rgb := conv.to_rgb:
-            layer.rgb_w = rgb.w
-            layer.rgb_weight = _pad(rgb.weight, 3, out)
-            layer.rgb_affine = self._pack([rgb.affine.t()], out)
-            layer.rgb_affine_bias = _pad(rgb.affine_bias, out)
-            layer.rgb_bias = _pad(rgb.bias, 3)
-        if strips > 1 and conv.up == 2:
-            layer.edge_weight = self._edge(stored)
-        return layer
-
-    def _edge(self, weight: torch.Tensor) -> torch.Tensor:
-        taps = weight[..., 2].permute(2, 1, 0)
-        return self._pack([torch.cat([taps[0], taps[2]]), taps[1]], weight.shape[0], "pack_strips")
+        return workspace + self._packed.bytes
 
     def _run(self, batch: int) -> tuple[object, torch.Tensor]:
         key = batch, torch.get_num_threads()
         if self._compiled is None or self._compiled[0] != key:
-            program = _C.Synthesis(
-                layers=[layer.native() for layer in self._layers],
-                mapping=[(weight.data_ptr(), bias.data_ptr()) for weight, bias in self._mapping],
-                features=self.features, constant=self._constant.data_ptr(), style_dim=self.style_dim, fir=self._fir,
-                clamp=self._clamp, instructions=self.instructions, batch=key[0], threads=key[1],
-            )  # fmt: skip
+            program = _C.Synthesis(packed=self._packed, batch=key[0], threads=key[1])
             workspace = torch.empty(program.workspace())
             _C.prefer_huge_pages(workspace.data_ptr(), workspace.numel() * 4)
             self._compiled = key, program, workspace
@@ -279,7 +156,7 @@ class Program:
     def map(self, z: torch.Tensor) -> torch.Tensor:
         """Return w [N, style_dim] for latents ``z`` [N, style_dim], both float32 on the CPU."""
         z = z.contiguous()
-        w = torch.empty(z.shape[0], self.features)
+        w = torch.empty(z.shape[0], self._packed.features)
         if len(z) == 0:
             return w[:, : self.style_dim]
         program, workspace = self._run(z.shape[0])

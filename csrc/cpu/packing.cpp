@@ -2,8 +2,6 @@
 #include "cagc/packing.h"
 #include <algorithm>
 #include <cmath>
-#include <cstdlib>
-#include <new>
 
 namespace cagc {
 namespace {
@@ -99,7 +97,8 @@ const char *why_not_a_network(const std::vector<ConvWeights> &convs, int64_t sty
     const ConvWeights &c = convs[i];
     if (c.in < 1 || c.out < 1 || c.in > kMaxWidth || c.out > kMaxWidth) return "channels: expected 1 to 65536";
     if (c.up != (i % 2 ? 2 : 1)) return "up: expected 1, then 2 and 1 in turn";
-    if (c.resolution != (i ? convs[i - 1].resolution * c.up : 4)) return "resolution: expected 4, then doubled by each up";
+    const int64_t resolution = i ? convs[i - 1].resolution * c.up : 4;
+    if (c.resolution != resolution) return "resolution: expected 4, then what each up makes of it";
     if (i && c.in != convs[i - 1].out) return "channels: expected the output of the convolution before";
     if (c.rgb != (c.up == 1)) return "toRGB: expected after the convolutions that do not up-sample";
     if (c.out * c.resolution * c.resolution > int64_t{1} << 29) return "channels: more than 2 GB of activations";
@@ -122,12 +121,7 @@ PackedNetwork::PackedNetwork(const Kernels &kernels, const std::vector<ConvWeigh
     : kernels_(kernels), constant_channels_(convs.front().in) {
   network_.style_dim = style_dim, network_.mapping.features = padded(style_dim);
   network_.convs.resize(convs.size());
-  memory_.reserve(12 * convs.size() + 64);
   choose(convs, options);
-}
-
-PackedNetwork::~PackedNetwork() {
-  for (float *memory : memory_) std::free(memory);
 }
 
 void PackedNetwork::choose(const std::vector<ConvWeights> &convs, const PackingOptions &options) {
@@ -142,21 +136,10 @@ void PackedNetwork::choose(const std::vector<ConvWeights> &convs, const PackingO
   }
 }
 
-// Zeros, at a multiple of 64 bytes, as vectors read them.
 float *PackedNetwork::own(int64_t floats) {
-  const size_t bytes = (floats * sizeof(float) + 63) / 64 * 64;
-  memory_.push_back(nullptr);
-  float *memory = static_cast<float *>(std::aligned_alloc(64, bytes));
-  if (!memory) {
-#if defined(__cpp_exceptions)
-    throw std::bad_alloc();
-#else
-    std::abort();
-#endif
-  }
-  std::fill_n(memory, bytes / sizeof(float), 0.f);
-  bytes_ += bytes;
-  return memory_.back() = memory;
+  memory_.emplace_back(floats);
+  bytes_ += floats * sizeof(float);
+  return memory_.back().data();
 }
 
 const float *PackedNetwork::vector(const double *from, int64_t count, int64_t padded_count, double scale) {
@@ -228,7 +211,8 @@ void PackedNetwork::add_conv(const ConvWeights &conv) {
   if (!conv.rgb) return;
   float *rgb = own(3 * to.out_padded);
   for (int64_t k = 0; k < 3; k++)
-    for (int64_t o = 0; o < conv.out; o++) rgb[k * to.out_padded + o] = static_cast<float>(conv.rgb_weight[k * conv.out + o]);
+    for (int64_t o = 0; o < conv.out; o++)
+      rgb[k * to.out_padded + o] = static_cast<float>(conv.rgb_weight[k * conv.out + o]);
   to.rgb_weight = rgb;
   to.rgb_affine = pack({Matrix::transposed(conv.rgb_affine, f, conv.out)}, to.out_padded, false);
   to.rgb_affine_bias = vector(conv.rgb_affine_bias, conv.out, to.out_padded);

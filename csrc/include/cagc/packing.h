@@ -3,6 +3,7 @@
 // Gray, "Fast algorithms for convolutional neural networks", CVPR 2016. A transposed convolution of stride 2 has, per
 // axis, one output parity with two taps, which it transforms, and one with a single tap, which needs no transform.
 #pragma once
+#include "cagc/memory.h"
 #include "cagc/synthesis.h"
 
 namespace cagc {
@@ -52,9 +53,6 @@ class PackedNetwork {
   // arrays are not read.
   PackedNetwork(const Kernels &kernels, const std::vector<ConvWeights> &convs, int64_t style_dim,
                 const PackingOptions &options);
-  ~PackedNetwork();
-  PackedNetwork(const PackedNetwork &) = delete;
-  PackedNetwork &operator=(const PackedNetwork &) = delete;
 
   // The next convolution, of the sizes that were given; its arrays may be freed afterwards.
   void add_conv(const ConvWeights &conv);
@@ -79,7 +77,7 @@ class PackedNetwork {
   SynthesisNetwork network_;
   int64_t constant_channels_;
   size_t added_ = 0, bytes_ = 0;
-  std::vector<float *> memory_;
+  std::vector<AlignedFloats> memory_;
 };
 
 }  // namespace cagc
