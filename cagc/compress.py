@@ -47,7 +47,8 @@ class CompressConfig(Inputs):
     """Settings of a compression; None means the recipe's value."""
 
     recipe: str = "quick"
-    """Gives what is left out below: quick (minutes), or (days on GPUs) paper, everything, stylekd, dcp, svs, sngan."""
+    """Recipe with the defaults of the options below: quick (minutes) or, for days on GPUs, paper, everything, stylekd,
+    dcp, svs or sngan."""
     metric: str | None = None
     """Channel score, as in cagc score; the recipe's if left out."""
     samples: int | None = None
@@ -57,29 +58,30 @@ class CompressConfig(Inputs):
     rescale: str | None = None
     """Weights after pruning, as in cagc prune; the recipe's if left out."""
     macs: float | None = None
-    """MACs to stay within: a share of the teacher's up to 1, else a number. 1/11 if --keep is left out too."""
+    """Budget of MACs: a share of the teacher's if at most 1, else a number; 1/11 without any budget."""
     keep: float | None = None
     """Share of channels to keep in every layer instead, the paper's uniform rule."""
     latency_ms: float | None = None
-    """Milliseconds an image to stay within on this machine instead; its layers are timed the first time."""
+    """Budget of milliseconds per image on this machine instead; the first use times its layers."""
     round_to: int = 8
-    """Widths become multiples of this; 1 gives the paper's."""
+    """Widths become multiples of this; 1 gives the paper's widths."""
     steps: int | None = None
     """Updates of the distillation; the recipe's if left out."""
     distillation: DistillConfig | None = None
     """Settings of the distillation; its steps and seed are those given here."""
     baseline: str | None = None
-    """Also prune by this score, distil as long, and put it beside the student, such as l1-out."""
+    """Also prune by this score, such as l1-out, distil as long, and report it beside the student."""
     evaluation_samples: int = 1000
-    """Images behind a Fréchet distance; a fifth of them is compared with the teacher's one by one."""
+    """Images for the Fréchet distance; a fifth of them are compared with the teacher's individually."""
     features: str = "efficientnet-lite0@112"
-    """Feature space of the Fréchet distance, @ the side of its input in pixels; 224 without, four times the work."""
+    """Feature space of the Fréchet distance @ the side of its input in pixels; without @ it is 224, four times the
+    work."""
     evaluation_metrics: tuple[str, ...] = ()
-    """What is measured, as in cagc evaluate --metrics; psnr and frechet if left out."""
+    """Metrics as in cagc evaluate --metrics; psnr and frechet if left out."""
     out: Path = Path("cagc-out")
     """Folder for the student, plan, metrics, report and grids."""
     seed: int = 0
-    """Of every random draw."""
+    """Seed of all random numbers."""
     overwrite: bool = False
     """Replace an earlier compression in --out."""
 

@@ -1,4 +1,4 @@
-"""What a compression cost and what it bought: size, speed, image statistics and fidelity, measured side by side."""
+"""Measures generators against their teacher: size, speed, image statistics, fidelity and disentanglement."""
 
 from __future__ import annotations
 
@@ -47,22 +47,22 @@ _VECTORS: dict[str, Callable[[Tensor], Callable[[Tensor], Figures]]] = {
     "density-coverage": lambda real: partial(density_coverage, Manifold(real, 5)),
 }
 SETS = ("frechet", *_VECTORS)
-"""Metrics of a set of drawn images against real ones."""
+"""Metrics that compare a set of generated images with real ones."""
 PAIRS = ("psnr", "ssim", "perceptual")
-"""Metrics of images against the teacher's, whole and on the content."""
+"""Metrics that compare each image with the teacher's, on the whole image and on the content."""
 PATHS = {f"ppl-{space}{sampling}": (space, sampling) for space in "wz" for sampling in ("full", "end")}
 METRICS = (*SETS, *PAIRS, *PATHS, "ppl-authors", "separability", "leakage")
 
 
 @dataclass(frozen=True)
 class Tools:
-    """What the chosen metrics need.
+    """The networks that the chosen metrics use.
 
     Attributes:
-        metrics: some of :data:`METRICS`.
-        extractor: features of :data:`SETS`; None if none of them is chosen.
-        distance: perceptual distance of "perceptual" and path lengths; None if none of them is chosen.
-        perceptual: its name.
+        metrics: the chosen ones of :data:`METRICS`.
+        extractor: feature extractor for :data:`SETS`; None if none of these is chosen.
+        distance: perceptual distance for "perceptual" and path lengths; None if none of these is chosen.
+        perceptual: name of the distance.
     """
 
     metrics: tuple[str, ...]
@@ -79,10 +79,10 @@ class Tools:
         perceptual: str = feature_registry.DEFAULT_FEATURES,
         device: torch.device | str = "cpu",
     ) -> Tools:
-        """Load it; no metrics: psnr, and frechet where there is data.
+        """Load the networks for ``metrics``, by default psnr and, if there is data, frechet.
 
         Raises:
-            CagcError: an unknown metric, one of :data:`SETS` without data, or a package or weights are missing.
+            CagcError: a metric is unknown or needs data that is not there, or a package or weights are missing.
         """
         chosen = tuple(metrics) or (("frechet", "psnr") if data else ("psnr",))
         for name in chosen:
@@ -117,30 +117,31 @@ def evaluate(
     metrics: Sequence[str] = (),
     perceptual: str = feature_registry.DEFAULT_FEATURES,
 ) -> dict[str, Variant]:
-    """Measure generators against their teacher; keys "Teacher", those of ``others``, "Student".
+    """Measure generators against their teacher; return one row for "Teacher", each of ``others``, and "Student".
 
-    Under ``torchrun`` the processes share the samples; the first one alone has the latencies, separability and leakage.
+    Under ``torchrun`` the processes share the samples; latencies, separability and leakage are only in the first
+    process's result.
 
     Args:
         student: generator of the teacher's resolution and latent size, on the teacher's device.
-        teacher: the generator it was compressed from.
-        parser: anything that :func:`cagc.content.load` takes; asked on the teacher's images.
-        data: real images for the metrics of sets.
-        others: further generators, such as the student before distillation.
-        samples: generated images, and real ones at most, behind the metrics of sets and separability.
-        pairs: images compared with the teacher's on the same latents and noise, pairs behind a path length.
-        features: feature space of the metrics of sets, a name of ``cagc.metrics.features``.
-        batch: images in one timed call.
-        repeats: timed calls of each generator, compiled by :func:`cagc.runtime.compile` and interleaved, so that their
-            ratios hold on a noisy machine.
+        teacher: the generator that it was compressed from.
+        parser: content parser, or anything that :func:`cagc.content.load` accepts; applied to the teacher's images.
+        data: real images, for :data:`SETS`.
+        others: further generators by name, such as the student before distillation.
+        samples: number of generated images, and limit of real ones, for :data:`SETS` and separability.
+        pairs: number of images for :data:`PAIRS`, with the same latents and noise, and of pairs for a path length.
+        features: feature space of :data:`SETS`, a name in ``cagc.metrics.features``.
+        batch: images per timed call.
+        repeats: timed calls of each generator, compiled by :func:`cagc.runtime.compile`. Calls of the generators
+            alternate, so that ratios of their times hold on a noisy machine.
         seed: first seed of all latents.
-        track: ``track(title)`` gives a callback ``(done, total)``.
-        metrics: some of :data:`METRICS`; none: psnr, and frechet where there is data.
+        track: returns the progress callback for a title.
+        metrics: some of :data:`METRICS`; by default psnr and, if there is data, frechet.
         perceptual: distance of "perceptual" and path lengths, a name of :func:`cagc.distill.losses.load_perceptual`.
 
     Raises:
-        ValueError, TypeError: a number is below 1, or no integer.
-        CagcError: sizes disagree, no sample has content, or as :meth:`Tools.load`.
+        ValueError, TypeError: a number is below 1 or not an integer.
+        CagcError: sizes disagree, no sample has content, or as in :meth:`Tools.load`.
     """
     at_least_one(samples=samples, pairs=pairs, batch=batch, repeats=repeats)
     tools = distributed.together(
@@ -163,8 +164,10 @@ def evaluate(
 
 
 def _latency(generators, batch: int, repeats: int, track: Track) -> Mapping[str, LatencyResult]:
-    """Of one process alone, while the others wait: they would slow each other down. Repeated with twice as many calls
-    where noise leaves the ratios apart from the times."""
+    """Measure latencies in the first process while the others wait, because they would slow each other down.
+
+    The measurement is repeated with twice as many calls if, because of noise, ratios disagree with the times.
+    """
 
     def time() -> Mapping[str, LatencyResult]:
         if not distributed.is_main():
@@ -182,7 +185,7 @@ def _latency(generators, batch: int, repeats: int, track: Track) -> Mapping[str,
 
 @contextmanager
 def _named(name: str) -> Iterator[None]:
-    """Let the errors of a metric, which knows only a "generator", begin with ``name``."""
+    """Make errors of a metric begin with ``name`` instead of "generator"."""
     try:
         yield
     except CagcError as error:
@@ -233,7 +236,7 @@ def _sets(tools: Tools, generators, data, samples: int, seed: int, track: Track)
     if samples < 2:
         raise CagcError(f"samples: got {samples}, expected at least 2 behind {', '.join(SETS)}")
     device, space = generators["Teacher"].w_avg.device, tools.extractor.name
-    # A Fréchet distance needs sums alone, the others every sample.
+    # The Fréchet distance needs only sums; the other metrics need the features of every sample.
     chosen = [metric for metric in tools.metrics if metric in _VECTORS]
     keep, count = bool(chosen), min(samples, len(data))
     real = reference_statistics(data, count, tools.extractor, device, track("Features: real images"), keep)
@@ -249,7 +252,7 @@ def _sets(tools: Tools, generators, data, samples: int, seed: int, track: Track)
 
 
 def _disentanglement(tools: Tools, generators, parser, samples: int, seed: int, track: Track) -> dict[str, Figures]:
-    """In the main process alone: the whole sample is behind each figure."""
+    """Measure in the first process only, because each figure needs all samples."""
 
     def measure() -> dict[str, Figures]:
         found: dict[str, Figures] = {name: {} for name in generators}

@@ -1,4 +1,4 @@
-"""Recipes by name: how channels are scored, what the student begins with, and how it is trained."""
+"""Recipes by name: how channels are scored, how the student is initialised and how it is trained."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from .distill import DistillConfig
 
 @dataclass(frozen=True)
 class Recipe:
-    """Everything about a compression but its inputs, its budget and its seed.
+    """The settings of a compression, except its inputs, its budget and its seed.
 
     Attributes:
         metric, samples, batch_rule: see :func:`cagc.pruning.scores.score_channels`.
-        content: overrides the content that the user names, such as "everything"; None leaves it.
+        content: replaces the user's choice of content, for example by "everything"; None keeps it.
         rescale: see :func:`cagc.pruning.prune.prune`.
         distillation: settings of the training.
     """
@@ -28,12 +28,12 @@ class Recipe:
     distillation: DistillConfig = DistillConfig()
 
     def to_dict(self) -> dict[str, Any]:
-        """As JSON-ready containers."""
+        """Return the recipe as JSON values."""
         return asdict(self) | {"distillation": self.distillation.to_dict()}
 
     @classmethod
     def from_dict(cls, options: dict[str, Any]) -> Recipe:
-        """The inverse of :meth:`to_dict`.
+        """Build a recipe from the result of :meth:`to_dict`.
 
         Raises:
             ValueError: a setting is unknown, missing or out of range.
@@ -43,17 +43,17 @@ class Recipe:
         return cls(**options | {"distillation": DistillConfig.from_dict(options["distillation"])})
 
 
-# The authors' average decays by 0.5^(32 / 10000) a step whatever the batch: at 16 images that is a half-life of 5000.
+# The authors' EMA decays by 0.5^(32 / 10000) per step at any batch size; with 16 images this is a half-life of 5000.
 _PAPER = Recipe(
     batch_rule="batch-sum",
     rescale="none",
     distillation=DistillConfig(perceptual="lpips-vgg", ema_half_life=5000, ema_rampup=None, augment="none"),
 )
-# The mapping network is the teacher's and stays so: both then mean the same image by the same z.
+# The mapping network stays the teacher's, so that a z means the same image to both.
 _STYLEKD = replace(_PAPER, distillation=replace(_PAPER.distillation, relation_weight=30.0, frozen=("mapping.*",)))
 _DCP = replace(_STYLEKD, metric="diversity", samples=1000)
 
-# 1400 / 8 = 175 batches and every 4th step whole: each batch is seen both ways.
+# 1400 / 8 = 175 batches with every 4th step on whole images: each batch occurs with and without content masks.
 _QUICK = Recipe(
     distillation=DistillConfig(
         steps=1000,
@@ -98,23 +98,25 @@ RECIPES: dict[str, Recipe] = {
     ),
     "svs": replace(_DCP, rescale="svs", distillation=replace(_DCP.distillation, discriminator="new")),
 }
-"""``quick`` takes minutes on a CPU. It was picked by one run each on the content-aware student of faces64, batch, rate
-and the missing adversary out of eight, the rest out of eight more, on latents that no table uses. In those, of 150
-steps of 8 images, holding each kept channel to what it was in the teacher took the Fréchet distance to the teacher from
-226 to 198 (content L1 0.147 to 0.145), comparing every third step whole to 131 (0.149), and a pool that gives 300 steps
-in the same time to 108 (0.137).
+"""All recipes by name.
 
-The rest are published ones, with their hyper-parameters, for days on GPUs: ``paper`` is Liu et al., CVPR 2021,
-``everything`` the same without regard to content, ``stylekd`` Xu et al., ECCV 2022, ``dcp`` Chung et al., CVPR 2024,
-and ``svs`` Kim et al., AAAI 2025, on top of ``dcp``; ``sngan`` trains an SN-GAN as Miyato et al., ICLR 2018, do. All
-share the noise of teacher and student, and mask every resolution."""
+``quick`` takes minutes on a CPU. Its settings were chosen on the content-aware student of faces64, with latents that no
+table uses and one run per setting: batch size, learning rate and the absence of a GAN loss from eight runs, the others
+from eight more. In these runs of 150 steps with 8 images, the Fréchet distance to the teacher fell from 226 to 198 by
+the feature loss on kept channels (content L1 0.147 to 0.145), to 131 by whole images in every third step (0.149), and
+to 108 by a pool of stored targets, with which 300 steps fit in the same time (0.137).
+
+The others are published methods with their hyper-parameters, which take days on GPUs: ``paper`` is Liu et al., CVPR
+2021; ``everything`` is the same with all pixels as content; ``stylekd`` is Xu et al., ECCV 2022; ``dcp`` is Chung et
+al., CVPR 2024; ``svs`` adds Kim et al., AAAI 2025, to ``dcp``; ``sngan`` trains an SN-GAN as Miyato et al., ICLR 2018.
+In all of them teacher and student have the same noise, and masks apply at every resolution."""
 
 
 def recipe(name: str) -> Recipe:
-    """The recipe ``name``.
+    """Return the recipe ``name``.
 
     Raises:
-        CagcError: there is none; the valid names are listed.
+        CagcError: there is none; the message lists the valid names.
     """
     choice("recipe", name, RECIPES)
     return RECIPES[name]

@@ -1,4 +1,4 @@
-"""Inputs of a command: networks, images and content by path, with the embedded faces where no path is given."""
+"""Inputs of commands and runs: networks, images and content by path, with the embedded faces as defaults."""
 
 from __future__ import annotations
 
@@ -19,10 +19,12 @@ from .pruning.plan import ChannelPlan
 
 
 def open_device(name: str) -> torch.device:
-    """ "auto" (a GPU if there is one), "cpu", "cuda" or "cuda:N"; without N each process of ``torchrun`` has its own.
+    """Return the device ``name``: "auto" (a GPU if there is one), "cpu", "cuda" or "cuda:N".
+
+    "cuda" without a number is a different GPU in each process of ``torchrun``.
 
     Raises:
-        CagcError: no such device, or it cannot be used.
+        CagcError: there is no such device, or it cannot be used.
     """
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
@@ -41,77 +43,78 @@ def open_device(name: str) -> torch.device:
 
 @dataclass(frozen=True, kw_only=True)
 class DeviceOption:
-    """Where a command runs."""
+    """Option of commands that run on a device."""
 
     device: str = "auto"
     """auto, cpu, cuda or cuda:N."""
 
     def open_device(self) -> torch.device:
-        """See :func:`open_device`."""
+        """Return the device; see :func:`open_device`."""
         return open_device(self.device)
 
 
 @dataclass(frozen=True, kw_only=True)
 class KeyOption:
-    """Which network of a checkpoint is meant."""
+    """Option of commands that read a checkpoint."""
 
     key: str | None = None
-    """Network of a checkpoint that holds several, as the refusal of such a file lists them."""
+    """Which network of a checkpoint that holds several, by a name that the error about such a file lists."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class TeacherOptions(KeyOption, DeviceOption):
-    """The generator that a command is about, and where it runs."""
+    """Options of commands that work on a generator."""
 
     teacher: Path | None = None
-    """Checkpoint; the embedded face generator if left out."""
+    """Checkpoint of the generator; the embedded face generator if left out."""
 
     def load_teacher(self) -> tuple[AnyGenerator, Checkpoint]:
-        """See :func:`load_teacher`."""
+        """Return the generator and its checkpoint; see :func:`load_teacher`."""
         return load_teacher(self.teacher, self.open_device(), self.key)
 
 
 @dataclass(frozen=True, kw_only=True)
 class ContentOptions:
-    """Which pixels count."""
+    """Options that say which pixels are content."""
 
     content: str | None = None
-    """What counts as content: faces, everything, BiSeNet weights, or a folder or zip of masks named by seed. If left
-    out: the recipe's, else faces; for cagc project everything."""
+    """What counts as content: faces, everything, the path of BiSeNet weights, or a folder or zip of masks named by
+    seed. Default: the recipe's choice or faces; for cagc project everything."""
     classes: tuple[str, ...] = ()
-    """Class names that count as content, for parsers that have them; of faces: person and face, or face alone."""
+    """Classes that count as content, for parsers that have classes. faces: person and face, or only face."""
 
     def load_parser(self, device: torch.device | str, otherwise: str = "faces") -> content.ContentParser:
-        """The content parser on ``device``; that of ``otherwise`` where no content is given."""
+        """Return the content parser on ``device``; ``otherwise`` is used if no content was given."""
         return content.load(self.content or otherwise, self.classes or None, device)
 
 
 @dataclass(frozen=True, kw_only=True)
 class ImageOptions:
-    """What is done to real images."""
+    """Options of commands that read real images."""
 
     convert_images: bool = False
-    """Centre-crop images that are not square and turn other modes into RGB, instead of refusing them."""
+    """Centre-crop images that are not square and convert other modes to RGB, instead of refusing them."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Inputs(TeacherOptions, ContentOptions, ImageOptions):
-    """What a run reads, by path; the embedded faces stand in for a teacher, and with it for its data, that is not
-    given. A teacher for distillation has its discriminator beside it."""
+    """Options of a run's inputs, by path; by default the embedded face generator and its images.
+
+    For distillation with a GAN loss, the teacher's checkpoint must also hold its discriminator.
+    """
 
     data: Path | None = None
     """Folder or zip of real images; the embedded faces if --teacher is left out too."""
 
     def load(self, need_data: bool = True) -> LoadedInputs:
-        """Open everything.
+        """Load all inputs.
 
         Raises:
-            CagcError: something is missing or unusable, or ``need_data`` and no images were given for a teacher of
-            one's own.
+            CagcError: an input is missing or unusable; with ``need_data`` also if a teacher was given without images.
         """
         teacher, checkpoint = self.load_teacher()
         device = teacher.w_avg.device
-        # Only training, which also needs data, uses the discriminator: one that cannot be read hinders nothing else.
+        # Only training with data uses the discriminator, so other commands do not fail over an unreadable one.
         discriminator = checkpoint.d if need_data else None
         path = self.data
         if path is None and self.teacher is None:
@@ -124,11 +127,11 @@ class Inputs(TeacherOptions, ContentOptions, ImageOptions):
         return LoadedInputs(device, teacher, discriminator, data, parser)
 
     def inputs(self) -> Inputs:
-        """These options alone, without those that a subclass adds."""
+        """Return these options without those that a subclass adds."""
         return Inputs(**{field.name: getattr(self, field.name) for field in fields(Inputs)})
 
     def to_dict(self) -> dict[str, Any]:
-        """As JSON containers, with absolute paths, so that a run can be taken up from any folder."""
+        """Return the options as JSON values with absolute paths, so that a run can be resumed from any folder."""
         paths = {name: _absolute(getattr(self, name)) for name in ("teacher", "data")}
         spec = self.content or "faces"
         spec = _absolute(Path(spec)) if Path(spec).exists() else spec
@@ -136,15 +139,17 @@ class Inputs(TeacherOptions, ContentOptions, ImageOptions):
 
     @classmethod
     def from_dict(cls, options: dict[str, Any]) -> Inputs:
-        """The inverse of :meth:`to_dict`."""
+        """Build the options from the result of :meth:`to_dict`."""
         paths = {name: Path(options[name]) if options[name] else None for name in ("teacher", "data")}
         return cls(**options | paths | {"classes": tuple(options["classes"])})
 
 
 @dataclass(frozen=True)
 class LoadedInputs:
-    """:class:`Inputs`, opened; ``data`` is None if none was given, ``discriminator`` where the checkpoint has none or
-    without ``need_data``."""
+    """The objects that :meth:`Inputs.load` returns.
+
+    ``data`` is None if no images were given; ``discriminator`` is None if the checkpoint has none or without data.
+    """
 
     device: torch.device
     teacher: AnyGenerator
@@ -156,9 +161,9 @@ class LoadedInputs:
 def load_teacher(
     path: Path | None, device: torch.device | str = "cpu", key: str | None = None
 ) -> tuple[AnyGenerator, Checkpoint]:
-    """The generator of a checkpoint, and the checkpoint for what else is in it; of the embedded face teacher for None.
+    """Return the generator of a checkpoint, and the checkpoint; the embedded face teacher for None.
 
-    ``key`` as in :func:`load_checkpoint`.
+    ``key`` is that of :func:`load_checkpoint`.
 
     Raises:
         CagcError: the checkpoint cannot be read or holds no generator.
@@ -178,8 +183,10 @@ def distill_run(
     plan: Path | None = None,
     overwrite: bool = False,
 ) -> Path:
-    """Distil the checkpoint ``student``, pruned by ``plan``, in the new run folder ``out``; return the path of the
-    trained student."""
+    """Distil the checkpoint ``student``, which was pruned by ``plan``, in the new run folder ``out``.
+
+    Returns the path of the trained student.
+    """
     sources = {"student": _absolute(student), "plan": _absolute(plan), **inputs.to_dict()}
     return _distill(
         load_generator(student), inputs, config, out, resume=False, sources=sources, plan=plan, overwrite=overwrite
@@ -187,10 +194,10 @@ def distill_run(
 
 
 def resume_distill_run(out: Path) -> Path:
-    """Go on with the interrupted run in ``out``, with the inputs and settings that it was started with.
+    """Continue the interrupted run in ``out`` with its recorded inputs and settings; return the trained student's path.
 
     Raises:
-        CagcError: there is no run in ``out``, it was not started from the command line, or an input has gone.
+        CagcError: ``out`` holds no run, the run was not started from the command line, or an input is missing.
     """
     document = RunFolder(out).config()
     sources = document.get("sources")

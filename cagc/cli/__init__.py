@@ -21,7 +21,7 @@ __all__ = ["main"]
 
 
 def _named_recipe(args: list[str]) -> Recipe | None:
-    """The recipe given by --recipe, whose settings are the defaults of the other options."""
+    """Return the recipe given by --recipe, whose settings become the defaults of other options, or None."""
     for i, word in enumerate(args):
         option, equals, value = word.partition("=")
         if option == "--recipe" and (equals or i + 1 < len(args)):

@@ -39,7 +39,7 @@ from ..runs import (
 
 
 def _fraction(text: str) -> float:
-    """A number, or a ratio such as 1/11."""
+    """Parse a number, or a ratio such as 1/11."""
     try:
         return float(Fraction(text)) if "/" in text else float(text)
     except (ValueError, ZeroDivisionError):
@@ -59,9 +59,9 @@ Ratio = Annotated[
 
 
 _METRICS = (
-    "Of sets: frechet, kid, precision-recall, density-coverage. Against the teacher: psnr, ssim, perceptual. Of the "
-    "latent space: ppl-wfull, ppl-wend, ppl-zfull, ppl-zend, ppl-authors, separability, leakage. If left out: psnr, "
-    "and frechet where there is --data."
+    "Against real images: frechet, kid, precision-recall, density-coverage. Against the teacher: psnr, ssim, "
+    "perceptual. Of the latent space: ppl-wfull, ppl-wend, ppl-zfull, ppl-zend, ppl-authors, separability, leakage. "
+    "Default: psnr and, with --data, frechet."
 )
 
 
@@ -73,11 +73,11 @@ class Compress(CompressConfig):
     """
 
     macs: Ratio | None = None
-    """MACs to stay within: a share of the teacher's up to 1, else a number. 1/11 if --keep is left out too."""
+    """Budget of MACs: a share of the teacher's if at most 1, else a number; 1/11 without any budget."""
     distillation: DistillConfig = RECIPES["quick"].distillation
-    """Settings of the distillation; the defaults are the recipe's."""
+    """Settings of the distillation, with the recipe's as defaults."""
     resume: bool = False
-    """Go on with an interrupted run in --out, with the options it was started with."""
+    """Continue the interrupted compression in --out with its own options."""
 
     def run(self) -> None:
         """Write the output folder and print the table."""
@@ -89,24 +89,24 @@ class Compress(CompressConfig):
 
 @dataclass(frozen=True, kw_only=True)
 class Score(TeacherOptions, ContentOptions):
-    """Score the channels of a generator; larger means keep."""
+    """Score the channels of a generator; channels with higher scores are kept."""
 
     metric: str = "content-aware"
     """content-aware, diversity, l1-out, l1-in, l1-style, asv, l1-norm-asv, l2-norm-asv, l1-map or random."""
     samples: int = 400
-    """Images to draw."""
+    """Number of images to score on."""
     batch_size: int = 10
-    """Images at a time."""
+    """Images per batch."""
     batch_rule: str = "per-sample"
     """per-sample, or batch-sum as in the authors' code."""
     consumers: str = "main"
-    """main: score on the next convolution, as the authors; all: on every convolution that reads the channel."""
+    """Convolutions whose weights score a channel: main, the next one, as in the authors' code; or all that read it."""
     seed: int = 0
-    """Of every random draw."""
+    """Seed of all random numbers."""
     out: Path = Path("scores.json")
-    """Where the scores go."""
+    """File for the scores."""
     overwrite: bool = False
-    """Replace what an earlier run wrote."""
+    """Replace the output of an earlier run."""
 
     def run(self) -> None:
         """Write the scores as JSON."""
@@ -125,26 +125,26 @@ class Score(TeacherOptions, ContentOptions):
 
 @dataclass(frozen=True, kw_only=True)
 class Prune(TeacherOptions):
-    """Cut a generator down to a budget, by scores or by a plan made before."""
+    """Prune a generator to a budget by scores, or by an existing plan."""
 
     out: Path
-    """Student checkpoint, .safetensors; a plan made here is written beside it as .plan.json."""
+    """Student checkpoint, .safetensors; a new plan is written beside it as .plan.json."""
     scores: Path | None = None
     """Output of cagc score."""
     plan: Path | None = None
-    """Plan to repeat, instead of --scores and a budget."""
+    """Existing plan, instead of --scores and a budget."""
     macs: Ratio | None = None
-    """MACs to stay within: a share of the teacher's up to 1, else a number."""
+    """Budget of MACs: a share of the teacher's if at most 1, else a number."""
     keep: Ratio | None = None
     """Share of channels to keep in every layer, the paper's uniform rule."""
     latency_ms: float | None = None
-    """Milliseconds an image to stay within on this machine, whose layers are timed the first time."""
+    """Budget of milliseconds per image on this machine; the first use times its layers."""
     round_to: int = 8
-    """Widths become multiples of this; 1 gives the paper's."""
+    """Widths become multiples of this; 1 gives the paper's widths."""
     rescale: str = "keep"
-    """Weights afterwards: keep the scale of RGB, none as the paper's authors, or svs, singular value scaling."""
+    """Scaling of pruned weights: keep (the scale of RGB), none (as the authors) or svs (singular value scaling)."""
     overwrite: bool = False
-    """Replace what an earlier run wrote."""
+    """Replace the output of an earlier run."""
 
     def run(self) -> None:
         """Write the student and its plan."""
@@ -169,18 +169,18 @@ class Prune(TeacherOptions):
 
 @dataclass(frozen=True, kw_only=True)
 class Distill(Inputs):
-    """Train a pruned generator to draw what its teacher draws, on the content of interest."""
+    """Train a pruned generator to reproduce its teacher's images on the content of interest."""
 
     out: Path
     """Run folder: checkpoints, metrics.jsonl, sample grids, student.safetensors."""
     student: Path | None = None
     """Pruned checkpoint."""
     plan: Path | None = None
-    """Plan that it was pruned by, for --feature-weight."""
+    """Plan of the pruning, needed for --feature-weight."""
     recipe: str | None = None
-    """Gives what is left out below: quick, paper, everything, stylekd, dcp, svs or sngan."""
+    """Recipe with the defaults of the options below: quick, paper, everything, stylekd, dcp, svs or sngan."""
     resume: bool = False
-    """Go on with an interrupted run in --out, with the options it was started with."""
+    """Continue the interrupted run in --out with its own options."""
     overwrite: bool = False
     """Replace an earlier run in --out."""
     config: tyro.conf.OmitArgPrefixes[DistillConfig] = field(default_factory=DistillConfig)
@@ -199,28 +199,28 @@ class Distill(Inputs):
 
 @dataclass(frozen=True, kw_only=True)
 class Evaluate(Inputs):
-    """Measure a student against its teacher: MACs, parameters, milliseconds, and what --metrics lists."""
+    """Measure a student against its teacher: MACs, parameters, milliseconds and the metrics in --metrics."""
 
     student: Path
-    """Checkpoint."""
+    """Checkpoint of the student."""
     metrics: Annotated[tuple[str, ...], tyro.conf.arg(help=_METRICS)] = ()
     samples: int = 1000
-    """Images behind the metrics of sets and separability."""
+    """Images for the metrics against real images and for separability."""
     pairs: int = 200
-    """Images that are compared with the teacher's, and pairs behind a path length."""
+    """Images for the metrics against the teacher, and pairs for a path length."""
     features: str = "efficientnet-lite0"
-    """Feature space of the metrics of sets: efficientnet-lite0, or inception where torch-fidelity is installed."""
+    """Feature space against real images: efficientnet-lite0, or inception if torch-fidelity is installed."""
     perceptual: str = "efficientnet-lite0"
-    """Distance of perceptual and path lengths: efficientnet-lite0, or lpips-vgg where lpips is installed."""
+    """Distance for perceptual and path lengths: efficientnet-lite0, or lpips-vgg if lpips is installed."""
     batch: int = 1
-    """Images in a timed call."""
+    """Images per timed call."""
     seed: int = 0
-    """Of every random draw."""
+    """Seed of all random numbers."""
     json: Path | None = None
-    """Also write the figures here."""
+    """File for the figures as JSON."""
 
     def run(self) -> None:
-        """Print the table, and write it where asked."""
+        """Print the table, and write the figures to ``json`` if given."""
         if self.json is not None:
             check_target(self.json)
         loaded = self.load(need_data=False)
@@ -241,7 +241,7 @@ class Evaluate(Inputs):
 
 @dataclass(frozen=True, kw_only=True)
 class Generate(KeyOption, DeviceOption):
-    """Draw images, each named by its seed."""
+    """Generate images, named by their seeds."""
 
     generator: Path | None = None
     """Checkpoint, or faces64-student for the embedded student; the embedded face generator if left out."""
@@ -250,13 +250,13 @@ class Generate(KeyOption, DeviceOption):
     out: Path = Path("images")
     """Folder for the PNG files."""
     truncation: float = 1.0
-    """ψ: 1 is the full distribution, 0 the mean image."""
+    """Truncation ψ: 1 is the full distribution, 0 the mean image."""
     noise: str = "const"
-    """const, random (drawn from the seed) or none."""
+    """const (the stored noise maps), random (from the seed) or none."""
     batch: int = 16
-    """Images at a time."""
+    """Images per batch."""
     overwrite: bool = False
-    """Replace what an earlier run wrote."""
+    """Replace the output of an earlier run."""
 
     def run(self) -> None:
         """Write the images."""
@@ -269,16 +269,16 @@ class Generate(KeyOption, DeviceOption):
 
 @dataclass(frozen=True, kw_only=True)
 class Convert:
-    """Rewrite a checkpoint: .safetensors is the native layout, .pt that of rosinality and the paper's authors."""
+    """Convert a checkpoint to the native layout (.safetensors) or that of rosinality and the paper's authors (.pt)."""
 
     source: tyro.conf.Positional[Path]
     """Checkpoint to read, of any layout."""
     target: tyro.conf.Positional[Path]
-    """Checkpoint to write; its ending says in which layout."""
+    """Checkpoint to write; its suffix chooses the layout."""
     key: str | None = None
-    """Which network of a file that holds several, as the error about it lists them."""
+    """Which network of a checkpoint that holds several, by a name that the error about such a file lists."""
     overwrite: bool = False
-    """Replace what an earlier run wrote."""
+    """Replace the output of an earlier run."""
 
     def run(self) -> None:
         """Write ``target``."""
@@ -298,13 +298,13 @@ class Export(KeyOption):
     batch: int = 1
     """Images per call, fixed in the graph."""
     truncation: float = 1.0
-    """ψ: 1 is the full distribution, 0 the mean image."""
+    """Truncation ψ: 1 is the full distribution, 0 the mean image."""
     noise: str = "const"
     """const (the stored noise maps) or none."""
     plain: bool = False
     """Use only operators that the converters of mobile runtimes know (docs/edge.md)."""
     overwrite: bool = False
-    """Replace what an earlier run wrote."""
+    """Replace the output of an earlier run."""
 
     def run(self) -> None:
         """Write the graph."""
