@@ -18,6 +18,7 @@ _HOME = {
     "downsample2d": "ops.upfirdn2d",
     "modulated_conv2d": "ops.modulated_conv2d",
     "styled_conv2d": "ops.modulated_conv2d",
+    "filtered_lrelu": "ops.filtered_lrelu",
     "sparse_channel_conv2d": "ops.sparse_channel_conv2d",
     "BACKENDS": "backend",
     "explain": "backend",
@@ -30,6 +31,7 @@ __all__ = ["__version__", *_HOME]
 if TYPE_CHECKING:
     from .backend import BACKENDS, explain, use_backend
     from .ops.bias_act import bias_act, fused_leaky_relu
+    from .ops.filtered_lrelu import filtered_lrelu
     from .ops.modulated_conv2d import modulated_conv2d, styled_conv2d
     from .ops.sparse_channel_conv2d import sparse_channel_conv2d
     from .ops.upfirdn2d import downsample2d, filter2d, setup_filter, upfirdn2d, upsample2d

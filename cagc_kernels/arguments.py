@@ -71,6 +71,61 @@ RESAMPLING_SCHEMA = (
 )
 
 
+class Filtering(NamedTuple):
+    """Up-sampling by a FIR filter, leaky ReLU and down-sampling by a FIR filter of images [N, C, H, W].
+
+    Attributes:
+        up_filter, down_filter: taps [kh, kw], or [k] applied along both axes; None is identity.
+        up, down: factors of both axes.
+        padding: zeros (x0, x1, y0, y1) added around the up-sampled image; negative values crop.
+        gain: factor on the up-sampled values, above 0. slope: of the leaky ReLU, at least 0.
+        clamp: bound of the absolute value after the leaky ReLU; below 0 means no clamp.
+        flip_filter: True correlates with the taps; False convolves, which mirrors them.
+    """
+
+    up_filter: torch.Tensor | None = None
+    down_filter: torch.Tensor | None = None
+    up: int = 1
+    down: int = 1
+    padding: tuple[int, int, int, int] = (0, 0, 0, 0)
+    gain: float = 2**0.5
+    slope: float = 0.2
+    clamp: float = -1.0
+    flip_filter: bool = False
+
+    @property
+    def upsampling(self) -> Resampling:
+        """The first filter; its gain makes up for the zeros between the pixels."""
+        return Resampling(self.up_filter, (self.up,) * 2, (1, 1), self.padding, self.flip_filter, float(self.up**2))
+
+    @property
+    def downsampling(self) -> Resampling:
+        """The second filter."""
+        return Resampling(self.down_filter, (1, 1), (self.down,) * 2, flip_filter=self.flip_filter)
+
+    def output_size(self, x: torch.Tensor) -> tuple[int, int]:
+        """Return the result's (height, width) for ``x``."""
+        height, width = self.upsampling.output_size(x)
+        kh, kw = self.downsampling.filter_size
+        return (height - kh) // self.down + 1, (width - kw) // self.down + 1
+
+    @property
+    def numbers(self) -> tuple[int | bool | float, ...]:
+        """All fields but the filters as one flat tuple, in the order of :data:`FILTERING_SCHEMA`."""
+        return self.up, self.down, *self.padding, self.gain, self.slope, self.clamp, self.flip_filter
+
+    @classmethod
+    def of_numbers(cls, up_filter, down_filter, up, down, x0, x1, y0, y1, gain, slope, clamp, flip) -> Filtering:
+        """Build a Filtering from its filters and :attr:`numbers`."""
+        return cls(up_filter, down_filter, up, down, (x0, x1, y0, y1), gain, slope, clamp, flip)
+
+
+FILTERING_SCHEMA = (
+    "SymInt up, SymInt down, SymInt x0, SymInt x1, SymInt y0, SymInt y1, float gain, float slope, float clamp, "
+    "bool flip_filter"
+)
+
+
 class Epilogue(NamedTuple):
     """The steps after a convolution: ``clamp(gain · act(y + noise + bias), ±clamp) · next_styles``.
 

@@ -17,7 +17,7 @@ from importlib.util import find_spec
 from inspect import signature
 
 BACKENDS = ("reference", "native", "triton")
-OPS = ("bias_act", "upfirdn2d", "epilogue", "modulated_conv2d", "sparse_channel_conv2d")
+OPS = ("bias_act", "upfirdn2d", "epilogue", "modulated_conv2d", "sparse_channel_conv2d", "filtered_lrelu")
 
 # Compiled kernels first: on the CPU they make one pass over memory; on a GPU they need no JIT compilation.
 ORDER = ("native", "triton", "reference")
@@ -29,13 +29,14 @@ MATRIX_OPS = ("sparse_channel_conv2d",)
 IMPLEMENTS = {
     "reference": OPS,
     "native": OPS,
-    "triton": tuple(op for op in OPS if op != "epilogue"),  # its modulated_conv2d includes it
+    "triton": tuple(op for op in OPS if op not in ("epilogue", "filtered_lrelu")),  # its modulated_conv2d includes it
 }
 
 # Printed by explain(): the cases of each op that the chosen backend does not compute by one kernel of its own.
 NOTES = {
     "bias_act": "gain <= 0 and lrelu with alpha < 0 use the reference: kernels derive gradients from the output's sign",
     "upfirdn2d": "a filter that requires a gradient uses the reference",
+    "filtered_lrelu": "a filter that requires a gradient uses the reference",
     "modulated_conv2d": "native runs PyTorch's convolution and one kernel for all steps after it (several kernels for"
     " smooth activations, for noise per channel, and for up-sampling other than by 2 with 4 x 4 taps); the backward"
     " pass of triton uses the reference formula",

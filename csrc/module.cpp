@@ -2,6 +2,7 @@
 // Only this file and module_fields.h include pybind11 or Python, so other languages can be bound to the same headers.
 #include "cagc/bias_act.h"
 #include "cagc/epilogue.h"
+#include "cagc/filtered_lrelu.h"
 #include "cagc/packing.h"
 #include "cagc/sparse_channel_conv2d.h"
 #include "cagc/synthesis.h"
@@ -92,6 +93,25 @@ void check(const cagc::Epilogue &p) {
   present(!p.g || p.dnoise, op, "dnoise");
 }
 
+void check(const cagc::FilteredLrelu &p) {
+  const char *op = "filtered_lrelu";
+  known(p.dtype, op);
+  require(p.route >= cagc::Route::value && p.route <= cagc::Route::gradient, op, "unknown route code");
+  for (int64_t size : {p.n, p.c, p.in_h, p.in_w, p.out_h, p.out_w}) require(size >= 0, op, "a negative size");
+  for (int64_t size : {p.up, p.down, p.fu_h, p.fu_w, p.fd_h, p.fd_w, p.mid_h, p.mid_w})
+    require(size >= 1, op, "a factor, filter size or size of the middle grid below 1");
+  require((!p.fu_separable || p.fu_h == p.fu_w) && (!p.fd_separable || p.fd_h == p.fd_w), op,
+          "a filter is a vector, but its height and width differ");
+  require((p.mid_h - p.fd_h) / p.down + 1 == p.out_h && (p.mid_w - p.fd_w) / p.down + 1 == p.out_w, op,
+          "out_h or out_w is off");
+  if (p.n * p.c * cagc::rows_of_result(p) * cagc::columns_of_result(p) == 0) return;
+  present(p.out, op, "out");
+  present(p.x || p.in_h * p.in_w == 0, op, "x");
+  present(p.g || p.route == cagc::Route::value, op, "g");
+  present(p.fu || p.fu_h * p.fu_w == 1, op, "fu");
+  present(p.fd || p.fd_h * p.fd_w == 1, op, "fd");
+}
+
 // Defines m.<name>_cpu(params, threads) and, in CUDA builds, m.<name>_cuda(params, stream).
 template <class Params>
 void bind_op(py::module_ &m, const std::string &name, void (*on_cpu)(const Params &, int),
@@ -139,10 +159,17 @@ void bind_ops(py::module_ &m) {
       F(out_h), F(out_w), F(pad_x), F(pad_y), F(noise_step), F(chunk), F(channels_last), F(alpha), F(gain), F(clamp),
       F(act), F(dtype)});
 #undef F
+#define F(member) CAGC_FIELD(cagc::FilteredLrelu, member)
+  cagc::bind_fields<cagc::FilteredLrelu>(m, "FilteredLrelu", {
+      F(x), F(b), F(g), F(fu), F(fd), F(out), F(n), F(c), F(in_h), F(in_w), F(mid_h), F(mid_w), F(out_h), F(out_w),
+      F(stride_n), F(stride_c), F(stride_h), F(up), F(down), F(pad_x), F(pad_y), F(fu_h), F(fu_w), F(fd_h), F(fd_w),
+      F(fu_separable), F(fd_separable), F(flip), F(gain), F(slope), F(clamp), F(route), F(dtype)});
+#undef F
   bind_op(m, "bias_act", cagc::bias_act_cpu, CAGC_ON_CUDA(cagc::bias_act_cuda));
   bind_op(m, "upfirdn2d", cagc::upfirdn2d_cpu, CAGC_ON_CUDA(cagc::upfirdn2d_cuda));
   bind_op(m, "sparse_channel_conv2d", cagc::sparse_channel_conv2d_cpu, CAGC_ON_CUDA(cagc::sparse_channel_conv2d_cuda));
   bind_op(m, "epilogue", cagc::epilogue_cpu, CAGC_ON_CUDA(cagc::epilogue_cuda));
+  bind_op(m, "filtered_lrelu", cagc::filtered_lrelu_cpu, CAGC_ON_CUDA(cagc::filtered_lrelu_cuda));
 }
 
 const float *floats(Pointer p) { return reinterpret_cast<const float *>(p); }

@@ -40,7 +40,6 @@ class Layer(NamedTuple):
 FILES: dict[str, dict[str, dict[str, Op | Layer]]] = {}
 LEFT: dict[str, str] = {
     "conv2d_resample": "it is made of upfirdn2d and conv2d_gradfix, which are replaced where they stand",
-    "filtered_lrelu": "cagc_kernels has no such op",
 }
 # Packages that nobody can import where one of their extensions is missing; every file below them is tried.
 PACKAGES: set[str] = {"mmcv.ops"}

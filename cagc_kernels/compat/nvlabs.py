@@ -2,9 +2,9 @@
 
     from cagc_kernels.compat import nvlabs
     nvlabs.install()
-    from torch_utils.ops import bias_act, conv2d_gradfix, fma, upfirdn2d
+    from torch_utils.ops import bias_act, conv2d_gradfix, filtered_lrelu, fma, upfirdn2d
 
-Have the code base on the path first: its own ``torch_utils`` is then kept, and only these five modules are replaced.
+Have the code base on the path first: its own ``torch_utils`` is then kept, and only these six modules are replaced.
 :func:`cagc_kernels.compat.install` keeps what else they hold, wherever they lie.
 ``impl="cuda"``, the peers' default, lets the backend be chosen on any device; ``impl="ref"`` is the reference.
 """
@@ -64,6 +64,16 @@ def downsample2d(x, f, down=2, padding=0, flip_filter=False, gain=1, impl="cuda"
     return ops.downsample2d(x, f, down, padding, flip_filter, real(gain), _backend(impl))
 
 
+def filtered_lrelu(
+    x, fu=None, fd=None, b=None, up=1, down=1, padding=0, gain=2**0.5, slope=0.2, clamp=None, flip_filter=False,
+    impl="cuda",
+) -> torch.Tensor:  # fmt: skip
+    """:func:`cagc_kernels.filtered_lrelu`; ``b`` is cast to the dtype of ``x``."""
+    up, down, padding = whole("up", up), whole("down", down), whole("padding", padding)
+    numbers = up, down, padding, real(gain), real(slope), real(clamp)
+    return ops.filtered_lrelu(x, fu, fd, as_dtype(b, x), *numbers, flip_filter, _backend(impl))
+
+
 def fma(a: torch.Tensor, b: torch.Tensor, c: torch.Tensor) -> torch.Tensor:
     """``a * b + c``, broadcast."""
     return torch.addcmul(c, a, b)
@@ -105,6 +115,7 @@ serve(
     {
         "bias_act": {"bias_act": op(bias_act)},
         "upfirdn2d": {f.__name__: op(f) for f in (upfirdn2d, filter2d, upsample2d, downsample2d)},
+        "filtered_lrelu": {"filtered_lrelu": op(filtered_lrelu)},
         "fma": {"fma": op(fma)},
         "grid_sample_gradfix": {"grid_sample": op(grid_sample)},
         **{file: {"modulated_conv2d": op(modulated_conv2d)._replace(works=True)} for file in NETWORKS},
@@ -134,6 +145,7 @@ _installation = Installation(
             "_parse_padding": parse_padding,
             "_parse_scaling": parse_factors,
         },
+        "torch_utils.ops.filtered_lrelu": {"filtered_lrelu": filtered_lrelu},
         "torch_utils.ops.fma": {"fma": fma},
         "torch_utils.ops.conv2d_gradfix": CONV2D_GRADFIX,
         "torch_utils.ops.grid_sample_gradfix": {"grid_sample": grid_sample, "enabled": True},
@@ -144,7 +156,7 @@ _installation = Installation(
 
 
 def install() -> Installation:
-    """Put the five modules into ``sys.modules``, or our functions into those that are imported already.
+    """Put the six modules into ``sys.modules``, or our functions into those that are imported already.
 
     Returns a context manager that undoes it. Raises RuntimeError if a module of that name is imported and is something
     else, or has been replaced since an earlier install.

@@ -15,7 +15,7 @@ from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
 POINTER = ctypes.c_uint64
-OPS = ("bias_act", "epilogue", "sparse_channel_conv2d", "upfirdn2d")
+OPS = ("bias_act", "epilogue", "filtered_lrelu", "sparse_channel_conv2d", "upfirdn2d")
 
 
 def tool(name: str) -> str | None:

@@ -19,7 +19,7 @@ import torch
 from cagc.models import Generator, GeneratorConfig
 from cagc.models.stylegan2 import layer_names
 from cagc.runtime.program import program
-from cagc_kernels import bias_act, layout, native, sparse_channel_conv2d, upfirdn2d
+from cagc_kernels import bias_act, filtered_lrelu, layout, native, sparse_channel_conv2d, upfirdn2d
 from cagc_kernels.arguments import Epilogue
 from cagc_kernels.native import synthesis
 from cagc_kernels.ops.epilogue import epilogue
@@ -139,6 +139,22 @@ def call_sparse_channel_conv2d(dtype: torch.dtype) -> list[torch.Tensor]:
     return [y, *gradients(y, [x, weight])]
 
 
+def call_filtered_lrelu(dtype: torch.dtype) -> list[torch.Tensor]:
+    x = images(dtype).requires_grad_()
+    native._C.use_instructions(random.choice(native._C.instruction_sets()))
+    up, down = random.choice(((1, 1), (2, 2), (4, 2), (2, 1), (3, 2)))
+    fu, fd = (guarded(torch.rand(random.choice(((6 * k,), (k,), (5, 6), (1, 1))))) for k in (up, down))
+    b = guarded(torch.randn(x.shape[1]).to(dtype)).requires_grad_()
+    padding = [random.randint(-1, 3) + (len(fu) + len(fd)) // 2 + 6 for _ in range(4)]
+    scalars = {"clamp": random.choice((None, 0.7)), "flip_filter": random.random() < 0.5}
+    shapes = f"{list(x.shape)} {x.stride()} {list(fu.shape)} {list(fd.shape)}"
+    print(f"filtered_lrelu {shapes} {dtype} {up} {down} {padding} {scalars}", flush=True)
+    y = filtered_lrelu(x, fu, fd, b, up, down, padding, **scalars, backend="native")
+    found = [y, *gradients(y, [x, b])]
+    native._C.use_instructions(native._C.instruction_sets()[0])
+    return found
+
+
 def call_synthesis(_: torch.dtype) -> list[torch.Tensor]:
     resolution, batch = random.choice((4, 8, 16, 16, 32, 64, 128)), random.randint(1, 3)
     channels = {name: random.choice((1, 3, 8, 13, 20)) for name in layer_names(resolution)}
@@ -152,7 +168,7 @@ def call_synthesis(_: torch.dtype) -> list[torch.Tensor]:
     return [compiled.images(guarded(ws.contiguous()), noise)]
 
 
-CALLS = (call_bias_act, call_upfirdn2d, call_epilogue, call_sparse_channel_conv2d)
+CALLS = (call_bias_act, call_upfirdn2d, call_epilogue, call_sparse_channel_conv2d, call_filtered_lrelu)
 
 
 def check_guards() -> None:

@@ -11,6 +11,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+import cagc_kernels
 import cagc_kernels.compat as compat
 from cagc_kernels.compat import __main__ as command
 from cagc_kernels.compat import gradfix, peers, rosinality
@@ -131,7 +132,11 @@ NVLABS = {
         enabled = False
         def grid_sample(input, grid): return "theirs"
     """,
-    "torch_utils/ops/filtered_lrelu.py": "def filtered_lrelu(x): return 'theirs'",
+    "torch_utils/ops/filtered_lrelu.py": """
+        def filtered_lrelu(x, fu=None, fd=None, b=None, up=1, down=1, padding=0, gain=2 ** 0.5, slope=0.2, clamp=None,
+                           flip_filter=False, impl='cuda'): return "theirs"
+    """,
+    "torch_utils/ops/conv2d_resample.py": "def conv2d_resample(x): return 'theirs'",
 }
 
 
@@ -150,9 +155,13 @@ def test_nvlabs_ops_and_what_is_left_alone(write):
             .grid_sample(torch.ones(1, 1, 2, 2), torch.zeros(1, 1, 1, 2))
             .equal(torch.ones(1, 1, 1, 1))
         )
-        assert importlib.import_module("torch_utils.ops.filtered_lrelu").filtered_lrelu(0) == "theirs"
+        filtered = importlib.import_module("torch_utils.ops.filtered_lrelu").filtered_lrelu
+        f, x, options = torch.rand(12), torch.randn(1, 3, 5, 5), {"up": 2, "down": 2, "padding": 9}
+        want = cagc_kernels.filtered_lrelu(x, f, f, b, **options)
+        assert torch.equal(filtered(x, f, f, b.double(), **options), want)
+        assert importlib.import_module("torch_utils.ops.conv2d_resample").conv2d_resample(0) == "theirs"
         told = compat.explain_install()
-    assert "filtered_lrelu\n    left alone: cagc_kernels has no such op" in told
+    assert "conv2d_resample\n    left alone: it is made of upfirdn2d and conv2d_gradfix" in told
     assert "passed over line 2: ModuleNotFoundError" in told
 
 

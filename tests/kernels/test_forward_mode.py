@@ -7,7 +7,15 @@ from functools import partial
 import pytest
 import torch
 
-from cagc_kernels import bias_act, modulated_conv2d, setup_filter, sparse_channel_conv2d, styled_conv2d, upfirdn2d
+from cagc_kernels import (
+    bias_act,
+    filtered_lrelu,
+    modulated_conv2d,
+    setup_filter,
+    sparse_channel_conv2d,
+    styled_conv2d,
+    upfirdn2d,
+)
 
 F = setup_filter([1, 3, 3, 1]).double()
 WEIGHT = torch.randn(4, 3, 3, 3, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
@@ -15,6 +23,7 @@ STYLES, BIAS = torch.tensor([[0.5, 1.0, 2.0]]).double(), torch.zeros(4, dtype=to
 OPS = {
     "bias_act": partial(bias_act, b=BIAS[:3], act="swish"),
     "upfirdn2d": partial(upfirdn2d, f=F.float(), up=2),
+    "filtered_lrelu": partial(filtered_lrelu, fu=F.float(), fd=F.float(), up=2, down=2, padding=3),
     "modulated_conv2d": partial(modulated_conv2d, weight=WEIGHT, styles=STYLES, padding=1),
     "styled_conv2d": partial(styled_conv2d, weight=WEIGHT, styles=STYLES, bias=BIAS, up=2, resample_filter=F.float()),
     "sparse_channel_conv2d": partial(

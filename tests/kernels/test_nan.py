@@ -85,6 +85,8 @@ def test_ops_hide_no_nan(instructions, dtype, clamp):
     calls = {act: lambda how, act=act: ops.bias_act(x, b, act=act, clamp=clamp, **how) for act in ACTIVATIONS}
     for up, down in ((1, 1), (2, 1), (1, 2)):
         calls[f"up {up}, down {down}"] = lambda how, up=up, down=down: ops.upfirdn2d(x, f, up, down, 2, **how)
+    fu, fd = torch.rand(12), torch.rand(4, 4)
+    calls["filtered"] = lambda how: ops.filtered_lrelu(x, fu, fd, b, 2, 2, 9, clamp=clamp, **how)
     calls["sparse"] = lambda how: ops.sparse_channel_conv2d(x, weight, every[:3], every, styles, **how)
     calls["styled"] = lambda how: ops.styled_conv2d(x, weight, styles, bias, noise=noise.to(dtype), clamp=clamp, **how)
     for name, call in calls.items():

@@ -7,6 +7,7 @@
 #include "../synthesis/kernels.h"
 #include "cagc/bias_act.h"
 #include "cagc/epilogue.h"
+#include "cagc/filtered_lrelu.h"
 #include "cagc/sparse_channel_conv2d.h"
 #include "cagc/synthesis.h"
 #include "cagc/upfirdn2d.h"
@@ -36,6 +37,7 @@ void prefer_huge_pages(void *memory, size_t bytes) {
   extern const Kernels kernels;                                               \
   void bias_act(const BiasAct &, int threads);                                \
   void epilogue(const Epilogue &, int threads);                               \
+  void filtered_lrelu(const FilteredLrelu &, int threads);                    \
   void sparse_channel_conv2d(const SparseChannelConv2d &, int threads);       \
   void upfirdn2d(const Upfirdn2d &, int threads);                             \
   }
@@ -53,13 +55,14 @@ struct Level {
   const Kernels &synthesis;
   void (*bias_act)(const BiasAct &, int threads);
   void (*epilogue)(const Epilogue &, int threads);
+  void (*filtered_lrelu)(const FilteredLrelu &, int threads);
   void (*sparse_channel_conv2d)(const SparseChannelConv2d &, int threads);
   void (*upfirdn2d)(const Upfirdn2d &, int threads);
 };
 
 #define CAGC_ROW(LEVEL, RUNS)                                                                     \
-  {#LEVEL, RUNS, LEVEL::kernels, LEVEL::bias_act, LEVEL::epilogue, LEVEL::sparse_channel_conv2d,  \
-   LEVEL::upfirdn2d}
+  {#LEVEL, RUNS, LEVEL::kernels, LEVEL::bias_act, LEVEL::epilogue, LEVEL::filtered_lrelu,         \
+   LEVEL::sparse_channel_conv2d, LEVEL::upfirdn2d}
 
 // Tests levels instead of models: GCC compares arch=haswell and arch=skylake-avx512 with the processor's model.
 const Level kLevels[] = {
@@ -100,6 +103,7 @@ const Kernels *find_kernels(const char *instructions) {
 
 void bias_act_cpu(const BiasAct &p, int threads) { current->bias_act(p, threads); }
 void upfirdn2d_cpu(const Upfirdn2d &p, int threads) { current->upfirdn2d(p, threads); }
+void filtered_lrelu_cpu(const FilteredLrelu &p, int threads) { current->filtered_lrelu(p, threads); }
 void epilogue_cpu(const Epilogue &p, int threads) { current->epilogue(p, threads); }
 void sparse_channel_conv2d_cpu(const SparseChannelConv2d &p, int threads) {
   current->sparse_channel_conv2d(p, threads);
