@@ -35,7 +35,7 @@ def dense_like(x: torch.Tensor | None, other: torch.Tensor) -> torch.Tensor | No
 
 
 def channel_step(x: torch.Tensor, dim: int, b: torch.Tensor | None) -> tuple[int, int]:
-    """(step, channels): element i of the dense ``x``, in memory order, has bias ``b[i // step % channels]``."""
+    """Return (step, channels): element i of the dense ``x``, in memory order, has bias ``b[i // step % channels]``."""
     if b is None or x.shape[dim] == 1:
         return max(1, x.numel()), 1
     return x.stride(dim), x.shape[dim]

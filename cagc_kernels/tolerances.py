@@ -1,4 +1,4 @@
-"""The one table of tolerances: how far a result may lie from the float64 oracle, elementwise and on average."""
+"""The table of tolerances: how far a result may deviate from the float64 oracle, elementwise and on average."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 import torch
 
-# Fewer elements than this say nothing about a mean.
+# The mean error is checked only with at least this many elements.
 ENOUGH_FOR_A_MEAN = 64
 
 
@@ -26,9 +26,9 @@ TOLERANCES = {
 
 
 def deviation(got: torch.Tensor, oracle: torch.Tensor) -> Tolerance:
-    """How far ``got`` lies from ``oracle`` of the same shape, in the measure of :class:`Tolerance`; NaN if it has NaN.
+    """Return the deviation of ``got`` from ``oracle``, of the same shape, as a :class:`Tolerance`; NaN if it has NaN.
 
-    The scale of ``oracle`` is the mean of its absolute values. Of a few elements there is no mean: ``bias`` is 0.
+    The scale of ``oracle`` is the mean of its absolute values. With few elements ``bias`` is 0.
     """
     if got.numel() == 0:
         return Tolerance(0.0, 0.0)
@@ -40,7 +40,7 @@ def deviation(got: torch.Tensor, oracle: torch.Tensor) -> Tolerance:
 
 
 def assert_close(got: torch.Tensor, oracle: torch.Tensor, dtype: torch.dtype, factor: float = 1.0) -> None:
-    """``got``, computed in ``dtype``, agrees with the float64 ``oracle``: shape, no NaN, each element, and no bias."""
+    """Assert that ``got``, computed in ``dtype``, agrees with the float64 ``oracle``: shape, elements, mean, no NaN."""
     assert got.shape == oracle.shape, (got.shape, oracle.shape)
     found, allowed = deviation(got, oracle), TOLERANCES[dtype]
     limit = factor * allowed.relative

@@ -1,4 +1,4 @@
-"""Every kernel against float64 on this machine: ``python -m cagc_kernels.verify [--quick] [--json]``."""
+"""Checks every kernel against float64 on this machine: ``python -m cagc_kernels.verify [--quick] [--json]``."""
 
 import sys
 
@@ -8,5 +8,5 @@ from .verification.command import main
 if __name__ == "__main__":
     sys.exit(main())
 
-# What an import of this module leaves as ``cagc_kernels.verify``: the function, as without the import.
+# Importing this module would hide the function ``cagc_kernels.verify`` behind the module, so the function is restored.
 sys.modules[__name__] = verify

@@ -103,7 +103,7 @@ class Project(ContentOptions, ImageOptions):
     out: Path = Path("projection")
     """Folder for the pictures, latents, loss curves and metrics.json."""
     overwrite: bool = False
-    """Replace what an earlier run wrote."""
+    """Replace the output of an earlier run."""
 
     def run(self) -> None:
         """Write the folder; Ctrl-C writes the best so far."""
@@ -187,7 +187,7 @@ class Mix:
     out: Path = Path("mixing")
     """Folder for one grid a generator."""
     overwrite: bool = False
-    """Replace what an earlier run wrote."""
+    """Replace the output of an earlier run."""
 
     def run(self) -> None:
         """Write the grids."""
@@ -234,7 +234,7 @@ class Morph:
     """.gif, .webp or .mp4 (with the package av) for an animation, .png for a strip; the generators are put beside each
     other."""
     overwrite: bool = False
-    """Replace what an earlier run wrote."""
+    """Replace the output of an earlier run."""
 
     def run(self) -> None:
         """Write the picture."""
@@ -292,7 +292,7 @@ class Edit:
     out: Path = Path("edit")
     """Folder for edit.png and directions.safetensors."""
     overwrite: bool = False
-    """Replace what an earlier run wrote."""
+    """Replace the output of an earlier run."""
 
     def run(self) -> None:
         """Write the picture and the directions."""

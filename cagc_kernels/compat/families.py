@@ -1,4 +1,4 @@
-"""Which functions and classes of which files the families of code bases hold, and what takes their places."""
+"""The table of replacements: functions and classes by file, for each family of code bases."""
 
 from __future__ import annotations
 
@@ -9,17 +9,18 @@ from typing import NamedTuple
 
 import torch
 
-# Each has a file of this name with upfirdn2d.py beside it, by which a folder of ops is known; one alone proves nothing.
+# A folder of ops is recognised by a file of one of these names together with upfirdn2d.py.
 FAMILIES = ("fused_act", "bias_act", "fused_bias_leakyrelu")
 
 
 class Op(NamedTuple):
-    """A function that takes the place of one of a code base.
+    """The replacement of a function of a code base.
 
     Attributes:
-        function: takes the parameters of the copy by name, and ``bias_axis`` if ``has_bias_axis``.
-        parameters: the names that a copy may give its parameters, each with that of ``function``.
-        works: whether the copy needs no extension of its own, so that one of another signature is left alone.
+        function: called with the parameters of the replaced function by name, and ``bias_axis`` if ``has_bias_axis``.
+        parameters: parameter names that the replaced function may have, with the corresponding names of ``function``.
+        works: whether the replaced function works without a compiled extension, so that it is left alone if its
+            signature differs.
     """
 
     function: Callable[..., object]
@@ -29,49 +30,49 @@ class Op(NamedTuple):
 
 
 class Layer(NamedTuple):
-    """A class of a code base, of which only ``forward`` needs another: ``stand_in`` where theirs cannot be made."""
+    """The replacement of a class's ``forward``; ``stand_in`` replaces the whole class if its definition fails."""
 
     forward: Callable[..., torch.Tensor]
     attributes: tuple[str, ...]
     stand_in: type
 
 
-# {file: {name: {a file of the same family: what takes its place}}}; filled by the modules of the families.
+# {file: {name: {family: replacement}}}, filled by the modules of the families.
 FILES: dict[str, dict[str, dict[str, Op | Layer]]] = {}
 LEFT: dict[str, str] = {
     "conv2d_resample": "it is made of upfirdn2d and conv2d_gradfix, which are replaced where they stand",
 }
-# Packages that nobody can import where one of their extensions is missing; every file below them is tried.
+# Packages that cannot be imported if one of their extensions is missing; every file in them is tried.
 PACKAGES: set[str] = {"mmcv.ops"}
-# Files of networks, which hold an op among much else: they run as they are.
+# Files of networks that also define an op; they are run unchanged.
 NETWORKS = ("networks", "networks_stylegan2")
 
 
 def serve(family: str, files: Mapping[str, Mapping[str, Op | Layer]]) -> None:
-    """Add what the ``family`` that has a file of this name serves, by file and name."""
+    """Add the replacements of a ``family``, by file and name, to the table."""
     for file, names in files.items():
         for name, served in names.items():
             FILES.setdefault(file, {}).setdefault(name, {})[family] = served
 
 
 def op(function: Callable[..., object], has_bias_axis: bool = False, **synonyms: str) -> Op:
-    """An :class:`Op` whose copies name parameters as ``function`` does, or by ``synonyms`` {theirs: ours}."""
+    """Return an :class:`Op` for functions with the parameter names of ``function`` or ``synonyms`` {theirs: ours}."""
     code = function.__code__
     own = {name: name for name in code.co_varnames[: code.co_argcount] if name != "bias_axis"}
     return Op(function, {**own, **synonyms}, has_bias_axis)
 
 
 def follow(place: str, served: Op, signature: Signature | None, bias_axis: int | None) -> Callable[..., object]:
-    """``served.function`` under the parameters, defaults and order of ``signature``; None keeps its own.
+    """Return a function with ``signature`` that calls ``served.function``; None keeps the latter's own signature.
 
-    ``place`` names it in an error. Where ``signature`` has a parameter that nothing here is, each call raises.
+    ``place`` is its name in errors. If ``signature`` has an unknown parameter, the result raises when it is called.
     """
     fixed = {"bias_axis": bias_axis} if served.has_bias_axis else {}
     if signature is None:
         signature = Signature([p for p in _signature(served.function) if p.name != "bias_axis"])
     if reason := unserved(served, signature):
         return _refusing(place, reason)
-    # Real code and not *args: a call costs no more than one of ours, and torch.compile reads it.
+    # Generated code instead of *args, so that a call has no overhead and torch.compile can trace it.
     defaults = {name: p.default for name, p in signature.parameters.items() if p.default is not Parameter.empty}
     shown = [_text(p) for p in signature.parameters.values()]
     given = [f"{served.parameters[name]}={name}" for name in signature.parameters]
@@ -88,7 +89,7 @@ def follow(place: str, served: Op, signature: Signature | None, bias_axis: int |
 
 
 def unserved(served: Op, signature: Signature) -> str | None:
-    """Why a copy of this signature is not served; None if it is."""
+    """Return the reason why a function of this signature cannot be replaced, or None if it can."""
     for name, parameter in signature.parameters.items():
         if parameter.kind in (Parameter.VAR_POSITIONAL, Parameter.VAR_KEYWORD) or name not in served.parameters:
             return f"got the parameter {name!r} in its signature {signature}, expected {', '.join(served.parameters)}"
@@ -120,11 +121,11 @@ def _refusing(place: str, reason: str) -> Callable[..., object]:
     return refuse
 
 
-# What code bases give as numbers: NumPy's, tensors of one element, floats for whole numbers.
+# Code bases pass numbers as NumPy scalars, as tensors of one element, and whole numbers as floats.
 
 
 def whole(name: str, value: object) -> object:
-    """``value`` with each whole number in it as an int, sequences as lists; what is none of these stays for the op.
+    """Return ``value`` with whole numbers as int and sequences as lists; other values are left for the op to check.
 
     Raises ValueError for a number that is not whole.
     """
@@ -142,14 +143,14 @@ def whole(name: str, value: object) -> object:
 
 
 def real(value: object) -> object:
-    """A tensor or array of one element as its number; all else as it is."""
+    """Return the number in a tensor or array of one element; other values unchanged."""
     if type(value) is not float and (isinstance(value, torch.Tensor) or hasattr(value, "__array__")):
         return value.item()
     return value
 
 
 def as_dtype(value: torch.Tensor | None, x: object) -> torch.Tensor | None:
-    """``value`` in the dtype of ``x``, where both are tensors."""
+    """Return ``value`` in the dtype of ``x`` if both are tensors, else ``value``."""
     if isinstance(value, torch.Tensor) and isinstance(x, torch.Tensor) and value.dtype != x.dtype:
         return value.to(x.dtype)
     return value

@@ -1,6 +1,6 @@
-"""What ``conv2d_gradfix`` and ``grid_sample_gradfix`` of the code bases are for: PyTorch's own functions, and more.
+"""Replacements for ``conv2d_gradfix`` and ``grid_sample_gradfix``, which offer gradients of any order.
 
-PyTorch differentiates its convolutions any number of times, but not the gradient of its ``grid_sample``.
+PyTorch's convolutions are differentiable any number of times, but the gradient of its ``grid_sample`` is not.
 """
 
 from __future__ import annotations
@@ -12,29 +12,30 @@ import torch.nn.functional as F
 
 
 def conv2d(input, weight, bias=None, stride=1, padding=0, dilation=1, groups=1) -> torch.Tensor:
-    """``torch.nn.functional.conv2d``: PyTorch's convolution is differentiable any number of times by itself."""
+    """Call ``torch.nn.functional.conv2d``, which is differentiable any number of times."""
     return F.conv2d(input, weight, bias, stride, padding, dilation, groups)
 
 
 def conv_transpose2d(
     input, weight, bias=None, stride=1, padding=0, output_padding=0, groups=1, dilation=1
 ) -> torch.Tensor:
-    """``torch.nn.functional.conv_transpose2d``."""
+    """Call ``torch.nn.functional.conv_transpose2d``, which is differentiable any number of times."""
     return F.conv_transpose2d(input, weight, bias, stride, padding, output_padding, groups, dilation)
 
 
 def no_weight_gradients(disable: bool = True):
-    """A context that does nothing: PyTorch computes only the gradients that were asked for."""
+    """Return a context that does nothing, because PyTorch computes only the gradients that are requested."""
     return nullcontext()
 
 
 def grid_sample(input: torch.Tensor, grid: torch.Tensor) -> torch.Tensor:
-    """Bilinear samples [N, C, H', W'] of ``input`` [N, C, H, W] at ``grid`` [N, H', W', 2], zeros outside.
+    """Sample ``input`` [N, C, H, W] bilinearly at ``grid`` [N, H', W', 2], with zeros outside: [N, C, H', W'].
 
-    ``torch.nn.functional.grid_sample(input, grid, align_corners=False)``, differentiable any number of times in both.
+    Equals ``torch.nn.functional.grid_sample(input, grid, align_corners=False)``, and is differentiable any number of
+    times in both arguments.
 
     Raises:
-        TypeError, ValueError: an argument is no tensor, or of another number of dimensions.
+        TypeError, ValueError: an argument is not a tensor, or has another number of dimensions.
     """
     for name, value, axes in (("input", input, "[N, C, H, W]"), ("grid", grid, "[N, H', W', 2]")):
         if not isinstance(value, torch.Tensor):
@@ -47,7 +48,7 @@ def grid_sample(input: torch.Tensor, grid: torch.Tensor) -> torch.Tensor:
 
 
 class _GridSample(torch.autograd.Function):
-    """PyTorch's kernels for the value and a gradient that is the last; gathers for one that may be differentiated."""
+    """Uses PyTorch's kernels for the value and for a last gradient, and gathers for one that may be differentiated."""
 
     @staticmethod
     def forward(ctx, input, grid):
@@ -58,7 +59,7 @@ class _GridSample(torch.autograd.Function):
     def backward(ctx, g):
         again = torch.is_grad_enabled()
         with torch.enable_grad():
-            # Views, so that a path from one to the other does not count twice.
+            # Views: if one saved tensor was computed from the other, autograd must not follow that path as well.
             leaves = [t.view_as(t) if t.requires_grad else t for t in ctx.saved_tensors]
             if not again:
                 leaves = [t.detach().requires_grad_(t.requires_grad) for t in leaves]
@@ -69,7 +70,7 @@ class _GridSample(torch.autograd.Function):
 
 
 def _by_gathers(input: torch.Tensor, grid: torch.Tensor) -> torch.Tensor:
-    """The same values by operations that PyTorch differentiates any number of times."""
+    """Return the same values by operations that PyTorch differentiates any number of times."""
     (n, c, height, width), flat = input.shape, input.flatten(2)
     x, y = ((grid[..., 0] + 1) * width - 1) / 2, ((grid[..., 1] + 1) * height - 1) / 2
     left, top = x.detach().floor(), y.detach().floor()

@@ -1,7 +1,7 @@
-"""The ops of ``mmcv.ops`` on ours, for the generators of mmediting and mmgeneration.
+"""Replacements for ``mmcv.ops``, for the generators of mmediting and mmgeneration.
 
-They are served by :func:`cagc_kernels.compat.install`, also where mmcv's compiled extension is missing: its other ops
-can then be imported, and raise when they are used.
+:func:`cagc_kernels.compat.install` installs them even if mmcv's compiled extension is missing: its other ops can then
+be imported, and raise when they are called.
 """
 
 from __future__ import annotations
@@ -14,18 +14,18 @@ from .rosinality import FusedLeakyReLU, forward_of_copy, leaky_relu_along
 
 
 def bias_act(input, bias=None, dim=1, act="linear", alpha=None, gain=None, clamp=None, use_custom_op=True):
-    """:func:`cagc_kernels.bias_act`; the reference without ``use_custom_op``."""
+    """Call :func:`cagc_kernels.bias_act`, on the reference backend unless ``use_custom_op``."""
     return nvlabs.bias_act(input, bias, dim, act, alpha, gain, clamp, "cuda" if use_custom_op else "ref")
 
 
 def upfirdn2d(input, filter, up=1, down=1, padding=0, flip_filter=False, gain=1, use_custom_op=True) -> torch.Tensor:
-    """:func:`cagc_kernels.upfirdn2d`; the reference without ``use_custom_op``."""
+    """Call :func:`cagc_kernels.upfirdn2d`, on the reference backend unless ``use_custom_op``."""
     impl = "cuda" if use_custom_op else "ref"
     return nvlabs.upfirdn2d(input, filter, up, down, padding, flip_filter, gain, impl)
 
 
 class FusedBiasLeakyReLU(FusedLeakyReLU):
-    """:class:`rosinality.FusedLeakyReLU` that always has a bias [num_channels]."""
+    """A :class:`rosinality.FusedLeakyReLU` that always has a bias [num_channels]."""
 
     def __init__(self, num_channels: int, negative_slope: float = 0.2, scale: float = 2**0.5) -> None:
         super().__init__(num_channels, True, negative_slope, scale)

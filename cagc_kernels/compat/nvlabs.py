@@ -1,12 +1,12 @@
-"""``torch_utils.ops`` of NVlabs' stylegan2-ada-pytorch and stylegan3 on our ops.
+"""Replacements for ``torch_utils.ops`` of NVlabs' stylegan2-ada-pytorch and stylegan3.
 
     from cagc_kernels.compat import nvlabs
     nvlabs.install()
     from torch_utils.ops import bias_act, conv2d_gradfix, filtered_lrelu, fma, upfirdn2d
 
-Have the code base on the path first: its own ``torch_utils`` is then kept, and only these six modules are replaced.
-:func:`cagc_kernels.compat.install` keeps what else they hold, wherever they lie.
-``impl="cuda"``, the peers' default, lets the backend be chosen on any device; ``impl="ref"`` is the reference.
+If the code base is on the path, its own ``torch_utils`` is kept and only these six modules are replaced.
+:func:`cagc_kernels.compat.install` replaces single functions in them instead, in whatever folder they are.
+``impl="cuda"``, their default, chooses the backend on any device; ``impl="ref"`` is the reference backend.
 """
 
 from __future__ import annotations
@@ -37,29 +37,29 @@ def _backend(impl: str) -> str | None:
 
 
 def bias_act(x, b=None, dim=1, act="linear", alpha=None, gain=None, clamp=None, impl="cuda") -> torch.Tensor:
-    """:func:`cagc_kernels.bias_act`; ``b`` is cast to the dtype of ``x``."""
+    """Call :func:`cagc_kernels.bias_act`; ``b`` is cast to the dtype of ``x``."""
     alpha, gain, clamp = real(alpha), real(gain), real(clamp)
     return ops.bias_act(x, as_dtype(b, x), whole("dim", dim), act, alpha, gain, clamp, _backend(impl))
 
 
 def upfirdn2d(x, f, up=1, down=1, padding=0, flip_filter=False, gain=1, impl="cuda") -> torch.Tensor:
-    """:func:`cagc_kernels.upfirdn2d`."""
+    """Call :func:`cagc_kernels.upfirdn2d`."""
     factors = whole("up", up), whole("down", down)
     return ops.upfirdn2d(x, f, *factors, whole("padding", padding), flip_filter, real(gain), _backend(impl))
 
 
 def filter2d(x, f, padding=0, flip_filter=False, gain=1, impl="cuda") -> torch.Tensor:
-    """:func:`cagc_kernels.filter2d`."""
+    """Call :func:`cagc_kernels.filter2d`."""
     return ops.filter2d(x, f, whole("padding", padding), flip_filter, real(gain), _backend(impl))
 
 
 def upsample2d(x, f, up=2, padding=0, flip_filter=False, gain=1, impl="cuda") -> torch.Tensor:
-    """:func:`cagc_kernels.upsample2d`."""
+    """Call :func:`cagc_kernels.upsample2d`."""
     return ops.upsample2d(x, f, whole("up", up), whole("padding", padding), flip_filter, real(gain), _backend(impl))
 
 
 def downsample2d(x, f, down=2, padding=0, flip_filter=False, gain=1, impl="cuda") -> torch.Tensor:
-    """:func:`cagc_kernels.downsample2d`."""
+    """Call :func:`cagc_kernels.downsample2d`."""
     down, padding = whole("down", down), whole("padding", padding)
     return ops.downsample2d(x, f, down, padding, flip_filter, real(gain), _backend(impl))
 
@@ -68,14 +68,14 @@ def filtered_lrelu(
     x, fu=None, fd=None, b=None, up=1, down=1, padding=0, gain=2**0.5, slope=0.2, clamp=None, flip_filter=False,
     impl="cuda",
 ) -> torch.Tensor:  # fmt: skip
-    """:func:`cagc_kernels.filtered_lrelu`; ``b`` is cast to the dtype of ``x``."""
+    """Call :func:`cagc_kernels.filtered_lrelu`; ``b`` is cast to the dtype of ``x``."""
     up, down, padding = whole("up", up), whole("down", down), whole("padding", padding)
     numbers = up, down, padding, real(gain), real(slope), real(clamp)
     return ops.filtered_lrelu(x, fu, fd, as_dtype(b, x), *numbers, flip_filter, _backend(impl))
 
 
 def fma(a: torch.Tensor, b: torch.Tensor, c: torch.Tensor) -> torch.Tensor:
-    """``a * b + c``, broadcast."""
+    """Return ``a * b + c``, broadcast."""
     return torch.addcmul(c, a, b)
 
 
@@ -83,9 +83,9 @@ def modulated_conv2d(
     x, weight, styles, noise=None, up=1, down=1, padding=0, resample_filter=None, demodulate=True, flip_weight=True,
     fused_modconv=True,
 ) -> torch.Tensor:  # fmt: skip
-    """:func:`cagc_kernels.modulated_conv2d`, whose batch takes one dense convolution whatever ``fused_modconv`` says.
+    """Call :func:`cagc_kernels.modulated_conv2d`, which ignores ``fused_modconv``: it is one dense convolution anyway.
 
-    ``noise`` broadcasts to the output [N, O, H', W'] from any number of its last dimensions.
+    ``noise`` may have fewer dimensions than the output [N, O, H', W'] and broadcasts to its last ones.
     """
     if noise is not None:
         noise = as_dtype(noise, x)
@@ -94,7 +94,7 @@ def modulated_conv2d(
 
 
 class _Facts(dict):
-    """Entries that are attributes too, as the code bases write either."""
+    """A dictionary whose entries are also attributes, because the code bases use both forms."""
 
     __getattr__ = dict.__getitem__
 
@@ -129,7 +129,7 @@ _installation = Installation(
         "torch_utils.ops": {},
         "torch_utils.ops.bias_act": {
             "bias_act": bias_act,
-            # The networks take their default gains from here.
+            # The networks read their default gains from this table.
             "activation_funcs": {
                 name: _describe(i, activation) for i, (name, activation) in enumerate(ACTIVATIONS.items(), 1)
             },
@@ -140,7 +140,7 @@ _installation = Installation(
             "filter2d": filter2d,
             "upsample2d": upsample2d,
             "downsample2d": downsample2d,
-            # What conv2d_resample.py imports.
+            # conv2d_resample.py imports these.
             "_get_filter_size": _get_filter_size,
             "_parse_padding": parse_padding,
             "_parse_scaling": parse_factors,
@@ -156,13 +156,13 @@ _installation = Installation(
 
 
 def install() -> Installation:
-    """Put the six modules into ``sys.modules``, or our functions into those that are imported already.
+    """Add the six modules to ``sys.modules``, or set our functions in those that are already imported.
 
-    Returns a context manager that undoes it. Raises RuntimeError if a module of that name is imported and is something
-    else, or has been replaced since an earlier install.
+    Returns a context manager that undoes it. Raises RuntimeError if an imported module of one of these names is not
+    NVlabs', or was replaced since an earlier install.
     """
     present = "torch_utils" in sys.modules or find_spec("torch_utils") is not None
-    if present:  # so that torch_utils.ops.bias_act is an attribute too
+    if present:  # makes torch_utils.ops.bias_act an attribute as well
         import_module("torch_utils.ops")
     return _installation.install(without=("torch_utils", "torch_utils.ops") if present else ())
 

@@ -1,4 +1,4 @@
-"""What the file of an op says before it runs, and running it without compiling its extension."""
+"""Reads the source file of an op before it runs, and runs it without compiling its extension."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from .families import FAMILIES
 
 
 class Source:
-    """The file of one module, parsed.
+    """The parsed source file of a module.
 
     Attributes:
         names: functions, classes and variables that the file defines at its top level.
-        imported: names that it takes from modules beside it; "*" among them where it takes all.
+        imported: names that it imports from other modules, including "*".
     """
 
     def __init__(self, path: str) -> None:
-        """Raises OSError, SyntaxError or ValueError if ``path`` cannot be read as Python."""
+        """Parse the file. Raises OSError, SyntaxError or ValueError if ``path`` cannot be read as Python."""
         self.path = Path(path)
         self.tree = ast.parse(self.path.read_bytes(), path)
         self.names: set[str] = set()
@@ -35,12 +35,12 @@ class Source:
 
     @property
     def families(self) -> list[str]:
-        """Those whose files lie beside it, or as folders beside its own, or are imported by it."""
+        """The families whose files are in its folder or the folder above, or are imported by it."""
         beside = _stems(self.path.parent), _stems(self.path.parent.parent), self.imported
         return [family for family in FAMILIES if any({"upfirdn2d", family} <= stems for stems in beside)]
 
     def bias_axis(self, function: str) -> int | None:
-        """-1 if ``function`` treats three dimensions apart, as those copies do that add [C] to [N, L, C]; else None."""
+        """Return -1 if ``function`` tests for three dimensions, as copies that add [C] to [N, L, C] do; else None."""
         for node in ast.walk(self.tree):
             if isinstance(node, ast.FunctionDef) and node.name == function:
                 tests = [ast.unparse(n) for n in ast.walk(node) if isinstance(n, ast.Compare)]
@@ -50,7 +50,7 @@ class Source:
         return None
 
     def signature(self, function: str) -> Signature | None:
-        """That in the text of ``function``, which a decorator may hide; a default that is no literal counts as None."""
+        """Return the signature in the source of ``function``, which decorators may hide; non-literal defaults: None."""
         for node in _top_level(self.tree):
             if isinstance(node, ast.FunctionDef) and node.name == function and not node.args.kwarg:
                 positional = [*node.args.posonlyargs, *node.args.args]
@@ -59,15 +59,15 @@ class Source:
         return None
 
     def slices(self, cls: str, attribute: str) -> bool:
-        """Whether ``cls`` takes a part of ``self.<attribute>``."""
+        """Whether ``cls`` contains a subscript of ``self.<attribute>``."""
         nodes = [n for n in ast.walk(self.tree) if isinstance(n, ast.ClassDef) and n.name == cls]
         parts = (n.value for node in nodes for n in ast.walk(node) if isinstance(n, ast.Subscript))
         return any(ast.unparse(part) == f"self.{attribute}" for part in parts)
 
     def run(self, module: ModuleType) -> list[str]:
-        """Run the file in ``module`` without compiling an extension; what fails is passed over and told of.
+        """Run the file in ``module`` without compiling extensions, and return a line for each statement that failed.
 
-        A name that would have come from a statement that failed is an :class:`Unbuilt`.
+        Names that a failed statement would have defined become :class:`Unbuilt` objects.
         """
         names = {alias.name for node in self.tree.body for alias in getattr(node, "names", ()) if _is_future(node)}
         features = import_module("__future__")
@@ -80,7 +80,7 @@ class Source:
             code = compile(ast.Module([statement], []), str(self.path), "exec", flags, dont_inherit=True)
             try:
                 exec(code, space)
-            except Exception as error:  # whatever stops a code base without a compiler: OSError, ImportError, ...
+            except Exception as error:  # without a compiler, code bases raise many types: OSError, ImportError, ...
                 reason = f"line {statement.lineno}: {type(error).__name__}: {error}".splitlines()[0]
                 passed.append(reason)
                 for name in _bound(statement) - space.keys():
@@ -90,7 +90,7 @@ class Source:
 
 
 class Unbuilt:
-    """What stands for a thing that could not be made; to use it raises RuntimeError that says why."""
+    """Placeholder for an object that could not be created; using it raises RuntimeError with the reason."""
 
     def __init__(self, name: str, reason: str) -> None:
         self.__dict__.update(_name=name, _reason=reason)
@@ -137,7 +137,7 @@ def _parameter(name: str, default: ast.expr | None) -> Parameter:
 
 
 def _top_level(node: ast.AST):
-    """Statements that run on import: those within ``if`` and ``try`` too, but none within functions and classes."""
+    """Yield the statements that run on import, including those in ``if`` and ``try``, not in functions or classes."""
     for child in ast.iter_child_nodes(node):
         if isinstance(child, ast.stmt):
             yield child
@@ -146,7 +146,7 @@ def _top_level(node: ast.AST):
 
 
 def _bound(statement: ast.stmt) -> set[str]:
-    """Names that ``statement`` would bind."""
+    """Return the names that ``statement`` would bind."""
     found = set()
     for node in [statement, *_top_level(statement)]:
         if isinstance(node, (ast.FunctionDef, ast.ClassDef)):

@@ -1,12 +1,12 @@
-"""The ``op`` package of rosinality/stylegan2-pytorch, and of the many code bases that carry a copy, on our ops.
+"""Replacements for the package ``op`` of rosinality/stylegan2-pytorch, of which many code bases have a copy.
 
-pSp, e4e, ReStyle, HyperStyle, StyleCLIP, StyleGAN-NADA, Anycost, BasicSR, GFPGAN and CodeFormer carry one.
+Among them are pSp, e4e, ReStyle, HyperStyle, StyleCLIP, StyleGAN-NADA, Anycost, BasicSR, GFPGAN and CodeFormer.
 
     from cagc_kernels.compat import rosinality
     rosinality.install()
     from op import FusedLeakyReLU, conv2d_gradfix, fused_leaky_relu, upfirdn2d
 
-Nothing is compiled, on import or later.
+Nothing is compiled, neither on import nor later.
 """
 
 from __future__ import annotations
@@ -31,16 +31,16 @@ def fused_leaky_relu(
     negative_slope: float = 0.2,
     scale: float = 2**0.5,
 ) -> torch.Tensor:
-    """:func:`cagc_kernels.fused_leaky_relu`; ``negative_slope`` counts on the CPU too, where the peer has 0.2.
+    """Call :func:`cagc_kernels.fused_leaky_relu`; on the CPU, ``negative_slope`` is used, where rosinality has 0.2.
 
-    ``bias`` is cast to the dtype of ``input``. Of ``input`` [N, L, C] it is added along axis 1, or the last where only
-    that fits. Raises TypeError and ValueError as the op does.
+    ``bias`` is cast to the dtype of ``input``. For ``input`` [N, L, C] it is added along axis 1, or along the last axis
+    if only that fits. Raises TypeError and ValueError as the op does.
     """
     return leaky_relu_along(input, bias, negative_slope, scale)
 
 
 def leaky_relu_along(input, bias=None, negative_slope=0.2, scale=2**0.5, bias_axis=None) -> torch.Tensor:
-    """:func:`fused_leaky_relu` with the ``bias_axis`` of [N, L, C], 1 or -1, that a copy has."""
+    """Call :func:`fused_leaky_relu` with the axis of [N, L, C] along which a copy adds its bias, 1 or -1."""
     axis, bias = 1, as_dtype(bias, input)
     if isinstance(bias, torch.Tensor) and isinstance(input, torch.Tensor) and input.ndim == 3:
         fits = [i for i in (1, -1) if bias.shape == input.shape[i : i + 1 or None]]
@@ -49,12 +49,12 @@ def leaky_relu_along(input, bias=None, negative_slope=0.2, scale=2**0.5, bias_ax
 
 
 class FusedLeakyReLU(nn.Module):
-    """:func:`fused_leaky_relu` with a learned bias [channel]; state dict: ``bias``, if there is one."""
+    """:func:`fused_leaky_relu` with a learned bias [channel], which is ``bias`` in the state dict."""
 
     def __init__(self, channel: int, bias: bool = True, negative_slope: float = 0.2, scale: float = 2**0.5) -> None:
         super().__init__()
         (channel,) = checks.integers("channel", whole("channel", channel), (), 0)
-        checks.flag("bias", bias)  # the older signature has negative_slope here
+        checks.flag("bias", bias)  # an older signature has negative_slope in this place
         checks.number("negative_slope", negative_slope, optional=False)
         checks.number("scale", scale, optional=False)
         self.register_parameter("bias", nn.Parameter(torch.zeros(channel)) if bias else None)
@@ -75,10 +75,10 @@ def upfirdn2d(
     down: int | Sequence[int] = 1,
     pad: int | Sequence[int] = (0, 0),
 ) -> torch.Tensor:
-    """:func:`cagc_kernels.upfirdn2d` of [N, C, H, W] with ``kernel`` [kh, kw].
+    """Call :func:`cagc_kernels.upfirdn2d` on [N, C, H, W] with ``kernel`` [kh, kw].
 
-    ``pad`` is (before, after) for both axes, or (x0, x1, y0, y1), or one number for all. Numbers may be NumPy's,
-    tensors of one element, or floats that are whole. Raises ValueError and TypeError as the op does.
+    ``pad`` is (before, after) for both axes, or (x0, x1, y0, y1), or one number for all. NumPy numbers, tensors of one
+    element and floats with whole values are accepted as numbers. Raises ValueError and TypeError as the op does.
     """
     given, pad = pad, whole("pad", pad)
     if isinstance(pad, list) and len(pad) not in (2, 4):
@@ -92,12 +92,12 @@ def upfirdn2d(
 
 
 def upfirdn2d_native(input, kernel, up_x, up_y, down_x, down_y, pad_x0, pad_x1, pad_y0, pad_y1) -> torch.Tensor:
-    """:func:`upfirdn2d` with its factors and padding one by one; on every device, and by kernels."""
+    """Call :func:`upfirdn2d` with separate factors and paddings; it runs kernels on every device."""
     return upfirdn2d(input, kernel, (up_x, up_y), (down_x, down_y), (pad_x0, pad_x1, pad_y0, pad_y1))
 
 
 def forward_of_copy(module: nn.Module, input: torch.Tensor, sliced: bool) -> torch.Tensor:
-    """The forward pass of a copy's class; ``sliced``: with as much of its bias as the input has channels."""
+    """Compute the forward pass of a copy's class; ``sliced`` uses as much of the bias as the input has channels."""
     bias = module.bias[: input.shape[1]] if sliced and module.bias is not None else module.bias
     return fused_leaky_relu(input, bias, module.negative_slope, module.scale)
 
@@ -138,12 +138,12 @@ _installation = _stand_in("op")
 
 
 def install(package: str = "op") -> hook.Installation | Installation:
-    """Put our functions into ``package``, imported or not; where there is no package ``op``, make one.
+    """Set our functions in ``package``, imported or not; create the package ``op`` if there is none.
 
-    Other packages are served as :func:`cagc_kernels.compat.install` serves them, which takes them all at once.
+    Packages other than ``op`` are handled by :func:`cagc_kernels.compat.install`, which can also find them by itself.
 
-    Returns a context manager that undoes it. Raises ImportError if another ``package`` cannot be found, RuntimeError if
-    ``op`` is imported and is something else, or has been replaced since an earlier install.
+    Returns a context manager that undoes it. Raises ImportError if another ``package`` cannot be found, and
+    RuntimeError if an imported ``op`` is not rosinality's, or was replaced since an earlier install.
     """
     if package != "op" or (not _installation.installed and hook.serves("op")):
         return hook.install(package)

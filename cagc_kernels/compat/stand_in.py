@@ -1,4 +1,4 @@
-"""Modules that stand in for those of a code base that is not on the path, or take their places in ``sys.modules``."""
+"""Installs modules that replace those of a code base in ``sys.modules``, whether or not it is on the path."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ _ABSENT, _SWITCH = object(), object()
 
 
 class Installation:
-    """The modules of one code base, by name, each with what it must contain; installed and undone as a whole.
+    """The modules of one code base by name, each with its attributes; installed and uninstalled together.
 
-    A module that is already imported is changed in place; one that is not is made. ``packages`` are those names that
-    hold others; ``marks`` are (module, attribute) pairs that an already imported module must have to be the one meant.
-    Installing again nests: as many undoings end it.
+    A module that is already imported is changed in place; others are created. ``packages`` are the names that are
+    packages. ``marks`` are (module, attribute) pairs by which an imported module is recognised as that of the code
+    base. Installing repeatedly nests: it ends after as many calls of :meth:`uninstall`.
     """
 
     def __init__(
@@ -32,15 +32,15 @@ class Installation:
 
     @property
     def installed(self) -> bool:
-        """Whether an :meth:`install` has not been undone."""
+        """Whether :meth:`install` was called and not yet undone."""
         return self._depth > 0
 
     def install(self, without: tuple[str, ...] = ()) -> Installation:
-        """Install all modules but ``without``.
+        """Install all modules except ``without``.
 
         Raises:
-            RuntimeError: a module of that name is imported and is another one, or something has replaced ours since
-                they were installed. Nothing has changed then.
+            RuntimeError: another module of one of these names is imported, or one of ours was replaced since it was
+                installed. Nothing is changed then.
         """
         if self._depth:
             self._check_ours("install")
@@ -53,10 +53,10 @@ class Installation:
         return self
 
     def uninstall(self) -> None:
-        """Put back what was there; what was absent is absent again.
+        """Restore the modules and attributes that were there before, and remove the others.
 
         Raises:
-            RuntimeError: not installed, or something has replaced ours since. Nothing has changed then.
+            RuntimeError: not installed, or one of ours was replaced since. Nothing is changed then.
         """
         if not self._depth:
             raise RuntimeError(f"{self._name}: uninstall without install")
@@ -101,7 +101,7 @@ class Installation:
         for key, value in self._modules[name].items():
             if callable(value):
                 self._put(vars(module), key, value)
-            elif key not in vars(module):  # tables and switches: the code bases assign to these
+            elif key not in vars(module):  # tables and switches, to which the code bases assign
                 self._changes.append((vars(module), key, _ABSENT, _SWITCH))
                 vars(module)[key] = value
 
@@ -110,7 +110,7 @@ class Installation:
         module.__doc__ = f"Made by cagc_kernels.compat.{self._name}."
         self._put(sys.modules, name, module)
         parent, _, child = name.rpartition(".")
-        # A package may hold a function of the name of its module, and then shows the function.
+        # If a package has a function with the name of one of its modules, the function stays its attribute.
         if parent in sys.modules and child not in self._modules.get(parent, ()):
             self._put(vars(sys.modules[parent]), child, module)
         return module

@@ -1,4 +1,4 @@
-"""The epilogue of a modulated convolution, which is all that follows the dense convolution, by the compiled kernels.
+"""The epilogue of a modulated convolution (all steps after the dense convolution) by the compiled kernels.
 
 The convolution itself is PyTorch's. No autograd here: see :mod:`cagc_kernels.ops.epilogue`.
 """
@@ -25,7 +25,7 @@ def epilogue(
     size: tuple[int, int],
     inplace: bool = False,
 ) -> torch.Tensor:
-    """``clamp(gain * act(u * scale + noise + bias)) * next_styles``, where u is x, or x correlated with ``f``.
+    """Return ``clamp(gain * act(u * scale + noise + bias)) * next_styles``, where u is x or x correlated with ``f``.
 
     ``f`` [4, 4], ``scale`` [N, C] and the tensors of ``epilogue`` are float32 (float64 beside float64) or None, noise
     is [N or 1, 1, H', W']; the activation is linear, relu or lrelu. ``padding`` is (x, y) before the first pixel,
@@ -41,7 +41,9 @@ def epilogue(
 def epilogue_gradient(
     g: torch.Tensor, x: torch.Tensor, scale: torch.Tensor | None, epilogue: Epilogue
 ) -> tuple[torch.Tensor, ...]:
-    """Gradients of the epilogue without ``f`` in x, scale [N, C], noise [N, 1, H, W], bias [C], next_styles [N, C]."""
+    """Return gradients of the epilogue without ``f``.
+
+    They are those of x, scale [N, C], noise [N, 1, H, W], bias [C] and next_styles [N, C]."""
     x, last = layout.packed(x)
     g = layout.dense_like(g, x)
     n, c, height, width = x.shape

@@ -60,7 +60,7 @@ def arrange(x: torch.Tensor) -> torch.Tensor:
 
 
 def _pointwise(x: torch.Tensor, weight: torch.Tensor, styles: torch.Tensor) -> torch.Tensor:
-    """1x1 convolution of ``x`` [N, I, H, W] with one modulated weight per sample."""
+    """Convolve ``x`` [N, I, H, W] with one modulated 1x1 weight per sample."""
     n, channels, height, width = x.shape
     modulated = weight[None, :, :, 0, 0] * styles[:, None]
     if x.stride(1) == 1 and x.shape[1] > 1:

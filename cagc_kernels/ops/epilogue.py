@@ -84,7 +84,7 @@ def _pixels(factor: torch.Tensor | None) -> torch.Tensor | float:
 
 
 def _backward_gradient(ctx, hx, hd, hnoise, hb, hs):
-    """Gradients of Σ dx·hx + Σ dd·hd + Σ dnoise·hnoise + Σ db·hb + Σ ds·hs = Σ gv·q + Σ g·a·hs.
+    """Return the gradients of Σ dx·hx + Σ dd·hd + Σ dnoise·hnoise + Σ db·hb + Σ ds·hs = Σ gv·q + Σ g·a·hs.
 
     d stands for scale, b for bias and s for next_styles; a is the clamped activation, gv the gradient of v, and q the
     change of v in the direction (hx, hd, hnoise, hb).

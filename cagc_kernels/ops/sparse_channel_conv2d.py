@@ -248,7 +248,7 @@ def _save(ctx, inputs, output) -> None:
 
 
 def _backward(ctx, g):
-    """Gradients for u = x·s, c = conv(u, w), y = d·c, in PyTorch ops that can be differentiated again."""
+    """Return the gradients for u = x·s, c = conv(u, w), y = d·c, by PyTorch ops that can be differentiated again."""
     x, weight, in_channels, out_channels, styles, y = ctx.saved_tensors
     demodulate, flip, padding, up, scatter = ctx.options
     wants_x, wants_w, _, _, wants_s, *_ = ctx.needs_input_grad
@@ -258,7 +258,7 @@ def _backward(ctx, g):
     s = None if styles is None else styles.to(dtype)
     if scatter:
         g, y = (None if t is None else t.index_select(1, out_channels) for t in (g, y))
-    gd = (g * y.to(dtype)).sum((2, 3)) if demodulate else None  # the gradient in d, times d
+    gd = (g * y.to(dtype)).sum((2, 3)) if demodulate else None  # the gradient of d, times d
     if s is not None:
         u = u * s[:, :, None, None]
     if demodulate:
@@ -270,7 +270,7 @@ def _backward(ctx, g):
         gs = (gu * x.to(dtype)).sum((2, 3)) if wants_s else None
         gu = gu * s[:, :, None, None]
     if demodulate:
-        # With E = Σ_k w², d = (Σ s²·E + ε)^-1/2 has the derivative -d³/2 in Σ s²·E; ``gd`` already holds one d.
+        # With E = Σ_k w², the derivative of d = (Σ s²·E + ε)^-1/2 by Σ s²·E is -d³/2; ``gd`` already holds one d.
         gd = -0.5 * gd * d.square()
         if gs is not None:
             gs = gs + 2 * s * (gd @ w.square().sum((2, 3)))
@@ -285,7 +285,7 @@ def _backward(ctx, g):
 
 
 def _convolution_backward(g, u, w, flip, padding, up, wants_u, wants_w):
-    """Return the gradients of the correlation in ``u`` and in the gathered block ``w``; None for one not wanted."""
+    """Return the correlation's gradients with respect to ``u`` and the gathered block ``w``; None where not wanted."""
 
     def turn(w):  # its own inverse
         return w.flip(2, 3) if flip != (up == 1) else w

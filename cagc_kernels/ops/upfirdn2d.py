@@ -233,7 +233,7 @@ def _save(ctx, inputs, output) -> None:
 
 
 def _backward(ctx, g):
-    """The transposed linear map: each output's gradient is added to the pixels that it was computed from."""
+    """Apply the transposed linear map: add each output's gradient to the pixels that it was computed from."""
     (f,) = ctx.saved_tensors
     forward = Resampling.of_numbers(f, *ctx.numbers)
     (up_x, up_y), (down_x, down_y), (x0, _, y0, _) = forward.up, forward.down, forward.padding

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 
 
 class Activation(NamedTuple):
-    """An activation function with its default alpha (slope or 0) and gain."""
+    """An activation function with its default alpha (negative slope, or 0) and gain."""
 
     function: Callable[[torch.Tensor, float], torch.Tensor]
     alpha: float
@@ -42,7 +42,7 @@ def bias_act(
     gain: float | None = None,
     clamp: float | None = None,
 ) -> torch.Tensor:
-    """``clamp(gain * act(x + b))``; see :func:`cagc_kernels.bias_act` for the contract."""
+    """Return ``clamp(gain * act(x + b))``; see :func:`cagc_kernels.bias_act` for the contract."""
     activation = ACTIVATIONS[act]
     alpha = activation.alpha if alpha is None else alpha
     gain = activation.gain if gain is None else gain

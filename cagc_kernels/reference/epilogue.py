@@ -17,7 +17,7 @@ def epilogue(
     padding: tuple[int, int],
     size: tuple[int, int],
 ) -> torch.Tensor:
-    """``clamp(gain * act(u * scale + noise + bias)) * next_styles``, where u is x, or x correlated with ``f``.
+    """Return ``clamp(gain * act(u * scale + noise + bias)) * next_styles``, where u is x or x correlated with ``f``.
 
     Shapes as in :func:`cagc_kernels.native.epilogue.epilogue`.
     """

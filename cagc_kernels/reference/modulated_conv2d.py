@@ -76,7 +76,7 @@ def styled_conv2d(
     next_styles: torch.Tensor | None = None,
     modulate: bool = True,
 ) -> torch.Tensor:
-    """One generator layer; see :func:`cagc_kernels.styled_conv2d`."""
+    """Return the output of a generator layer; see :func:`cagc_kernels.styled_conv2d`."""
     resampling = Resampling(resample_filter, (up, up), padding=(weight.shape[-1] // 2,) * 4)
     epilogue = Epilogue(noise, bias, next_styles, *activation(act, alpha, gain, clamp))
     return layer(x, weight, styles, demodulate, modulate, up == 1, resampling, epilogue)

@@ -9,12 +9,12 @@ import torch.nn.functional as F
 
 
 def parse_factors(factor: int | Sequence[int]) -> tuple[int, int]:
-    """``(x, y)`` from one integer or a pair."""
+    """Return ``(x, y)`` from one integer or a pair."""
     return (factor, factor) if isinstance(factor, int) else (factor[0], factor[1])
 
 
 def parse_padding(padding: int | Sequence[int]) -> tuple[int, int, int, int]:
-    """``(x0, x1, y0, y1)`` from one integer, ``[x, y]`` or all four."""
+    """Return ``(x0, x1, y0, y1)`` from one integer, ``[x, y]`` or all four."""
     if isinstance(padding, int):
         return (padding,) * 4
     if len(padding) == 2:
@@ -38,7 +38,7 @@ def setup_filter(
     gain: float = 1,
     separable: bool | None = None,
 ) -> torch.Tensor:
-    """Filter taps as the float32 tensor that :func:`upfirdn2d` takes; see :func:`cagc_kernels.setup_filter`."""
+    """Return filter taps as the float32 tensor that :func:`upfirdn2d` takes; see :func:`cagc_kernels.setup_filter`."""
     f = as_taps(f)
     if f.ndim == 0:
         f = f[None]

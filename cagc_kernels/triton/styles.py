@@ -22,7 +22,7 @@ def fully_connected_kernel(
     CI: tl.constexpr, CO: tl.constexpr, NORMALISE: tl.constexpr, LRELU: tl.constexpr, BO: tl.constexpr,
     BI: tl.constexpr,
 ):  # fmt: skip
-    """``y = weight · x + bias`` for BO rows of one image.
+    """Compute ``y = weight · x + bias`` for BO rows of one image.
 
     NORMALISE scales x to unit mean square first; LRELU applies leaky ReLU last. ``table`` [blocks, 3] gives, for each
     block of rows, the index of its w in x, and the start and width of its layer; without it all rows are one layer.
@@ -55,7 +55,7 @@ def fully_connected_kernel(
 def demodulations_kernel(
     styles, energy, peaks, table, scale, normalised, n, BO: tl.constexpr, BI: tl.constexpr,
 ):  # fmt: skip
-    """:func:`.demodulation.demodulation_kernel` of all layers: ``scale`` of BO outputs of one image and layer.
+    """Compute :func:`.demodulation.demodulation_kernel` for all layers: ``scale`` of BO outputs of an image and layer.
 
     ``table`` [blocks, 5]: start and width of the layer's styles, start of its energies, start and number of its
     outputs. With ``peaks`` also writes ``normalised``: the styles divided by their largest absolute value.

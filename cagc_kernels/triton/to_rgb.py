@@ -25,7 +25,7 @@ ROWS, WARPS = 64, 8
 
 @triton.jit
 def _upsampled(skip, f, p, q, h, w, row_stride, pixel_stride, channels, mask, ACC: tl.constexpr):
-    """[pixels, channels] of the image up-sampled by 2: of the 16 taps, 4 fall on pixels and the others on zeros."""
+    """Return [pixels, channels] of the image up-sampled by 2: 4 of the 16 taps fall on pixels, the others on zeros."""
     a, b = p % 2, q % 2
     total = tl.zeros(mask.shape, ACC)
     for tap in tl.static_range(4):

@@ -20,7 +20,7 @@ BLOCK = 512
 
 @triton.jit
 def _window(o, pad, shift, UP: tl.constexpr, DOWN: tl.constexpr):
-    """First pixel that output ``o`` reads, and its tap; adding ``shift`` pixels keeps the dividend non-negative."""
+    """Return the first pixel that output ``o`` reads, and its tap; ``shift`` keeps the dividend non-negative."""
     base = o * DOWN - pad + shift * UP
     first = (base + UP - 1) // UP
     return first - shift, first * UP - base
@@ -99,7 +99,7 @@ def upfirdn2d(x: torch.Tensor, resampling: Resampling) -> torch.Tensor:
 
 
 def variants() -> Iterator[tuple[triton.JITFunction, str, dict[str, str], dict[str, object]]]:
-    """(kernel, label, argument types, constants) of every variant, for the compile check."""
+    """Yield (kernel, label, argument types, constants) of every variant, for the compile check."""
     cases = {"same": (1, 1, 4, 4), "up2": (2, 1, 4, 4), "down2": (1, 2, 4, 4), "rows": (2, 1, 1, 12)}
     sizes = ("numel c inner in_h in_w out_h out_w stride_n stride_c stride_h pad_x pad_y shift_x shift_y").split()
     for code in ("fp32", "fp64", "fp16", "bf16"):

@@ -1,4 +1,4 @@
-"""Every kernel against float64 on the user's own device: :func:`verify`, and what it finds as a :class:`Report`."""
+"""Checks every kernel against a float64 reference on the user's device: :func:`verify` returns a :class:`Report`."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ OPS = (*_backend.OPS, program.OP)
 
 @dataclass(frozen=True)
 class Report:
-    """What :func:`verify` found.
+    """The results of :func:`verify`.
 
     Attributes:
         environment: device, driver and versions.
-        checks: one for each case, backend, dtype and order.
-        skipped: "backend op" or "backend op dtype" and the reason why it was not run.
+        checks: one for each case, backend, dtype and order of derivative.
+        skipped: reasons why something was not run, by "backend op" or "backend op dtype".
     """
 
     environment: dict[str, str | None]
@@ -47,7 +47,7 @@ class Report:
         return bool(self.checks) and not self.wrong
 
     def to_dict(self) -> dict[str, object]:
-        """As JSON-ready containers; an error that is no number is None."""
+        """Return the report as JSON values; NaN becomes None."""
         checks = [asdict(c) | {"error": c.error if isfinite(c.error) else None} for c in self.checks]
         return {"ok": self.ok, "environment": self.environment, "skipped": self.skipped, "checks": checks}
 
@@ -60,7 +60,7 @@ def _version(package: str) -> str | None:
 
 
 def environment(device: torch.device) -> dict[str, str | None]:
-    """What results on ``device`` depend on: the device, its driver, and the versions of torch, triton and cagc."""
+    """Return what results depend on: the device, its driver, and the versions of torch, triton and cagc."""
     name, driver = platform.processor() or platform.machine(), None
     if device.type == "cuda":
         major, minor = torch.cuda.get_device_capability(device)
@@ -82,27 +82,27 @@ def verify(
     each: Callable[[Check], object] | None = None,
     size: str | None = None,
 ) -> Report:
-    """Check every backend, op and dtype on ``device`` against the float64 reference: values and two gradients.
+    """Check values, gradients and second gradients of every op, backend and dtype against the float64 reference.
 
-    Layers of whole and pruned 256-pixel generators, or smaller ones with ``quick``, are computed in each dtype, and
-    again by plain PyTorch in float64 from the same rounded operands. Errors are held against
-    :mod:`cagc_kernels.tolerances`; times against the rates at which the device copies memory and multiplies matrices.
-    What stays in a cache may exceed the measured rate of copies.
+    Layers of full and pruned 256-pixel generators, or smaller ones with ``quick``, are computed in each dtype, and by
+    plain PyTorch in float64 from the same rounded operands. Errors are compared with :mod:`cagc_kernels.tolerances`,
+    times with the measured rates of memory copies and matrix products on the device. Operands that stay in a cache may
+    exceed the rate of copies.
 
     Args:
-        quick: fewer channels and pixels: seconds on a CPU.
-        device: where to run; by default the first CUDA device, or the CPU where there is none.
-        ops: stems of ops, of :data:`OPS`; all by default.
-        backends: of "reference", "native", "triton"; all that run here by default.
-        dtypes: of "float64", "float32", "float16", "bfloat16"; all by default.
-        each: called with each :class:`Check` as soon as it is there.
+        quick: use fewer channels and pixels, which takes seconds on a CPU.
+        device: by default the first CUDA device, or the CPU if there is none.
+        ops: some of :data:`OPS`; all by default.
+        backends: some of "reference", "native", "triton"; by default all that run here.
+        dtypes: some of "float64", "float32", "float16", "bfloat16"; all by default.
+        each: called with each :class:`Check` as soon as it is finished.
         size: "tiny", "quick" or "full" instead of ``quick``; "tiny" is the default in Triton's interpreter.
 
     Returns:
-        A :class:`Report`; its ``ok`` is False if anything is wrong. What a kernel raises is part of the report.
+        A :class:`Report`; its ``ok`` is False if anything is wrong. Errors that a kernel raises are part of the report.
 
     Raises:
-        ValueError: an unknown name, a device that is not there, or a backend of ``backends`` that does not run on it.
+        ValueError: a name is unknown, the device does not exist, or a backend of ``backends`` does not run on it.
     """
     place = _device(device)
     for what, given, known in (
@@ -142,7 +142,7 @@ def _device(device: torch.device | str | None) -> torch.device:
 
 
 def _refusal(backend: str, op: str, dtype: torch.dtype, device: torch.device) -> str | None:
-    """Why a combination is not checked."""
+    """Return the reason why a combination is not checked, or None."""
     if op == program.OP:
         reason = program.refused(backend, dtype, device)
     else:
@@ -159,7 +159,7 @@ def _checks(
     dtypes: Sequence[torch.dtype], size: str,
 ) -> Iterator[Check]:  # fmt: skip
     def run(op: str, dtype: torch.dtype) -> list[str]:
-        """The backends that are checked; the others go into ``skipped``."""
+        """Return the backends that are checked; the others are added to ``skipped``."""
         found = []
         for name in backends:
             reason = _refusal(name, op, dtype, device)

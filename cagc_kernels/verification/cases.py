@@ -1,4 +1,4 @@
-"""What is verified: calls of every op on the shapes of real layers, each with its operands and its size of work."""
+"""The calls that are verified: every op on the shapes of real layers, with operands and number of multiplications."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from ..reference.bias_act import ACTIVATIONS
 Operands = Mapping[str, Tensor]
 SIZES = ("tiny", "quick", "full")
 TAPS = (1, 3, 3, 1)
-# Distance of every bias from zero where slopes are compared: more than a convolution of unit variance gives.
+# Absolute value of every bias where gradients are compared: more than a convolution of unit variance reaches.
 FAR_FROM_KINK = 10.0
 
 
@@ -30,14 +30,15 @@ class Case:
     """One call of an op.
 
     Attributes:
-        op: stem of the op. name: its shapes and options, for people.
-        shapes: of the operands, drawn from the standard normal distribution.
-        call: the op on operands by name, with the name of a backend; "reference" is plain PyTorch.
-        multiplications: of one call.
-        fixed: operands without a gradient: filters and indices.
+        op: name of the op.
+        name: its shapes and options, for messages.
+        shapes: shapes of the operands, which are drawn from the standard normal distribution.
+        call: calls the op with operands by name and the name of a backend; "reference" is plain PyTorch.
+        multiplications: number of multiplications of one call.
+        fixed: operands without a gradient, such as filters and indices.
         wide: operands that stay float32 beside an ``x`` in half precision, as in mixed-precision training.
-        gradient_operands: what replaces drawn operands where gradients are compared, so that no element lies so near
-            to a kink of the activation that rounding chooses its slope.
+        gradient_operands: operands that replace drawn ones where gradients are compared, so that no element is so close
+            to a kink of the activation that rounding decides its derivative.
     """
 
     op: str
@@ -50,7 +51,7 @@ class Case:
     gradient_operands: Callable[[dict[str, Tensor]], dict[str, Tensor]] = dict
 
     def operands(self, dtype: torch.dtype, device: torch.device, gradient: bool = False) -> dict[str, Tensor]:
-        """The operands in ``dtype``, the same in every call; ``gradient``: those for comparing gradients."""
+        """Return the operands in ``dtype``, the same in every call; ``gradient``: those for comparing gradients."""
         random = torch.Generator().manual_seed(0)
         drawn = {name: torch.randn(shape, generator=random) for name, shape in self.shapes.items()}
         if gradient:
@@ -68,7 +69,10 @@ def _of(shape: Sequence[int]) -> str:
 
 def _bias_act(shape: tuple[int, ...], act: str = "lrelu", clamp: float | None = None) -> Case:
     def steps(drawn: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Odd multiples of 1/8, biases of 1/4: their sum is never 0 and, times the gain, never near the clamp of 1."""
+        """Round x to odd multiples of 1/8 and b to multiples of 1/4.
+
+        Then x + b is never 0 and, after the gain, never near the clamp of 1.
+        """
         x, b = ((4 * value).round().clamp(-12, 12) / 4 for value in drawn.values())
         return {"x": x + 0.125, "b": b}
 
@@ -116,7 +120,7 @@ def _styled(n: int, inputs: int, outputs: int, size: int, up: int = 1, act: str 
 
 
 def _modulated(n: int, inputs: int, outputs: int, size: int, k: int, down: int = 1) -> Case:
-    """Without demodulation and smooth: toRGB, and with ``down`` 2 a layer that halves the image."""
+    """Return a case without demodulation or activation: toRGB or, with ``down`` 2, a layer that halves the image."""
 
     def call(given: Operands, backend: str) -> Tensor:
         filtered = given["x"], given["weight"] / (inputs * k * k) ** 0.5, given["styles"]
@@ -151,7 +155,7 @@ def _epilogue(n: int, channels: int, size: int, filtered: bool) -> Case:
         margins = ((1, 1) if filtered else (0, 0)), (size, size)
         if backend == "reference":
             return reference_epilogue.epilogue(x, f, given["scale"], after, *margins).to(x.dtype)
-        # Where nothing keeps x the op may write over it.
+        # The op may overwrite x if nothing else keeps it.
         return epilogue(x if x.requires_grad else x.clone(), f, given["scale"], after, *margins, backend)
 
     side = size + 1 if filtered else size
@@ -166,14 +170,14 @@ def _epilogue(n: int, channels: int, size: int, filtered: bool) -> Case:
 
 
 def _small_scale(drawn: dict[str, Tensor]) -> dict[str, Tensor]:
-    """As :func:`_away`, with factors that leave x · scale + noise smaller than the bias."""
+    """Return :func:`_away` with scales so small that |x · scale + noise| stays below the bias."""
     return _away(drawn) | {"scale": drawn["scale"].clamp(-0.5, 0.5), "noise": drawn["noise"].clamp(-2, 2)}
 
 
 def cases(size: str = "full") -> list[Case]:
-    """Every op in ``size``: "full" is layers of 256-pixel generators, whole and pruned to 30 % of their channels.
+    """Return the cases of every op: with ``size`` "full", layers of 256-pixel generators, full and pruned to 30 %.
 
-    "quick" has the same kinds of layers of fewer channels and pixels; "tiny" is for an interpreter of kernels.
+    "quick" has the same kinds of layers with fewer channels and pixels; "tiny" is meant for Triton's interpreter.
     """
     if size == "tiny":
         return [
@@ -210,5 +214,5 @@ def cases(size: str = "full") -> list[Case]:
 
 
 def bytes_of(*tensors: Tensor | None) -> int:
-    """Bytes of the tensors, each once."""
+    """Return the total bytes of the tensors."""
     return sum(t.nbytes for t in tensors if t is not None)

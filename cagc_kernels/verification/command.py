@@ -1,7 +1,7 @@
-"""Every kernel against float64 on this machine: ``python -m cagc_kernels.verify [--quick] [--json]``.
+"""Checks every kernel against float64 on this machine: ``python -m cagc_kernels.verify [--quick] [--json]``.
 
-A line for each case, backend, dtype and order: the largest error and what is allowed, the time, and which share that
-is of the rate at which this device copies memory or multiplies matrices. Exit status 1 if anything is wrong.
+Prints a line for each case, backend, dtype and order: the largest error and its limit, the time, and the achieved share
+of this device's rate of memory copies or matrix products. Exit status 1 if anything is wrong.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from . import DTYPES, OPS, Check, Report, verify
 
 
 def line(check: Check) -> str:
-    """One check as a line of the table."""
+    """Format a check as a line of the table."""
     start = f"{check.backend:<10}{check.op:<23}{check.case:<52}{check.dtype:<10}{check.order:<10}"
     if check.milliseconds is None:
         return f"{start}WRONG: {check.wrong}"
@@ -25,7 +25,7 @@ def line(check: Check) -> str:
 
 
 def summary(report: Report) -> str:
-    """What was not run and why, and how many checks are wrong."""
+    """Describe what was not run, with the reasons, and the number of wrong checks."""
     reasons = Counter((key.split()[0], reason) for key, reason in report.skipped.items())
     ops: dict[tuple[str, str], list[str]] = {}
     for key, reason in report.skipped.items():
@@ -41,7 +41,7 @@ def summary(report: Report) -> str:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run the checks and print them; 0 if all are right, 1 if any is wrong, 2 for bad arguments."""
+    """Run the checks and print them; return 0 if all are right, 1 if any is wrong, 2 for bad arguments."""
     parser = argparse.ArgumentParser(prog="python -m cagc_kernels.verify", description=__doc__.splitlines()[0])
     parser.add_argument("--quick", action="store_true", help="small layers: seconds on a CPU")
     parser.add_argument("--json", action="store_true", help="one JSON document instead of lines")

@@ -1,7 +1,7 @@
-"""The first use of an op on a GPU: its kernels are checked, the verdict is kept, and a wrong kernel is passed over.
+"""Verifies kernels at the first use of an op on a GPU, caches the verdicts, and excludes wrong kernels.
 
-``CAGC_VERIFY``: 1, the default, checks what has no verdict yet for this device, driver and these versions; ``always``
-checks once in every process; 0 never.
+``CAGC_VERIFY``: 1, the default, checks kernels without a cached verdict for this device, driver and versions;
+``always`` checks once in every process; 0 never checks.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ from . import environment, verify
 from .measure import one_line
 
 MODES = ("0", "1", "always")
-# float64 is for tests of gradients, and slow on most GPUs.
+# Without float64, which only tests of gradients use and most GPUs compute slowly.
 DTYPES = ("float32", "float16", "bfloat16")
 MOST_BYTES = 2**20
 
 
 def mode() -> str:
-    """``CAGC_VERIFY``; ValueError for another value than 0, 1 or always."""
+    """Return ``CAGC_VERIFY``; raises ValueError unless it is 0, 1 or always."""
     found = os.environ.get("CAGC_VERIFY") or "1"
     if found not in MODES:
         raise ValueError(f"CAGC_VERIFY: got {found!r}, expected one of {', '.join(MODES)}")
@@ -35,17 +35,17 @@ def mode() -> str:
 
 
 def settle(op: str, preferred: str | None, device: torch.device, kept: bool) -> str:
-    """The first backend that ``op`` takes on ``device`` and whose kernels are right there; "reference" at the end.
+    """Return the first backend for ``op`` whose kernels are correct on ``device``; "reference" if there is none.
 
-    Kernels that are wrong, raise or do not compile are passed over from then on, with one warning, and
-    :func:`cagc_kernels.explain` says so. ``kept``: believe verdicts of earlier processes.
+    Kernels that are wrong, raise or do not compile are excluded from then on, with one warning, and
+    :func:`cagc_kernels.explain` reports it. ``kept``: use the cached verdicts of earlier processes.
     """
     name = _backend.select(op, None, preferred, device.type)
     verdicts = Verdicts(device)
     while name != "reference":
         try:
             fault = verdicts.of(name, op) if kept and verdicts.has(name, op) else _checked(name, op, device)
-        except Exception as error:  # out of memory, say: no verdict on the kernels
+        except Exception as error:  # for example out of memory, which is no verdict on the kernels
             warnings.warn(f"{op}: the {name} kernels are used unchecked: {one_line(error)}", stacklevel=2)
             return name
         verdicts.keep(name, op, fault)
@@ -62,9 +62,9 @@ def settle(op: str, preferred: str | None, device: torch.device, kept: bool) -> 
 
 
 def _checked(name: str, op: str, device: torch.device) -> str | None:
-    """What is wrong with the kernels of backend ``name``; None if nothing is.
+    """Return what is wrong with the kernels of backend ``name``, or None.
 
-    In a thread of its own, in which none of the caller's modes hold: autocast, inference, fake tensors, torch.func.
+    The check runs in a thread of its own, without the caller's modes: autocast, inference, fake tensors, torch.func.
     """
 
     def check() -> str | None:
@@ -78,10 +78,10 @@ def _checked(name: str, op: str, device: torch.device) -> str | None:
 
 
 class Verdicts:
-    """The kept verdicts for one device, driver, torch, triton and cagc: a file in the folder of caches.
+    """The verdicts for one device, driver, torch, triton and cagc, in a file in the cache folder.
 
-    A file that is damaged, or of another environment, counts as none and is written anew; where none can be written,
-    the next process checks again.
+    A file that is damaged or of another environment is ignored and replaced; if it cannot be written, the next process
+    checks again.
     """
 
     def __init__(self, device: torch.device) -> None:
@@ -102,15 +102,15 @@ class Verdicts:
         return {key: fault for key, fault in faults.items() if fault is None or isinstance(fault, str)} if fits else {}
 
     def has(self, name: str, op: str) -> bool:
-        """Whether there is a verdict on the kernels of backend ``name`` for ``op``."""
+        """Whether the kernels of backend ``name`` for ``op`` have a verdict."""
         return f"{name} {op}" in self._faults
 
     def of(self, name: str, op: str) -> str | None:
-        """The fault of these kernels, None if they are right."""
+        """Return the fault of these kernels, or None if they are correct."""
         return self._faults[f"{name} {op}"]
 
     def keep(self, name: str, op: str, fault: str | None) -> None:
-        """Write a verdict, unless it is there."""
+        """Write a verdict, unless the file has one."""
         if self.has(name, op) and self.of(name, op) == fault:
             return
         self._faults[f"{name} {op}"] = fault

@@ -1,4 +1,4 @@
-"""One case on one backend: its error against float64, and its time against what the device copies and multiplies."""
+"""Runs one case on one backend: its error against float64, and its time against the device's measured rates."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ from ..tolerances import TOLERANCES, Tolerance, deviation
 from .cases import Case, bytes_of
 
 ORDERS = ("forward", "gradient", "second")
-# How many roundings to the dtype, each of one tolerance, lie between the operands and a result: of convolutions those
-# of x · styles, of the weights and of the demodulated sum, and more of each gradient that is made from such results.
+# Number of roundings to the dtype between operands and result, each of which adds one tolerance. Convolutions round
+# x · styles, the weights and the demodulated sum; gradients, which are computed from such results, round more often.
 ROUNDINGS = {
     "forward": {"bias_act": 1, "upfirdn2d": 1, "epilogue": 3, "modulated_conv2d": 4, "sparse_channel_conv2d": 3},
     "gradient": {"bias_act": 1, "upfirdn2d": 1, "epilogue": 6, "modulated_conv2d": 8, "sparse_channel_conv2d": 4},
@@ -27,23 +27,24 @@ ROUNDINGS = {
 }
 # In half precision the reference rounds at each step, the kernels once.
 REFERENCE_STEPS = 6
-# Rounding of a sum of n products grows with the root of n: one tolerance more for each 16 of it. Half precision is
-# summed in float32, where that is nothing beside the last rounding.
+# The rounding error of a sum of n products grows with √n: one more tolerance for each 16 of √n. Half precision is
+# summed in float32, whose errors are negligible beside the last rounding.
 ROOT_OF_PRODUCTS = 16
-# A gradient is two convolutions, those by x and by the weight, and its gradient four.
+# A gradient consists of two convolutions, with respect to x and to the weight; its gradient of four.
 CONVOLUTIONS = {"forward": 1, "gradient": 2, "second": 4}
 
 
 @dataclass(frozen=True)
 class Check:
-    """What one order of one case gave.
+    """The result of one case for one order of derivative.
 
     Attributes:
         op, case, backend, dtype, order: what was checked; order is "forward", "gradient" or "second".
-        error, limit: largest error of an element, and what is allowed, relative to that element and the mean together.
-        milliseconds: the fastest of a few calls; None where it failed.
-        roof: "copy" or "matrix", whichever would take longer at the measured rate. share: of that rate, 1 for all.
-        wrong: None, or in one line what is wrong.
+        error, limit: largest error of an element and its limit, relative to the element plus the mean absolute value.
+        milliseconds: time of the fastest of a few calls; None if the call failed.
+        roof: "copy" or "matrix", whichever takes longer at the measured rate.
+        share: achieved share of that rate, in [0, 1] unless data stays in a cache.
+        wrong: what is wrong, in one line; None if nothing is.
     """
 
     op: str
@@ -61,7 +62,7 @@ class Check:
 
 @contextmanager
 def exact() -> Iterator[None]:
-    """Products of float32 are not rounded to TF32, which no tolerance of float32 allows."""
+    """Disable TF32 inside the block, because its rounding exceeds the tolerances of float32."""
     before = torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32
     torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
     try:
@@ -72,7 +73,7 @@ def exact() -> Iterator[None]:
 
 @contextmanager
 def poisoned() -> Iterator[None]:
-    """Outputs of kernels begin as NaN: an element that a kernel leaves out shows."""
+    """Fill the outputs of kernels with NaN inside the block, so that elements a kernel does not write are detected."""
     before = layout.allocate, layout.allocate_images
     layout.allocate = lambda *given, **more: before[0](*given, **more).fill_(nan)
     layout.allocate_images = lambda *given, **more: before[1](*given, **more).fill_(nan)
@@ -83,7 +84,7 @@ def poisoned() -> Iterator[None]:
 
 
 def _best_seconds(call: Callable[[], object], device: torch.device, budget: float) -> float:
-    """The shortest of the calls that fit in ``budget`` seconds, at least 2 and at most 20."""
+    """Return the time of the fastest of 2 to 20 calls, as many as fit into ``budget`` seconds."""
     best, spent, calls = float("inf"), 0.0, 0
     while calls < 2 or (spent < budget and calls < 20):
         if device.type == "cuda":
@@ -99,9 +100,9 @@ def _best_seconds(call: Callable[[], object], device: torch.device, budget: floa
 
 @cache
 def roofs(device: torch.device, dtype: torch.dtype, quick: bool) -> dict[str, float]:
-    """Rates measured now: "copy", bytes read and written in a second, "matrix", multiplications in a second."""
+    """Measure rates: "copy", bytes read and written per second, and "matrix", multiplications per second."""
     size = (512 if quick else 1024) * (4 if device.type == "cuda" else 1)
-    random = torch.Generator(device).manual_seed(0)  # the user's random numbers stay as they are
+    random = torch.Generator(device).manual_seed(0)  # leaves the user's random state unchanged
     source, target = torch.zeros(2, 2**25 if quick else 2**28, dtype=torch.uint8, device=device)
     a, b = torch.randn(2, size, size, device=device, generator=random).to(dtype)
     copy = _best_seconds(lambda: target.copy_(source), device, 0.1)
@@ -114,15 +115,15 @@ def _leaves(case: Case, operands: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def _vectors(like: Sequence[Tensor], seed: int) -> list[Tensor]:
-    """Normal numbers of the shapes and dtypes of ``like``, the same in every call."""
+    """Return normal numbers with the shapes and dtypes of ``like``, the same in every call."""
     random = torch.Generator().manual_seed(seed)
     return [torch.randn(t.shape, generator=random).to(t.device, t.dtype) for t in like]
 
 
 class Run:
-    """The three orders of a case on given operands, with the calls that are timed.
+    """Computes the three orders of a case on given operands, and offers the calls that are timed.
 
-    ``vectors``: the gradient's and the second gradient's, in the dtypes that they meet.
+    ``vectors`` are those of the gradient and of the second gradient, in the dtypes of what they are multiplied with.
     """
 
     def __init__(self, case: Case, backend: str, forward: Mapping[str, Tensor], operands: Mapping[str, Tensor]) -> None:
@@ -136,7 +137,7 @@ class Run:
             return [self.case.call(self.inputs, self.backend)]
 
     def gradient(self, g: Tensor | None = None) -> list[Tensor]:
-        """Gradients of Σ y · g in every operand; ``g`` None draws it."""
+        """Return the gradients of Σ y · g with respect to every operand; ``g`` is drawn if it is None."""
         self.leaves = list(_leaves(self.case, self.operands).values())
         self.y = self.case.call(self.operands, self.backend)
         self.g = (_vectors([self.y], 1)[0] if g is None else g).requires_grad_()
@@ -146,7 +147,7 @@ class Run:
         return list(self.first)
 
     def second(self, vectors: Sequence[Tensor] | None = None) -> list[Tensor]:
-        """Gradients of Σ gradient · vector in every operand and in g; ``vectors`` None draws them."""
+        """Return the gradients of Σ gradient · vector with respect to every operand and g; None draws ``vectors``."""
         self.vectors = _vectors(self.first, 2) if vectors is None else list(vectors)
         return list(self._again())
 
@@ -158,19 +159,19 @@ class Run:
         )  # fmt: skip
 
     def timed(self, order: str) -> Callable[[], object]:
-        """What is timed of ``order``, once it has run."""
+        """Return the call that is timed for ``order``, after it has run."""
         if order == "gradient":
             return lambda: torch.autograd.grad(self.y, self.leaves, self.g, retain_graph=True, allow_unused=True)
         return self.forward if order == "forward" else self._again
 
     def bytes(self, order: str, results: Sequence[Tensor]) -> int:
-        """Bytes that ``order`` has to move at least: all that it reads and writes, once."""
+        """Return the least bytes that ``order`` has to move: everything that it reads and writes, once."""
         more = {"forward": [], "gradient": [self.g], "second": [self.g, *self.vectors]}[order]
         return bytes_of(*self.inputs.values(), *results, *more)
 
 
 def oracle(case: Case, dtype: torch.dtype, device: torch.device) -> dict[str, list[Tensor]]:
-    """Results of each order by the float64 reference, on operands and vectors that were rounded to ``dtype``."""
+    """Return the results of each order by the float64 reference, from operands and vectors rounded to ``dtype``."""
 
     def wide(operands: Mapping[str, Tensor]) -> dict[str, Tensor]:
         return {name: t.double() if name in case.shapes else t for name, t in operands.items()}
@@ -189,7 +190,7 @@ def verify_case(
     case: Case, backend: str, dtype: torch.dtype, device: torch.device, expected: Mapping[str, list[Tensor]],
     quick: bool,
 ) -> Iterator[Check]:  # fmt: skip
-    """A check of each order; after one that raised, none."""
+    """Return a check for each order, up to the first one that raises."""
     name = str(dtype).removeprefix("torch.")
     run = Run(case, backend, case.operands(dtype, device), case.operands(dtype, device, gradient=True))
     for order in ORDERS:
@@ -204,14 +205,14 @@ def verify_case(
             error, wrong = compare(results, expected[order], TOLERANCES[dtype], roundings)
             moved, work = run.bytes(order, results), CONVOLUTIONS[order] * case.multiplications
             took = timing(run.timed(order), device, dtype, quick, moved, work)
-        except Exception as failure:  # compilers and drivers raise whatever they like; all of it is to be reported
+        except Exception as failure:  # compilers and drivers raise many types, and each is reported
             yield Check(**check, error=nan, wrong=one_line(failure))
             return
         yield Check(**check, error=error, wrong=wrong, **took)
 
 
 def _summed(case: Case, order: str) -> int:
-    """Products in the longest sum of a convolution: over a filter, and for the gradient of the weight over pixels."""
+    """Return the length of a convolution's longest sum: over a filter or, for the weight's gradient, over pixels."""
     if "weight" not in case.shapes:
         return 0
     (n, inputs, height, width), (outputs, *_, kh, kw) = case.shapes["x"], case.shapes["weight"]
@@ -219,14 +220,14 @@ def _summed(case: Case, order: str) -> int:
 
 
 def one_line(failure: Exception) -> str:
-    """Type and message of ``failure``, cut where a compiler wrote pages."""
+    """Return type and message of ``failure``, shortened to one line."""
     return f"{type(failure).__name__}: {' '.join(str(failure).split())[:300]}"
 
 
 def timing(
     call: Callable[[], object], device: torch.device, dtype: torch.dtype, quick: bool, moved: int, work: int
 ) -> dict[str, float | str]:
-    """Milliseconds, roof and share of :class:`Check` of a call that moves bytes and multiplies ``work`` times."""
+    """Return milliseconds, roof and share of a call that moves ``moved`` bytes and multiplies ``work`` times."""
     seconds, rates = _best_seconds(call, device, 0.01 if quick else 0.2), roofs(device, dtype, quick)
     times = {"copy": moved / rates["copy"], "matrix": work / rates["matrix"]}
     roof = max(times, key=times.__getitem__)
@@ -236,12 +237,12 @@ def timing(
 def compare(
     results: Sequence[Tensor], expected: Sequence[Tensor], tolerance: Tolerance, roundings: float
 ) -> tuple[float, str | None]:
-    """The largest error of an element of all results, and what is wrong with them, if anything."""
+    """Return the largest error of an element over all results, and what is wrong with them or None."""
     worst, wrong = 0.0, None
     for index, (got, want) in enumerate(zip(results, expected, strict=True)):
         if got.shape != want.shape:
             return nan, f"result {index}: got shape {list(got.shape)}, expected {list(want.shape)}"
-        # What both give as zero, as outside of a chosen block, would only lower the mean that errors are relative to.
+        # Elements that are zero in both, such as those outside the chosen channels, would lower the mean.
         told = (got != 0) | (want != 0)
         found = deviation(got[told], want[told])
         if not isfinite(found.relative):

@@ -1,4 +1,4 @@
-"""Whole generators with frozen weights: every backend's program against a float64 reference made of the ops."""
+"""Checks each backend's program for whole generators against a float64 reference that is composed of the ops."""
 
 from __future__ import annotations
 
@@ -24,13 +24,12 @@ CLAMP = 8.0
 STYLE_DIM = 32
 # (resolution, width of each convolution below and from 64 px) of the generator.
 GENERATORS = {"tiny": (8, 5, 3), "quick": (64, 77, 39), "full": (256, 154, 77)}
-# Roundings of all layers, one after another; in float32 the CPU's program also transforms tiles (Winograd), which
-# multiplies them.
+# Roundings of all layers in sequence; in float32, the CPU's program also uses Winograd transforms, which enlarge them.
 ROUNDINGS = {"native": 10, "triton": 6}
 
 
 def generator_weights(size: str) -> GeneratorWeights:
-    """A StyleGAN2 generator of random weights, the same in every call."""
+    """Return random weights of a StyleGAN2 generator, the same in every call."""
     random = torch.Generator().manual_seed(3)
     resolution, low, high = GENERATORS[size]
 
@@ -61,7 +60,7 @@ def generator_weights(size: str) -> GeneratorWeights:
 
 
 def reference_ws(weights: GeneratorWeights, z: Tensor) -> Tensor:
-    """w [N, style_dim] of ``z`` in float64."""
+    """Return w [N, style_dim] of ``z`` in float64."""
     x = z * (z.square().mean(1, keepdim=True) + 1e-8).rsqrt()
     for weight, bias in weights.mapping:
         x = bias_act(x @ weight.t(), bias, act="lrelu")
@@ -69,7 +68,7 @@ def reference_ws(weights: GeneratorWeights, z: Tensor) -> Tensor:
 
 
 def reference_images(weights: GeneratorWeights, w: Tensor, noise: Sequence[Tensor]) -> Tensor:
-    """[N, 3, R, R] of ``w`` [N, style_dim], which every layer takes, in float64."""
+    """Return images [N, 3, R, R] of ``w`` [N, style_dim], used for every layer, in float64."""
     f, rgb = setup_filter(weights.fir), None
     x = weights.constant.expand(len(w), -1, -1, -1)
     for conv, drawn in zip(weights.convs, noise, strict=True):
@@ -87,13 +86,13 @@ def reference_images(weights: GeneratorWeights, w: Tensor, noise: Sequence[Tenso
 
 
 def make(backend: str, weights: GeneratorWeights, dtype: torch.dtype, device: torch.device) -> SynthesisProgram:
-    """The program of ``backend``."""
+    """Build the program of ``backend``."""
     program = import_module(f"cagc_kernels.{backend}.synthesis").Program
     return program(weights, BATCH) if backend == "native" else program(weights, BATCH, dtype, device)
 
 
 def refused(backend: str, dtype: torch.dtype, device: torch.device) -> str | None:
-    """Why ``backend`` has no program for ``dtype`` on ``device``."""
+    """Return the reason why ``backend`` has no program for ``dtype`` on ``device``, or None."""
     if backend == "reference":
         return "no program of its own"
     if dtype == torch.float64:
@@ -105,7 +104,7 @@ def refused(backend: str, dtype: torch.dtype, device: torch.device) -> str | Non
 
 @torch.no_grad()
 def verify_program(backend: str, dtype: torch.dtype, device: torch.device, size: str) -> Iterator[Check]:
-    """A check of w, and one of the images that follow from the same w."""
+    """Return a check of w, and one of the images from the same w."""
     weights = generator_weights(size)
     resolution, *widths = GENERATORS[size]
     case = f"{resolution} px, {widths[0]} and {widths[1]} channels, batch {BATCH}"
@@ -135,5 +134,5 @@ def verify_program(backend: str, dtype: torch.dtype, device: torch.device, size:
 
 
 def multiplications(weights: GeneratorWeights) -> int:
-    """Of the convolutions of one batch, up-sampling ones at the resolution of their input."""
+    """Return the multiplications of a batch's convolutions; up-sampling ones count at their input's resolution."""
     return BATCH * sum(c.weight.numel() * (c.resolution // c.up) ** 2 for c in weights.convs)
