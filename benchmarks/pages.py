@@ -11,15 +11,15 @@ from .results import Row
 # Captions of the charts by name; docs/performance.md explains how to read them.
 CAPTIONS = {
     "widths": "Time against MACs, 10 % to 100 % of every layer",
-    "realised-share": "How much of the MAC cut is paid out",
+    "realised-share": "Realised share of the MAC cut",
     "roofline": "Layers and ops under the machine's roofs",
-    "ops": "Ops bound by memory, against a copy",
+    "ops": "Memory-bound ops relative to a copy",
     "quality": "Quality against MACs",
 }
 # File → title and table.
 LONG: dict[str, tuple[str, Callable[[Sequence[Row]], str]]] = {
-    "generators": ("Whole images, every way to run them", tables.generators),
-    "widths": ("Widths from 10 % to 100 %, by 8", tables.widths),
+    "generators": ("Whole images by every implementation", tables.generators),
+    "widths": ("Widths from 10 % to 100 %, multiples of 8", tables.widths),
     "layers": ("Layers", tables.layers),
     "peers": ("The peers' ops, layer by layer", tables.peer_ops),
     "sparse": ("Layers read in place at 0.3 of their channels", tables.sparse),
@@ -27,10 +27,10 @@ LONG: dict[str, tuple[str, Callable[[Sequence[Row]], str]]] = {
 Part = tuple[str, tuple[str, ...], Callable[[Sequence[Row]], str], tuple[str, ...], str]
 # Title, charts, table, long files, and a sentence above the table.
 SUMMARY: tuple[Part, ...] = (
-    ("What the cut is worth", ("widths", "realised-share"), tables.summary, ("generators", "widths"), ""),
+    ("Speed-up by pruning", ("widths", "realised-share"), tables.summary, ("generators", "widths"), ""),
     (
         "With cold caches", (), tables.cold, (),
-        "Batch 1. The caches are flushed before each image; all of a resolution take turns.",
+        "Batch 1. Caches are flushed before each image; all candidates of a resolution take turns.",
     ),
     ("Other runtimes", (), tables.other_runtimes, (), "256 px, batch 1, all of them in the same rounds."),
     ("MobileStyleGAN", (), tables.mobile, (), ""),
@@ -38,13 +38,13 @@ SUMMARY: tuple[Part, ...] = (
     ("Plans by MACs and by time", (), tables.plans, (), ""),
     ("A step of training", (), tables.training, (), ""),
     ("Channel scores", (), tables.scores, (), ""),
-    ("Ops bound by memory", ("ops",), tables.ops, (), "Medians over the layers of the 256 px generator."),
+    ("Memory-bound ops", ("ops",), tables.ops, (), "Medians over the layers of the 256 px generator."),
     (
-        "Beside the peers' ops", (), tables.peer_medians, ("peers",),
-        "How many times faster ours is, median over four layers of the 256 px generator, and its range.",
+        "Comparison with the peers' ops", (), tables.peer_medians, ("peers",),
+        "Speed-up of our op over the peer's: median and range over four layers of the 256 px generator.",
     ),
-    ("Sparse convolution", (), lambda rows: "", ("sparse",), "A layer at 0.3 of its channels, read in place, beside "
-     "slices made beforehand, slices made on the way, and zeros."),
+    ("Sparse convolution", (), lambda rows: "", ("sparse",), "A layer with 0.3 of its channels, read in place, beside "
+     "slices made beforehand, slices made in the call, and a full layer with zeros."),
 )  # fmt: skip
 
 
