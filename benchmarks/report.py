@@ -14,7 +14,7 @@ from pathlib import Path
 
 from cagc.common.files import atomic_write
 
-from . import headline, pages, tables, tables_compression, tables_editing, tables_sngan
+from . import headline, pages, tables, tables_compat, tables_compression, tables_editing, tables_sngan
 from .results import Row, read
 from .tables import between, document_table
 
@@ -69,7 +69,11 @@ def documents() -> dict[Path, str]:
     ):
         readme = between(readme, *markers, content)
     long = {}
-    for name, made in (("editing", tables_editing.tables(RESULTS)), ("sngan", tables_sngan.tables(RESULTS))):
+    for name, made in (
+        ("compatibility", {tables_compat.MARKERS: tables_compat.table(RESULTS)}),
+        ("editing", tables_editing.tables(RESULTS)),
+        ("sngan", tables_sngan.tables(RESULTS)),
+    ):
         page = DOCS.parent / f"{name}.md"
         long[page] = page.read_text()
         for markers, table in made.items():

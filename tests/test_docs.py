@@ -117,3 +117,15 @@ def test_the_ops_of_others_are_replaced_as_the_readme_says(tmp_path, monkeypatch
         cagc_kernels.compat.uninstall()
     assert names["upfirdn2d"](torch.ones(1, 1, 2, 2), torch.ones(1, 1)).equal(torch.ones(1, 1, 2, 2))
     assert "readme_model.op.upfirdn2d" not in sys.modules
+
+
+def test_every_op_has_a_section_and_the_snippets_of_the_ops_run():
+    page = (ROOT / "docs" / "ops.md").read_text()
+    titles = " ".join(re.findall(r"(?m)^## (.+)$", page))
+    for op in cagc_kernels.__all__:
+        if op not in ("__version__", "BACKENDS", "explain", "use_backend", "verify"):
+            assert op in titles, op
+    blocks, names = re.findall(r"```python\n(.*?)```", page, re.S), {}
+    for block in blocks:
+        exec(block, names)
+    assert sum("assert" in block for block in blocks) >= 5

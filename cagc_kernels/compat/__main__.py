@@ -2,14 +2,40 @@
 
 from __future__ import annotations
 
+import argparse
+import json
 import os
 import runpy
 import sys
+from pathlib import Path
 
-from . import install
-from .peers import table
+import torch
 
-USAGE = "usage: python -m cagc_kernels.compat script.py [args …]  (or -m module [args …], or --peers DIR)"
+from .. import __version__
+from . import install, peers
+
+USAGE = "usage: python -m cagc_kernels.compat script.py [args …]  (or -m module [args …], or --peers DIR [options])"
+
+
+def table(arguments: list[str]) -> int:
+    """Print the table of code bases, a row as soon as it is known; 2 for bad arguments."""
+    parser = argparse.ArgumentParser(prog="python -m cagc_kernels.compat", description=peers.__doc__)
+    parser.add_argument("--peers", metavar="DIR", required=True, help="a folder of checkouts")
+    parser.add_argument("--out", type=Path, metavar="FILE", help="also write the rows to this JSON Lines file, anew")
+    parser.add_argument("--speed", action="store_true", help="time both too; on a quiet machine")
+    parser.add_argument("--timeout", type=float, default=peers.TIMEOUT, help="seconds that a process may take")
+    options = parser.parse_args(arguments)
+    if not os.path.isdir(options.peers):
+        print(f"--peers: got {options.peers!r}, expected one folder of checkouts", file=sys.stderr)
+        return 2
+    found = []
+    print(peers.heading(), flush=True)
+    for row in peers.rows(options.peers, options.timeout, options.speed):
+        found.append({**row, "torch": torch.__version__, "cagc": __version__})
+        print(peers.line(row), flush=True)
+        if options.out is not None:
+            options.out.write_text("".join(f"{json.dumps(entry)}\n" for entry in found))
+    return 0
 
 
 def main(arguments: list[str]) -> int:
@@ -20,11 +46,7 @@ def main(arguments: list[str]) -> int:
         print(USAGE, file=sys.stdout if target else sys.stderr)
         return 0 if target else 2
     if target == "--peers":
-        if len(rest) != 1 or not os.path.isdir(rest[0]):
-            print(f"--peers: got {' '.join(rest)!r}, expected one folder of checkouts", file=sys.stderr)
-            return 2
-        print(table(rest[0]))
-        return 0
+        return table(arguments)
     if not as_module and not os.path.exists(target):
         print(f"script: got {target!r}, expected a file that exists", file=sys.stderr)
         return 2

@@ -37,6 +37,7 @@ class _State:
         self.theirs: dict[int, tuple[object, object]] = {}  # {id of ours: (ours, theirs)}
         self.incomplete: set[str] = set()  # modules that another import must make anew
         self.told: dict[str, list[str]] = {}  # {module: lines of explain_install}
+        self.keeps_theirs = False
 
     def named(self, module: str) -> bool:
         return any(module == name or module.startswith(f"{name}.") for name in (*self.axes, *PACKAGES))
@@ -116,6 +117,14 @@ def explain_install() -> str:
     for name, told in sorted(_state.told.items()):
         lines += [f"  {name}", *(f"    {line}" for line in told)]
     return "\n".join(lines)
+
+
+def keep_theirs(keep: bool) -> None:
+    """From here on, modules that are imported run without their extension, but keep their own functions.
+
+    What ours are compared with. Ends with the installation.
+    """
+    _state.keeps_theirs = keep
 
 
 def serves(package: str) -> bool:
@@ -263,6 +272,8 @@ def _globals() -> Iterator[tuple[ModuleType, str, object]]:
 
 def _fill(module: ModuleType, source: Source, names: set[str]) -> None:
     """Put ours into ``module`` under ``names``, functions before the classes that call them."""
+    if _state.keeps_theirs:
+        return
     options: dict[str, list[Op | Layer]] = {}
     stem, families = module.__name__.rpartition(".")[2], source.families
     for file in (FILES.get(stem, {}), *FILES.values()):

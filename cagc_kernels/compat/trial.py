@@ -1,0 +1,140 @@
+"""One trial of the table of code bases, in a process of its own: a generator is built and drawn.
+
+``python -m cagc_kernels.compat.trial ROOT MODULE NAME MODE OUT``; see :mod:`.peers`, which starts it.
+"""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import json
+import sys
+import time
+from collections.abc import Callable
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from . import hook
+
+# bare: as the code base is; own: its own functions, but nothing is compiled; kernels, reference: ours.
+MODES = ("bare", "own", "kernels", "reference")
+# Name that stands for a folder of ops without a generator.
+OPS = "ops"
+
+
+class Kind(NamedTuple):
+    """How a generator is built and drawn: small, so that a CPU takes moments."""
+
+    arguments: tuple[object, ...]
+    draw: Callable[[Callable[..., object], Tensor], Tensor]
+    shape: tuple[int, ...] = (2, 64)
+
+
+def _of_ops(ops: Callable[..., Tensor], z: Tensor) -> Tensor:
+    return ops(z.view(2, 4, 4, 4))
+
+
+def _of_stages(generator: nn.Module, z: Tensor) -> Tensor:
+    for stage in generator.MainLayers:  # each casts its input to this dtype
+        stage.DataType = z.dtype
+    return generator(z)
+
+
+# By the first parameter of the class, or by its name.
+KINDS = {
+    "size": Kind((32, 64, 2), lambda g, z: g([z], randomize_noise=False)[0]),
+    "out_size": Kind((32, 64, 2), lambda g, z: g([z], randomize_noise=False)[0]),
+    "z_dim": Kind((64, 0, 64, 32, 3), lambda g, z: g(z, None, noise_mode="const", force_fp32=True)),
+    "resolution": Kind((32, 64, 2), lambda g, z: g(z[:, None], randomize_noise=False)[0]),
+    "NoiseDimension": Kind((64, [32] * 4, [4] * 4, [1] * 4, 2), _of_stages),
+    "GFPGANv1": Kind(
+        (32, 64, 1, (1, 3, 3, 1), None, True, 2, 0.01, False, True, 0.25),
+        lambda g, z: g(z, randomize_noise=False)[0],
+        (1, 3, 32, 32),
+    ),
+    OPS: Kind((), _of_ops),
+}
+NAMES = ("Generator", "StyleGAN2Generator", "GFPGANv1")
+
+
+def of_class(name: str, first: str) -> Kind | None:
+    """The kind of the class ``name`` whose first parameter is ``first``; None where this table cannot build it."""
+    return KINDS.get(name) or KINDS.get(first)
+
+
+def _ops(module: object) -> nn.Module:
+    """The ops of a folder as one module: bias and activation, then up-sampling by two."""
+
+    class Ops(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.bias = nn.Parameter(torch.randn(4))
+            self.register_buffer("taps", torch.tensor([1.0, 3.0, 3.0, 1.0]).outer(torch.tensor([1.0, 3.0, 3.0, 1.0])))
+
+        def forward(self, x: Tensor) -> Tensor:
+            folder = module.__name__.rpartition(".")[0]
+            for file in ("fused_act", "fused_bias_leakyrelu", "bias_act"):
+                for place in (f"{folder}.{file}", f"{folder.rpartition('.')[0]}.{file}"):
+                    found = sys.modules.get(place)
+                    act = getattr(found, "fused_leaky_relu", None) or getattr(found, "fused_bias_leakyrelu", None)
+                    if act is not None:
+                        return module.upfirdn2d(act(x, self.bias), self.taps, 2, 1, (2, 1))
+            return module.upfirdn2d(x, self.taps, 2, 1, (2, 1))
+
+    return Ops()
+
+
+def _load(module: str, name: str) -> object:
+    loaded = importlib.import_module(module)
+    if name != OPS:
+        return getattr(loaded, name)
+    folder = module.rpartition(".")[0]
+    for file in ("fused_act", "fused_bias_leakyrelu", "bias_act"):
+        for place in (f"{folder}.{file}", f"{folder.rpartition('.')[0]}.{file}"):
+            try:
+                importlib.import_module(place)
+            except ImportError:
+                continue
+    return loaded
+
+
+def derivatives(draw: Callable[[Tensor], Tensor], z: Tensor) -> list[Tensor]:
+    """An image, the gradient of a weighted sum of it in ``z``, and that of the gradient's square."""
+    z = z.clone().requires_grad_()
+    image = draw(z)
+    weights = torch.linspace(-1, 1, image.numel(), dtype=image.dtype).view_as(image)
+    (gradient,) = torch.autograd.grad((image * weights).sum(), z, create_graph=True)
+    (second,) = torch.autograd.grad(gradient.square().sum(), z)
+    return [image.detach(), gradient.detach(), second]
+
+
+def main(root: str, module: str, name: str, mode: str, out: str) -> None:
+    """Write what ``name`` draws to ``out``, say so by a line, then time an image for each line of standard input."""
+    sys.path.insert(0, root)
+    if mode != "bare":
+        hook.install()
+        hook.keep_theirs(mode == "own")
+    loaded = _load(module, name)
+    if mode == "bare":
+        print(json.dumps({}), flush=True)
+        return
+    if mode != "own" and "replaced" not in hook.explain_install():
+        raise RuntimeError("imports no op that is served")
+    torch.manual_seed(0)
+    kind = KINDS[OPS] if name == OPS else of_class(name, next(iter(inspect.signature(loaded).parameters)))
+    generator = (_ops(loaded) if name == OPS else loaded(*kind.arguments)).eval()
+    z = torch.randn(kind.shape)
+    torch.save(derivatives(lambda z: kind.draw(generator.double(), z), z.double()), out)
+    print(json.dumps({}), flush=True)
+    generator.float()
+    for _ in sys.stdin:
+        with torch.no_grad():
+            start = time.perf_counter()
+            kind.draw(generator, z)
+            print(time.perf_counter() - start, flush=True)
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
