@@ -1,10 +1,15 @@
 from __future__ import annotations
 
+import importlib
 import os
+import sys
+import textwrap
+from pathlib import Path
 
 import pytest
 import torch
 
+import cagc_kernels.compat
 from cagc_kernels import backend as backends
 from cagc_kernels import layout
 
@@ -40,3 +45,27 @@ def _targets() -> list:
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     if "target" in metafunc.fixturenames:
         metafunc.parametrize("target", _targets())
+
+
+@pytest.fixture
+def write(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """Writes {file: text} to a folder on the path; its modules are forgotten afterwards, and nothing is installed."""
+    monkeypatch.syspath_prepend(tmp_path)
+    before = set(sys.modules)
+
+    def files(texts):
+        for name, text in texts.items():
+            path = tmp_path / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(textwrap.dedent(text))
+        importlib.invalidate_caches()
+        return tmp_path
+
+    yield files
+    for name in set(sys.modules) - before:
+        if str(tmp_path) in str(
+            getattr(sys.modules[name], "__file__", "") or getattr(sys.modules[name], "__path__", "")
+        ):
+            del sys.modules[name]
+    with pytest.raises(RuntimeError, match="uninstall without install"):
+        cagc_kernels.compat.uninstall()

@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import importlib
-import json
 import sys
-import textwrap
-from contextlib import nullcontext
 
 import pytest
 import torch
@@ -15,70 +12,9 @@ import torch.nn.functional as F
 import cagc_kernels
 import cagc_kernels.compat as compat
 from cagc_kernels.compat import __main__ as command
-from cagc_kernels.compat import gradfix, peers, rosinality, trial
+from cagc_kernels.compat import gradfix, rosinality
 
-# The extension cannot be compiled, so each of these fails on import, or when called, without ours.
-FUSED_ACT = """
-    import torch
-    from torch.utils.cpp_extension import load
-    fused = load("fused", sources=["fused.cu"])
-
-    class FusedLeakyReLU(torch.nn.Module):
-        def __init__(self, channel, negative_slope=0.2, scale=2 ** 0.5):
-            super().__init__()
-            self.bias = torch.nn.Parameter(torch.zeros(channel))
-            self.negative_slope = negative_slope
-            self.scale = scale
-
-        def forward(self, input):
-            return {forward}
-
-    def fused_leaky_relu(input, bias, negative_slope=0.2, scale=2 ** 0.5):
-        {body}
-"""
-CALLS, KERNEL = "fused_leaky_relu(input, self.bias, self.negative_slope, self.scale)", "return fused.run(input)"
-UPFIRDN = """
-    from torch.utils import cpp_extension
-    module = cpp_extension.load(name="upfirdn2d", sources=["upfirdn2d.cu"])
-    def upfirdn2d({signature}):
-        return module.run()
-    def helper():
-        return "theirs"
-"""
-PAIR = "input, kernel, up=1, down=1, pad=(0, 0)"
-EXPORTS = "from .fused_act import *\nfrom .upfirdn2d import upfirdn2d, helper"
-
-
-def op_package(folder, forward=CALLS, body=KERNEL, signature=PAIR):
-    return {
-        f"{folder}/__init__.py": EXPORTS,
-        f"{folder}/fused_act.py": FUSED_ACT.format(forward=forward, body=body),
-        f"{folder}/upfirdn2d.py": UPFIRDN.format(signature=signature),
-    }
-
-
-@pytest.fixture
-def write(tmp_path, monkeypatch):
-    """Writes {file: text} to a folder on the path; its modules are forgotten afterwards, and nothing is installed."""
-    monkeypatch.syspath_prepend(tmp_path)
-    before = set(sys.modules)
-
-    def files(texts):
-        for name, text in texts.items():
-            path = tmp_path / name
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_text(textwrap.dedent(text))
-        importlib.invalidate_caches()
-        return tmp_path
-
-    yield files
-    for name in set(sys.modules) - before:
-        if str(tmp_path) in str(
-            getattr(sys.modules[name], "__file__", "") or getattr(sys.modules[name], "__path__", "")
-        ):
-            del sys.modules[name]
-    with pytest.raises(RuntimeError, match="uninstall without install"):
-        compat.uninstall()
+from .code_bases import CALLS, FUSED_ACT, KERNEL, PAIR, UPFIRDN, op_package
 
 
 @pytest.mark.parametrize("folder", ("op", "models/stylegan2/op", "torch_utils/op_edit"))
@@ -367,67 +303,3 @@ def test_modulated_convolution_of_networks(write):
     want = F.conv2d(x.view(1, 6, 4, 4), w.view(10, 3, 3, 3), padding=1, groups=2).view(2, 5, 4, 4) + noise
     torch.testing.assert_close(y, want, rtol=1e-4, atol=1e-5)
     assert module.modulated_conv2d(0, 0, 0) == "theirs"
-
-
-NETWORK = """
-    import torch
-
-    class Generator(torch.nn.Module):
-        def __init__(self, size, style_dim, n_mlp):
-            super().__init__()
-"""
-GENERATOR = """
-    import torch
-    from op import FusedLeakyReLU, upfirdn2d
-
-    class Generator(torch.nn.Module):
-        def __init__(self, size, style_dim, n_mlp):
-            super().__init__()
-            self.act = FusedLeakyReLU(1)
-
-        def forward(self, styles, randomize_noise=True):
-            x = self.act(styles[0].view(-1, 1, 8, 8) ** 2)
-            return upfirdn2d(x, torch.ones(2, 2, dtype=x.dtype), pad=(1, 0)), None
-"""
-
-
-def test_the_table_of_code_bases(write, capsys):
-    base = {f"base/{name}": text for name, text in {**op_package("op"), "model.py": GENERATOR}.items()}
-    folder = write({**base, "other/model.py": "class Generator:\n    def __init__(self, depth):\n        pass\n"})
-    out = folder / "rows.jsonl"
-    assert command.main(["--peers", str(folder), "--out", str(out)]) == 0
-    found, other = (json.loads(text) for text in out.read_text().splitlines())
-    assert found["code_base"] == "base" and found["generator"] == "`model.py`" and found["with"] == "yes"
-    assert "Error" in found["without"] and found["against"] == "our reference", "this copy has no functions for the CPU"
-    assert all(float(found[key]) < 1e-12 for key in ("image", "gradient", "second"))
-    assert other["generator"] == "none found"
-    printed = capsys.readouterr().out.splitlines()
-    assert printed[0] == peers.line(peers.HEADINGS) and printed[2:] == [peers.line(found), peers.line(other)]
-    assert command.main(["--peers", "absent"]) == 2
-
-
-def test_a_code_base_that_takes_too_long_is_a_row(write):
-    folder = write({"slow/model.py": GENERATOR})
-    (row,) = peers.rows(folder, timeout=0.5)
-    assert row["with"] == "more than 0 s" and row["code_base"] == "slow"
-
-
-@pytest.mark.parametrize("mode,error", (("own", None), ("kernels", None), ("kernels", "imports no op")))
-def test_a_trial_draws_on_ours_or_on_theirs(write, capsys, monkeypatch, mode, error):
-    monkeypatch.setattr(sys, "path", [*sys.path])
-    monkeypatch.setattr(sys, "stdin", ["\n"])
-    body = "return torch.nn.functional.leaky_relu(input + bias[:, None, None], negative_slope) * scale"
-    files = {**op_package("op", body=body), "model.py": GENERATOR if error is None else NETWORK}
-    folder = write(files)
-    (folder / "op" / "upfirdn2d.py").write_text(f"def upfirdn2d({PAIR}):\n    return input * 7\ndef helper(): pass\n")
-    try:
-        with pytest.raises(RuntimeError, match=error) if error else nullcontext():
-            trial.main(str(folder), "model", "Generator", mode, str(folder / "out"))
-    finally:
-        compat.uninstall()
-    if error is None:
-        ready, seconds = capsys.readouterr().out.splitlines()
-        assert ready == "{}" and float(seconds) > 0
-        torch.manual_seed(0)
-        image, want = torch.load(folder / "out")[0], 7 * 2**0.5 * torch.randn(2, 64).double().view(2, 1, 8, 8) ** 2
-        assert torch.allclose(image, want) == (mode == "own"), "theirs multiplies by 7"
