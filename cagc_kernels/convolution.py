@@ -112,6 +112,14 @@ def conv2d_resample(
     return resample(x, Resampling(f, down=(down_x, down_y))) if down > 1 else x
 
 
+def sparse_output(
+    x: torch.Tensor, weight: torch.Tensor, out_channels: torch.Tensor, padding: int, up: int, scatter: bool
+) -> tuple[int, int, int]:
+    """Return (channels, height, width) of a correlation over chosen channels of ``x`` with up - 1 zeros in between."""
+    height, width = ((size - 1) * up + 2 * padding + 2 - weight.shape[-1] for size in x.shape[2:])
+    return weight.shape[0] if scatter else out_channels.shape[0], height, width
+
+
 def gather(weight: torch.Tensor, in_channels: torch.Tensor, out_channels: torch.Tensor) -> torch.Tensor:
     """Return ``weight[out_channels][:, in_channels]`` as a new tensor; the gradient is zero outside the block."""
     return weight.index_select(0, out_channels).index_select(1, in_channels)

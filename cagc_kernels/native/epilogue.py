@@ -17,14 +17,9 @@ _CHUNK = {"cpu": 65536, "cuda": 16384}
 
 
 def epilogue(
-    x: torch.Tensor,
-    f: torch.Tensor | None,
-    scale: torch.Tensor | None,
-    epilogue: Epilogue,
-    padding: tuple[int, int],
-    size: tuple[int, int],
-    inplace: bool = False,
-) -> torch.Tensor:
+    x: torch.Tensor, f: torch.Tensor | None, scale: torch.Tensor | None, epilogue: Epilogue, padding: tuple[int, int],
+    size: tuple[int, int], inplace: bool = False,
+) -> torch.Tensor:  # fmt: skip
     """Return ``clamp(gain * act(u * scale + noise + bias)) * next_styles``, where u is x or x correlated with ``f``.
 
     ``f`` [4, 4], ``scale`` [N, C] and the tensors of ``epilogue`` are float32 (float64 beside float64) or None, noise

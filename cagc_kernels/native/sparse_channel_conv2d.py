@@ -6,6 +6,7 @@ import torch
 
 from .. import layout
 from ..arguments import accumulator
+from ..convolution import sparse_output
 from . import _C, launch
 from .bias_act import DTYPES, _pointer
 
@@ -23,8 +24,8 @@ def sparse_channel_conv2d(
     n, c_in, in_h, in_w = x.shape
     k, c_out = weight.shape[-1], out_channels.shape[0]
     padding = k // 2 if padding is None else padding
-    out_h, out_w = ((size - 1) * up + 2 * padding + 2 - k for size in (in_h, in_w))
-    out = layout.allocate_images(x, out_h, out_w, channels=weight.shape[0] if scatter else c_out)
+    channels, out_h, out_w = sparse_output(x, weight, out_channels, padding, up, scatter)
+    out = layout.allocate_images(x, out_h, out_w, channels=channels)
     if scatter:
         out.zero_()
     if out.numel() == 0:

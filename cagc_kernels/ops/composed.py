@@ -23,16 +23,9 @@ IDENTITY = Epilogue()
 
 
 def composed(
-    x: torch.Tensor,
-    weight: torch.Tensor,
-    styles: torch.Tensor,
-    demodulate: bool,
-    modulate: bool,
-    flip_weight: bool,
-    resampling: Resampling,
-    epilogue: Epilogue,
-    backend: str,
-) -> torch.Tensor:
+    x: torch.Tensor, weight: torch.Tensor, styles: torch.Tensor, demodulate: bool, modulate: bool, flip_weight: bool,
+    resampling: Resampling, epilogue: Epilogue, backend: str,
+) -> torch.Tensor:  # fmt: skip
     """Return the output [N, O, H', W'] of a generator layer, with the kernels of ``backend`` around the convolution."""
     weight, styles, scale = operands(weight, styles, x.dtype, demodulate, modulate)
     finish = _fused if implements(backend, "epilogue") else _unfused

@@ -130,14 +130,9 @@ _gradient = register(
 
 
 def epilogue(
-    x: torch.Tensor,
-    f: torch.Tensor | None,
-    scale: torch.Tensor | None,
-    epilogue: Epilogue,
-    padding: tuple[int, int],
-    size: tuple[int, int],
-    backend: str,
-) -> torch.Tensor:
+    x: torch.Tensor, f: torch.Tensor | None, scale: torch.Tensor | None, epilogue: Epilogue, padding: tuple[int, int],
+    size: tuple[int, int], backend: str,
+) -> torch.Tensor:  # fmt: skip
     """Return y [N, C, height, width] of the module's formula in the dtype of ``x``.
 
     Overwrites ``x`` where autograd does not keep it. ``padding`` is (x, y) before the first pixel, ``size`` (height,

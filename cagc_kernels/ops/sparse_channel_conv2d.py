@@ -13,7 +13,7 @@ from torch.utils.weak import WeakIdKeyDictionary
 
 from .. import layout, profiling
 from ..arguments import HALF, Epilogue, Resampling
-from ..convolution import gather, is_empty, operands, scattered
+from ..convolution import gather, is_empty, operands, scattered, sparse_output
 from ..reference import sparse_channel_conv2d as reference
 from . import checks
 from .composed import composed
@@ -219,12 +219,6 @@ def _checked_copies(in_channels, out_channels, weight) -> tuple[torch.Tensor, to
 # up - 1 zeros inserted between its pixels and ``padding`` zeros around the image.
 
 
-def _output(x, weight, out_channels, padding, up, scatter) -> tuple[int, int, int]:
-    """Return (channels, height, width) of the output."""
-    height, width = ((size - 1) * up + 2 * padding + 2 - weight.shape[-1] for size in x.shape[2:])
-    return weight.shape[0] if scatter else out_channels.shape[0], height, width
-
-
 def _run(x, weight, in_channels, out_channels, *rest):
     return _run_checked(x, weight, *_checked_copies(in_channels, out_channels, weight), *rest)
 
@@ -237,7 +231,7 @@ def _run_checked(x, weight, in_channels, out_channels, styles, demodulate, flip,
 
 
 def _fake(x, weight, in_channels, out_channels, styles, demodulate, flip, padding, up, scatter, backend):
-    channels, height, width = _output(x, weight, out_channels, padding, up, scatter)
+    channels, height, width = sparse_output(x, weight, out_channels, padding, up, scatter)
     return layout.empty_images(x, height, width, channels=channels)
 
 

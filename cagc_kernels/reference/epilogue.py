@@ -10,13 +10,9 @@ from .upfirdn2d import upfirdn2d
 
 
 def epilogue(
-    x: torch.Tensor,
-    f: torch.Tensor | None,
-    scale: torch.Tensor | None,
-    epilogue: Epilogue,
-    padding: tuple[int, int],
+    x: torch.Tensor, f: torch.Tensor | None, scale: torch.Tensor | None, epilogue: Epilogue, padding: tuple[int, int],
     size: tuple[int, int],
-) -> torch.Tensor:
+) -> torch.Tensor:  # fmt: skip
     """Return ``clamp(gain * act(u * scale + noise + bias)) * next_styles``, where u is x or x correlated with ``f``.
 
     Shapes as in :func:`cagc_kernels.native.epilogue.epilogue`.

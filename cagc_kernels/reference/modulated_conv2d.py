@@ -18,15 +18,9 @@ def resample(x: torch.Tensor, resampling: Resampling) -> torch.Tensor:
 
 
 def layer(
-    x: torch.Tensor,
-    weight: torch.Tensor,
-    styles: torch.Tensor,
-    demodulate: bool,
-    modulate: bool,
-    flip_weight: bool,
-    resampling: Resampling,
-    epilogue: Epilogue,
-) -> torch.Tensor:
+    x: torch.Tensor, weight: torch.Tensor, styles: torch.Tensor, demodulate: bool, modulate: bool, flip_weight: bool,
+    resampling: Resampling, epilogue: Epilogue,
+) -> torch.Tensor:  # fmt: skip
     """Return a modulated convolution with its epilogue, on checked arguments of the public ops.
 
     In half precision, the steps after the convolution are computed in float32 and rounded once.

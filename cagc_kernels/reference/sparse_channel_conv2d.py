@@ -11,16 +11,9 @@ from .modulated_conv2d import resample
 
 
 def layer(
-    x: torch.Tensor,
-    weight: torch.Tensor,
-    in_channels: torch.Tensor,
-    out_channels: torch.Tensor,
-    styles: torch.Tensor | None,
-    demodulate: bool,
-    flip_weight: bool,
-    scatter: bool,
-    resampling: Resampling,
-) -> torch.Tensor:
+    x: torch.Tensor, weight: torch.Tensor, in_channels: torch.Tensor, out_channels: torch.Tensor,
+    styles: torch.Tensor | None, demodulate: bool, flip_weight: bool, scatter: bool, resampling: Resampling,
+) -> torch.Tensor:  # fmt: skip
     """Convolve with the gathered block of ``weight``, on checked arguments of the public op."""
     kept = gather(weight, in_channels, out_channels)
     if styles is None:
@@ -31,18 +24,9 @@ def layer(
 
 
 def sparse_channel_conv2d(
-    x: torch.Tensor,
-    weight: torch.Tensor,
-    in_channels: torch.Tensor,
-    out_channels: torch.Tensor,
-    styles: torch.Tensor | None = None,
-    demodulate: bool = True,
-    padding: int | None = None,
-    flip_weight: bool = True,
-    scatter: bool = False,
-    up: int = 1,
-    resample_filter: torch.Tensor | None = None,
-) -> torch.Tensor:
+    x, weight, in_channels, out_channels, styles=None, demodulate=True, padding=None, flip_weight=True, scatter=False,
+    up=1, resample_filter=None,
+) -> torch.Tensor:  # fmt: skip
     """Convolve with the gathered block of ``weight``; see :func:`cagc_kernels.sparse_channel_conv2d`."""
     padding = weight.shape[-1] // 2 if padding is None else padding
     resampling = Resampling(resample_filter, (up, up), padding=(padding,) * 4)

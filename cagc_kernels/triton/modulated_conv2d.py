@@ -47,15 +47,9 @@ def problem(x: torch.Tensor, weight: torch.Tensor, resampling: Resampling) -> Pr
 
 
 def layer(
-    x: torch.Tensor,
-    weight: torch.Tensor,
-    styles: torch.Tensor,
-    demodulate: bool,
-    modulate: bool,
-    flip_weight: bool,
-    resampling: Resampling,
-    epilogue: Epilogue,
-) -> torch.Tensor:
+    x: torch.Tensor, weight: torch.Tensor, styles: torch.Tensor, demodulate: bool, modulate: bool, flip_weight: bool,
+    resampling: Resampling, epilogue: Epilogue,
+) -> torch.Tensor:  # fmt: skip
     """Return the whole layer's output for a call that :func:`composed_because` accepts; forward only."""
     x0, _, y0, _ = resampling.padding
 

@@ -12,6 +12,7 @@ from torch.utils.weak import WeakIdKeyDictionary
 
 from .. import layout
 from ..arguments import Epilogue, Resampling
+from ..convolution import sparse_output
 from .gemm.configs import PLAIN, TRANSPOSED, Config, Problem, choose
 from .gemm.launch import device_name, factors, gemm, kind, milliseconds
 from .gemm.packing import PackedWeight, energies
@@ -45,17 +46,9 @@ def composed_because(weight: torch.Tensor) -> str | None:
 
 
 def sparse_channel_conv2d(
-    x: torch.Tensor,
-    weight: torch.Tensor,
-    in_channels: torch.Tensor,
-    out_channels: torch.Tensor,
-    styles: torch.Tensor | None = None,
-    demodulate: bool = True,
-    padding: int | None = None,
-    flip_weight: bool = True,
-    scatter: bool = False,
-    up: int = 1,
-) -> torch.Tensor:
+    x, weight, in_channels, out_channels, styles=None, demodulate=True, padding=None, flip_weight=True, scatter=False,
+    up=1,
+) -> torch.Tensor:  # fmt: skip
     """Correlate x, with up - 1 zeros between its pixels and ``padding`` (k // 2) around, with the chosen block.
 
     See :func:`cagc_kernels.sparse_channel_conv2d`; forward only, on checked arguments.
@@ -65,8 +58,7 @@ def sparse_channel_conv2d(
     if up > 1 and (up, k, padding) != (2, 3, 2):
         x = _zeros_between(x, up, padding)
         up, padding = 1, 0
-    height, width = ((size - 1) * up + 2 * padding + 2 - k for size in x.shape[2:])
-    channels = weight.shape[0] if scatter else out_channels.shape[0]
+    channels, height, width = sparse_output(x, weight, out_channels, padding, up, scatter)
     y = layout.allocate_images(x, height, width, channels=channels)
     y = y.zero_() if scatter else y
     packed = _in_place(weight, in_channels, out_channels, styles is not None and demodulate, flip_weight, up)

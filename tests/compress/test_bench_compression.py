@@ -66,7 +66,7 @@ def test_rows_say_how_far_a_student_is_from_its_teacher(runs, small_teacher, tmp
     document["rows"]["l1-out 1"] = document["rows"]["l1-out 0"] | {"seed": 1, "content_l1": 0.5}
     table = tables_compression.students(document).splitlines()
     assert [line.split(" | ")[0] for line in table[2:5]] == [f"| {TEACHER}", "| l1-out", "| named"]
-    assert " ± " in table[3] and " ± " not in table[4] and "12 images a side" in table[-1]
+    assert " ± " in table[3] and " ± " not in table[4] and "12 images per generator" in table[-1]
     page = tables_compression.tables(out.parents[1])
     assert page.startswith("| | seeds") and "| named |" in page
     short = tables_compression.tables(out.parents[1], [TEACHER, "l1-out"])

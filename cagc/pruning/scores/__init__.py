@@ -25,8 +25,8 @@ from ...common.errors import CagcError
 from ...content import ContentCoverage
 from ...models import AnyGenerator
 from .activations import ACTIVATION_METRICS, activation_scores, map_statistics
-from .consumers import CONSUMERS
-from .content_aware import BATCH_RULES, ContentNoise, content_aware_scores, content_gradients, salt_and_pepper
+from .consumers import BATCH_RULES, CONSUMERS
+from .content_aware import ContentNoise, content_aware_scores, content_gradients, salt_and_pepper
 from .diversity import PrincipalAxes, diversity_scores, principal_axes
 from .document import ChannelScores
 from .samples import SampleBatch, batch_sizes, draw_samples, stream

@@ -16,12 +16,10 @@ from torch.func import functional_call
 from ...content import ContentCoverage, ContentParser, validate_mask
 from ...metrics.sampling import finite
 from ...models import AnyGenerator
-from .consumers import combine_consumers, consumer_names, traced_weights
+from .consumers import accumulated_scores, magnitude, traced_weights
 from .samples import SampleBatch, stream
 
 Disturb = Callable[[torch.Tensor, Sequence[int] | None], torch.Tensor]
-
-BATCH_RULES = ("per-sample", "batch-sum")
 
 
 def salt_and_pepper(mask: torch.Tensor, probability: float, rngs: Sequence[torch.Generator]) -> torch.Tensor:
@@ -98,26 +96,16 @@ def content_aware_scores(
         batches: the images to score over.
         disturb: (images [n, 3, H, W], seeds) → replacement values [n, 1, H, W] of pixels: -1, 1, or 0 for no
             replacement.
-        batch_rule: "per-sample" takes the magnitude of each sample's gradient, and the mean over samples, whatever the
-            batches. "batch-sum" is the rule of the paper's code: the gradient is summed over a batch before the
-            magnitude is taken, and the magnitudes are summed over batches.
+        batch_rule, progress: see :func:`cagc.pruning.scores.consumers.accumulated_scores`. Under "batch-sum" the
+            gradient is summed over a batch before its magnitude is taken.
         consumers: see :func:`cagc.pruning.scores.consumers.combine_consumers`.
-        progress: called with the number of samples done.
 
     Per-sample gradients are computed one sample at a time, which costs little: 400 samples of a 64 px generator of 128
     channels took 35 s, and 29 s in batches of ten (one CPU core).
     """
-    groups = generator.channel_groups()
-    modules = consumer_names(groups, consumers)
-    totals: dict[str, torch.Tensor] = {}
-    done = 0
-    for batch in batches:
-        for part in batch.singles() if batch_rule == "per-sample" else [batch]:
-            for module, gradient in content_gradients(generator, part, disturb, modules).items():
-                score = gradient.abs().mean(dim=(0, 2, 3), dtype=torch.float64)
-                totals[module] = totals[module] + score if module in totals else score
-            done += len(part)
-            if progress is not None:
-                progress(done)
-    count = done if batch_rule == "per-sample" else 1
-    return combine_consumers(groups, {module: (total / count).cpu() for module, total in totals.items()}, consumers)
+
+    def measure(part: SampleBatch, modules: Sequence[str]) -> dict[str, torch.Tensor]:
+        gradients = content_gradients(generator, part, disturb, modules)
+        return {module: magnitude(gradient) for module, gradient in gradients.items()}
+
+    return accumulated_scores(generator, batches, measure, batch_rule, consumers, progress)

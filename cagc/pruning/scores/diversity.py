@@ -17,7 +17,7 @@ from torch.func import functional_call
 
 from ...models import AnyGenerator
 from ...moments import principal_components
-from .consumers import combine_consumers, consumer_names, traced_weights
+from .consumers import accumulated_scores, magnitude, traced_weights
 from .samples import SampleBatch, stream
 
 
@@ -90,24 +90,14 @@ def diversity_scores(
         batches: the images to score over.
         directions: batch → directions of w [n, w_dim] for this batch.
         strength: α, how far w moves along a direction.
-        batch_rule: "per-sample" takes each sample's own gradients, and the mean of the scores over samples, whatever
-            the batches. "batch-sum" is the rule of the authors' code: gradients are summed over a batch before the
-            magnitude is taken, and scores over batches.
+        batch_rule, progress: see :func:`cagc.pruning.scores.consumers.accumulated_scores`. Under "batch-sum"
+            gradients are summed over a batch before their magnitude is taken.
         consumers: see :func:`cagc.pruning.scores.consumers.combine_consumers`.
-        progress: called with the number of samples done.
     """
-    groups = generator.channel_groups()
-    modules = consumer_names(groups, consumers)
-    totals = {module: 0.0 for module in modules}
-    done = 0
-    for batch in batches:
-        for part in batch.singles() if batch_rule == "per-sample" else [batch]:
-            found = move_gradients(generator, part, strength * directions(part), modules)
-            for module in modules:
-                sizes = torch.stack([g[module].abs().mean(dim=(0, 2, 3), dtype=torch.float64) for g in found])
-                totals[module] = totals[module] + (sizes - sizes.mean(dim=0)).square().sum(dim=0)
-            done += len(part)
-            if progress is not None:
-                progress(done)
-    count = done if batch_rule == "per-sample" else 1
-    return combine_consumers(groups, {module: (total / count).cpu() for module, total in totals.items()}, consumers)
+
+    def measure(part: SampleBatch, modules: Sequence[str]) -> dict[str, torch.Tensor]:
+        found = move_gradients(generator, part, strength * directions(part), modules)
+        sizes = {module: torch.stack([magnitude(gradients[module]) for gradients in found]) for module in modules}
+        return {module: (size - size.mean(dim=0)).square().sum(dim=0) for module, size in sizes.items()}
+
+    return accumulated_scores(generator, batches, measure, batch_rule, consumers, progress)
