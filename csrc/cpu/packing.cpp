@@ -6,7 +6,7 @@
 namespace cagc {
 namespace {
 
-constexpr int64_t kMaxConvs = 64, kMaxWidth = 1 << 16;
+constexpr int64_t kMaxConvs = 64, kMaxWidth = 1 << 16, kMaxActivations = 1 << 27;  // floats
 
 // Filter transforms. Rows of F(4, 3): the points 0, 1, -1, 2, -2, infinity. Rows of F(4, 2): the points 0, 1, -1, 2,
 // infinity for taps (2, 0) of a stride-2 transposed convolution, then its tap 1 untransformed.
@@ -65,16 +65,16 @@ std::vector<int64_t> choose_strips(const std::vector<ConvWeights> &convs, const 
 // Dense, [k, columns].
 struct PackedNetwork::Matrix {
   int64_t k, columns;
-  std::vector<double> values;
+  std::vector<float> values;
 
   Matrix(int64_t k, int64_t columns) : k(k), columns(columns), values(k * columns) {}
-  double &at(int64_t row, int64_t column) { return values[row * columns + column]; }
+  float &at(int64_t row, int64_t column) { return values[row * columns + column]; }
 
   // [columns, k] transposed
   static Matrix transposed(const double *from, int64_t k, int64_t columns, double scale = 1) {
     Matrix m(k, columns);
     for (int64_t c = 0; c < columns; c++)
-      for (int64_t i = 0; i < k; i++) m.at(i, c) = from[c * k + i] * scale;
+      for (int64_t i = 0; i < k; i++) m.at(i, c) = static_cast<float>(from[c * k + i] * scale);
     return m;
   }
 
@@ -84,7 +84,7 @@ struct PackedNetwork::Matrix {
     for (size_t t = 0; t < taps.size(); t++)
       for (int64_t n = 0; n < conv.in; n++)
         for (int64_t o = 0; o < conv.out; o++)
-          m.at(t * in + n, o) = conv.weight[((o * conv.in + n) * 3 + taps[t].y) * 3 + taps[t].x];
+          m.at(t * in + n, o) = static_cast<float>(conv.weight[((o * conv.in + n) * 3 + taps[t].y) * 3 + taps[t].x]);
     return m;
   }
 };
@@ -101,7 +101,8 @@ const char *why_not_a_network(const std::vector<ConvWeights> &convs, int64_t sty
     if (c.resolution != resolution) return "resolution: expected 4, then what each up makes of it";
     if (i && c.in != convs[i - 1].out) return "channels: expected the output of the convolution before";
     if (c.rgb != (c.up == 1)) return "toRGB: expected after the convolutions that do not up-sample";
-    if (c.out * c.resolution * c.resolution > int64_t{1} << 29) return "channels: more than 2 GB of activations";
+    if (padded(c.out) * c.resolution * c.resolution > kMaxActivations)
+      return "channels: more than 512 MB of activations";
   }
   return nullptr;
 }
@@ -156,8 +157,7 @@ const float *PackedNetwork::pack(const std::vector<Matrix> &matrices, int64_t co
   std::vector<float> dense;
   for (const Matrix &m : matrices) {
     dense.assign(m.k * columns, 0.f);
-    for (int64_t i = 0; i < m.k; i++)
-      for (int64_t c = 0; c < m.columns; c++) dense[i * columns + c] = static_cast<float>(m.values[i * m.columns + c]);
+    for (int64_t i = 0; i < m.k; i++) std::copy_n(&m.values[i * m.columns], m.columns, &dense[i * columns]);
     (strips ? pack_strips : pack_matrix)(kernels_, dense.data(), m.k, columns, to);
     to += m.k * columns;
   }
@@ -185,7 +185,7 @@ void PackedNetwork::pack_filters(const ConvWeights &conv, StyledConv &to) {
         double row[3];
         for (int x = 0; x < 3; x++) row[x] = g[a][0] * f[x] + g[a][1] * f[3 + x] + g[a][2] * f[6 + x];
         for (int b = 0; b < 6; b++)
-          matrices[a * 6 + b].at(n, o) = row[0] * g[b][0] + row[1] * g[b][1] + row[2] * g[b][2];
+          matrices[a * 6 + b].at(n, o) = static_cast<float>(row[0] * g[b][0] + row[1] * g[b][1] + row[2] * g[b][2]);
       }
     }
   to.weight = pack(matrices, to.out, strips);
@@ -199,11 +199,12 @@ void PackedNetwork::add_conv(const ConvWeights &conv) {
   pack_filters(conv, to);
   Matrix energy(to.in_padded, conv.out);
   for (int64_t o = 0; o < conv.out; o++)
-    for (int64_t n = 0; n < conv.in; n++)
-      for (int64_t t = 0; t < 9; t++) {
-        const double tap = conv.weight[(o * conv.in + n) * 9 + t];
-        energy.at(n, o) += tap * tap;
-      }
+    for (int64_t n = 0; n < conv.in; n++) {
+      double sum = 0;
+      const double *taps = conv.weight + (o * conv.in + n) * 9;
+      for (int t = 0; t < 9; t++) sum += taps[t] * taps[t];
+      energy.at(n, o) = static_cast<float>(sum);
+    }
   to.energy = pack({energy}, to.out_padded, false);
   to.bias = vector(conv.bias, conv.out, to.out_padded, gain);
   to.affine = pack({Matrix::transposed(conv.affine, f, conv.in)}, to.in_padded, false);

@@ -101,7 +101,8 @@ void Synthesis::State::lay_out() {
   t = take(t_floats), t_size = t_floats / threads / 16 * 16;
   rows_size = aligned(row_floats), rows = take(rows_size * threads);
   block = take(block_size), scratch = take(scratch_size * threads);
-  for (int64_t &h : hidden) h = take(batch * (mapping.features + kLanes));
+  hidden[1] = aligned(batch * (mapping.features + kLanes));  // of map(), which uses the same memory
+  size = std::max(size, 2 * hidden[1]);
 }
 
 void Synthesis::State::styles(const SynthesisCall &call, Member member) const {
@@ -300,6 +301,8 @@ Synthesis::~Synthesis() = default;
 size_t Synthesis::layers() const { return state_->convs.size(); }
 
 int64_t Synthesis::workspace() const { return state_->size; }
+
+int64_t Synthesis::map_workspace() const { return 2 * state_->hidden[1]; }
 
 void Synthesis::run(const SynthesisCall &call) const {
   const State &s = *state_;

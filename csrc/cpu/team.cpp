@@ -13,6 +13,14 @@
 
 namespace cagc {
 
+bool Team::available() {
+#if defined(CAGC_THREADS)
+  return true;
+#else
+  return false;
+#endif
+}
+
 #if defined(CAGC_THREADS)
 
 namespace {

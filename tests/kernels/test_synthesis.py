@@ -139,7 +139,7 @@ def test_strips_begin_where_they_are_faster(instructions):
 
     lanes = native._C.lanes(instructions)
     assert strips(0.3) == [1] * 8 + [lanes] * 5  # from b64.conv1 on
-    assert strips(0.2) == ([1] * 8 + [16] * 5 if lanes == 16 else [1] * 6 + [8] * 7)  # four columns a strip
+    assert strips(0.2) == ([1] * 8 + [16] * 5 if lanes == 16 else [1] * 6 + [lanes] * 7)  # four columns a strip
     assert strips(1) == [1] * 13  # one layer is not worth the change
 
 

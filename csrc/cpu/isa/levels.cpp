@@ -1,16 +1,11 @@
 // The instruction sets that kernels are compiled for, best first, and which of them this processor runs. To add one: a
-// row here, its flags in CMakeLists.txt and its vectors in simd.h.
+// row here and in op_levels.cpp, its flags in CMakeLists.txt and its vectors in simd.h.
 //
 // CMake compiles each file of kernels once for every row and links the rows from the lowest instruction set up: of a
 // function that several objects contain (such as one of std::vector), the linker keeps the first, which must run on
 // every processor.
+#include "levels.h"
 #include "../synthesis/kernels.h"
-#include "cagc/bias_act.h"
-#include "cagc/epilogue.h"
-#include "cagc/filtered_lrelu.h"
-#include "cagc/sparse_channel_conv2d.h"
-#include "cagc/synthesis.h"
-#include "cagc/upfirdn2d.h"
 #include <cstring>
 #if defined(__linux__)
 #include <sys/mman.h>
@@ -32,15 +27,7 @@ void prefer_huge_pages(void *memory, size_t bytes) {
 #endif
 }
 
-#define CAGC_DECLARE(LEVEL)                                                   \
-  namespace LEVEL {                                                           \
-  extern const Kernels kernels;                                               \
-  void bias_act(const BiasAct &, int threads);                                \
-  void epilogue(const Epilogue &, int threads);                               \
-  void filtered_lrelu(const FilteredLrelu &, int threads);                    \
-  void sparse_channel_conv2d(const SparseChannelConv2d &, int threads);       \
-  void upfirdn2d(const Upfirdn2d &, int threads);                             \
-  }
+#define CAGC_DECLARE(LEVEL) namespace LEVEL { extern const Kernels kernels; }
 CAGC_DECLARE(generic)
 #if defined(CAGC_X86_LEVELS)
 CAGC_DECLARE(v3)
@@ -53,24 +40,27 @@ struct Level {
   const char *name;
   bool runs;  // on this processor
   const Kernels &synthesis;
-  void (*bias_act)(const BiasAct &, int threads);
-  void (*epilogue)(const Epilogue &, int threads);
-  void (*filtered_lrelu)(const FilteredLrelu &, int threads);
-  void (*sparse_channel_conv2d)(const SparseChannelConv2d &, int threads);
-  void (*upfirdn2d)(const Upfirdn2d &, int threads);
 };
 
-#define CAGC_ROW(LEVEL, RUNS)                                                                     \
-  {#LEVEL, RUNS, LEVEL::kernels, LEVEL::bias_act, LEVEL::epilogue, LEVEL::filtered_lrelu,         \
-   LEVEL::sparse_channel_conv2d, LEVEL::upfirdn2d}
+#if defined(CAGC_X86_LEVELS)
+// Of the features of x86-64-v3 and v4, those that every compiler can ask for: processors that have them have the rest.
+// Tests features instead of models: GCC compares arch=haswell and arch=skylake-avx512 with the processor's model.
+bool runs_v3() {
+  __builtin_cpu_init();
+  return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("bmi2");
+}
+bool runs_v4() {
+  return runs_v3() && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+         __builtin_cpu_supports("avx512cd") && __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl");
+}
+#endif
 
-// Tests levels instead of models: GCC compares arch=haswell and arch=skylake-avx512 with the processor's model.
 const Level kLevels[] = {
 #if defined(CAGC_X86_LEVELS)
-    CAGC_ROW(v4, __builtin_cpu_supports("x86-64-v4") != 0),
-    CAGC_ROW(v3, __builtin_cpu_supports("x86-64-v3") != 0),
+    {"v4", runs_v4(), v4::kernels},
+    {"v3", runs_v3(), v3::kernels},
 #endif
-    CAGC_ROW(generic, true),
+    {"generic", true, generic::kernels},
 };
 
 const Level *first(const char *name) {
@@ -82,6 +72,8 @@ const Level *first(const char *name) {
 const Level *current = first(nullptr);
 
 }  // namespace
+
+size_t current_level() { return current - kLevels; }
 
 std::vector<const char *> instruction_sets() {
   std::vector<const char *> names;
@@ -99,14 +91,6 @@ bool use_instructions(const char *name) {
 const Kernels *find_kernels(const char *instructions) {
   const Level *level = first(instructions);
   return level ? &level->synthesis : nullptr;
-}
-
-void bias_act_cpu(const BiasAct &p, int threads) { current->bias_act(p, threads); }
-void upfirdn2d_cpu(const Upfirdn2d &p, int threads) { current->upfirdn2d(p, threads); }
-void filtered_lrelu_cpu(const FilteredLrelu &p, int threads) { current->filtered_lrelu(p, threads); }
-void epilogue_cpu(const Epilogue &p, int threads) { current->epilogue(p, threads); }
-void sparse_channel_conv2d_cpu(const SparseChannelConv2d &p, int threads) {
-  current->sparse_channel_conv2d(p, threads);
 }
 
 void pack_matrix(const Kernels &kernels, const float *matrix, int64_t k, int64_t columns, float *packed) {

@@ -25,8 +25,18 @@ namespace {
 constexpr int kBytes = 64, kWide = 16, kRegisters = 32;
 #elif defined(__AVX2__)
 constexpr int kBytes = 32, kWide = 8, kRegisters = 16;
+#elif defined(__aarch64__)
+// GCC 12 keeps vectors wider than a register in memory. For Clang, two registers a vector take fewer instructions than
+// one (benchmarks/results/instructions).
+#if defined(__clang__)
+constexpr int kBytes = 16, kWide = 8, kRegisters = 16;
 #else
-constexpr int kBytes = 16, kWide = 8, kRegisters = 8;  // SSE2, NEON: a vector of 8 takes two of their registers
+constexpr int kBytes = 16, kWide = 4, kRegisters = 32;
+#endif
+#elif defined(__SSE2__) && !defined(__clang__)
+constexpr int kBytes = 16, kWide = 4, kRegisters = 16;
+#else
+constexpr int kBytes = 16, kWide = 8, kRegisters = 8;  // a vector of 8 takes two registers
 #endif
 
 template <int W> struct Vector { typedef float type __attribute__((vector_size(W * 4), aligned(4), may_alias)); };

@@ -41,6 +41,7 @@ class Team {
   explicit Team(int threads);
   ~Team();
 
+  static bool available();  // whether teams of more than one thread can be had
   int threads() const { return threads_; }
 
   // Calls body(Member) on every thread of the team, the caller's among them.

@@ -1,4 +1,4 @@
-// Memory for vectors: zeros that begin at a multiple of 64 bytes.
+// Memory for vectors, which begins at a multiple of 64 bytes.
 #pragma once
 #include <cstdint>
 #include <cstdlib>
@@ -18,11 +18,11 @@ namespace cagc {
 class AlignedFloats {
  public:
   AlignedFloats() = default;
-  explicit AlignedFloats(int64_t floats) {
+  explicit AlignedFloats(int64_t floats, bool zeros = true) {
     const uint64_t bytes = static_cast<uint64_t>(floats) * sizeof(float);
     if (bytes > SIZE_MAX / 2 || !(block_ = std::malloc(bytes + kAlignment))) no_memory();
     data_ = reinterpret_cast<float *>((reinterpret_cast<uintptr_t>(block_) / kAlignment + 1) * kAlignment);
-    std::memset(data_, 0, bytes);
+    if (zeros) std::memset(data_, 0, bytes);
   }
   AlignedFloats(AlignedFloats &&other) noexcept { swap(other); }
   AlignedFloats &operator=(AlignedFloats &&other) noexcept { return swap(other), *this; }

@@ -103,7 +103,8 @@ class Synthesis {
   ~Synthesis();
 
   size_t layers() const;
-  int64_t workspace() const;  // floats that map() and run() need, 64-byte aligned
+  int64_t workspace() const;      // floats that map() and run() need, 64-byte aligned
+  int64_t map_workspace() const;  // floats that map() alone needs
   void map(const float *z, float *w, float *workspace) const;  // z [batch, style_dim] -> w [batch, padded style_dim]
   void run(const SynthesisCall &call) const;
 
