@@ -44,6 +44,8 @@ LEFT: dict[str, str] = {
 }
 # Packages that cannot be imported if one of their extensions is missing; every file in them is tried.
 PACKAGES: set[str] = {"mmcv.ops"}
+# Files that run networks which a pickle carries as text, and their function that makes a module of the text.
+CARRIERS = {"persistence": "_src_to_module"}
 # Files of networks that also define an op; they are run unchanged.
 NETWORKS = ("networks", "networks_stylegan2")
 

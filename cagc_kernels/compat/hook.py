@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from importlib.machinery import ModuleSpec, SourceFileLoader
 from importlib.util import find_spec
 from inspect import Signature, signature
 from types import ModuleType
 
-from .families import FILES, LEFT, NETWORKS, PACKAGES, Layer, Op, follow, unserved
+from .families import CARRIERS, FILES, LEFT, NETWORKS, PACKAGES, Layer, Op, follow, unserved
 from .reading import Source, Unbuilt
 
 _OWN = __name__.partition(".")[0]
@@ -174,6 +175,11 @@ def _judge(source: Source, stem: str, named: bool) -> set[str] | str:
     return found
 
 
+def _may_hold_ops(name: str) -> bool:
+    stem = name.rpartition(".")[2]
+    return stem in FILES or stem in LEFT or stem in CARRIERS or _state.named(name)
+
+
 def _read(name: str, path: str) -> tuple[Source, set[str]] | None:
     """The file and the names to replace in it; None, and told of, where it is left alone."""
     stem = name.rpartition(".")[2]
@@ -182,6 +188,8 @@ def _read(name: str, path: str) -> tuple[Source, set[str]] | None:
     except (OSError, SyntaxError, ValueError) as error:
         _state.told[name] = [f"left alone: it cannot be read ({type(error).__name__})"]
         return None
+    if stem in CARRIERS:
+        return (source, set()) if CARRIERS[stem] in source.names else None
     judged = _judge(source, stem, _state.named(name))
     if isinstance(judged, str):
         if stem in FILES or stem in LEFT:
@@ -195,7 +203,7 @@ class _Finder:
 
     def find_spec(self, name: str, path: object = None, target: object = None) -> ModuleSpec | None:
         stem = name.rpartition(".")[2]
-        if name.partition(".")[0] == _OWN or not (stem in FILES or stem in LEFT or _state.named(name)):
+        if name.partition(".")[0] == _OWN or not _may_hold_ops(name):
             return None
         spec = None
         for finder in sys.meta_path:
@@ -228,7 +236,7 @@ class _Loader(SourceFileLoader):
 
     def exec_module(self, module: ModuleType) -> None:
         source, names = self._read or (Source(self.path), set())
-        if module.__name__.rpartition(".")[2] in NETWORKS:
+        if module.__name__.rpartition(".")[2] in (*NETWORKS, *CARRIERS):
             super().exec_module(module)
             passed = []
         else:
@@ -247,12 +255,10 @@ def _fill_imported() -> None:
     """Put ours into the op modules that are imported, and into every module that took a function from one."""
     met = set(_state.told)
     for name, module in list(sys.modules.items()):
-        stem, path = name.rpartition(".")[2], getattr(module, "__file__", None)
+        path = getattr(module, "__file__", None)
         if name in met or name.partition(".")[0] == _OWN or not isinstance(path, str) or not path.endswith(".py"):
             continue
-        if not (stem in FILES or stem in LEFT or _state.named(name)) or (
-            hasattr(module, "__path__") and not _state.named(name)
-        ):
+        if not _may_hold_ops(name) or (hasattr(module, "__path__") and not _state.named(name)):
             continue
         if read := _read(name, path):
             _state.told[name] = [f"file: {path}"]
@@ -273,6 +279,9 @@ def _globals() -> Iterator[tuple[ModuleType, str, object]]:
 def _fill(module: ModuleType, source: Source, names: set[str]) -> None:
     """Put ours into ``module`` under ``names``, functions before the classes that call them."""
     if _state.keeps_theirs:
+        return
+    if (stem := module.__name__.rpartition(".")[2]) in CARRIERS:
+        _fill_carried(module, CARRIERS[stem])
         return
     options: dict[str, list[Op | Layer]] = {}
     stem, families = module.__name__.rpartition(".")[2], source.families
@@ -300,6 +309,29 @@ def _fill(module: ModuleType, source: Source, names: set[str]) -> None:
         _state.theirs[id(ours)] = ours, theirs
         reason = own and unserved(chosen, own)
         told.append(f"not served: {name}: {reason}; each call raises" if reason else f"replaced: {name}{own or ''}")
+
+
+def _fill_carried(module: ModuleType, maker: str) -> None:
+    """Fill each module that ``maker`` of ``module`` makes of the text of a pickled network, or has made."""
+    theirs = vars(module)[maker]
+
+    def fill(carried: ModuleType, text: str) -> ModuleType:
+        if carried.__name__ not in _state.told:
+            _state.told[carried.__name__] = [f"file: none, text that {module.__name__} was given"]
+            with suppress(SyntaxError, ValueError):
+                source = Source(carried.__name__, text)
+                judged = _judge(source, NETWORKS[0], False)
+                if isinstance(judged, set):
+                    _fill(carried, source, judged)
+        return carried
+
+    def ours(src: str) -> ModuleType:
+        return fill(theirs(src), src)
+
+    _put(module, maker, ours)
+    _state.told[module.__name__] = [f"replaced: {maker}, to fill the networks that it makes modules of"]
+    for text, carried in list(vars(module).get(f"{maker}_dict", {}).items()):
+        fill(carried, text)
 
 
 def _fill_class(module, name: str, theirs: object, served: Layer, source: Source, functions: set[str]) -> str:

@@ -24,6 +24,15 @@ def upfirdn2d(input, filter, up=1, down=1, padding=0, flip_filter=False, gain=1,
     return nvlabs.upfirdn2d(input, filter, up, down, padding, flip_filter, gain, impl)
 
 
+def filtered_lrelu(
+    input, filter_up=None, filter_down=None, bias=None, up=1, down=1, padding=0, gain=2**0.5, slope=0.2, clamp=None,
+    flip_filter=False, use_custom_op=True,
+) -> torch.Tensor:  # fmt: skip
+    """Call :func:`cagc_kernels.filtered_lrelu`; without ``use_custom_op`` on the reference."""
+    filters, impl = (filter_up, filter_down), "cuda" if use_custom_op else "ref"
+    return nvlabs.filtered_lrelu(input, *filters, bias, up, down, padding, gain, slope, clamp, flip_filter, impl)
+
+
 class FusedBiasLeakyReLU(FusedLeakyReLU):
     """A :class:`rosinality.FusedLeakyReLU` that always has a bias [num_channels]."""
 
@@ -36,6 +45,7 @@ serve(
     {
         "bias_act": {"bias_act": op(bias_act)},
         "upfirdn2d": {"upfirdn2d": op(upfirdn2d)},
+        "filtered_lrelu": {"filtered_lrelu": op(filtered_lrelu)},
         "fused_bias_leakyrelu": {
             "fused_bias_leakyrelu": op(leaky_relu_along, has_bias_axis=True),
             "FusedBiasLeakyReLU": Layer(forward_of_copy, ("bias", "negative_slope", "scale"), FusedBiasLeakyReLU),

@@ -19,10 +19,10 @@ class Source:
         imported: names that it imports from other modules, including "*".
     """
 
-    def __init__(self, path: str) -> None:
-        """Parse the file. Raises OSError, SyntaxError or ValueError if ``path`` cannot be read as Python."""
-        self.path = Path(path)
-        self.tree = ast.parse(self.path.read_bytes(), path)
+    def __init__(self, path: str, text: str | None = None) -> None:
+        """Parse the file, or ``text`` without one. Raises OSError, SyntaxError or ValueError if it is not Python."""
+        self.path, self._is_file = Path(path), text is None
+        self.tree = ast.parse(self.path.read_bytes() if text is None else text, path)
         self.names: set[str] = set()
         self.imported: set[str] = set()
         for node in _top_level(self.tree):
@@ -36,7 +36,8 @@ class Source:
     @property
     def families(self) -> list[str]:
         """The families whose files are in its folder or the folder above, or are imported by it."""
-        beside = _stems(self.path.parent), _stems(self.path.parent.parent), self.imported
+        folders = (self.path.parent, self.path.parent.parent) if self._is_file else ()
+        beside = *map(_stems, folders), self.imported
         return [family for family in FAMILIES if any({"upfirdn2d", family} <= stems for stems in beside)]
 
     def bias_axis(self, function: str) -> int | None:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import importlib
 import inspect
-import json
 import sys
 import time
 from collections.abc import Callable
@@ -20,20 +19,26 @@ from . import hook
 
 # bare: as the code base is; own: its own functions, but nothing is compiled; kernels, reference: ours.
 MODES = ("bare", "own", "kernels", "reference")
+# The line that says that a trial went well.
+READY = "{}"
 # Name that stands for a folder of ops without a generator.
 OPS = "ops"
 
 
-class Kind(NamedTuple):
-    """How a generator is built and drawn: small, so that a CPU takes moments."""
+# Pixels of a side: of the image whose derivatives are compared, and of the one that is timed.
+SIZE, TIMED_SIZE = 16, 128
 
-    arguments: tuple[object, ...]
+
+class Kind(NamedTuple):
+    """How a generator of a size is built and drawn."""
+
+    arguments: Callable[[int], tuple[object, ...]]
     draw: Callable[[Callable[..., object], Tensor], Tensor]
-    shape: tuple[int, ...] = (2, 64)
+    shape: Callable[[int], tuple[int, ...]] = lambda size: (1, 64)
 
 
 def _of_ops(ops: Callable[..., Tensor], z: Tensor) -> Tensor:
-    return ops(z.view(2, 4, 4, 4))
+    return ops(z.view(1, 4, 4, 4))
 
 
 def _of_stages(generator: nn.Module, z: Tensor) -> Tensor:
@@ -42,19 +47,28 @@ def _of_stages(generator: nn.Module, z: Tensor) -> Tensor:
     return generator(z)
 
 
+def _stages(size: int) -> tuple[object, ...]:
+    count = size.bit_length() - 2
+    return 64, [32] * count, [4] * count, [1] * count, 2
+
+
+def _restored(generator: Callable[..., object], image: Tensor) -> Tensor:
+    return generator(image, randomize_noise=False)[0]
+
+
 # By the first parameter of the class, or by its name.
 KINDS = {
-    "size": Kind((32, 64, 2), lambda g, z: g([z], randomize_noise=False)[0]),
-    "out_size": Kind((32, 64, 2), lambda g, z: g([z], randomize_noise=False)[0]),
-    "z_dim": Kind((64, 0, 64, 32, 3), lambda g, z: g(z, None, noise_mode="const", force_fp32=True)),
-    "resolution": Kind((32, 64, 2), lambda g, z: g(z[:, None], randomize_noise=False)[0]),
-    "NoiseDimension": Kind((64, [32] * 4, [4] * 4, [1] * 4, 2), _of_stages),
+    "size": Kind(lambda size: (size, 64, 2), lambda g, z: g([z], randomize_noise=False)[0]),
+    "out_size": Kind(lambda size: (size, 64, 2), lambda g, z: g([z], randomize_noise=False)[0]),
+    "z_dim": Kind(lambda size: (64, 0, 64, size, 3), lambda g, z: g(z, None, noise_mode="const", force_fp32=True)),
+    "resolution": Kind(lambda size: (size, 64, 2), lambda g, z: g(z[:, None], randomize_noise=False)[0]),
+    "NoiseDimension": Kind(_stages, _of_stages),
     "GFPGANv1": Kind(
-        (32, 64, 1, (1, 3, 3, 1), None, True, 2, 0.01, False, True, 0.25),
-        lambda g, z: g(z, randomize_noise=False)[0],
-        (1, 3, 32, 32),
+        lambda size: (size, 64, 1, (1, 3, 3, 1), None, True, 2, 0.01, False, True, 0.25),
+        _restored,
+        lambda size: (1, 3, size, size),
     ),
-    OPS: Kind((), _of_ops),
+    OPS: Kind(lambda size: (), _of_ops),
 }
 NAMES = ("Generator", "StyleGAN2Generator", "GFPGANv1")
 
@@ -118,21 +132,27 @@ def main(root: str, module: str, name: str, mode: str, out: str) -> None:
         hook.keep_theirs(mode == "own")
     loaded = _load(module, name)
     if mode == "bare":
-        print(json.dumps({}), flush=True)
+        print(READY, flush=True)
         return
     if mode != "own" and "replaced" not in hook.explain_install():
         raise RuntimeError("imports no op that is served")
-    torch.manual_seed(0)
     kind = KINDS[OPS] if name == OPS else of_class(name, next(iter(inspect.signature(loaded).parameters)))
-    generator = (_ops(loaded) if name == OPS else loaded(*kind.arguments)).eval()
-    z = torch.randn(kind.shape)
-    torch.save(derivatives(lambda z: kind.draw(generator.double(), z), z.double()), out)
-    print(json.dumps({}), flush=True)
-    generator.float()
+
+    def build(size: int) -> tuple[nn.Module, Tensor]:
+        torch.manual_seed(0)
+        made = _ops(loaded) if name == OPS else loaded(*kind.arguments(size))
+        return made.eval(), torch.randn(kind.shape(size))
+
+    generator, z = build(SIZE)
+    generator.double()
+    torch.save(derivatives(lambda z: kind.draw(generator, z), z.double()), out)
+    print(READY, flush=True)
+    timed: tuple[nn.Module, Tensor] | None = None
     for _ in sys.stdin:
+        timed = timed or build(TIMED_SIZE)
         with torch.no_grad():
             start = time.perf_counter()
-            kind.draw(generator, z)
+            kind.draw(*timed)
             print(time.perf_counter() - start, flush=True)
 
 

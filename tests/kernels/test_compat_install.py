@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import sys
+import textwrap
 
 import pytest
 import torch
@@ -303,3 +304,37 @@ def test_modulated_convolution_of_networks(write):
     want = F.conv2d(x.view(1, 6, 4, 4), w.view(10, 3, 3, 3), padding=1, groups=2).view(2, 5, 4, 4) + noise
     torch.testing.assert_close(y, want, rtol=1e-4, atol=1e-5)
     assert module.modulated_conv2d(0, 0, 0) == "theirs"
+
+
+PERSISTENCE = """
+    import types
+    _src_to_module_dict = {}
+
+    def _src_to_module(src):
+        module = _src_to_module_dict.get(src)
+        if module is None:
+            module = _src_to_module_dict[src] = types.ModuleType(f"_imported_module_{len(_src_to_module_dict)}")
+            exec(src, vars(module))
+        return module
+"""
+
+
+@pytest.mark.parametrize("imported", (False, True))
+def test_networks_that_a_pickle_carries_as_text(write, imported):
+    folder = write({**NVLABS, "torch_utils/persistence.py": PERSISTENCE})
+    (folder / "torch_utils" / "ops" / "bias_act.py").write_text("def bias_act(): pass")
+    texts = [textwrap.dedent(NETWORKS.format(signature=s)) for s in (MODULATED, "x, w, s")]
+    if imported:
+        before = importlib.import_module("torch_utils.persistence")._src_to_module(texts[0])
+        assert before.modulated_conv2d(0, 0, 0) == "theirs"
+    with compat.install():
+        persistence = importlib.import_module("torch_utils.persistence")
+        carried, other = map(persistence._src_to_module, texts)
+        assert persistence._src_to_module(texts[0]) is carried and (not imported or carried is before)
+        assert carried.modulated_conv2d(torch.ones(1, 2, 3, 3), torch.ones(4, 2, 1, 1), torch.ones(1, 2)).shape[1] == 4
+        assert other.modulated_conv2d(0, 0, 0) == "theirs"
+        told = compat.explain_install()
+        assert "text that torch_utils.persistence was given" in told and "which has another signature" in told
+        assert persistence._src_to_module("x = 1").x == 1
+    assert carried.modulated_conv2d(0, 0, 0) == "theirs"
+    assert importlib.import_module("torch_utils.persistence")._src_to_module.__module__ == "torch_utils.persistence"
