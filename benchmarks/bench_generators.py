@@ -14,20 +14,20 @@ the MAC cut; the "ratios" of a row hold its speed-up over every other candidate 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from statistics import median
 
 import pytest
 import torch
 
 from cagc.common.seeds import z_batch
-from cagc.models import GeneratorConfig
+from cagc.models import AnyGenerator, GeneratorConfig
 
 from . import generators, peers
 from .generators import GRAPHS, OURS, RIVALS, WIDTHS, Unavailable
 from .harness import default_device, memory, paired, peak_memory, ratio
-from .results import make_row
 from .session import Session
 
 CUDA = default_device() == "cuda"
@@ -36,6 +36,7 @@ BATCHES = (1, 8, 32) if CUDA else (1, 4)
 DTYPES = (torch.float32, torch.float16, torch.bfloat16) if CUDA else (torch.float32,)
 IMPLEMENTATIONS = (*OURS, *(GRAPHS if CUDA else ()), *peers.NAMES)
 KEEPS = tuple(k / 10 for k in range(1, 11))
+Makers = Mapping[str, Callable[[], AnyGenerator]]
 
 
 @dataclass
@@ -90,24 +91,25 @@ def _add(measured: Measured, name: str, make: Callable, z: torch.Tensor, expecte
         torch.cuda.empty_cache()
 
 
+def published(session: Session, resolution: int, dtype: torch.dtype, widths: Mapping[str, tuple]) -> Makers:
+    """Return functions that create the published generator with random weights, by its width."""
+
+    def make(width: tuple[float, int]) -> AnyGenerator:
+        config = GeneratorConfig(resolution, generators.widths(resolution, *width))
+        return generators.random_generator(config, session.device, dtype)
+
+    return {name: partial(make, width) for name, width in widths.items()}
+
+
 @torch.inference_mode()
-def measure(
-    session: Session,
-    resolution: int,
-    batch: int,
-    dtype: torch.dtype,
-    names: tuple[str, ...],
-    rounds: int,
-    widths: tuple[str, ...] = tuple(WIDTHS),
-) -> Measured:
-    """Create every implementation of ``names`` at every width, and compare their images."""
+def measure(session: Session, makers: Makers, batch: int, names: Iterable[str], rounds: int) -> Measured:
+    """Create every implementation of ``names`` at every width of ``makers``, and compare their images."""
     measured = Measured(session.rounds(rounds), session.device)
-    for width in widths:
-        config = GeneratorConfig(resolution, generators.widths(resolution, *WIDTHS[width]))
-        generator = generators.random_generator(config, session.device, dtype)
+    for width, create in makers.items():
+        generator = create()
         measured.work[width] = generators.work(generator, batch)
         weights = sum(p.nbytes for p in generator.parameters())
-        z = z_batch(range(batch), config.z_dim).to(session.device, dtype)
+        z = z_batch(range(batch), generator.z_dim).to(generator.w_avg)
         expected = generators.build("reference", generator, batch, None)(z)
         for name in filter(session.wants, names):
             make = lambda name=name, g=generator: generators.build(name, g, batch, session.peers)  # noqa: E731
@@ -116,13 +118,19 @@ def measure(
     return measured
 
 
-def publish(session, benchmark, measured: Measured, name: str, width: str, case: dict, dtype, cache="warm") -> None:
-    """Publish the row of a candidate, or skip the test with the reason why it did not run."""
-    this, full = label(name, width), label(name, "full")
+def candidate(session: Session, measured: Measured, name: str, width: str) -> str:
+    """Return the label of a candidate, or skip the test with the reason why it did not run."""
+    this = label(name, width)
     if not session.wants(name):
         pytest.skip("--only")
     if this in measured.absent:
         pytest.skip(f"{this}: {measured.absent[this]}")
+    return this
+
+
+def publish(session, benchmark, measured, name, width, case, dtype=torch.float32, cache="warm", of="generators"):
+    """Publish the row of a candidate of benchmark ``of``, or skip the test with the reason why it did not run."""
+    this, full = candidate(session, measured, name, width), label(name, "full")
     batch, resolution, times = case["batch"], case["resolution"], measured.times(cache)
     macs, moved = measured.work[width]
     seconds = median(times[this])
@@ -132,11 +140,10 @@ def publish(session, benchmark, measured: Measured, name: str, width: str, case:
     if full in times:
         figures |= {"MACs cut": cut, "speed-up": ratio(times, full, this)}
         figures["realised share"] = figures["speed-up"] / cut
-    row = make_row(
-        "generators", name, case | {"widths": width}, times, session.device, of=this, dtype=dtype,
+    session.publish(
+        benchmark, of, name, case | {"widths": width}, times, of=this, dtype=dtype,
         shape=(batch, 3, resolution, resolution), bytes=moved, macs=macs, cache=cache, figures=figures,
     )  # fmt: skip
-    session.publish(benchmark, row, times[this])
 
 
 def rounds_for(resolution: int, batch: int) -> int:
@@ -158,7 +165,8 @@ def test_generator(benchmark, session, resolution, batch, cache, width, implemen
         pytest.skip("cold caches: single images, up to 256 px")
     rounds = rounds_for(resolution, batch)
     key = ("generators", resolution, batch, dtype)
-    measured = session.once(key, lambda: measure(session, resolution, batch, dtype, IMPLEMENTATIONS, rounds))
+    makers = published(session, resolution, dtype, WIDTHS)
+    measured = session.once(key, lambda: measure(session, makers, batch, IMPLEMENTATIONS, rounds))
     case = {"resolution": resolution, "batch": batch}
     publish(session, benchmark, measured, implementation, width, case, dtype, cache)
 
@@ -170,10 +178,10 @@ def test_other_runtimes(benchmark, session, width, implementation):
     if session.quick:
         pytest.skip("--quick: compiling and exporting take minutes")
     names = ("grouped", "runtime", *RIVALS)
-    measure_all = lambda: measure(session, 256, 1, torch.float32, names, 10, ("full", "0.3"))  # noqa: E731
-    measured = session.once("other runtimes", measure_all)
+    makers = published(session, 256, torch.float32, {name: WIDTHS[name] for name in ("full", "0.3")})
+    measured = session.once("other runtimes", lambda: measure(session, makers, 1, names, 10))
     case = {"resolution": 256, "batch": 1, "beside": "other runtimes"}
-    publish(session, benchmark, measured, implementation, width, case, torch.float32)
+    publish(session, benchmark, measured, implementation, width, case)
 
 
 @pytest.mark.skipif(CUDA, reason="OpenVINO is timed on the CPU")
@@ -194,23 +202,7 @@ def test_mobile_stylegan(benchmark, session):
     case = {"resolution": resolution, "batch": 1, "widths": "its own"}
     figures = {"ms per image": 1e3 * median(times["mobile-stylegan"])}
     about = {"shape": (1, 3, resolution, resolution), "bytes": moved, "macs": macs}
-    row = make_row("generators", "mobile-stylegan", case, times, "cpu", **about, figures=figures)
-    session.publish(benchmark, row, times["mobile-stylegan"])
-
-
-@torch.inference_mode()
-def sweep(session: Session, resolution: int, rounds: int) -> tuple[dict[str, list[float]], dict[float, tuple]]:
-    """Return the times of each width from 10 % to 100 %, and the (MACs, bytes) of each."""
-    calls, work = {}, {}
-    for keep in KEEPS[:: len(KEEPS) - 1] if session.quick else KEEPS:
-        config = GeneratorConfig(resolution, generators.widths(resolution, keep, 8))
-        generator = generators.random_generator(config, session.device)
-        z = z_batch(range(1), config.z_dim).to(session.device)
-        work[keep] = generators.work(generator)
-        for name in ("grouped", "runtime"):
-            image = generators.build(name, generator, 1, None)
-            calls[label(name, f"{keep}")] = lambda image=image, z=z: image(z)
-    return paired(calls, session.rounds(rounds), warmup=1, device=session.device, steady=True), work
+    session.publish(benchmark, "generators", "mobile-stylegan", case, times, **about, figures=figures)
 
 
 @pytest.mark.parametrize("implementation", ("grouped", "runtime"))
@@ -220,9 +212,10 @@ def test_widths(benchmark, session, resolution, keep, implementation):
     """Time widths from 10 % to 100 %, rounded to multiples of 8."""
     if session.quick and (resolution, keep) not in ((64, 0.1), (64, 1.0)):
         pytest.skip("--quick: two widths at 64 px")
-    times, work = session.once(("widths", resolution), lambda: sweep(session, resolution, 7))
-    name = label(implementation, f"{keep}")
-    case = {"resolution": resolution, "batch": 1, "keep": keep}
-    (macs, moved), shape = work[keep], (1, 3, resolution, resolution)
-    row = make_row("widths", implementation, case, times, session.device, of=name, shape=shape, bytes=moved, macs=macs)
-    session.publish(benchmark, row, times[name])
+    keeps = KEEPS[:: len(KEEPS) - 1] if session.quick else KEEPS
+    makers = published(session, resolution, torch.float32, {f"{share}": (share, 8) for share in keeps})
+    measured = session.once(("widths", resolution), lambda: measure(session, makers, 1, ("grouped", "runtime"), 7))
+    case, (macs, moved) = {"resolution": resolution, "batch": 1, "keep": keep}, measured.work[f"{keep}"]
+    this = candidate(session, measured, implementation, f"{keep}")
+    about = {"of": this, "shape": (1, 3, resolution, resolution)}
+    session.publish(benchmark, "widths", implementation, case, measured.times("warm"), **about, bytes=moved, macs=macs)

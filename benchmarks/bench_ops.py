@@ -2,7 +2,7 @@
 
 ``pytest benchmarks/bench_ops.py`` times each op × backend × layer, and records the bytes moved, GB/s, the speed
 relative to a copy and the speed-up over plain PyTorch (for upfirdn2d a depthwise convolution of the padded input), all
-timed in turns in the same rounds. ``python -m benchmarks.bench_ops`` prints the same as a table.
+timed in turns in the same rounds.
 
 The layers are those of the StyleGAN2 generator at 256 px, full and pruned (a width of 0.3, and that rounded to 8), and
 of its discriminator. "copy" is ``x.clone()`` of as many bytes, read once and written once; like the ops it allocates
@@ -13,8 +13,6 @@ leaves the allocator unchanged.
 
 from __future__ import annotations
 
-import argparse
-import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import NamedTuple
@@ -22,11 +20,10 @@ from typing import NamedTuple
 import pytest
 import torch
 
-from cagc_kernels import bias_act, explain, setup_filter, upfirdn2d
+from cagc_kernels import bias_act, setup_filter, upfirdn2d
 from cagc_kernels.backend import refusal
 
-from .harness import keep_memory, milliseconds, paired, ratio
-from .results import make_row
+from .harness import milliseconds, paired, ratio
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 BACKENDS = ("native", "triton")
@@ -178,39 +175,7 @@ def test_op(benchmark, session, case, mode, backend):
         tolerance = 1e-4 if dtype == torch.float32 else 0.1  # the reference rounds at each step
         torch.testing.assert_close(work.run(backend), work.run("reference"), rtol=tolerance, atol=tolerance)
     about = {"layer": case.name, "pass": phase, "threads": count}
-    made = make_row(
-        "ops", backend, about, times, DEVICE,
+    session.publish(
+        benchmark, "ops", backend, about, times,
         dtype=dtype, shape=work.shape, bytes=work.bytes, macs=work.macs, figures=figures,
     )  # fmt: skip
-    session.publish(benchmark, made, times[backend])
-
-
-def main(arguments: list[str] | None = None) -> int:
-    """Print the table; milliseconds are medians, ratios medians over paired rounds."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--dtype", default="float32", choices=("float32", "float64", "float16", "bfloat16"))
-    parser.add_argument("--backward", action="store_true", help="the backward pass instead of the forward pass")
-    parser.add_argument("--rounds", type=int, default=20)
-    parser.add_argument("--backend", default="native", choices=BACKENDS)
-    parser.add_argument("--fresh", action="store_true", help="let the allocator return memory to the system")
-    parser.add_argument("--only", default="", help="rows whose name contains this")
-    options = parser.parse_args(arguments)
-    kept = not options.fresh and keep_memory()
-    memory = "kept" if kept else "as the system has it"
-    print(f"torch {torch.__version__}, {torch.get_num_threads()} threads, memory {memory}")
-    print(explain("upfirdn2d", DEVICE, options.dtype))
-    print(f"| layer | MB | copy ms | copy_ ms | torch ms | {options.backend} ms | GB/s | of a copy | times torch |")
-    print("|---" * 9 + "|")
-    torch.set_grad_enabled(False)
-    for case in CASES:
-        if options.only in case.name:
-            work = prepare(case, getattr(torch, options.dtype), options.backward)
-            times, figures = measure(work, options.backend, options.rounds)
-            cells = [f"{milliseconds(t)[0]:.3f}" for t in times.values()]
-            shown = [f"{figures[k]:.2f}" for k in ("GB/s", "share of a copy", "times torch")]
-            print(f"| {case.name} | {figures['MB']:.1f} | {' | '.join(cells + shown)} |", flush=True)
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -16,7 +16,6 @@ from . import peers
 from .bench_ops import multiply_adds
 from .harness import default_device, paired
 from .peers import Unavailable
-from .results import make_row
 
 DEVICE = default_device()
 # Channels, and side of the image in pixels.
@@ -53,5 +52,5 @@ def test_op(benchmark, session, op, channels, side, peer, cache):
         out = theirs(x, other)
     case = {"op": op, "channels": channels, "side": side, "peer": peer}
     macs, moved = multiply_adds(op, x, out), x.nbytes + out.nbytes
-    row = make_row("peers", "native", case, times, DEVICE, shape=out.shape, bytes=moved, macs=macs, cache=cache)
-    session.publish(benchmark, row, times["native"])
+    about = {"shape": out.shape, "bytes": moved, "macs": macs, "cache": cache}
+    session.publish(benchmark, "peers", "native", case, times, **about)

@@ -24,7 +24,6 @@ from cagc.runs import load_teacher
 
 from . import generators
 from .harness import default_device, paired
-from .results import make_row
 
 CUDA = default_device() == "cuda"
 CASES = ("faces64", "256 px")
@@ -93,5 +92,4 @@ def test_plan(benchmark, session, case, name):
         "channels": plan.channels(),
     }
     named = {"generator": case, "metric": plan.metric}
-    row = make_row("plans", name, named, times, session.device, **about[name], figures=figures)
-    session.publish(benchmark, row, times[name])
+    session.publish(benchmark, "plans", name, named, times, **about[name], figures=figures)

@@ -20,7 +20,6 @@ from cagc.runs import load_teacher
 from . import generators
 from .counting import counted
 from .harness import default_device, paired
-from .results import make_row
 
 CUDA = default_device() == "cuda"
 CASES = ("faces64", "256 px") if CUDA else ("faces64",)
@@ -50,5 +49,4 @@ def test_score(benchmark, session, case, metric):
     figures = {"seconds": seconds, "samples/s": samples / seconds}
     macs, moved = work(score, samples)
     about = {"shape": (samples, 3, *2 * (generator.img_resolution,)), "bytes": moved, "macs": macs}
-    row = make_row("scores", metric, named, times, session.device, **about, figures=figures)
-    session.publish(benchmark, row, times[metric])
+    session.publish(benchmark, "scores", metric, named, times, **about, figures=figures)

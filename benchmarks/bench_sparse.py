@@ -8,14 +8,11 @@ output channels, all in turns in the same rounds:
 - gathered: the same, including the slicing;
 - masked: PyTorch's dense convolution of full width with zeros for removed channels (not for up-sampling layers).
 
-Up-sampling layers are timed without their FIR filter, which is the same for all. ``python -m benchmarks.bench_sparse``
-prints the same as a table.
+Up-sampling layers are timed without their FIR filter, which is the same for all.
 """
 
 from __future__ import annotations
 
-import argparse
-import sys
 from typing import NamedTuple
 
 import pytest
@@ -24,13 +21,12 @@ import torch.nn.functional as F
 
 from cagc import at, plan_channels, prune, score_channels
 from cagc.models import GeneratorConfig
-from cagc_kernels import explain, sparse_channel_conv2d
+from cagc_kernels import sparse_channel_conv2d
 from cagc_kernels.backend import refusal
 from cagc_kernels.native import sparse_channel_conv2d as native
 
 from .generators import random_generator, widths, work
-from .harness import Call, default_device, keep_memory, milliseconds, paired, pin_threads, ratio
-from .results import make_row
+from .harness import Call, default_device, paired
 
 DEVICE = default_device()
 KEPT = 0.3
@@ -123,8 +119,7 @@ def test_layer(benchmark, session, layer):
     case, out = {"layer": layer.label, "kept": KEPT}, calls["native"]()
     ins, outs = len(_some(layer.i, KEPT)), len(_some(layer.o, KEPT))
     moved = out.nbytes + out.element_size() * (ins * layer.side**2 + 9 * ins * outs)
-    row = make_row("sparse", "native", case, times, DEVICE, shape=out.shape, bytes=moved, macs=macs)
-    session.publish(benchmark, row, times["native"])
+    session.publish(benchmark, "sparse", "native", case, times, shape=out.shape, bytes=moved, macs=macs)
 
 
 @torch.no_grad()
@@ -133,37 +128,4 @@ def test_view(benchmark, session):
     times = paired(elastic(KEPT, side), session.rounds(10), device=DEVICE)
     macs, moved = work(random_generator(GeneratorConfig(side, widths(side, KEPT)), DEVICE))
     about = {"shape": (1, 3, side, side), "bytes": moved, "macs": macs}
-    row = make_row("sparse", "view", {"generator": side, "kept": KEPT}, times, DEVICE, **about)
-    session.publish(benchmark, row, times["view"])
-
-
-@torch.no_grad()
-def main(arguments: list[str] | None = None) -> int:
-    """Print the table; milliseconds are medians, ratios medians over paired rounds."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--kept", type=float, default=KEPT, help="share of the input and output channels")
-    parser.add_argument("--rounds", type=int, default=20)
-    parser.add_argument("--only", default="", help="rows whose name contains this")
-    options = parser.parse_args(arguments)
-    keep_memory()
-    print(f"torch {torch.__version__}, {pin_threads()} threads, {options.kept} kept in and out")
-    print(explain("sparse_channel_conv2d", DEVICE))
-    print(
-        "| layer | native ms | GMAC/s | sliced | sliced channels_last | gathered | masked |" + "\n" + "|---" * 7 + "|"
-    )
-    for layer in LAYERS:
-        if options.only in layer.label:
-            calls, macs = candidates(layer, options.kept)
-            times = paired(calls, options.rounds, device=DEVICE)
-            own = milliseconds(times["native"])[0]
-            others = ("sliced", "sliced channels_last", "gathered", "masked")
-            cells = [f"{ratio(times, name, 'native'):.2f}×" if name in times else "" for name in others]
-            print(f"| {layer.label} | {own:.3f} | {macs / own / 1e6:.0f} | {' | '.join(cells)} |", flush=True)
-    if options.only in "generator 256":
-        times = paired(elastic(options.kept, 256), options.rounds, device=DEVICE)
-        print("generator 256: " + ", ".join(f"{name} {milliseconds(t)[0]:.1f} ms" for name, t in times.items()))
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())
+    session.publish(benchmark, "sparse", "view", {"generator": side, "kept": KEPT}, times, **about)

@@ -24,7 +24,6 @@ from cagc.runs import load_teacher
 from . import generators
 from .counting import counted
 from .harness import default_device, paired
-from .results import make_row
 
 CUDA = default_device() == "cuda"
 PHASES = ("D", "R1", "G+KD", "path length")
@@ -87,5 +86,4 @@ def test_step(benchmark, session, case, precision, phase):
     dtype = getattr(torch, precision)
     macs, moved = work[phase]
     about = {"dtype": dtype, "shape": (batch, 3, resolution, resolution), "bytes": moved, "macs": macs}
-    row = make_row("training", phase, named, times, session.device, **about, figures=figures)
-    session.publish(benchmark, row, times[phase])
+    session.publish(benchmark, "training", phase, named, times, **about, figures=figures)

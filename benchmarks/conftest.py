@@ -16,13 +16,8 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group = parser.getgroup("cagc benchmarks")
     group.addoption("--quick", action="store_true", help="small cases and few rounds, to check that all run")
     group.addoption("--peers", type=Path, default=None, metavar="DIR", help="folder with checkouts of the peers' code")
-    group.addoption(
-        "--results",
-        type=Path,
-        default=RESULTS / "local",
-        metavar="DIR",
-        help="folder for JSON Lines, one per benchmark",
-    )
+    local, about = RESULTS / "local", "folder for JSON Lines, one per benchmark"
+    group.addoption("--results", type=Path, default=local, metavar="DIR", help=about)
     group.addoption("--rounds", type=int, default=None, help="timed rounds of each case (default: the case's own)")
     group.addoption("--threads", type=int, default=None, help="threads of the CPU kernels (default: all usable cores)")
     group.addoption("--only", default="", help="implementations to run, with commas (default: all)")

@@ -20,45 +20,7 @@ from cagc.models import GeneratorConfig
 from . import generators
 from .harness import default_device, keep_memory, pin_threads, roofs
 from .results import RESULTS, Row, append, make_row
-
-HEADER = (
-    "| layer | kernel | GMACs | 10⁹ multiplications | MB | ms | of the image | bound by | roof ms | of its roof "
-    "| to gain ms |"
-)
-
-
-def multiplications(row: dict) -> int:
-    """Return the multiplications of the algorithm that runs the layer, or its MACs if they are unknown."""
-    return row.get("multiplications") or row["macs"]
-
-
-def roof_ms(row: dict, measured: dict[str, float]) -> tuple[float, str]:
-    """Return the roof of a layer in milliseconds, and what bounds it, "arithmetic" or "memory"."""
-    arithmetic = 2 * multiplications(row) / measured["matrix_gflops"] / 1e6
-    memory = row["bytes"] / measured["copy_gbs"] / 1e6
-    return max(arithmetic, memory), "arithmetic" if arithmetic >= memory else "memory"
-
-
-def table(rows: list[dict], measured: dict[str, float]) -> str:
-    """Return a Markdown table of the layers in the order in which they run, with their sum."""
-    whole, lines = sum(row["ms"] for row in rows), [HEADER, "|---" * 11 + "|"]
-    roof_sum = 0.0
-    for row in rows:
-        roof, bound = roof_ms(row, measured)
-        roof_sum += roof
-        cells = (
-            row["name"], row["kernel"], f"{row['macs'] / 1e9:.3f}", f"{multiplications(row) / 1e9:.3f}",
-            f"{row['bytes'] / 1e6:.2f}", f"{row['ms']:.2f}", f"{row['ms'] / whole:.0%}", bound,
-            f"{roof:.2f}", f"{roof / row['ms']:.0%}", f"{row['ms'] - roof:.2f}",
-        )  # fmt: skip
-        lines.append(f"| {' | '.join(cells)} |")
-    macs, moved = sum(row["macs"] for row in rows) / 1e9, sum(row["bytes"] for row in rows) / 1e6
-    done = sum(map(multiplications, rows)) / 1e9
-    lines.append(
-        f"| **all** | | {macs:.3f} | {done:.3f} | {moved:.2f} | {whole:.2f} | 100% | | {roof_sum:.2f} "
-        f"| {roof_sum / whole:.0%} | {whole - roof_sum:.2f} |"
-    )
-    return "\n".join(lines)
+from .tables import layer_table, multiplications
 
 
 def shape(config: GeneratorConfig, batch: int, name: str) -> tuple[int, ...]:
@@ -106,7 +68,7 @@ def main(arguments: list[str] | None = None) -> int:
         parser.error(str(error))
     measured = roofs(device, torch.float32)
     print(f"{options.resolution} px, widths {options.widths}, batch {options.batch}, {executor}, {device}: {measured}")
-    print(table(rows, measured))
+    print(layer_table(rows, measured))
     if options.results is not None:
         case = {"resolution": options.resolution, "widths": options.widths, "batch": options.batch}
         append(options.results / "layers.jsonl", as_rows(rows, case, config, executor, device))

@@ -6,9 +6,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from .layers import multiplications, roof_ms
 from .results import Row
-from .tables import ORDER, WIDTHS, of
+from .tables import ORDER, WIDTHS, multiplications, of, roof_ms
 
 COLOURS = {
     "runtime": "#1b7837",

@@ -1,5 +1,7 @@
 """Writes tables and charts from committed results: ``python -m benchmarks.report``; ``--check`` only compares.
 
+``--show DIR`` prints the tables of the rows in DIR, such as ``benchmarks/results/local``, and writes nothing.
+
 Results are in ``benchmarks/results/<device>/``: JSON Lines of the benchmarks, and ``compress.json``, the
 ``metrics.json`` of a ``cagc compress`` run. Tables go between the markers of README.md and docs/*.md, long tables and
 charts into docs/performance/<device>/.
@@ -14,7 +16,7 @@ from pathlib import Path
 
 from cagc.common.files import atomic_write
 
-from . import headline, pages, tables, tables_compat, tables_compression, tables_editing, tables_sngan
+from . import headline, pages, tables, tables_compression, tables_documents
 from .results import Row, read
 from .tables import between, document_table
 
@@ -60,33 +62,26 @@ def details() -> str:
 def documents() -> dict[Path, str]:
     """Return each file that holds tables, with current tables. Raises ValueError if a marker is missing."""
     runs = [json.loads(path.read_text()) for path in sorted(RESULTS.glob("*/compress.json"))]
-    readme = (ROOT / "README.md").read_text()
-    for markers, content in (
-        (PERFORMANCE, performance()),
-        (headline.MARKERS, headline.text(list(devices().values()), runs)),
-        (FIGURES, "\n\n".join(document_table("compress", run) for run in runs)),
-        (tables_compression.MARKERS, tables_compression.tables(RESULTS, tables_compression.HEADLINE)),
-    ):
-        readme = between(readme, *markers, content)
-    long = {}
-    for name, made in (
-        ("compatibility", {tables_compat.MARKERS: tables_compat.table(RESULTS)}),
-        ("editing", tables_editing.tables(RESULTS)),
-        ("sngan", tables_sngan.tables(RESULTS)),
-    ):
-        page = DOCS.parent / f"{name}.md"
-        long[page] = page.read_text()
-        for markers, table in made.items():
-            long[page] = between(long[page], *markers, table)
+    tables_of = {
+        ROOT / "README.md": {
+            PERFORMANCE: performance(),
+            headline.MARKERS: headline.text(list(devices().values()), runs),
+            FIGURES: "\n\n".join(document_table("compress", run) for run in runs),
+            tables_compression.MARKERS: tables_compression.tables(RESULTS, tables_compression.HEADLINE),
+        },
+        DOCS: {DETAILS: details()},
+        DOCS.parent / "students.md": {
+            tables_compression.STEPS: tables_compression.steps_tables(RESULTS),
+            tables_compression.MARKERS: tables_compression.tables(RESULTS),
+        },
+    } | {DOCS.parent / f"{name}.md": make(RESULTS) for name, make in tables_documents.PAGES.items()}
+    found = {page: page.read_text() for page in tables_of}
+    for page, made in tables_of.items():
+        for markers, content in made.items():
+            found[page] = between(found[page], *markers, content)
     for name, rows in devices().items():
-        long |= pages.long(DOCS.parent / "performance" / name, rows)
-    students = DOCS.parent / "students.md"
-    page = between(students.read_text(), *tables_compression.STEPS, tables_compression.steps_tables(RESULTS))
-    return long | {
-        ROOT / "README.md": readme,
-        students: between(page, *tables_compression.MARKERS, tables_compression.tables(RESULTS)),
-        DOCS: between(DOCS.read_text(), *DETAILS, details()),
-    }
+        found |= pages.long(DOCS.parent / "performance" / name, rows)
+    return found
 
 
 def draw() -> list[Path]:
@@ -106,10 +101,17 @@ def draw() -> list[Path]:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Write tables and charts, or with ``--check`` return 1 if a table differs from the results."""
+    """Write tables and charts or, with ``--check``, return 1 if a table differs from the results."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--check", action="store_true", help="write nothing; status 1 where a table differs")
-    if parser.parse_args(arguments).check:
+    parser.add_argument("--show", type=Path, metavar="DIR", help="print the tables of the rows in this folder")
+    given = parser.parse_args(arguments)
+    if given.show is not None:
+        rows = list(read(*sorted(given.show.glob("*.jsonl"))).latest().values())
+        makers = [(title, make) for title, _, make, *_ in pages.SUMMARY] + list(pages.LONG.values())
+        print("\n\n".join(f"## {title}\n\n{table}" for title, make in makers if (table := make(rows))))
+        return 0
+    if given.check:
         return int(any(not path.exists() or path.read_text() != text for path, text in documents().items()))
     print(f"{len(draw())} pictures in {DOCS.parent / 'performance'}")
     for path, text in documents().items():

@@ -32,6 +32,7 @@ SCHEMA = 1
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
 Row = dict[str, Any]
+Times = Mapping[str, list[float]]
 
 
 def _command(*words: str) -> str | None:
@@ -87,20 +88,10 @@ def device_folder(device: str) -> str:
 
 
 def make_row(
-    benchmark: str,
-    implementation: str,
-    case: Mapping[str, Any],
-    times: Mapping[str, list[float]],
-    device: str,
-    *,
-    of: str | None = None,
-    dtype: torch.dtype = torch.float32,
-    shape: Iterable[int],
-    bytes: int,
-    macs: int,
-    cache: str = "warm",
-    figures: Mapping[str, Any] | None = None,
-) -> Row:
+    benchmark: str, implementation: str, case: Mapping[str, Any], times: Times, device: str, *,
+    of: str | None = None, dtype: torch.dtype = torch.float32, shape: Iterable[int], bytes: int, macs: int,
+    cache: str = "warm", figures: Mapping[str, Any] | None = None,
+) -> Row:  # fmt: skip
     """Build the row of ``times[of or implementation]`` with ratios to the other entries (above 1: faster)."""
     own = of or implementation
     median, p10, p90 = milliseconds(times[own])

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from .results import Row, append
+from .results import Times, append, make_row
 
 
 class Clock:
@@ -61,9 +61,11 @@ class Session:
             self._measured[key] = measure()
         return self._measured[key]
 
-    def publish(self, benchmark: Any, row: Row, seconds: list[float]) -> None:
-        """Write ``row`` to its JSON Lines file, and its times to pytest-benchmark, whose timer is ``CLOCK``."""
-        append(self.results / f"{row['benchmark']}.jsonl", [row])
+    def publish(self, benchmark: Any, name: str, implementation: str, case: dict, times: Times, **about: Any) -> None:
+        """Write a row of :func:`make_row` to its JSON Lines file, and its times to pytest-benchmark by ``CLOCK``."""
+        row = make_row(name, implementation, case, times, self.device, **about)
+        seconds = times[about.get("of") or implementation]
+        append(self.results / f"{name}.jsonl", [row])
         benchmark.extra_info |= row
         CLOCK.pending = iter(seconds)
         benchmark.pedantic(CLOCK.advance, rounds=len(seconds))

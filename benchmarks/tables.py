@@ -6,14 +6,12 @@ Each function selects and sorts its rows; the macro of the same name in ``templa
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from statistics import fmean, median, stdev
 
 from jinja2 import ChainableUndefined, Environment, FileSystemLoader, Template
 
-from .layers import roof_ms
-from .layers import table as layer_table
 from .results import Row
 
 # Implementations in the order of the tables; others follow by name.
@@ -179,6 +177,25 @@ def _layer_groups(rows: Sequence[Row]) -> list[tuple[str, list[dict], dict[str, 
     return made
 
 
+def multiplications(row: dict) -> int:
+    """Return the multiplications of the algorithm that runs the layer, or its MACs if they are unknown."""
+    return row.get("multiplications") or row["macs"]
+
+
+def roof_ms(row: dict, measured: dict[str, float]) -> tuple[float, str]:
+    """Return the roof of a layer in milliseconds, and what bounds it, "arithmetic" or "memory"."""
+    arithmetic = 2 * multiplications(row) / measured["matrix_gflops"] / 1e6
+    memory = row["bytes"] / measured["copy_gbs"] / 1e6
+    return max(arithmetic, memory), "arithmetic" if arithmetic >= memory else "memory"
+
+
+def layer_table(found: list[dict], measured: dict[str, float]) -> str:
+    """Return a Markdown table of the layers in the order in which they run, with their sum."""
+    lines = [(row, multiplications(row), *roof_ms(row, measured)) for row in found]
+    sums = {name: sum(row[name] for row in found) for name in ("macs", "bytes", "ms")}
+    return table("layers", lines, whole=sums, done=sum(n for _, n, *_ in lines), roof=sum(r for *_, r, _ in lines))
+
+
 def layers(rows: Sequence[Row]) -> str:
     """Tables of layers, one per generator, as ``python -m benchmarks.layers`` prints them."""
     return "\n\n".join(
@@ -201,16 +218,16 @@ def roof_line(roofs: dict[str, float]) -> str:
     return f"copy {roofs['copy_gbs']:.1f} GB/s, matrix product {roofs['matrix_gflops']:.0f} GFLOP/s"
 
 
-def training(rows: Sequence[Row]) -> str:
-    return table("training", of(rows, "training"))
+def _in_order(benchmark: str, macro: str, rows: Sequence[Row]) -> str:
+    return table(macro, of(rows, benchmark))
+
+
+training, plans = partial(_in_order, "training", "training"), partial(_in_order, "plans", "plans")
+peer_ops = partial(_in_order, "peers", "peer_ops")
 
 
 def scores(rows: Sequence[Row]) -> str:
     return table("scores", sorted(of(rows, "scores"), key=lambda r: (r["case"]["generator"], r["ms"]["median"])))
-
-
-def plans(rows: Sequence[Row]) -> str:
-    return table("plans", of(rows, "plans"))
 
 
 def ops(rows: Sequence[Row]) -> str:
@@ -226,10 +243,6 @@ def ops(rows: Sequence[Row]) -> str:
         ratios = [[r["ratios"][n]["median"] for r in found if n in r["ratios"]] for n in ("copy", "torch")]
         lines.append((group, len(found), ratios))
     return table("ops", lines)
-
-
-def peer_ops(rows: Sequence[Row]) -> str:
-    return table("peer_ops", of(rows, "peers"))
 
 
 def peer_medians(rows: Sequence[Row]) -> str:

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from benchmarks import generators, layers, peers
+from benchmarks import generators, layers, peers, tables
 from benchmarks.grouped import grouped_synthesis
 from benchmarks.peers import Unavailable
 from cagc.models import GeneratorConfig
@@ -127,10 +127,10 @@ def test_layers_are_held_against_their_roofs(small):
         {"name": "a", "kernel": "k", "macs": 10**9, "bytes": 10**6, "ms": 40.0},
         {"name": "b", "kernel": "k", "macs": 10**6, "bytes": 10**8, "ms": 10.0},
     ]
-    assert layers.roof_ms(rows[0], measured) == (20.0, "arithmetic")
-    assert layers.roof_ms(rows[1], measured) == (10.0, "memory")
-    assert layers.roof_ms(rows[0] | {"multiplications": 10**9 // 4}, measured) == (5.0, "arithmetic")
-    lines = layers.table(rows, measured).splitlines()
+    assert tables.roof_ms(rows[0], measured) == (20.0, "arithmetic")
+    assert tables.roof_ms(rows[1], measured) == (10.0, "memory")
+    assert tables.roof_ms(rows[0] | {"multiplications": 10**9 // 4}, measured) == (5.0, "arithmetic")
+    lines = tables.layer_table(rows, measured).splitlines()
     assert "| 80% | arithmetic | 20.00 | 50% | 20.00 |" in lines[2] and "| 50.00 | 100% | | 30.00 | 60% |" in lines[4]
 
 

@@ -17,8 +17,7 @@ from benchmarks import (
     results,
     tables,
     tables_compression,
-    tables_editing,
-    tables_sngan,
+    tables_documents,
 )
 from cagc.common.files import atomic_write
 
@@ -121,8 +120,9 @@ def project(tmp_path, monkeypatch):
     markers = {
         "README.md": (*report.headline.MARKERS, *report.PERFORMANCE, *report.FIGURES, *tables_compression.MARKERS),
         "docs/performance.md": report.DETAILS,
-        "docs/editing.md": (*tables_editing.PROJECTION, *tables_editing.SMOOTHNESS),
-        "docs/sngan.md": (*tables_sngan.STUDENTS, *tables_sngan.PUBLISHED),
+        "docs/editing.md": (*tables_documents.PROJECTION, *tables_documents.SMOOTHNESS),
+        "docs/compatibility.md": tables_documents.COMPATIBILITY,
+        "docs/sngan.md": (*tables_documents.STUDENTS, *tables_documents.PUBLISHED),
         "docs/students.md": (*tables_compression.MARKERS, *tables_compression.STEPS),
     }
     for name, lines in markers.items():
@@ -146,6 +146,12 @@ def test_tables_are_written_between_their_markers(project, monkeypatch):
     path = project / "results" / "a-device" / "generators.jsonl"
     results.append(path, generator_rows(1.5))
     assert report.main(["--check"]) == 1
+
+
+def test_the_tables_of_any_folder_are_shown(project, capsys):
+    assert report.main(["--show", str(project / "results" / "local")]) == 0
+    shown = capsys.readouterr().out
+    assert shown.startswith("## Speed-up by pruning\n\n| px, batch") and "| 1600.0 | 600.0 |" in shown
 
 
 def test_pictures_are_drawn_and_shown(project):

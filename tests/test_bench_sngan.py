@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from benchmarks import tables_sngan
+from benchmarks import tables_documents
 from benchmarks.bench_compression import TEACHER
 from benchmarks.results import machine, make_row, versions
 
@@ -23,7 +23,7 @@ def test_students_show_what_the_cut_is_worth():
     rows["aware 1"] = row("aware", 10**7, 2.0, 0.35)
     where = {"machine": machine("cpu"), "versions": versions(), "content": "faces", "perceptual": "f"}
     document = {"settings": SETTINGS, "rows": rows, "provenance": where, "timed_on": machine("cpu")}
-    lines = tables_sngan.students(document).splitlines()
+    lines = tables_documents.students(document).splitlines()
     assert lines[0].index("batch 1 ") < lines[0].index("batch 64 ")
     assert "| 1.00× | 10.00 (1.00×, 1.00) | 500.00 (1.00×, 1.00) |" in lines[2] and lines[2].endswith("| – | – |")
     assert "| 10.00× | 2.00 (5.00×, 0.50) |" in lines[3] and "0.3000 ± 0.0707 | 0.50 ± 0.00 dB |" in lines[3]
@@ -36,5 +36,5 @@ def test_published_size():
     times = {"runtime": [0.004] * 3}
     about = {"shape": (64, 3, 32, 32), "bytes": 1, "macs": 64 * 10**9}
     made = make_row("sngan", "runtime", case, times, "cpu", **about, figures=figures)
-    table = tables_sngan.published([made])
+    table = tables_documents.published([made])
     assert "| 64 | 0.3 | 1.000 | runtime | 4.00 (4.00–4.00) | 10.00× | 5.00× | 0.50 |" in table

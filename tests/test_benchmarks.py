@@ -121,7 +121,8 @@ def test_a_slower_machine_is_named(files, capsys):
 def test_times_reach_pytest_benchmark_as_measured(benchmark, tmp_path, monkeypatch):
     monkeypatch.setattr(benchmark, "disabled", False)  # which it is beside other workers of pytest-xdist
     session = Session(True, None, tmp_path, None, (), "cpu")
-    session.publish(benchmark, a_row(), [0.009, 0.01, 0.011])
+    times = {"runtime": [0.009, 0.01, 0.011]}
+    session.publish(benchmark, "generators", "runtime", {}, times, shape=(1,), bytes=5, macs=7)
     assert benchmark.stats.stats.median == pytest.approx(0.01) and benchmark.stats.stats.rounds == 3
     assert results.read(tmp_path / "generators.jsonl").rows[0]["macs"] == 7
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from benchmarks import tables_editing
+from benchmarks import tables_documents
 from benchmarks.bench_editing import measure
 from benchmarks.tables import document_table
 from cagc.checkpoints import load_generator
@@ -39,4 +39,4 @@ def test_tables():
 
 
 def test_no_results_no_tables(tmp_path):
-    assert set(tables_editing.tables(tmp_path).values()) == {""}
+    assert set(tables_documents.editing(tmp_path).values()) == {""}

@@ -1,0 +1,73 @@
+"""Builds the tables of docs/editing.md, docs/sngan.md and docs/compatibility.md from ``benchmarks/results/*/``."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from cagc_kernels.compat import peers
+
+from . import pages, tables_compression
+from .bench_compression import TEACHER
+from .results import Row, read
+from .tables import document_table
+
+Tables = dict[tuple[str, str], str]
+"""The text between each pair of markers of a page."""
+
+PROJECTION = "<!-- projection:begin -->", "<!-- projection:end -->"
+SMOOTHNESS = "<!-- smoothness:begin -->", "<!-- smoothness:end -->"
+STUDENTS = "<!-- students:begin -->", "<!-- students:end -->"
+PUBLISHED = "<!-- published:begin -->", "<!-- published:end -->"
+COMPATIBILITY = "<!-- compatibility:begin -->", "<!-- compatibility:end -->"
+
+
+def _documents(results: Path, name: str) -> list[dict[str, Any]]:
+    return [json.loads(path.read_text()) for path in sorted(results.glob(f"*/{name}")) if path.parent.name != "local"]
+
+
+def editing(results: Path) -> Tables:
+    """Return the tables of projection.json and smoothness.json."""
+    made = ((PROJECTION, "projection"), (SMOOTHNESS, "smoothness"))
+    return {
+        markers: "\n\n".join(document_table(name, found) for found in _documents(results, f"{name}.json"))
+        for markers, name in made
+    }
+
+
+def students(document: dict[str, Any]) -> str:
+    """Return a table of SN-GANs, one row per label: size, times and realised share by batch, quality over seeds."""
+    batches = sorted(document["rows"][f"{TEACHER} None"]["latency_by_batch"], key=int)
+    return tables_compression.students(document, table="sngan_students", batches=batches)
+
+
+def published(rows: Sequence[Row]) -> str:
+    """Return a table of SN-GAN at the published size, with one row per width and implementation."""
+    return document_table("sngan_published", rows, about=f"{pages.machine(rows)}, {pages.versions(rows)}")
+
+
+def sngan(results: Path) -> Tables:
+    """Return the tables of sngan.json and sngan.jsonl."""
+    files = [path for path in sorted(results.glob("*/sngan.jsonl")) if path.parent.name != "local"]
+    found = [read(path).latest().values() for path in files]
+    rows = [[row for row in latest if row["benchmark"] == "sngan"] for latest in found]  # others are of students
+    made = map(students, _documents(results, "sngan.json")), map(published, rows)
+    return {STUDENTS: "\n\n".join(made[0]), PUBLISHED: "\n\n".join(made[1])}
+
+
+def compatibility(results: Path) -> Tables:
+    """Return the rows of compat.jsonl, each with the commit of its checkout."""
+    parts = []
+    for path in sorted(results.glob("*/compat.jsonl")):
+        rows = [json.loads(text) for text in path.read_text().splitlines()]
+        shown = [{**row, "code_base": f"{row['code_base']} {row['commit']}".strip()} for row in rows]
+        versions = sorted({f"cagc {row['cagc']}, torch {row['torch']}" for row in rows})
+        parts.append(
+            "\n".join([peers.heading(), *map(peers.line, shown), "", f"{path.parent.name}; {'; '.join(versions)}."])
+        )
+    return {COMPATIBILITY: "\n\n".join(parts)}
+
+
+PAGES = {"compatibility": compatibility, "editing": editing, "sngan": sngan}
