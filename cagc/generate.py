@@ -13,7 +13,7 @@ from . import runtime
 from .common.callbacks import Progress
 from .common.errors import CagcError
 from .common.files import atomic_write
-from .common.seeds import z_batch
+from .common.seeds import inputs_of_seeds
 from .metrics.sampling import finite, noise_for
 from .models import AnyGenerator
 from .pictures import image_grid
@@ -76,8 +76,8 @@ def generate(
     done = 0
     for start in range(0, len(seeds), batch):
         chunk = seeds[start : start + batch]
-        z = z_batch(chunk, generator.z_dim, like.device).to(like.dtype)
-        images = compiled(z, truncation_psi=truncation, noise=noise_for(generator, chunk, noise))
+        z, c = inputs_of_seeds(generator, chunk)
+        images = compiled(z, c, truncation_psi=truncation, noise=noise_for(generator, chunk, noise))
         finite(images, chunk)
         images = images.clamp(-1, 1)
         out.mkdir(parents=True, exist_ok=True)

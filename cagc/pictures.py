@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor, nn
 
-from .common.seeds import z_batch
+from .common.seeds import inputs_of_seeds
 from .editing.directions import edited_images, find_directions
 from .metrics.sampling import noise_for
 
@@ -117,7 +117,8 @@ def interpolation_strip(
     """Images [steps, 3, R, R] along the straight line in W from the w of one seed to that of the other."""
     if steps < 2:
         raise ValueError(f"steps: got {steps}, expected at least 2")
-    start, end = generator.ws(z_batch(seeds, generator.z_dim).to(generator.w_avg), truncation=truncation)
+    z, c = inputs_of_seeds(generator, seeds)
+    start, end = generator.ws(z, truncation=truncation, c=c)
     path = torch.stack([torch.lerp(start, end, float(t)) for t in torch.linspace(0, 1, steps)])
     return generator.synthesis(path, noise=noise)
 
@@ -197,10 +198,10 @@ def comparison_figures(
     others: label → generator for rows between the two, in order (e.g. "Before distillation"). Every row shows the same
     latents `seeds` with the teacher's constant noise maps; parser as in `evaluate_pair`.
     """
-    z = z_batch(seeds, teacher.z_dim).to(teacher.w_avg)
+    z, c = inputs_of_seeds(teacher, list(seeds))
     noise = noise_for(teacher, seeds, "const")
     generators = {"Teacher": teacher, **(others or {}), "Student": student}
-    images = {label: g(z, truncation_psi=truncation, noise=noise).clamp(-1, 1) for label, g in generators.items()}
+    images = {label: g(z, c, truncation_psi=truncation, noise=noise).clamp(-1, 1) for label, g in generators.items()}
     figures = [
         _comparison(images, seeds),
         _content(images["Teacher"], parser(images["Teacher"], seeds=list(seeds))),

@@ -15,7 +15,7 @@ from ..common.errors import CagcError
 from ..common.inert_values import Record
 from ..common.wrappings import Part
 from ..models import Discriminator, DiscriminatorConfig, Generator, GeneratorConfig
-from ..models.stylegan2 import block_resolutions, layer_names
+from ..models.stylegan2_config import block_resolutions, layer_names
 from .states import as_part, check_resolution, draw_missing_noise, fill, filter_taps, numbered, set_mean_w, width_of
 
 LAYOUT = "rosinality's StyleGAN2 layout"

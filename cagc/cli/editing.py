@@ -18,7 +18,7 @@ from ..common.console import console, phase
 from ..common.documents import write_json
 from ..common.errors import CagcError
 from ..common.files import atomic_write, check_target
-from ..common.seeds import z_batch
+from ..common.seeds import inputs_of_seeds
 from ..data.dataset import ImageDataset, read_image
 from ..editing.directions import Directions, edited_images, find_directions, mapping_hash
 from ..editing.layers import check_layers
@@ -87,7 +87,8 @@ def write_png(path: Path, rows: Mapping[str, Tensor]) -> None:
 
 
 def _draw_seeds(generator: AnyGenerator, seeds: Sequence[int]) -> Tensor:
-    return generator.ws(z_batch(seeds, generator.z_dim).to(generator.w_avg))
+    z, c = inputs_of_seeds(generator, seeds)
+    return generator.ws(z, c=c)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -257,11 +258,11 @@ class Morph:
         found = Projection.load(self.projection)
         if max(ends) >= len(found.ws) or tuple(found.ws.shape[1:]) != (
             generator.num_ws,
-            generator.z_dim,
+            generator.w_dim,
         ):
             raise CagcError(
                 f"projection: {self.projection} holds w of {list(found.ws.shape)}, expected at least {max(ends) + 1} "
-                f"of [{generator.num_ws}, {generator.z_dim}]"
+                f"of [{generator.num_ws}, {generator.w_dim}]"
             )
         maps, expected = [tuple(n.shape[2:]) for n in found.noise], generator.synthesis.noise_shapes()
         if maps != list(map(tuple, expected)):

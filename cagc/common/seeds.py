@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from typing import Any
 
 import torch
 
@@ -25,6 +26,15 @@ def z_batch(seeds: Iterable[int], z_dim: int, device: torch.device | str = "cpu"
     """Draw the latents [N, z_dim] of ``seeds``, float32."""
     rows = [z_from_seed(seed, z_dim) for seed in seeds]
     return torch.stack(rows).to(device) if rows else torch.empty(0, z_dim, device=device)
+
+
+def inputs_of_seeds(generator: Any, seeds: Sequence[int]) -> tuple[torch.Tensor, torch.Tensor | None]:
+    """Latents [N, z_dim] of ``seeds`` and their labels [N, c_dim] (None where there are none), for ``generator``.
+
+    The labels are those of ``generator.labels``. Both are on the generator's device and of its dtype.
+    """
+    z = z_batch(seeds, generator.z_dim).to(generator.w_avg)
+    return z, None if generator.labels is None else generator.labels.take(seeds).to(generator.w_avg)
 
 
 def noise_batch(generator: torch.nn.Module, seeds: Iterable[int]) -> list[torch.Tensor]:

@@ -13,7 +13,7 @@ from ..checkpoints import generator_hash
 from ..common.errors import CagcError
 from ..common.seeds import z_batch
 from ..models import AnyGenerator
-from ..models.stylegan2 import block_resolutions
+from ..models.stylegan2_config import block_resolutions
 from .draws import SampleStreams
 from .latents import Latents
 

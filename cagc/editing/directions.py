@@ -20,7 +20,7 @@ from ..common.documents import read_tensors
 from ..common.errors import CagcError
 from ..common.files import atomic_write
 from ..common.reading import parse_json, reading
-from ..common.seeds import z_batch
+from ..common.seeds import inputs_of_seeds
 from ..metrics.sampling import noise_for
 from ..models import AnyGenerator
 from ..moments import principal_components
@@ -107,7 +107,7 @@ class Directions:
 
 def mapping_hash(generator: AnyGenerator) -> str:
     """SHA-256, 16 hexadecimal digits, of the mapping network's weights and the length of w."""
-    digest = hashlib.sha256(str(generator.z_dim).encode())
+    digest = hashlib.sha256(str(generator.w_dim).encode())
     for name, tensor in sorted(generator.mapping.named_parameters()):
         digest.update(name.encode())
         digest.update(tensor.detach().to("cpu", torch.float32).contiguous().numpy().tobytes())
@@ -147,10 +147,11 @@ def find_directions(
     samples = samples if layer is None else min(samples, 1000)
     if count < 1 or samples < 2:
         raise CagcError(f"count, samples: got {count} and {samples}, expected at least 1 and 2")
-    count = min(count, samples - 1, generator.z_dim)
+    count = min(count, samples - 1, generator.w_dim)
     rng = torch.Generator().manual_seed(seed)
     z = torch.randn(samples, generator.z_dim, generator=rng).to(generator.w_avg)
-    w = generator.mapping.w(z).double()
+    c = None if generator.labels is None else generator.labels.take(range(samples)).to(z)
+    w = generator.mapping.w(z, c).double()
     if layer is None:
         _, axes, variances = principal_components(w)
         vectors, spread = axes[:count], variances[:count].sqrt()
@@ -191,8 +192,9 @@ def edited_images(
 ) -> dict[str, Tensor]:
     """Images [len(strengths), 3, R, R] of one seed by generator, each moved along direction ``index``."""
     images = {}
+    z, c = inputs_of_seeds(next(iter(generators.values())), [seed])
     for label, generator in generators.items():
-        ws = generator.ws(z_batch([seed], generator.z_dim).to(generator.w_avg)).expand(len(strengths), -1, -1)
+        ws = generator.ws(z, c=c).expand(len(strengths), -1, -1)
         moved = directions.apply(ws, index, torch.tensor(list(strengths)), layers)
         images[label] = generator.synthesis(moved, noise_for(generator, [seed], "const")).clamp(-1, 1)
     return images

@@ -137,7 +137,7 @@ def project(
 
     Args:
         generator: frozen; runs on its device.
-        targets: [N, 3, R, R] in [-1, 1], R that of the generator.
+        targets: [N, img_channels, *img_size] in [-1, 1], as the generator draws.
         config: settings; None: the defaults.
         mask: content [N, 1, R, R] in {0, 1}: pixels outside do not count; None: all count.
         progress: called as progress(steps done, steps in all).
@@ -148,9 +148,9 @@ def project(
         CagcError: the features cannot be loaded, or the loss is not finite.
     """
     config = config or ProjectionConfig()
-    side = generator.img_resolution
-    if targets.ndim != 4 or tuple(targets.shape[1:]) != (3, side, side) or len(targets) == 0:
-        raise ValueError(f"targets: got shape {list(targets.shape)}, expected [N, 3, {side}, {side}]")
+    shape = (generator.img_channels, *generator.img_size)
+    if targets.ndim != 4 or tuple(targets.shape[1:]) != shape or len(targets) == 0:
+        raise ValueError(f"targets: got shape {list(targets.shape)}, expected [N, {', '.join(map(str, shape))}]")
     if mask is not None and tuple(mask.shape) != (len(targets), 1, side, side):
         raise ValueError(f"mask: got shape {list(mask.shape)}, expected {[len(targets), 1, side, side]}")
     perceptual = perceptual or config.load_perceptual(generator.w_avg.device)
@@ -256,4 +256,5 @@ def _spread(noise: Tensor) -> Tensor:
 def _mean_w(generator: AnyGenerator, seed: int, samples: int = 1000) -> Tensor:
     rng = torch.Generator().manual_seed(seed)
     z = torch.randn(samples, generator.z_dim, generator=rng).to(generator.w_avg)
-    return generator.mapping.w(z).mean(dim=0)
+    c = None if generator.labels is None else generator.labels.take(range(samples)).to(z)
+    return generator.mapping.w(z, c).mean(dim=0)

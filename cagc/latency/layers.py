@@ -12,7 +12,7 @@ from cagc_kernels.profiling import observed_layers
 
 from .. import runtime
 from ..common.checks import choice
-from ..common.seeds import z_batch
+from ..common.seeds import inputs_of_seeds
 from ..models import AnyGenerator
 from .work import layer_work
 
@@ -44,7 +44,9 @@ class _Marks:
         return spent
 
 
-def _eager_rows(generator: AnyGenerator, batch: int, z: torch.Tensor, repeats: int) -> list[Row]:
+def _eager_rows(
+    generator: AnyGenerator, batch: int, z: torch.Tensor, c: torch.Tensor | None, repeats: int
+) -> list[Row]:
     rows = {spec.module: spec.row for spec in generator.config.layers() if spec.row is not None}
     rows["mapping"] = "mapping"
     runs = []
@@ -53,7 +55,7 @@ def _eager_rows(generator: AnyGenerator, batch: int, z: torch.Tensor, repeats: i
             marks = _Marks(z.device)
             # Profiling ranges, not module hooks: hooks would keep layers from being fused.
             with observed_layers(lambda name: name in rows and marks.mark(rows[name])):
-                generator(z, noise_mode="const")
+                generator(z, c, noise_mode="const")
                 marks.mark("end")
             runs.append(marks.milliseconds())
     work = layer_work(generator, batch)
@@ -87,13 +89,13 @@ def profile_layers(generator: AnyGenerator, batch: int = 1, executor: str | None
         if value < 1:
             raise ValueError(f"{name}: got {value}, expected at least 1")
     executor = check_executor(executor, generator.w_avg.device)
-    z = z_batch(range(batch), generator.z_dim).to(generator.w_avg)
+    z, c = inputs_of_seeds(generator, range(batch))
     if executor == "eager":
-        _eager_rows(generator, batch, z, 1)
-        return _eager_rows(generator, batch, z, repeats)
+        _eager_rows(generator, batch, z, c, 1)
+        return _eager_rows(generator, batch, z, c, repeats)
     compiled = runtime.compile(generator, batch=batch)
-    compiled.profile(z, repeats=1)
-    return compiled.profile(z, repeats=repeats)
+    compiled.profile(z, repeats=1, c=c)
+    return compiled.profile(z, repeats=repeats, c=c)
 
 
 def check_executor(executor: str | None, device: torch.device | str) -> str:

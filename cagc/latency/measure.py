@@ -24,7 +24,7 @@ from torch import nn
 
 from .. import runtime
 from ..common.callbacks import Progress
-from ..common.seeds import z_batch
+from ..common.seeds import inputs_of_seeds
 
 
 def machine_info(device: torch.device | str = "cpu") -> dict[str, Any]:
@@ -208,8 +208,8 @@ def measure_generators(
     def image(generator: nn.Module) -> Callable[[], Any]:
         dtype = next(generator.parameters()).dtype
         compiled = runtime.compile(generator, batch, dtype, device)
-        z = z_batch(range(seed, seed + batch), generator.z_dim).to(device, dtype)
-        return lambda: compiled(z)
+        z, c = inputs_of_seeds(generator, range(seed, seed + batch))
+        return lambda: compiled(z, c)
 
     calls = {name: image(generator) for name, generator in generators.items()}
     return measure_latency(calls, repeats, warmup, min_seconds, device, progress, steady=True)

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ..common.callbacks import Progress
 from ..common.errors import CagcError
-from ..common.seeds import z_batch
+from ..common.seeds import inputs_of_seeds
 from ..content import ContentParser
 from ..editing.directions import Directions
 from ..models import AnyGenerator
@@ -57,8 +57,8 @@ def linear_separability(
     """
     latents, found = [], []
     for seeds in seed_batches(samples, seed, batch):
-        z = z_batch(seeds, generator.z_dim).to(generator.w_avg)
-        ws = generator.ws(z)
+        z, c = inputs_of_seeds(generator, seeds)
+        ws = generator.ws(z, c=c)
         images = finite(generator.synthesis(ws, noise_for(generator, seeds, "const")), seeds).clamp(-1, 1)
         latents.append(ws[:, 0])
         found.append(measure_attributes(images, parser(images, seeds=list(seeds))))
@@ -135,7 +135,8 @@ def edit_leakage(
     directions.check(generator)
     inside = outside = area = rest = 0.0
     for seeds in seed_batches(samples, seed, batch):
-        ws = generator.ws(z_batch(seeds, generator.z_dim).to(generator.w_avg))
+        z, c = inputs_of_seeds(generator, seeds)
+        ws = generator.ws(z, c=c)
         noise = noise_for(generator, seeds, "const")
         images = finite(generator.synthesis(ws, noise), seeds).clamp(-1, 1)
         mask = parser(images, seeds=list(seeds))

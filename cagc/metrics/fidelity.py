@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from ..common.callbacks import Progress
 from ..common.errors import CagcError
-from ..common.seeds import z_batch
+from ..common.seeds import inputs_of_seeds
 from .features import check_images
 from .sampling import finite, noise_for
 
@@ -133,9 +133,9 @@ def compare_pair(
     for start in range(0, len(seeds), batch):
         part = seeds[start : start + batch]
         noises = noise_for(teacher, part, noise)
-        z = z_batch(part, teacher.z_dim).to(teacher.w_avg)
+        z, c = inputs_of_seeds(teacher, part)
         target, image = (
-            finite(generator(z, truncation_psi=truncation, noise=noises), part, name).clamp(-1, 1)
+            finite(generator(z, c, truncation_psi=truncation, noise=noises), part, name).clamp(-1, 1)
             for name, generator in (("teacher", teacher), ("student", student))
         )
         mask = parser(target, seeds=part)

@@ -132,13 +132,14 @@ def _distances(
 def _path(
     generator: AnyGenerator, seeds: Sequence[int], space: str, sampling: str, epsilon: float
 ) -> tuple[Tensor, Tensor]:
-    """``ws`` at both ends of each pair's step."""
+    """``ws`` at both ends of each pair's step; both images of a pair have the label of its seed."""
     dim, like = generator.z_dim, generator.w_avg
     starts, ends, places = ([derived_seed(f"path {what}", s) for s in seeds] for what in ("start", "end", "place"))
     start, end = (z_batch(drawn, dim).to(like) for drawn in (starts, ends))
     t = torch.stack([torch.rand(1, generator=torch.Generator().manual_seed(place)) for place in places]).to(like)
     t = t if sampling == "full" else torch.zeros_like(t)
+    c = None if generator.labels is None else generator.labels.take(seeds).to(like)
     if space == "z":
-        return tuple(generator.ws(slerp(start, end, at) * dim**0.5) for at in (t, t + epsilon))
-    a, b = generator.ws(start), generator.ws(end)
+        return tuple(generator.ws(slerp(start, end, at) * dim**0.5, c=c) for at in (t, t + epsilon))
+    a, b = generator.ws(start, c=c), generator.ws(end, c=c)
     return tuple(torch.lerp(a, b, at[:, None]) for at in (t, t + epsilon))

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from torch import Tensor, nn
 
 from ..common.errors import CagcError
-from ..common.seeds import noise_batch, z_batch
+from ..common.seeds import inputs_of_seeds, noise_batch
 
 NOISE_MODES = ("random", "const", "none")
 
@@ -54,6 +54,6 @@ def finite(images: Tensor, seeds: Sequence[int], name: str = "generator") -> Ten
 
 def draw(generator: nn.Module, seeds: Sequence[int], noise: str = "random", truncation: float = 1.0) -> Tensor:
     """Images [N, 3, R, R] of `generator`, one per seed, clamped to [-1, 1]. Raises CagcError as :func:`finite`."""
-    z = z_batch(seeds, generator.z_dim).to(generator.w_avg)
-    images = generator(z, truncation_psi=truncation, noise=noise_for(generator, seeds, noise))
+    z, c = inputs_of_seeds(generator, seeds)
+    images = generator(z, c, truncation_psi=truncation, noise=noise_for(generator, seeds, noise))
     return finite(images, seeds).clamp(-1, 1)

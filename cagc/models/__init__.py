@@ -16,7 +16,8 @@ from .protocol import Config as AnyConfig
 from .protocol import Generator as AnyGenerator
 from .protocol import LayerSpec, Noise
 from .sngan import SNGANConfig, SNGANDiscriminator, SNGANDiscriminatorConfig, SNGANGenerator
-from .stylegan2 import Generator, GeneratorConfig, block_resolutions
+from .stylegan2 import Generator
+from .stylegan2_config import GeneratorConfig, block_resolutions
 from .stylegan2_elastic import ElasticSynthesis
 
 AnyDiscriminator = Discriminator | SNGANDiscriminator
@@ -77,7 +78,8 @@ def new_discriminator(config: AnyConfig) -> AnyDiscriminator:
     if isinstance(config, SNGANConfig):
         return SNGANDiscriminator(SNGANDiscriminatorConfig(config.resolution))
     widths = {r: config.channels[f"b{r}.conv1"] for r in block_resolutions(config.resolution)}
-    return Discriminator(DiscriminatorConfig(config.resolution, widths))
+    options = {name: getattr(config, name) for name in ("c_dim", "img_channels", "const_size")}
+    return Discriminator(DiscriminatorConfig(config.resolution, widths, **options))
 
 
 def synthesis_view(generator: AnyGenerator, kept: Mapping[str, Sequence[int]], keep_rgb_scale: bool) -> BaseSynthesis:

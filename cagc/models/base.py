@@ -13,6 +13,7 @@ from torch.nn.modules import module as torch_module
 from cagc_kernels.profiling import layer_range
 
 from .channels import ChannelGroup
+from .labels import Labels, check_labels
 from .protocol import NOISE_MODES, Config, Noise, Size, channel_groups, noise_shapes
 
 # Options of NVlabs' synthesis networks that need nothing here: layers run in the dtype of their weights, kernels are
@@ -68,8 +69,7 @@ class BaseMapping(nn.Module):
             ValueError: a shape, ``truncation_psi`` or ``truncation_cutoff`` is not as above.
         """
         check_latents("z", z, self.z_dim)
-        if c is not None and tuple(c.shape) != (len(z), self.c_dim):
-            raise ValueError(f"c: got shape {list(c.shape)}, expected [{len(z)}, {self.c_dim}]")
+        check_labels(c, len(z), self.c_dim)
         if not isinstance(truncation_psi, (int, float)) or not math.isfinite(truncation_psi):
             raise ValueError(f"truncation_psi: got {truncation_psi!r}, expected a finite number")
         cutoff = self.num_ws if truncation_cutoff is None else truncation_cutoff
@@ -138,10 +138,28 @@ def check_noise(config: Config, noise: Noise, batch: int) -> Sequence[str | torc
 
 
 class GeneratorNames:
-    """NVlabs' attributes, read from ``config``, and style mixing by ``mapping``."""
+    """NVlabs' attributes, read from ``config``, labels of seeds, and style mixing by ``mapping``."""
 
     config: Config
     mapping: Any
+    _labels: Labels | None = None
+
+    @property
+    def labels(self) -> Labels | None:
+        """Labels that images are drawn with where none are given: every class equally often, unless they were set.
+
+        None for a generator without labels. Setting labels of another length raises ValueError.
+        """
+        if self._labels is None and self.c_dim:
+            return Labels.uniform(self.c_dim)
+        return self._labels
+
+    @labels.setter
+    def labels(self, labels: Labels | None) -> None:
+        if labels is not None and labels.c_dim != self.c_dim:
+            expected = f"labels of {self.c_dim} numbers" if self.c_dim else "None: the generator takes no labels"
+            raise ValueError(f"labels: got labels of {labels.c_dim} numbers, expected {expected}")
+        self._labels = labels
 
     def ws(
         self,
@@ -149,6 +167,7 @@ class GeneratorNames:
         z_mix: torch.Tensor | None = None,
         mixing_index: int | None = None,
         truncation: float = 1.0,
+        c: torch.Tensor | None = None,
     ) -> torch.Tensor:
         """``ws`` [N, num_ws, w_dim] of ``z`` [N, z_dim], mixed with those of ``z_mix`` (style mixing).
 
@@ -157,12 +176,13 @@ class GeneratorNames:
             z_mix: as many latents, whose w replaces that of ``z`` from layer ``mixing_index`` on.
             mixing_index: in 1 … num_ws - 1; required with ``z_mix``.
             truncation: ψ, see :meth:`BaseMapping.forward`.
+            c: labels [N, c_dim] of both latents; None where c_dim is 0.
 
         Raises:
             ValueError: a shape, ``mixing_index`` or ``truncation`` is not as above.
         """
         if z_mix is None:
-            return self.mapping(z, truncation_psi=truncation)
+            return self.mapping(z, c, truncation_psi=truncation)
         if self.num_ws == 1:
             raise ValueError("z_mix: got one, expected None: this model has a single w")
         check_latents("z_mix", z_mix, self.z_dim)
@@ -170,7 +190,7 @@ class GeneratorNames:
             raise ValueError(f"z_mix: got {len(z_mix)} latents, expected {len(z)} as z")
         if mixing_index is None or not 1 <= mixing_index < self.num_ws:
             raise ValueError(f"mixing_index: got {mixing_index}, expected 1 to {self.num_ws - 1} with z_mix")
-        ws, mixed = (self.mapping(latents, truncation_psi=truncation) for latents in (z, z_mix))
+        ws, mixed = (self.mapping(latents, c, truncation_psi=truncation) for latents in (z, z_mix))
         # All rows of mixed are the same w: expanding one row sums the gradient over the rows in use only.
         return torch.cat([ws[:, :mixing_index], mixed[:, :1].expand(-1, self.num_ws - mixing_index, -1)], dim=1)
 
@@ -196,8 +216,13 @@ class GeneratorNames:
 
     @property
     def img_resolution(self) -> int:
-        """Height and width of an image."""
+        """Longer side of an image in pixels."""
         return self.config.img_resolution
+
+    @property
+    def img_size(self) -> Size:
+        """Height and width of an image in pixels."""
+        return self.config.img_size
 
     @property
     def img_channels(self) -> int:
@@ -223,7 +248,7 @@ class BaseGenerator(GeneratorNames, nn.Module):
         truncation: float | None = None,
         **synthesis_options: Any,
     ) -> torch.Tensor | list[torch.Tensor]:
-        """Image [N, img_channels, R, R], nominally in [-1, 1], from ``z`` [N, z_dim].
+        """Image [N, img_channels, *img_size], nominally in [-1, 1], from ``z`` [N, z_dim].
 
         Args:
             z, c, truncation_psi, truncation_cutoff, update_emas: see :meth:`BaseMapping.forward`.
@@ -235,12 +260,13 @@ class BaseGenerator(GeneratorNames, nn.Module):
 
     @torch.no_grad()
     def estimate_w_avg(self, samples: int = 10_000, seed: int = 0) -> None:
-        """Set ``w_avg`` to the mean w of ``samples`` latents drawn from ``seed``."""
+        """Set ``w_avg`` to the mean w of ``samples`` latents drawn from ``seed``, with :attr:`labels` in turn."""
         rng, total = torch.Generator().manual_seed(seed), torch.zeros_like(self.w_avg)
         # At the published width all samples fit in one part; a z_dim from an untrusted file must not fill the memory.
-        for part in torch.arange(samples).split(max(1, 2**24 // self.z_dim)):
+        for part in torch.arange(samples).split(max(1, 2**24 // max(self.z_dim, self.c_dim, 1))):
             z = torch.randn(len(part), self.z_dim, generator=rng)
-            total += self.mapping.w(z.to(self.w_avg)).sum(dim=0)
+            c = self.labels.take(part.tolist()).to(self.w_avg) if self.c_dim else None
+            total += self.mapping.w(z.to(self.w_avg), c).sum(dim=0)
         self.w_avg.copy_(total / samples)
 
     def make_noise(

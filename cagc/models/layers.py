@@ -11,8 +11,9 @@ import torch
 from torch import nn
 
 from cagc_kernels import bias_act
+from cagc_kernels.reference.bias_act import ACTIVATIONS
 
-from ..common.checks import at_least_one
+from ..common.checks import at_least_one, choice
 
 Network = TypeVar("Network", bound=nn.Module)
 
@@ -22,6 +23,11 @@ def check_clamp(value: object) -> None:
     valid = value is None or (isinstance(value, (int, float)) and not isinstance(value, bool) and value > 0)
     if not valid:
         raise ValueError(f"conv_clamp: got {value!r}, expected a number above 0, or None")
+
+
+def check_activation(name: str, value: object) -> None:
+    """Raise ValueError unless ``value`` is the name of an activation of :func:`cagc_kernels.bias_act`."""
+    choice(name, value, ACTIVATIONS)
 
 
 def ordered_channels(channels: Mapping[str, int], layers: Sequence[str]) -> dict[str, int]:
@@ -67,6 +73,11 @@ def bounded(styles: torch.Tensor) -> torch.Tensor:
     if dtype != torch.float16:
         return styles
     return styles / styles.detach().abs().amax(dim=1, keepdim=True).clamp_min(torch.finfo(styles.dtype).tiny)
+
+
+def unit_mean_square(x: torch.Tensor) -> torch.Tensor:
+    """``x`` [N, F] scaled so that the mean square of each row is 1."""
+    return x * (x.square().mean(dim=1, keepdim=True) + 1e-8).rsqrt()
 
 
 class FullyConnected(nn.Module):

@@ -14,6 +14,7 @@ from typing import Any, Protocol
 import torch
 
 from .channels import ChannelAxis, ChannelGroup
+from .labels import Labels
 
 Size = tuple[int, int]
 """Height and width in pixels."""
@@ -45,6 +46,8 @@ class LayerSpec:
         w: index of the w that modulates this layer; None: no modulation.
         w_dim: length of that w; an affine layer maps it to one style per input channel.
         demodulate: whether the weights are normalised after modulation.
+        equalised: whether the weight is multiplied by 1/√fan_in at run time, which pruning then makes larger.
+        bias: whether a bias is added.
         noise: whether a noise map of ``size`` is added, times a learned strength.
         added: size of an image of ``out_width`` channels that is added to the output; None: nothing is added.
         row: row of the tables of time and work that counts this layer; None: it is not counted.
@@ -66,6 +69,8 @@ class LayerSpec:
     w: int | None = None
     w_dim: int = 0
     demodulate: bool = False
+    equalised: bool = False
+    bias: bool = True
     noise: bool = False
     added: Size | None = None
     row: str | None = None
@@ -96,7 +101,7 @@ class LayerSpec:
     def parameters(self) -> int:
         """Trainable numbers, without the affine layer: weight, bias and noise strength."""
         biases = {"const": 0, "projection": self.out_width * math.prod(self.size)}.get(self.kind, self.out_width)
-        return math.prod(self.weight_shape) + biases + self.noise
+        return math.prod(self.weight_shape) + biases * self.bias + self.noise
 
     @property
     def affine_parameters(self) -> int:
@@ -142,7 +147,8 @@ class LayerSpec:
         """Axes of this layer's tensors that run over its output channels."""
         if self.kind == "const":
             return [ChannelAxis(self.module, 0)]
-        parts = ("weight", "bias", "running_mean", "running_var") if self.kind == "norm" else ("weight", "bias")
+        parts = ["weight", *(["bias"] if self.bias else [])]
+        parts += ["running_mean", "running_var"] if self.kind == "norm" else []
         return [ChannelAxis(f"{self.module}.{part}", 0) for part in parts]
 
     def read_axes(self) -> list[ChannelAxis]:
@@ -183,7 +189,8 @@ class Config(Protocol):
         channels: width of each channel group, by its name.
         z_dim, c_dim, w_dim: lengths of z, of a class label (0: none) and of w.
         num_ws: number of w vectors per image.
-        img_resolution, img_channels: height (and width) and channels of an image.
+        img_resolution, img_channels: longer side in pixels and channels of an image.
+        img_size: height and width of an image.
     """
 
     architecture: str
@@ -194,6 +201,7 @@ class Config(Protocol):
     num_ws: int
     img_resolution: int
     img_channels: int
+    img_size: Size
 
     def layers(self) -> tuple[LayerSpec, ...]:
         """Every layer, in the order of execution."""
@@ -227,9 +235,11 @@ class Generator(Protocol):
     mapping: MappingNetwork
     synthesis: Any
     w_avg: torch.Tensor
+    labels: Labels | None
     z_dim: int
     c_dim: int
     w_dim: int
     num_ws: int
     img_resolution: int
     img_channels: int
+    img_size: Size

@@ -19,10 +19,11 @@ from cagc_kernels.profiling import layer_range
 
 from ..common.checks import at_least_one
 from .base import BaseGenerator, BaseMapping, BaseSynthesis
+from .labels import check_labels
 from .layers import ordered_channels
 from .protocol import LayerSpec, Noise
 from .sngan_folded import FoldedSynthesis
-from .stylegan2 import block_resolutions
+from .stylegan2_config import block_resolutions
 
 
 def layer_names(resolution: int) -> list[str]:
@@ -69,8 +70,13 @@ class SNGANConfig:
 
     @property
     def img_resolution(self) -> int:
-        """Height and width of an image."""
+        """Longer side of an image in pixels."""
         return self.resolution
+
+    @property
+    def img_size(self) -> tuple[int, int]:
+        """Height and width of an image in pixels."""
+        return self.resolution, self.resolution
 
     def layers(self) -> tuple[LayerSpec, ...]:
         """Every layer in the order of execution; a shortcut is counted at the resolution of the sum it joins."""
@@ -267,6 +273,14 @@ class SNGANDiscriminatorConfig:
                 f"discriminator: got {self}, expected a resolution of at least 8 and a width of at least 1"
             )
 
+    c_dim = 0
+    img_channels = 3
+
+    @property
+    def img_size(self) -> tuple[int, int]:
+        """Height and width of an image in pixels."""
+        return self.resolution, self.resolution
+
     def group_size(self, batch: int) -> int:
         """Images that share a minibatch statistic: 1, as this discriminator has none."""
         return 1
@@ -306,12 +320,13 @@ class SNGANDiscriminator(nn.Module):
         self.blocks = nn.Sequential(*blocks)
         self.fc = spectral_norm(nn.Linear(width, 1, bias=False))
 
-    def forward(self, images: torch.Tensor) -> torch.Tensor:
-        """Logits [N, 1].
+    def forward(self, images: torch.Tensor, c: torch.Tensor | None = None) -> torch.Tensor:
+        """Logits [N, 1]; there are no labels ``c``.
 
         Raises:
-            ValueError: ``images`` is not [N, 3, R, R].
+            ValueError: ``images`` is not [N, 3, R, R], or ``c`` is not None.
         """
+        check_labels(c, len(images), 0)
         side = self.config.resolution
         if images.ndim != 4 or tuple(images.shape[1:]) != (3, side, side):
             raise ValueError(f"images: got shape {list(images.shape)}, expected [N, 3, {side}, {side}]")

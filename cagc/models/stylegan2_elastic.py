@@ -7,11 +7,12 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
 import torch
+import torch.nn.functional as F
 from torch import nn
 
-from cagc_kernels import bias_act, modulated_conv2d, sparse_channel_conv2d
+from cagc_kernels import bias_act, modulated_conv2d, sparse_channel_conv2d, upsample2d
 
-from .stylegan2 import SynthesisBlock, SynthesisLayer, SynthesisNetwork, ToRGB
+from .stylegan2 import Shortcut, SynthesisBlock, SynthesisLayer, SynthesisNetwork, ToRGB
 
 
 class _Kept:
@@ -56,11 +57,11 @@ class ElasticLayer(nn.Module):
         )
         noise = layer._noise(x.shape[0], noise)
         x = x if noise is None else x + noise.to(x.dtype)
-        return bias_act(x, layer.bias.index_select(0, outputs), act="lrelu", clamp=layer.clamp)
+        return bias_act(x, layer.bias.index_select(0, outputs), act=layer.act, gain=layer.gain, clamp=layer.clamp)
 
 
 class ElasticToRGB(nn.Module):
-    """A :class:`ToRGB` at the kept width: x [N, I', h, w] → [N, 3, h, w]."""
+    """A :class:`ToRGB` at the kept width: x [N, I', h, w] → [N, img_channels, h, w]."""
 
     def __init__(self, layer: ToRGB, inputs: _Kept, keep_scale: bool) -> None:
         super().__init__()
@@ -71,28 +72,44 @@ class ElasticToRGB(nn.Module):
         return self.layer.affine(w).index_select(1, self.inputs.on(w))
 
     def forward(self, x: torch.Tensor, w: torch.Tensor) -> torch.Tensor:
-        # Three weights per channel: copying the kept ones costs less than a kernel that reads them in place.
+        # A weight per channel and colour: copying the kept ones costs less than a kernel that reads them in place.
         weight = self.layer.weight.index_select(1, self.inputs.on(x))
         x = modulated_conv2d(x, weight, self.affine(w) * self.gain, demodulate=False)
         return bias_act(x, self.layer.bias, clamp=self.layer.clamp)
 
 
+class ElasticShortcut(nn.Module):
+    """A :class:`Shortcut` at the kept widths: x [N, I', h, w] → [N, O', 2h, 2w]."""
+
+    def __init__(self, layer: Shortcut, inputs: _Kept, outputs: _Kept, keep_scale: bool) -> None:
+        super().__init__()
+        self.layer, self.inputs, self.outputs = layer, inputs, outputs
+        self.gain = math.sqrt(0.5) * (layer.weight_gain if keep_scale else 1 / math.sqrt(inputs.count))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        weight = self.layer.weight.index_select(0, self.outputs.on(x)).index_select(1, self.inputs.on(x))
+        return upsample2d(F.conv2d(x, weight * self.gain), self.layer.resample_filter)
+
+
 class ElasticBlock(nn.Module):
-    """A :class:`SynthesisBlock` at the kept widths."""
+    """A :class:`SynthesisBlock` at the kept widths; ``keep_scale``: layers without demodulation keep their scale."""
 
     fuses_styles = False
 
     def __init__(
-        self, block: SynthesisBlock, below: _Kept | None, inputs: _Kept, outputs: _Kept, keep_rgb_scale: bool
+        self, block: SynthesisBlock, below: _Kept | None, inputs: _Kept, outputs: _Kept, keep_scale: bool
     ) -> None:
         super().__init__()
-        self.inputs = inputs
+        self.inputs, self.skip, self.to_rgb = inputs, None, None
         if below is None:
             self.full_const = block.const
         else:
             self.conv0 = ElasticLayer(block.conv0, below, inputs)
+            if block.skip is not None:
+                self.skip = ElasticShortcut(block.skip, below, outputs, keep_scale)
         self.conv1 = ElasticLayer(block.conv1, inputs, outputs)
-        self.to_rgb = ElasticToRGB(block.to_rgb, outputs, keep_rgb_scale)
+        if block.to_rgb is not None:
+            self.to_rgb = ElasticToRGB(block.to_rgb, outputs, keep_scale)
 
     @property
     def const(self) -> torch.Tensor:

@@ -11,12 +11,34 @@ from torch import Tensor
 from cagc_kernels.synthesis import ConvWeights, GeneratorWeights, ToRGBWeights
 
 
+def not_compiled(config: Any) -> str | None:
+    """Why the compiled programs do not run a generator of ``config``; None if they do."""
+    if config.block_architecture != "skip":
+        return f"the compiled program runs the skip architecture, not {config.block_architecture}"
+    if config.const_size != (4, 4):
+        return f"the compiled program draws square images from 4 × 4, not {config.img_size[0]} × {config.img_size[1]}"
+    if config.img_channels != 3:
+        return f"the compiled program draws images of 3 channels, not {config.img_channels}"
+    if config.activation != "lrelu":
+        return f"the compiled program has leaky ReLU, not {config.activation}"
+    return None
+
+
+def maps_in_program(config: Any) -> bool:
+    """Whether the compiled programs run the mapping network too: square layers with leaky ReLU, without labels."""
+    square = all(inputs == outputs for inputs, outputs in config.mapping_sizes())
+    return config.mapping_layers > 0 and square and not config.c_dim and config.mapping_activation == "lrelu"
+
+
 @torch.no_grad()
 def frozen_weights(generator: Any) -> GeneratorWeights:
-    """Weights of ``generator``, a :class:`cagc.models.stylegan2.Generator`, with gains, in float64 on the CPU."""
+    """Weights of ``generator``, a :class:`cagc.models.stylegan2.Generator`, with gains, in float64 on the CPU.
+
+    They have no mapping network where the programs cannot run it (:func:`maps_in_program`).
+    """
     cpu, config = copy.deepcopy(generator).to("cpu", torch.float64), generator.config
     taps = torch.tensor(config.resample_filter, dtype=torch.float64)
-    mapping = [getattr(cpu.mapping, f"fc{i}") for i in range(cpu.mapping.depth)]
+    mapping = [getattr(cpu.mapping, f"fc{i}") for i in range(cpu.mapping.depth)] if maps_in_program(config) else []
     return GeneratorWeights(
         convs=_convs(cpu.synthesis),
         mapping=[(layer.weight * layer.weight_gain, layer.bias * layer.bias_gain) for layer in mapping],
@@ -48,7 +70,7 @@ def _conv(layer: Any, index: int, to_rgb: Any | None) -> ConvWeights:
         affine_bias=affine_bias,
         bias=layer.bias,
         noise_strength=float(layer.noise_strength),
-        resolution=layer.resolution,
+        resolution=layer.size[0],
         up=layer.up,
         w=index,
         to_rgb=rgb,

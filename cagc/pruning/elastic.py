@@ -43,6 +43,7 @@ class ElasticGenerator(BaseGenerator):
         self.config = self.synthesis.config
         # Bypasses Module.__setattr__, so that the generator's parameters are not registered a second time here.
         object.__setattr__(self, "full", full)
+        self.labels = full.labels
 
     def _apply(self, fn: Callable[[torch.Tensor], torch.Tensor], recurse: bool = True) -> ElasticGenerator:
         self.full._apply(fn, recurse)

@@ -9,7 +9,8 @@
   float32; with float16 and bfloat16 the latents and images are converted.
 - CUDA: the Triton program (:mod:`cagc_kernels.triton.synthesis`), with one CUDA graph per batch size; it computes in
   the dtype that it was compiled for, sums and styles in float32.
-- Otherwise (float64, another architecture, no compiled module or no Triton): a frozen copy that runs eagerly, on CUDA
+- With labels, or with z of another length than w, the mapping network runs as PyTorch's layers before either program.
+- Otherwise (float64, another architecture or shape of image, no compiled module or no Triton): a frozen copy that runs eagerly, on CUDA
   under a CUDA graph; an SN-GAN has its batch normalisation folded into its convolutions.
 """
 
@@ -17,6 +18,8 @@ from __future__ import annotations
 
 import copy
 import threading
+import time
+from collections.abc import Callable, Sequence
 from importlib import import_module
 from typing import Any
 
@@ -24,7 +27,7 @@ import torch
 from torch import Tensor, nn
 
 from cagc_kernels import backend
-from cagc_kernels.synthesis import SynthesisProgram
+from cagc_kernels.synthesis import Part, SynthesisProgram
 
 from ..models import AnyConfig, AnyGenerator, Noise
 from ..models.base import BaseMapping, BaseSynthesis, GeneratorNames
@@ -97,8 +100,9 @@ class CompiledGenerator(GeneratorNames):
         frozen, self._folded = None, False
         if self._program is not None:
             w_avg = generator.w_avg.to(self._program.device, self._program.dtype, copy=True)
-            self._mapping = CompiledMapping(self.config, self._program.map, w_avg)
+            self._mapping = CompiledMapping(self.config, _mapping(generator, self._program), w_avg)
             self._synthesis = ProgramSynthesis(generator, self._program)
+            self._eager_map = not generator.maps_in_program()
         else:
             frozen = copy.deepcopy(generator).eval().requires_grad_(False)
             self._folded = hasattr(frozen.synthesis, "folded")
@@ -107,11 +111,14 @@ class CompiledGenerator(GeneratorNames):
             frozen.to(device, dtype)
             self._mapping, self._synthesis = frozen.mapping, frozen.synthesis
         self._eager = frozen
+        self.labels = generator.labels
         self._held = [*self._mapping.state_dict().values(), *self._synthesis.state_dict().values()]
         self._draw: Any = self._synthesis
         self._whole: Graphed | None = None
         if device.type == "cuda":
-            self._mapping, self._draw, self._whole = graphed(self.config, self._mapping, self._synthesis)
+            mapping, self._draw, whole = graphed(self.config, self._mapping, self._synthesis)
+            if not self.config.c_dim:  # a graph of the mapping network would need its labels as an input
+                self._mapping, self._whole = mapping, whole
 
     def __reduce_ex__(self, protocol: object):
         raise TypeError("a compiled generator cannot be copied or pickled: compile the generator again")
@@ -129,7 +136,7 @@ class CompiledGenerator(GeneratorNames):
         Raises:
             TypeError, ValueError: dtype or device differ from those of :func:`compile`, or as the generator raises.
         """
-        z = self._given("z", z)
+        z, c = self._given("z", z), self._given_labels(c)
         with self._lock:
             return self._mapping(z, c, truncation_psi, truncation_cutoff).to(self.dtype)
 
@@ -167,6 +174,7 @@ class CompiledGenerator(GeneratorNames):
         self._synthesis.check_options(options)
         truncation_psi = truncation_psi if truncation is None else truncation
         z, noise = self._given("z", z), self._given_noise(noise_mode, noise)
+        c = self._given_labels(c)
         with self._lock:
             if self._whole is not None and truncation_psi == 1 and c is None:
                 return self._whole(z, noise=noise).to(self.dtype)
@@ -182,6 +190,14 @@ class CompiledGenerator(GeneratorNames):
         noise = noise_mode if noise is None else noise
         return noise if isinstance(noise, str) else [self._given(f"noise[{i}]", n) for i, n in enumerate(noise)]
 
+    def _given_labels(self, c: Tensor | None) -> Tensor | None:
+        """Labels of any dtype, in the dtype of the computation; their shape is checked by the mapping network."""
+        if c is None:
+            return None
+        if not isinstance(c, Tensor):
+            raise TypeError(f"c: got {type(c).__name__}, expected a tensor of labels")
+        return self._given("c", c.to(self.dtype))
+
     def _given(self, name: str, tensor: Tensor) -> Tensor:
         """Check the dtype and device of an argument, and convert it to the dtype of the computation."""
         if not isinstance(tensor, Tensor):
@@ -191,6 +207,17 @@ class CompiledGenerator(GeneratorNames):
         if tensor.device.type != self.device.type or self.device.index not in (None, tensor.device.index):
             raise ValueError(f"{name}: is on {tensor.device}, but the generator was compiled for {self.device}")
         return tensor if self._program is None else tensor.to(self._program.dtype)
+
+    def _parts(self, z: Tensor, c: Tensor | None, maps: Sequence[Tensor | None]) -> list[Part]:
+        if not self._eager_map:
+            return self._program.profile(z, self._synthesis.num_ws, maps)
+        start = time.perf_counter()
+        w = self._mapping.w(z, c)
+        spent = time.perf_counter() - start
+        macs = len(z) * sum(spec.macs for spec in self.config.layers() if spec.kind == "mapping")
+        # The program has no mapping network, so that its own first part takes no time.
+        _, *parts = self._program.profile(w, self._synthesis.num_ws, maps)
+        return [Part(spent, macs, 4 * macs // max(len(z), 1), "eager"), *parts]
 
     @property
     def memory(self) -> int:
@@ -220,23 +247,26 @@ class CompiledGenerator(GeneratorNames):
             )
         ]
 
-    def profile(self, z: Tensor, noise: Noise = "const", repeats: int = 5) -> list[dict[str, Any]]:
+    def profile(
+        self, z: Tensor, noise: Noise = "const", repeats: int = 5, c: Tensor | None = None
+    ) -> list[dict[str, Any]]:
         """Time of each part of an image: rows of name, ms, macs, multiplications, bytes and kernel.
 
         The rows are "mapping", "styles" (affine layers and demodulation), and each convolution with its toRGB. ms: the
         minimum over ``repeats`` calls. macs: by the convention of :mod:`cagc.metrics.macs`; multiplications: the number
         that the kernel executes, padding included; bytes: activations read and written once, packed weights read once.
+        A mapping network with labels runs as PyTorch's layers, and its row has their time.
 
         Raises:
-            ValueError: no compiled program runs this generator.
+            ValueError: no compiled program runs this generator, or ``c`` is not labels as it takes them.
         """
         if self._program is None:
             raise ValueError(f"profile: needs a program, but none runs this generator: {self.reason}")
-        z, found = self._given("z", z), []
+        z, c, found = self._given("z", z), self._given_labels(c), []
         with self._lock:
             for _ in range(repeats):
                 maps = self._synthesis.maps(len(z), self._given_noise("const", noise))
-                found.append(self._program.profile(z, self._synthesis.num_ws, maps))
+                found.append(self._parts(z, c, maps))
         least = [min(parts, key=lambda part: part.seconds) for parts in zip(*found, strict=True)]
         return profile_rows(self.config, least, len(z))
 
@@ -247,6 +277,13 @@ def graphed(
     """CUDA graphs of w from z, of images from ws, and of images from z without truncation."""
     whole = Graphed(lambda z, noise: synthesis(mapping(z), noise=noise))
     return CompiledMapping(config, Graphed(mapping.w), mapping.w_avg), Graphed(synthesis), whole
+
+
+def _mapping(generator: AnyGenerator, program: SynthesisProgram) -> Callable[..., Tensor]:
+    """What computes w: the program, or a frozen copy of the mapping network where the program has none."""
+    if generator.maps_in_program():
+        return program.map
+    return copy.deepcopy(generator.mapping).eval().requires_grad_(False).to(program.device, program.dtype).w
 
 
 def _program(
@@ -262,12 +299,10 @@ def _program(
         return None, reason
     if backend.preferred() not in (None, name):
         return None, f"the {backend.preferred()} backend is preferred"
+    if reason := generator.not_compiled():
+        return None, reason
     weights = generator.frozen_weights()
-    if weights is None:
-        return None, "the compiled program runs StyleGAN2 alone"
     if len(weights.fir) != 4:
         return None, f"the compiled program filters with 4 taps, not {len(weights.fir)}"
-    if not weights.mapping:
-        return None, "the compiled program needs a mapping network"
     module = import_module(f"cagc_kernels.{name}.synthesis")
     return module.Program(weights, batch, *(() if name == "native" else (dtype, device))), None

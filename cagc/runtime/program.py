@@ -27,15 +27,18 @@ def convolutions(config: AnyConfig) -> list[LayerSpec]:
 
 
 class CompiledMapping(BaseMapping):
-    """Mapping network that computes w by ``function(z)``, with the checks and truncation of :class:`BaseMapping`."""
+    """Mapping network that computes w by ``function``, with the checks and truncation of :class:`BaseMapping`.
 
-    def __init__(self, config: AnyConfig, function: Callable[[Tensor], Tensor], w_avg: Tensor) -> None:
+    ``function``: (z) → w [N, w_dim], or (z, c) → w for a generator with labels.
+    """
+
+    def __init__(self, config: AnyConfig, function: Callable[..., Tensor], w_avg: Tensor) -> None:
         super().__init__(config)
         self.function, self.w_avg = function, w_avg
 
     def w(self, z: Tensor, c: Tensor | None = None) -> Tensor:
-        """One w [N, w_dim] for each ``z`` [N, z_dim]; labels ``c`` are not used."""
-        return self.function(z)
+        """One w [N, w_dim] for each ``z`` [N, z_dim] with its label of ``c`` [N, c_dim]."""
+        return self.function(z, c) if self.c_dim else self.function(z)
 
 
 class ProgramSynthesis(BaseSynthesis):

@@ -23,7 +23,7 @@ from cagc.common.errors import CagcError
 from cagc.editing.directions import mapping_hash
 from cagc.metrics.macs import total_macs
 from cagc.models import Discriminator, DiscriminatorConfig, Generator, GeneratorConfig
-from cagc.models.stylegan2 import layer_names
+from cagc.models.stylegan2_config import layer_names
 
 
 @pytest.fixture

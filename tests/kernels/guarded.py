@@ -17,7 +17,7 @@ from collections.abc import Callable
 import torch
 
 from cagc.models import Generator, GeneratorConfig
-from cagc.models.stylegan2 import layer_names
+from cagc.models.stylegan2_config import layer_names
 from cagc.runtime.program import program
 from cagc_kernels import bias_act, filtered_lrelu, layout, native, sparse_channel_conv2d, upfirdn2d
 from cagc_kernels.arguments import Epilogue

@@ -9,7 +9,7 @@ from cagc.distill.regularizers import path_length_penalty, path_lengths, r1_pena
 from cagc.models import Discriminator, Generator
 from cagc.models.discriminator import DiscriminatorConfig
 from cagc.models.layers import with_conv_clamp
-from cagc.models.stylegan2 import GeneratorConfig, layer_names
+from cagc.models.stylegan2_config import GeneratorConfig, layer_names
 from cagc_kernels import bias_act, modulated_conv2d, setup_filter, styled_conv2d
 from cagc_kernels.tolerances import assert_close
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from cagc.models import Generator, GeneratorConfig
-from cagc.models.stylegan2 import layer_names
+from cagc.models.stylegan2_config import layer_names
 from cagc.runtime.program import program
 from cagc_kernels import native
 from cagc_kernels.native import synthesis

@@ -11,7 +11,7 @@ import torch
 from benchmarks import launches
 from cagc import runtime
 from cagc.models import Generator, GeneratorConfig
-from cagc.models.stylegan2 import layer_names
+from cagc.models.stylegan2_config import layer_names
 from cagc_kernels import use_backend
 from cagc_kernels.tolerances import TOLERANCES
 

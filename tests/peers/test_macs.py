@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from cagc.metrics.macs import count_macs, total_macs, total_parameters
-from cagc.models.stylegan2 import GeneratorConfig, layer_names
+from cagc.models.stylegan2_config import GeneratorConfig, layer_names
 
 from .vectors import FOLDER, documents
 

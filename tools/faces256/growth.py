@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from cagc.models import Discriminator, Generator
-from cagc.models.stylegan2 import block_resolutions
+from cagc.models.stylegan2_config import block_resolutions
 from cagc_kernels import upsample2d
 
 # Modulation that is initially weaker than in a random layer is learnt faster from w (found at 64 px).

@@ -51,7 +51,10 @@ class PrincipalAxes:
 def principal_axes(generator: AnyGenerator, samples: int = 10_000, seed: int = 0) -> PrincipalAxes:
     """Principal axes of the generator's w, over ``samples`` latents drawn from ``seed``."""
     z = torch.randn(samples, generator.z_dim, generator=stream("principal-axes", seed))
-    return PrincipalAxes.of(torch.cat([generator.mapping.w(part.to(generator.w_avg)) for part in z.split(1000)]))
+    labels, like = generator.labels, generator.w_avg
+    c = None if labels is None else labels.take(range(samples)).to(like).split(1000)
+    parts = z.to(like).split(1000)
+    return PrincipalAxes.of(torch.cat([generator.mapping.w(part, c and c[i]) for i, part in enumerate(parts)]))
 
 
 def move_gradients(

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import torch
 
-from ...common.seeds import derived_seed, noise_batch, z_batch
+from ...common.seeds import derived_seed, inputs_of_seeds, noise_batch
 from ...models import AnyGenerator, Noise
 
 
@@ -56,7 +56,7 @@ def draw_samples(
     for size in sizes:
         part = tuple(int(seed) for seed in seeds[start : start + size])
         start += size
-        z = z_batch(part, generator.z_dim).to(generator.w_avg)
+        z, c = inputs_of_seeds(generator, part)
         with torch.no_grad():
-            ws = generator.mapping(z, truncation_psi=truncation)
+            ws = generator.mapping(z, c, truncation_psi=truncation)
         yield SampleBatch(ws, noise_batch(generator, part) if noise == "random" else noise, part)
