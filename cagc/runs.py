@@ -13,6 +13,7 @@ from .checkpoints import Checkpoint, load_checkpoint, load_generator
 from .common import distributed
 from .common.errors import CagcError
 from .data.dataset import ImageDataset
+from .data.labels import read_labels
 from .distill import DistillConfig, RunFolder, distill
 from .models import AnyDiscriminator, AnyGenerator
 from .pruning.plan import ChannelPlan
@@ -62,15 +63,29 @@ class KeyOption:
 
 
 @dataclass(frozen=True, kw_only=True)
-class TeacherOptions(KeyOption, DeviceOption):
+class LabelOption:
+    """Options of commands that draw with a generator that may be class-conditional."""
+
+    labels: str | None = None
+    """Labels of a class-conditional generator's images (what counts as content is --classes): uniform (if left out),
+    numbers such as 0,3,5-7 in turn, data (as often as in the dataset.json of --data), or a dataset.json."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TeacherOptions(KeyOption, LabelOption, DeviceOption):
     """Options of commands that work on a generator."""
 
     teacher: Path | None = None
     """Checkpoint of the generator; the embedded face generator if left out."""
 
-    def load_teacher(self) -> tuple[AnyGenerator, Checkpoint]:
-        """Return the generator and its checkpoint; see :func:`load_teacher`."""
-        return load_teacher(self.teacher, self.open_device(), self.key)
+    def load_teacher(self, data: ImageDataset | None = None) -> tuple[AnyGenerator, Checkpoint]:
+        """Return the generator, with its labels, and its checkpoint; see :func:`load_teacher`.
+
+        ``data``: images whose labels are taken where ``labels`` is "data".
+        """
+        generator, checkpoint = load_teacher(self.teacher, self.open_device(), self.key)
+        generator.labels = read_labels(self.labels, generator.c_dim, data)
+        return generator, checkpoint
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,7 +108,7 @@ class ImageOptions:
     """Options of commands that read real images."""
 
     convert_images: bool = False
-    """Centre-crop images that are not square and convert other modes to RGB, instead of refusing them."""
+    """Crop images of another shape to their centre and convert other modes, instead of refusing them."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -112,7 +127,7 @@ class Inputs(TeacherOptions, ContentOptions, ImageOptions):
         Raises:
             CagcError: an input is missing or unusable; with ``need_data`` also if a teacher was given without images.
         """
-        teacher, checkpoint = self.load_teacher()
+        teacher, checkpoint = load_teacher(self.teacher, self.open_device(), self.key)
         device = teacher.w_avg.device
         # Only training with data uses the discriminator, so other commands do not fail over an unreadable one.
         discriminator = checkpoint.d if need_data else None
@@ -122,8 +137,10 @@ class Inputs(TeacherOptions, ContentOptions, ImageOptions):
         if path is None and need_data:
             raise CagcError("data: got none, expected a folder or zip of real images to go with the teacher")
         parser = self.load_parser(device)
-        resolution = teacher.img_resolution
-        data = None if path is None else ImageDataset(path, resolution, convert=self.convert_images)
+        data = None
+        if path is not None:
+            data = ImageDataset(path, teacher.img_size, convert=self.convert_images, channels=teacher.img_channels)
+        teacher.labels = read_labels(self.labels, teacher.c_dim, data)
         return LoadedInputs(device, teacher, discriminator, data, parser)
 
     def inputs(self) -> Inputs:
@@ -134,8 +151,9 @@ class Inputs(TeacherOptions, ContentOptions, ImageOptions):
         """Return the options as JSON values with absolute paths, so that a run can be resumed from any folder."""
         paths = {name: _absolute(getattr(self, name)) for name in ("teacher", "data")}
         spec = self.content or "faces"
-        spec = _absolute(Path(spec)) if Path(spec).exists() else spec
-        return asdict(self) | paths | {"content": spec, "classes": list(self.classes)}
+        found = {"content": spec, "labels": self.labels}
+        found = {name: _absolute(Path(spec)) if spec and Path(spec).exists() else spec for name, spec in found.items()}
+        return asdict(self) | paths | found | {"classes": list(self.classes)}
 
     @classmethod
     def from_dict(cls, options: dict[str, Any]) -> Inputs:

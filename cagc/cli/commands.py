@@ -17,6 +17,7 @@ from ..common.documents import write_json
 from ..common.errors import CagcError
 from ..common.files import check_target
 from ..compress import CompressConfig, compress, print_table, resume_compress
+from ..data.labels import read_labels
 from ..distill import DistillConfig
 from ..evaluation import evaluate
 from ..export import export_onnx
@@ -31,6 +32,7 @@ from ..runs import (
     DeviceOption,
     Inputs,
     KeyOption,
+    LabelOption,
     TeacherOptions,
     distill_run,
     load_teacher,
@@ -225,6 +227,8 @@ class Evaluate(Inputs):
             check_target(self.json)
         loaded = self.load(need_data=False)
         student = load_generator(self.student, loaded.device)
+        if student.c_dim == loaded.teacher.c_dim:
+            student.labels = loaded.teacher.labels
         with phase("Evaluating") as track:
             variants = evaluate(
                 student, loaded.teacher, loaded.parser, loaded.data, samples=self.samples,
@@ -240,7 +244,7 @@ class Evaluate(Inputs):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Generate(KeyOption, DeviceOption):
+class Generate(KeyOption, LabelOption, DeviceOption):
     """Generate images, named by their seeds."""
 
     generator: Path | None = None
@@ -262,6 +266,7 @@ class Generate(KeyOption, DeviceOption):
         """Write the images."""
         seeds = parse_seeds(self.seeds)
         network = load_teacher(self.generator, self.open_device(), self.key)[0]
+        network.labels = read_labels(self.labels, network.c_dim)
         with phase(f"Drawing {len(seeds)} images") as track:
             generate(network, seeds, self.out, self.truncation, self.noise, self.batch, self.overwrite, track("Images"))
         print(self.out)

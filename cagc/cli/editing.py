@@ -49,12 +49,13 @@ class Pair(TeacherOptions):
         if self.student is not None:
             generators["Student"] = load_generator(self.student, generators["Teacher"].w_avg.device)
             teacher, student = generators.values()
-            for name in ("img_resolution", "w_dim", "num_ws"):
+            for name in ("img_size", "img_channels", "c_dim", "w_dim", "num_ws"):
                 ours, theirs = getattr(student, name), getattr(teacher, name)
                 if ours != theirs:
                     raise CagcError(f"student: got {name} {ours}, expected the teacher's {theirs}")
             if mapping_hash(teacher) != mapping_hash(student):
                 raise CagcError("student: its mapping network is not the teacher's, the same w means another image")
+            student.labels = teacher.labels
         return generators
 
 
@@ -112,7 +113,7 @@ class Project(ContentOptions, ImageOptions):
         at_least_one(count=self.count)
         generators = self.pair.load()
         teacher = generators["Teacher"]
-        names, targets = read_targets(self.images, teacher.img_resolution, self.count, self.convert_images)
+        names, targets = read_targets(self.images, teacher, self.count, self.convert_images)
         targets = targets.to(teacher.w_avg)
         mask = self.load_parser(teacher.w_avg.device, "everything")(targets)
         perceptual = self.config.load_perceptual(teacher.w_avg.device)
@@ -152,21 +153,24 @@ class Project(ContentOptions, ImageOptions):
         }
 
 
-def read_targets(paths: Sequence[Path], resolution: int, count: int, convert: bool = False) -> tuple[list[str], Tensor]:
-    """Names and images [N, 3, resolution, resolution] in [-1, 1]; says what is done to an image of another form.
+def read_targets(
+    paths: Sequence[Path], generator: AnyGenerator, count: int, convert: bool = False
+) -> tuple[list[str], Tensor]:
+    """Names and images [N, img_channels, *img_size] in [-1, 1]; says what is done to an image of another form.
 
     Raises:
-        CagcError: no image, or one that cannot be read, or is not square or not RGB and ``convert`` is false.
+        CagcError: no image, or one that cannot be read, or is of another form and ``convert`` is false.
     """
     if not paths:
         raise CagcError("images: got none, expected image files, or a folder or zip of them")
     if len(paths) == 1 and (paths[0].is_dir() or paths[0].suffix == ".zip"):
-        data = ImageDataset(paths[0], resolution, convert=convert)
+        data = ImageDataset(paths[0], generator.img_size, convert=convert, channels=generator.img_channels)
         names, images = data.names[:count], data.batch(range(min(count, len(data))))
         changed = [data.changed.get(name, "") for name in names]
     else:
         names = [path.name for path in paths]
-        found, changed = zip(*(read_image(path, resolution, convert) for path in paths))
+        size, channels = generator.img_size, generator.img_channels
+        found, changed = zip(*(read_image(path, size, convert, channels) for path in paths))
         images = torch.stack(found)
     for name, done in zip(names, changed):
         if done:

@@ -1,14 +1,15 @@
-"""Loads the images of a folder or a zip as square tensors."""
+"""Loads the images of a folder or a zip as tensors of one size."""
 
 from __future__ import annotations
 
 import hashlib
+import math
 import os
 import warnings
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import torch
@@ -17,99 +18,137 @@ from torch import Tensor
 from ..common.callbacks import Progress
 from ..common.errors import CagcError
 from ..common.reading import one_line, printable, reading
-from .files import in_flight, open_files, read_file
-from .images import SUFFIXES, open_image, to_rgb
+from ..models.labels import Labels
+from .files import LABEL_FILE, in_flight, open_files, read_file
+from .images import FORMS, SUFFIXES, has_form, open_image, to_form
+from .labels import label_table, parse_labels
 
 if TYPE_CHECKING:
     from PIL import Image
 
 
-def _square(image: Image.Image, resolution: int) -> np.ndarray:
-    """Crop the central square, resize it with antialiasing, and return uint8 [3, resolution, resolution]."""
+class Form(NamedTuple):
+    """What every image becomes: height, width and channels (1 grey, 3 RGB, 4 RGBA)."""
+
+    height: int
+    width: int
+    channels: int = 3
+
+    @classmethod
+    def of(cls, size: int | tuple[int, int], channels: int = 3) -> Form:
+        """The form of a side, or of a height and a width. Raises ValueError for others."""
+        height, width = (size, size) if isinstance(size, int) else size
+        if min(height, width) < 1:
+            raise ValueError(f"resolution must be at least 1, got {size}")
+        if channels not in FORMS:
+            raise ValueError(f"channels: got {channels}, expected {', '.join(map(str, FORMS))} for images from files")
+        return cls(int(height), int(width), channels)
+
+    @property
+    def square(self) -> bool:
+        """Whether height and width are the same."""
+        return self.height == self.width
+
+    def __str__(self) -> str:
+        return f"{self.height} px" if self.square else f"{self.height} x {self.width} px"
+
+    def expected(self) -> str:
+        """Words for an image of this form and of any size."""
+        return "square" if self.square else f"{self.height}:{self.width} (height to width)"
+
+
+def _fitted(image: Image.Image, form: Form) -> np.ndarray:
+    """Crop the largest centre of the form's shape, resize it with antialiasing; uint8 [channels, height, width]."""
     from PIL import Image
 
-    side = min(image.size)
-    left, top = (image.width - side) // 2, (image.height - side) // 2
-    box = (left, top, left + side, top + side)
-    resized = image.resize((resolution, resolution), Image.Resampling.LANCZOS, box=box)
-    return np.asarray(resized).transpose(2, 0, 1).copy()
+    width = min(image.width, image.height * form.width / form.height)
+    height = min(image.height, image.width * form.height / form.width)
+    left, top = (image.width - width) // 2, (image.height - height) // 2
+    box = (left, top, left + width, top + height)
+    resized = np.asarray(image.resize((form.width, form.height), Image.Resampling.LANCZOS, box=box))
+    return resized.reshape(form.height, form.width, form.channels).transpose(2, 0, 1).copy()
 
 
-def _decode(data: bytes, resolution: int, convert: bool) -> tuple[np.ndarray, str]:
-    """Return uint8 [3, resolution, resolution], and a description of the conversions, "" if there were none."""
+def _decode(data: bytes, form: Form, convert: bool) -> tuple[np.ndarray, str]:
+    """Return uint8 [channels, height, width], and a description of the conversions, "" if there were none."""
     with open_image(data) as image:
-        _check_form(image, convert)
-        mode = image.mode
-        rgb = to_rgb(image, data)
-        (width, height), pixels = rgb.size, _square(rgb, resolution)
+        _check_form(image, form, convert)
+        mode, as_is = image.mode, has_form(image, form.channels)
+        image = to_form(image, data, form.channels)
+        (width, height), pixels = image.size, _fitted(image, form)
+    across, down = width * form.height, height * form.width
     steps = {
-        f"{mode} turned into RGB": mode != "RGB",
-        "centre-cropped": width != height,
-        f"resized to {resolution} px": min(width, height) != resolution,
+        f"{mode} turned into {FORMS[form.channels]}": not as_is and mode != FORMS[form.channels],
+        "centre-cropped": across != down,
+        f"resized to {form}": min(across, down) != form.height * form.width,
     }
     done = ", ".join(step for step, taken in steps.items() if taken)
     return pixels, done and f"{width} x {height} px, {done}"
 
 
 class _WrongForm(CagcError):
-    """An image that is not square or not RGB and must not be converted."""
+    """An image of another shape or mode that must not be converted."""
 
 
-def _check_form(image: Image.Image, convert: bool) -> None:
-    if convert or (image.mode == "RGB" and image.width == image.height and not image.has_transparency_data):
+def _check_form(image: Image.Image, form: Form, convert: bool) -> None:
+    fits = image.width * form.height == image.height * form.width
+    if convert or (fits and has_form(image, form.channels)):
         return
     alpha = " with transparency" if image.mode == "RGB" and image.has_transparency_data else ""
     raise _WrongForm(
-        f"{image.width} x {image.height} px, {image.mode}{alpha}; expected a square RGB image "
-        "(--convert-images crops and converts)"
+        f"{image.width} x {image.height} px, {image.mode}{alpha}; expected a {form.expected()} "
+        f"{FORMS[form.channels]} image (--convert-images crops and converts)"
     )
 
 
-def read_image(path: str | os.PathLike[str], resolution: int, convert: bool = False) -> tuple[Tensor, str]:
-    """Read an image file as float32 [3, resolution, resolution] in [-1, 1].
+def read_image(
+    path: str | os.PathLike[str], size: int | tuple[int, int], convert: bool = False, channels: int = 3
+) -> tuple[Tensor, str]:
+    """Read an image file as float32 [channels, height, width] in [-1, 1]; ``size`` is a side, or height and width.
 
     Returns:
         The image, and a description of the conversions, "" if there were none.
 
     Raises:
-        CagcError: the file does not exist or cannot be decoded, or is not square or not RGB and ``convert`` is false.
+        CagcError: the file does not exist or cannot be decoded, or has another shape or mode and ``convert`` is false.
     """
+    form = Form.of(size, channels)
     with reading("image", path):
-        pixels, done = _decode(read_file(path), resolution, convert)
+        pixels, done = _decode(read_file(path), form, convert)
     return torch.from_numpy(pixels).float().div_(127.5).sub_(1), done
 
 
 class ImageDataset(Sequence[Tensor]):
-    """The images of a folder (recursive) or zip as RGB tensors [3, resolution, resolution], float32 in [-1, 1].
+    """The images of a folder (recursive) or zip as tensors [channels, height, width], float32 in [-1, 1].
 
-    Images are ordered by name and resized (Lanczos, antialiased). They must be square and RGB, unless `convert` is
-    true: then they are cropped to the central square and converted by `to_rgb`. Hidden files, `__MACOSX` and files
-    without an image suffix are ignored. A file that cannot be decoded is left out, listed in `skipped`, and named in a
-    warning. If the decoded set fits into `cache_bytes`, it is read at once and kept as uint8. Otherwise only headers
-    are checked now and images are decoded on demand; an image that then fails is replaced by the next good one.
+    Images are ordered by name and resized (Lanczos, antialiased). They must have the shape and the channels, unless
+    `convert` is true: then they are cropped to their centre and converted by `to_form`. `resolution` is the side of
+    square images, or their height and width; `channels` 1 (grey), 3 (RGB) or 4 (RGBA). Hidden files, `__MACOSX` and
+    files without an image suffix are ignored. A file that cannot be decoded is left out, listed in `skipped`, and named
+    in a warning. If the decoded set fits into `cache_bytes`, it is read at once and kept as uint8. Otherwise only
+    headers are checked now and images are decoded on demand; an image that then fails is replaced by the next good one.
 
     Attributes:
         names: names of the usable images.
         skipped: name → reason, of images that cannot be read.
         changed: name → description of the conversions, of decoded images that were converted.
-        resolution: side of the images in pixels.
+        form: height, width and channels of the images.
 
     Raises:
-        CagcError: the path does not exist, holds no image that can be read, or holds one that is not square or not RGB
-            while `convert` is false. ValueError: `resolution` is below 1.
+        CagcError: the path does not exist, holds no image that can be read, or holds one of another shape or mode while
+            `convert` is false. ValueError: `resolution` is below 1, or `channels` is another number.
     """
 
     def __init__(
         self,
         path: str | os.PathLike[str],
-        resolution: int,
+        resolution: int | tuple[int, int],
         cache_bytes: int = 512 << 20,
         progress: Progress | None = None,
         convert: bool = False,
+        channels: int = 3,
     ):
-        if resolution < 1:
-            raise ValueError(f"resolution must be at least 1, got {resolution}")
-        self.path, self.resolution, self.convert = Path(path), int(resolution), convert
+        self.path, self.form, self.convert = Path(path), Form.of(resolution, channels), convert
         self._shown = printable(self.path)
         if not self.path.exists():
             raise CagcError(f"data: {self._shown} does not exist; expected a folder or a zip of images")
@@ -117,7 +156,7 @@ class ImageDataset(Sequence[Tensor]):
             self._files = open_files(self.path)
         if not self._files.names:
             raise CagcError(f"data: {self._shown} holds no image ({', '.join(SUFFIXES)})")
-        cached = len(self._files.names) * 3 * self.resolution**2 <= cache_bytes
+        cached = len(self._files.names) * math.prod(self.form) <= cache_bytes
         self.skipped: dict[str, str] = {}
         self.changed: dict[str, str] = {}
         self._digests: dict[str, str] = {}
@@ -150,10 +189,10 @@ class ImageDataset(Sequence[Tensor]):
 
     def _check_header(self, name: str, data: bytes) -> None:
         with open_image(data) as image:
-            _check_form(image, self.convert)
+            _check_form(image, self.form, self.convert)
 
     def _decode(self, name: str, data: bytes) -> np.ndarray:
-        pixels, done = _decode(data, self.resolution, self.convert)
+        pixels, done = _decode(data, self.form, self.convert)
         if done:
             self.changed[name] = done
         return pixels
@@ -180,11 +219,14 @@ class ImageDataset(Sequence[Tensor]):
         return len(self.names)
 
     def __getitem__(self, index: int) -> Tensor:
-        """Return image `index` as a tensor [3, R, R], float32 in [-1, 1]."""
+        """Return image `index` as a tensor [channels, height, width], float32 in [-1, 1]."""
         return self.batch([index])[0]
 
     def batch(self, indices: Sequence[int]) -> Tensor:
-        """Return the images at `indices`, [N, 3, R, R] float32 in [-1, 1]. Raises IndexError outside [-len, len)."""
+        """Return the images at `indices`, [N, channels, height, width] float32 in [-1, 1].
+
+        Raises IndexError outside [-len, len).
+        """
         return self.pixels(indices).float().div_(127.5).sub_(1)
 
     def pixels(self, indices: Sequence[int]) -> Tensor:
@@ -208,15 +250,38 @@ class ImageDataset(Sequence[Tensor]):
             warnings.warn(f"data: skipped {printable(name)} in {self._shown} ({one_line(value)})", stacklevel=4)
         raise CagcError(f"data: no image in {self._shown} can be decoded any more")
 
+    @property
+    def img_size(self) -> tuple[int, int]:
+        """Height and width of the images in pixels."""
+        return self.form.height, self.form.width
+
+    def labels(self, c_dim: int) -> Labels:
+        """Return the labels of the images, one row each in their order, from the ``dataset.json`` of the folder or zip.
+
+        Raises:
+            CagcError: there is no such file, or it does not fit the images or ``c_dim``.
+        """
+        with reading("data:", self.path):
+            content = self._files.label_file()
+            if content is None:
+                raise CagcError(f"holds no {LABEL_FILE} with the labels that a class-conditional network needs")
+            source = f"as often as in {printable(self.path.name)}"
+            try:
+                return label_table(parse_labels(content), self.names, c_dim, source)
+            except CagcError as error:
+                raise CagcError(f"{LABEL_FILE} {error}") from None
+
     def fingerprint(self) -> str:
-        """Return a hash, 16 hexadecimal digits, of the resolution and of the name and content of every image file."""
-        content = [self.resolution, *((name, self._digests[name]) for name in self.names)]
+        """Return a hash, 16 hexadecimal digits, of the form and of the name and content of every image file."""
+        # Square RGB sets keep the hash that they had before there were others.
+        form = self.form.height if self.form.square and self.form.channels == 3 else tuple(self.form)
+        content = [form, *((name, self._digests[name]) for name in self.names)]
         return hashlib.sha256(repr(content).encode()).hexdigest()[:16]
 
     def describe(self) -> str:
         """Return one line for a log or a report: name, images used, images skipped."""
         skipped = f", {len(self.skipped)} skipped" if self.skipped else ""
-        return f"{printable(self.path.name)}: {len(self):,} images at {self.resolution} px{skipped}"
+        return f"{printable(self.path.name)}: {len(self):,} images at {self.form}{skipped}"
 
 
 def _attempt(read: Callable[[str], Any], name: str) -> Any:

@@ -17,6 +17,11 @@ MAX_FILE_BYTES = 256 << 20
 MAX_EXPANSION, _SMALL_ZIP_BYTES = 200, 4 << 30
 """Images of more than 4 GB in a zip may unpack to at most this many times the size of the zip."""
 
+LABEL_FILE = "dataset.json"
+"""Name of the file with the labels of the images, at the top of a folder or zip."""
+MAX_LABEL_BYTES = 256 << 20
+"""Largest file of labels in bytes."""
+
 in_flight = Budget(MAX_FILE_BYTES)
 """Limits the bytes of image files that the threads of a process hold at the same time."""
 
@@ -44,6 +49,19 @@ def read_file(path: str | os.PathLike[str]) -> bytes:
     return data
 
 
+def label_bytes(path: Path) -> bytes:
+    """Return the bytes of a file of labels. Raises CagcError if it is no regular file or larger than a limit."""
+    with regular_file(path).open("rb") as file:
+        content = file.read(MAX_LABEL_BYTES + 1)
+    _check_labels(len(content))
+    return content
+
+
+def _check_labels(size: int) -> None:
+    if size > MAX_LABEL_BYTES:
+        raise CagcError(f"{LABEL_FILE} has {size:,} bytes or more, expected at most {MAX_LABEL_BYTES:,}")
+
+
 class ImageFolder:
     """The image files in a folder and its subfolders. `names` are sorted relative paths with forward slashes."""
 
@@ -59,6 +77,11 @@ class ImageFolder:
     def size(self, name: str) -> int:
         """Return the number of bytes of the file `name`. Raises OSError."""
         return (self.root / name).stat().st_size
+
+    def label_file(self) -> bytes | None:
+        """Return the bytes of :data:`LABEL_FILE`; None if there is none. Raises the errors of :func:`label_bytes`."""
+        path = self.root / LABEL_FILE
+        return label_bytes(path) if path.exists() else None
 
 
 class ImageZip:
@@ -105,16 +128,27 @@ class ImageZip:
             self._archive, self._process = zipfile.ZipFile(self.path), os.getpid()
         info = self._archive.getinfo(name)
         _check_size(info.file_size)
+        return self._unpack(info, image=True)
+
+    def _unpack(self, info: zipfile.ZipInfo, image: bool) -> bytes:
         if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
             raise CagcError(f"got zip compression method {info.compress_type}, expected 0 (stored) or 8 (deflated)")
         with self._archive.open(info) as stream:
-            if not looks_like_image(stream.peek(16)):
+            if image and not looks_like_image(stream.peek(16)):
                 raise CagcError("not an image")
             return stream.read()
 
     def size(self, name: str) -> int:
         """Return the unpacked number of bytes of the entry `name`."""
         return self._archive.getinfo(name).file_size
+
+    def label_file(self) -> bytes | None:
+        """Return the bytes of :data:`LABEL_FILE`; None if there is none. Raises CagcError if it is too large."""
+        if LABEL_FILE not in self._archive.namelist():
+            return None
+        info = self._archive.getinfo(LABEL_FILE)
+        _check_labels(info.file_size)
+        return self._unpack(info, image=False)
 
 
 def open_files(path: Path) -> ImageFolder | ImageZip:

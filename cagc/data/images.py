@@ -194,6 +194,26 @@ def to_rgb(image: Image.Image, data: bytes) -> Image.Image:
         return image if image.mode == "RGB" else image.convert("RGB")
 
 
+FORMS = {1: "grey", 3: "RGB", 4: "RGBA"}
+"""Images of a data set by their number of channels."""
+_MODES = {1: "L", 3: "RGB", 4: "RGBA"}
+
+
+def has_form(image: Image.Image, channels: int) -> bool:
+    """Whether an image has just these channels of 8 bits: grey without alpha, RGB without transparency, or RGBA."""
+    return image.mode == _MODES[channels] and (channels == 4 or not image.has_transparency_data)
+
+
+def to_form(image: Image.Image, data: bytes, channels: int) -> Image.Image:
+    """Convert an image from `open_image(data)` to 8 bits of 1, 3 or 4 channels, as `to_rgb` does for 3."""
+    if channels == 3:
+        return to_rgb(image, data)
+    if channels == 1:
+        return to_rgb(image, data).convert("L")
+    with _budget.spend(image.width * image.height):
+        return _eight_bits(image, data).convert("RGBA")
+
+
 def read_mask(data: bytes) -> np.ndarray:
     """Return the content that an image file marks, boolean [H, W], upright.
 

@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from ..common.errors import CagcError
+from ..models.labels import Labels
 
 _WORKERS = min(4, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
 
@@ -52,20 +53,24 @@ class ShuffledSampler(Sampler[list[tuple[int, bool]]]):
             start += self.batch
 
 
-class _Mirrored(Dataset[Tensor]):
-    """Fetches a whole batch of (image index, mirrored) at once, as uint8 if the images have a method `pixels`."""
+class _Mirrored(Dataset[tuple[Tensor, list[int]]]):
+    """Fetches a whole batch of (image index, mirrored) at once, as uint8 if the images have a method `pixels`.
+
+    The images come with their indices.
+    """
 
     def __init__(self, images: Images) -> None:
         self.images = images
 
-    def __getitems__(self, drawn: list[tuple[int, bool]]) -> Tensor | CagcError:
+    def __getitems__(self, drawn: list[tuple[int, bool]]) -> tuple[Tensor, list[int]] | CagcError:
         read = getattr(self.images, "pixels", self.images.batch)
         try:
-            found = read([index for index, _ in drawn])
+            indices = [index for index, _ in drawn]
+            found = read(indices)
         except CagcError as error:  # returned, because the loader would add a worker's traceback to its message
             return error
         mirrored = torch.tensor([flip for _, flip in drawn], device=found.device)
-        return torch.where(mirrored[:, None, None, None], found.flip(3), found)
+        return torch.where(mirrored[:, None, None, None], found.flip(3), found), indices
 
 
 def _as_it_is(batch: Any) -> Any:
@@ -76,25 +81,28 @@ class ImageStream(Iterator[Tensor]):
     """Endless batches [batch, 3, R, R], float32 in [-1, 1], of a data set, drawn by `ShuffledSampler`.
 
     A stream restored from `state_dict` continues exactly where it was, even in the middle of an epoch. Images that are
-    not cached are decoded ahead of their use by the worker processes of a `DataLoader`.
+    not cached are decoded ahead of their use by the worker processes of a `DataLoader`. `labels` are those of the
+    images, in their order; :meth:`take` returns them with each batch.
 
     Raises:
         CagcError: the set is smaller than a batch. ValueError: `batch` is below 1.
     """
 
-    def __init__(self, dataset: Images, batch: int, seed: int = 0, flip: bool = True) -> None:
+    def __init__(
+        self, dataset: Images, batch: int, seed: int = 0, flip: bool = True, labels: Labels | None = None
+    ) -> None:
         if batch < 1:
             raise ValueError(f"batch: got {batch}, expected at least 1")
         if len(dataset) < batch:
             raise CagcError(f"data: {len(dataset)} usable images are fewer than the batch of {batch}")
-        self.sampler = ShuffledSampler(len(dataset), batch, seed, flip)
+        self.sampler, self.labels = ShuffledSampler(len(dataset), batch, seed, flip), labels
         workers = 0 if getattr(dataset, "is_cached", True) else _WORKERS
         self._loader = DataLoader(
             _Mirrored(dataset), batch_sampler=self.sampler, collate_fn=_as_it_is, num_workers=workers,
             prefetch_factor=1 if workers else None,
             generator=torch.Generator(),  # keeps the loader from drawing from the global generator
         )  # fmt: skip
-        self._batches: Iterator[Tensor | CagcError] | None = None
+        self._batches: Iterator[tuple[Tensor, list[int]] | CagcError] | None = None
 
     @property
     def position(self) -> int:
@@ -102,14 +110,20 @@ class ImageStream(Iterator[Tensor]):
         return self.sampler.position
 
     def __next__(self) -> Tensor:
+        return self.take()[0]
+
+    def take(self) -> tuple[Tensor, Tensor | None]:
+        """The next batch, and its labels [batch, c_dim]; None for a stream without labels."""
         if self._batches is None:
             self._batches = iter(self._loader)
-        images = next(self._batches)
-        if isinstance(images, CagcError):
-            raise images
+        found = next(self._batches)
+        if isinstance(found, CagcError):
+            raise found
+        images, indices = found
         # The running iterator is batches ahead, so the delivered samples are counted here.
         self.sampler.position += self.sampler.batch
-        return images if images.is_floating_point() else images.float().div_(127.5).sub_(1)
+        images = images if images.is_floating_point() else images.float().div_(127.5).sub_(1)
+        return images, None if self.labels is None else self.labels.take(indices)
 
     def state_dict(self) -> dict[str, Any]:
         """Return the stream's position (samples drawn) and the settings that it depends on, as JSON values."""

@@ -19,9 +19,11 @@ def check_fit(
 ) -> None:
     """Raise CagcError where networks, images and settings do not match."""
     ours = student.config
+    recorded = isinstance(teacher, RecordedTeacher)  # which has w alone, without z and labels
     for name, got, expected in (
-        ("resolution", ours.resolution, teacher.resolution),
-        ("z_dim", student.z_dim, teacher.z_dim),
+        ("img_size", ours.img_size, tuple(teacher.img_size)),
+        ("z_dim", student.w_dim if recorded else student.z_dim, teacher.z_dim),
+        ("c_dim", student.c_dim, teacher.labels.c_dim if teacher.labels is not None else student.c_dim * recorded),
     ):
         if got != expected:
             raise CagcError(f"student: got {name} {got}, expected the teacher's {expected}")
@@ -33,16 +35,27 @@ def check_fit(
             raise CagcError(
                 f"teacher: got device {teacher.generator.w_avg.device}, expected the student's {student.w_avg.device}"
             )
-    elif config.kd_mode == "intermediate" and isinstance(teacher, RecordedTeacher):
+    elif config.kd_mode == "intermediate" and recorded:
         raise CagcError("kd_mode: got 'intermediate', expected 'output' for recorded images")
     if not config.gan_weight:
         return
-    if discriminator is not None and discriminator.config.resolution != ours.resolution:
-        raise CagcError(f"discriminator: got resolution {discriminator.config.resolution}, expected {ours.resolution}")
+    _check_discriminator(student, discriminator, recorded or isinstance(data, RecordedTeacher))
     if data is None:
         raise CagcError("data: got None, expected real images with gan_weight above 0")
-    if data.resolution != ours.resolution:
-        raise CagcError(f"data: got resolution {data.resolution}, expected the student's {ours.resolution}")
+    if tuple(data.img_size) != ours.img_size:
+        raise CagcError(f"data: got img_size {tuple(data.img_size)}, expected the student's {ours.img_size}")
+
+
+def _check_discriminator(student: AnyGenerator, discriminator: AnyDiscriminator | None, recorded: bool) -> None:
+    """Raise CagcError unless it takes the student's images, and their labels or none; None stands for a new one."""
+    ours, theirs = student.config, (discriminator or models.new_discriminator(student.config)).config
+    for name in ("img_size", "img_channels"):
+        if getattr(theirs, name) != getattr(ours, name):
+            raise CagcError(f"discriminator: got {name} {getattr(theirs, name)}, expected {getattr(ours, name)}")
+    if theirs.c_dim not in (0, ours.c_dim):
+        raise CagcError(f"discriminator: got c_dim {theirs.c_dim}, expected the student's {ours.c_dim}, or 0")
+    if theirs.c_dim and recorded:
+        raise CagcError("discriminator: got one with labels, expected one without for recorded images, which have none")
 
 
 def identity(
@@ -60,6 +73,8 @@ def identity(
         "content": None if parser is None else getattr(parser, "fingerprint", parser.name),
         **config.identity(),
     }
+    if teacher.labels is not None:
+        document["labels"] = teacher.labels.fingerprint()
     if config.gan_weight:
         document["discriminator"] = "new" if discriminator is None else generator_hash(discriminator)
         document["data"] = _describe(data)

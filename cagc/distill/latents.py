@@ -16,6 +16,7 @@ class Latents:
 
     Attributes:
         z: [N, z_dim], standard normal; None where ``w`` is given.
+        c: [N, c_dim], labels of both z and z_mix; None for a generator without labels.
         z_mix, mixing_index: style mixing, as in ``Generator.ws``.
         w: [N, w_dim], instead of ``z``.
         rows: [N], indices of the recorded samples that ``w`` belongs to.
@@ -25,6 +26,7 @@ class Latents:
     """
 
     z: Tensor | None = None
+    c: Tensor | None = None
     z_mix: Tensor | None = None
     mixing_index: int | None = None
     w: Tensor | None = None
@@ -38,7 +40,7 @@ class Latents:
 
     def __getitem__(self, part: slice) -> Latents:
         """The latents of the images in the slice ``part``."""
-        cut = {name: getattr(self, name) for name in ("z", "z_mix", "w", "rows", "seeds")}
+        cut = {name: getattr(self, name) for name in ("z", "c", "z_mix", "w", "rows", "seeds")}
         cut = {name: value if value is None else value[part] for name, value in cut.items()}
         noise, teacher_noise = (_noise_of(noise, part) for noise in (self.noise, self.teacher_noise))
         return replace(self, **cut, noise=noise, teacher_noise=teacher_noise)
@@ -47,7 +49,7 @@ class Latents:
         """``ws`` [N, num_ws, w_dim] of these latents for ``generator``."""
         if self.w is not None:
             return self.w[:, None].expand(-1, generator.num_ws, -1)
-        return generator.ws(self.z, self.z_mix, self.mixing_index, truncation)
+        return generator.ws(self.z, self.z_mix, self.mixing_index, truncation, self.c)
 
 
 def with_noise(latents: Latents, noise: Noise, teacher_noise: Noise) -> Latents:

@@ -123,11 +123,13 @@ def _prepare(
     what = identity(student, teacher, discriminator, data, config, parser)
     stream = augment = None
     if config.gan_weight:
-        stream = ImageStream(data, config.batch_size, config.seed, config.flip)
         if config.augment == "ada" or (config.augment == "auto" and len(data) < _SMALL_SET):
             augment = Augment(config.augment_target)
         if discriminator is None:
             discriminator = new_discriminator(student, teacher, config.seed)
+        c_dim = discriminator.config.c_dim
+        labels = data.labels(c_dim) if c_dim else None
+        stream = ImageStream(data, config.batch_size, config.seed, config.flip, labels)
     trainer = Trainer(student, teacher, discriminator, config, parser, None, augment, plan.kept if plan else None)
     if stream is not None:
         stream.sampler.numbers = trainer.layout.numbers
@@ -270,9 +272,10 @@ class _Run:
             with clock("data"):
                 draws = trainer.draw()
             for number in range(config.d_steps - 1 if self.stream is not None else 0):
-                trainer.lead(self._real(), number)
-            real = self._real() if self.stream is not None else None
-            self.averages.add(trainer.iteration(real, draws).values())
+                real, labels = self._real()
+                trainer.lead(real, number, labels)
+            real, labels = self._real() if self.stream is not None else (None, None)
+            self.averages.add(trainer.iteration(real, draws, labels).values())
             step, last = trainer.step, trainer.step == config.steps
             reporter.update(step, self.averages.values)
             stop = distributed.any_true(bool(received))
@@ -292,9 +295,11 @@ class _Run:
                     received[0] if received else signal.SIGTERM,
                 )
 
-    def _real(self) -> torch.Tensor:
+    def _real(self) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """Real images and their labels."""
         with self.trainer.clock("data"):
-            return next(self.stream).to(self.trainer.device)
+            images, labels = self.stream.take()
+            return images.to(self.trainer.device), None if labels is None else labels.to(self.trainer.device)
 
     def _log(self, step: int, reporter: Reporter) -> None:
         rate = self.trainer.g_optimizer.param_groups[0]["lr"]

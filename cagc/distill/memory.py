@@ -67,21 +67,24 @@ def estimate(trainer: Trainer) -> MemoryEstimate:
 
 def _estimate(trainer: Trainer) -> MemoryEstimate:
     g, d, config = trainer.g, trainer.d, trainer.config
-    side = g.img_resolution
+    shape = (g.img_channels, *g.img_size)
+
+    def labels(count: int, c_dim: int) -> Tensor | None:
+        return torch.zeros(count, c_dim, device=trainer.device, dtype=trainer.dtype) if c_dim else None
 
     def image(count: int) -> tuple[Tensor, Tensor]:
         with trainer.autocast():
-            ws = g.mapping(torch.zeros(count, g.z_dim, device=trainer.device, dtype=trainer.dtype))
+            z = torch.zeros(count, g.z_dim, device=trainer.device, dtype=trainer.dtype)
+            ws = g.mapping(z, labels(count, g.c_dim))
             ws = ws if ws.requires_grad else ws.requires_grad_(True)
             return g.synthesis(ws, "const").to(trainer.dtype), ws
 
     def judge(images: Tensor) -> Tensor:
         with trainer.autocast():
-            return d(images).to(trainer.dtype)
+            return d(images, labels(len(images), d.config.c_dim)).to(trainer.dtype)
 
     def blank(count: int) -> Tensor:
-        shape = (count, g.img_channels, side, side)
-        return torch.zeros(shape, device=trainer.device, dtype=trainer.dtype, requires_grad=True)
+        return torch.zeros(count, *shape, device=trainer.device, dtype=trainer.dtype, requires_grad=True)
 
     def penalty(count: int) -> Tensor:
         images = blank(count)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -153,7 +154,7 @@ class Objective:
         """
         if self.parser is None or not self.weights():
             return None
-        size = self.config.batch_size * self.teacher.resolution**2
+        size = self.config.batch_size * math.prod(self.teacher.img_size)
         area = distributed.all_sum(sum((t.mask.sum() for t in targets), start=targets[0].mask.new_zeros(()))) / size
         if self._coverage.samples < self._blind_after:
             self._coverage.add(area.expand(self.config.batch_size, 1, 1, 1))
@@ -185,5 +186,6 @@ class Objective:
     def share(self, name: str, images: int, targets: Targets, area: Tensor | None) -> Tensor | float:
         """Factor by which the loss ``name``, a mean over ``images`` images, contributes to that of the whole batch."""
         if name == "rgb" and self.config.normalize_by_area and targets.mask is not None:
-            return targets.mask.sum() / (area * self.config.batch_size * self.teacher.resolution**2).clamp(min=1)
+            pixels = self.config.batch_size * math.prod(self.teacher.img_size)
+            return targets.mask.sum() / (area * pixels).clamp(min=1)
         return images / self.config.batch_size

@@ -13,17 +13,23 @@ from ..checkpoints import generator_hash
 from ..common.errors import CagcError
 from ..common.seeds import z_batch
 from ..models import AnyGenerator
+from ..models.labels import Labels
+from ..models.protocol import Size
 from ..models.stylegan2_config import block_resolutions
 from .draws import SampleStreams
-from .latents import Latents
+from .latents import Latents, with_noise
 
 
 class Teacher(Protocol):
-    """Protocol of a source of targets. ``fingerprint`` identifies it in a run folder."""
+    """Protocol of a source of targets. ``fingerprint`` identifies it in a run folder, ``img_size`` is (h, w).
 
-    resolution: int
+    ``labels`` are those that images are drawn with; None where there are none.
+    """
+
+    img_size: Size
     z_dim: int
     fingerprint: str
+    labels: Labels | None
 
     def latents(self, streams: SampleStreams, mixing_probability: float) -> Latents:
         """Draw latents, without noise."""
@@ -43,7 +49,7 @@ class Teacher(Protocol):
     ) -> list[Tensor]:
         """Target images [N, 3, r, r]: of every resolution, lowest first, if ``intermediate``, else only the last.
 
-        ``features``: dict to fill, see ``SynthesisNetwork.forward``. ``offset`` [N, z_dim] is added to every w.
+        ``features``: dict to fill, see ``SynthesisNetwork.forward``. ``offset`` [N, w_dim] is added to every w.
         """
         ...
 
@@ -57,25 +63,32 @@ class LiveTeacher:
     def __init__(self, generator: AnyGenerator, seeds: Sequence[int] | None = None) -> None:
         self.generator = generator
         self.seeds = None if seeds is None else list(seeds)
-        self.resolution = generator.img_resolution
+        self.img_size = generator.img_size
         self.z_dim = generator.z_dim
+        self.labels = generator.labels
         self.fingerprint = generator_hash(generator)
 
     def latents(self, streams: SampleStreams, mixing_probability: float) -> Latents:
-        """Draw z, and with ``mixing_probability`` a second z with a layer index for the whole batch."""
+        """Draw z with labels, and with ``mixing_probability`` a second z with a layer index for the whole batch."""
         if self.seeds is not None:
             seeds = [self.seeds[i] for i in streams.integers("seed", len(self.seeds))]
-            return Latents(z=z_batch(seeds, self.z_dim, streams.device), seeds=seeds)
-        z, rng = streams.normal("z", self.z_dim), streams.batch("mixing")
+            return self._of_seeds(seeds, streams.device)
+        z, rng, c = streams.normal("z", self.z_dim), streams.batch("mixing"), None
+        if self.labels is not None:
+            c = self.labels.take(streams.integers("label", len(self.labels))).to(streams.device)
         if torch.rand([], generator=rng).item() >= mixing_probability or self.generator.num_ws < 2:
-            return Latents(z=z)
+            return Latents(z=z, c=c)
         index = int(torch.randint(1, self.generator.num_ws, [], generator=rng))
-        return Latents(z=z, z_mix=streams.normal("z_mix", self.z_dim), mixing_index=index)
+        return Latents(z=z, c=c, z_mix=streams.normal("z_mix", self.z_dim), mixing_index=index)
 
     def sample_latents(self, count: int, device: torch.device | str) -> Latents:
         """See :class:`Teacher`: of seeds 0, 1, … or of the first of ``seeds``."""
         seeds = list(range(count)) if self.seeds is None else self.seeds[:count]
-        return Latents(z=z_batch(seeds, self.z_dim, device), seeds=seeds, noise="const", teacher_noise="const")
+        return with_noise(self._of_seeds(seeds, device), "const", "const")
+
+    def _of_seeds(self, seeds: list[int], device: torch.device | str) -> Latents:
+        c = None if self.labels is None else self.labels.take(seeds).to(device)
+        return Latents(z=z_batch(seeds, self.z_dim, device), c=c, seeds=seeds)
 
     @torch.no_grad()
     def rgbs(
@@ -99,7 +112,7 @@ class RecordedTeacher:
     It also serves as a set of real images (``len`` and ``batch``) for the discriminator.
 
     Args:
-        ws: [n, z_dim] floating point.
+        ws: [n, w_dim] floating point.
         images: [n, 3, R, R] uint8, R a power of two from 4 on.
         device: device of the batches.
 
@@ -109,7 +122,7 @@ class RecordedTeacher:
 
     def __init__(self, ws: Tensor, images: Tensor, device: torch.device | str = "cpu") -> None:
         if ws.ndim != 2 or not ws.is_floating_point():
-            raise CagcError(f"ws: got {ws.dtype} {list(ws.shape)}, expected floating point [n, z_dim]")
+            raise CagcError(f"ws: got {ws.dtype} {list(ws.shape)}, expected floating point [n, w_dim]")
         if (
             images.ndim != 4
             or images.shape[1] != 3
@@ -122,7 +135,7 @@ class RecordedTeacher:
         block_resolutions(images.shape[2])
         self.device = torch.device(device)
         self.recorded_ws, self.images = ws.float(), images
-        self.resolution, self.z_dim = images.shape[2], ws.shape[1]
+        self.img_size, self.z_dim, self.labels = tuple(images.shape[2:]), ws.shape[1], None
         digest = hashlib.sha256(self.recorded_ws.contiguous().numpy())
         digest.update(images.contiguous().numpy())
         self.fingerprint = f"recorded-{digest.hexdigest()[:16]}"

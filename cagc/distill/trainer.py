@@ -76,6 +76,8 @@ class Trainer:
         self.device, self.dtype = student.w_avg.device, student.w_avg.dtype
         self.g = copy.deepcopy(student).train().requires_grad_(True)
         self.g_ema = copy.deepcopy(student).eval().requires_grad_(False)
+        if teacher.labels is not None:
+            self.g.labels = self.g_ema.labels = teacher.labels
         self._freeze()
         self.g_optimizer = self._adam(self.g, config.g_reg_every if config.path_weight else 0)
         self.d = self.d_optimizer = None
@@ -139,9 +141,10 @@ class Trainer:
             streams = self._streams("offsets", layout)
             optional["offsets"] = draw_offsets(self.objective.directions, config.relation_strength, streams)
         if config.path_weight and self.step % config.g_reg_every == 0:
-            side = self.g.img_resolution
             optional["path"] = self._draw_latents("path", self.path_layout)
-            optional["path_noise"] = self._streams("path", self.path_layout).normal("image", 3, side, side)
+            optional["path_noise"] = self._streams("path", self.path_layout).normal(
+                "image", self.g.img_channels, *self.g.img_size
+            )
         if self.augment is not None:
             optional["augment"] = {
                 name: self.augment.draw(self._streams(f"augment {name}", layout))
@@ -149,10 +152,10 @@ class Trainer:
             }
         return Draws(self._draw_latents("generator", layout), **optional)
 
-    def lead(self, real: Tensor, number: int) -> Outcome:
+    def lead(self, real: Tensor, number: int, labels: Tensor | None = None) -> Outcome:
         """Update ``number`` of the discriminator before iteration ``self.step``, one of ``config.d_steps`` - 1.
 
-        ``real`` as in :meth:`iteration`. The iteration itself is the last update.
+        ``real`` and ``labels`` as in :meth:`iteration`. The iteration itself is the last update.
         """
         latents = self._draw_latents(f"discriminator {number}", self.layout)
         augment = {
@@ -161,7 +164,7 @@ class Trainer:
         }
         self._set_learning_rate()
         with self.clock("discriminator"):
-            return self.train_discriminator(real, Draws(latents, discriminator=latents, augment=augment))
+            return self.train_discriminator(real, Draws(latents, discriminator=latents, augment=augment), labels)
 
     def _streams(self, part: str, layout: Layout) -> SampleStreams:
         step = self.config.pool_step(self.step) if part in _COMPARED else self.step
@@ -176,13 +179,14 @@ class Trainer:
         noise = streams.noise("noise", shapes)
         return with_noise(latents, noise, noise if self.config.share_noise else streams.noise("teacher", shapes))
 
-    def iteration(self, real: Tensor | None, draws: Draws) -> Outcome:
+    def iteration(self, real: Tensor | None, draws: Draws, labels: Tensor | None = None) -> Outcome:
         """Run iteration ``self.step`` and increment ``self.step``.
 
         Args:
             real: this process's images [N, 3, R, R] in [-1, 1], those of ``self.layout.numbers``; None where there is
                 no discriminator.
             draws: random numbers of this iteration.
+            labels: those of ``real`` [N, c_dim]; None for a discriminator without labels.
 
         Raises:
             NonFiniteLoss: a loss (named in the message) is NaN or infinite; its update was not made.
@@ -192,10 +196,10 @@ class Trainer:
         self._set_learning_rate()
         if self.d is not None:
             with self.clock("discriminator"):
-                outcome |= self.train_discriminator(real, draws)
+                outcome |= self.train_discriminator(real, draws, labels)
             if config.r1_gamma and self.step % config.d_reg_every == 0:
                 with self.clock("regularisers"):
-                    outcome |= self.regularize_discriminator(real, draws)
+                    outcome |= self.regularize_discriminator(real, draws, labels)
         outcome |= self.train_generator(draws)
         if draws.path is not None:
             with self.clock("regularisers"):
@@ -223,22 +227,22 @@ class Trainer:
             out = self.g.synthesis(ws if offset is None else ws + offset[:, None], latents.noise, **options)
         return [image.to(self.dtype) for image in out] if isinstance(out, list) else out.to(self.dtype)
 
-    def _logits(self, images: Tensor, draws: Draws, name: str, part: slice) -> Tensor:
+    def _logits(self, images: Tensor, labels: Tensor | None, draws: Draws, name: str, part: slice) -> Tensor:
         if self.augment is not None:
             images = self.augment(images, draws.augment[name][part])
         with self.autocast():
-            return self.d(images).to(self.dtype)
+            return self.d(images, labels if self.d.config.c_dim else None).to(self.dtype)
 
-    def train_discriminator(self, real: Tensor, draws: Draws) -> Outcome:
-        """Adversarial loss on ``real`` [N, 3, R, R] and on the student's images."""
+    def train_discriminator(self, real: Tensor, draws: Draws, labels: Tensor | None = None) -> Outcome:
+        """Adversarial loss on ``real`` [N, 3, R, R] with its labels [N, c_dim], and on the student's images."""
         self.d.requires_grad_(True)
         update = self._update(self.d_optimizer, "discriminator", "real_score", "fake_score", "real_sign")
         for part in self.layout.passes:
             share = self.layout.share(part)
             with torch.no_grad():
                 fake = self._synthesis(draws.discriminator[part])
-            real_logits = self._logits(real[part], draws, "real", part)
-            fake_logits = self._logits(fake, draws, "fake", part)
+            real_logits = self._logits(real[part], _part(labels, part), draws, "real", part)
+            fake_logits = self._logits(fake, draws.discriminator[part].c, draws, "fake", part)
             loss = share * discriminator_loss(real_logits, fake_logits, self.config.gan_loss)
             scores = {"real_score": real_logits, "fake_score": fake_logits, "real_sign": real_logits.sign()}
             update.add(loss, {"discriminator": loss} | {k: share * v.detach().mean() for k, v in scores.items()})
@@ -248,13 +252,13 @@ class Trainer:
             probability = self.augment.adapt(outcome.statistics.real_sign, self.config.batch_size)
         return replace(outcome, statistics=replace(outcome.statistics, real_sign=None, augment_p=probability))
 
-    def regularize_discriminator(self, real: Tensor, draws: Draws) -> Outcome:
+    def regularize_discriminator(self, real: Tensor, draws: Draws, labels: Tensor | None = None) -> Outcome:
         """R1 on ``real`` [N, 3, R, R], scaled because it runs only every ``d_reg_every`` steps."""
         self.d.requires_grad_(True)
         update = self._update(self.d_optimizer, "r1")
         for part in self.layout.passes:
             images = real[part].detach().requires_grad_(True)
-            logits = self._logits(images, draws, "r1", part)
+            logits = self._logits(images, _part(labels, part), draws, "r1", part)
             penalty = self.layout.share(part) * r1_penalty(logits, images)
             # The zero term gives every parameter a gradient; without one Adam would not decay its moments.
             total = self.config.r1_gamma / 2 * self.config.d_reg_every * penalty + 0 * logits[0].sum()
@@ -283,7 +287,7 @@ class Trainer:
                 compared = objective.compare(self._synthesis, latents[i], offsets[i], targets[i])
                 losses = dict(compared.losses)
                 if "generator" in weights:
-                    logits = self._logits(compared.images, draws, "generator", part)
+                    logits = self._logits(compared.images, latents[i].c, draws, "generator", part)
                     losses["generator"] = generator_loss(logits, self.config.gan_loss)
                 losses = {k: objective.share(k, len(latents[i]), targets[i], area) * losses[k] for k in weights}
             with self.clock("backward"):
@@ -386,3 +390,7 @@ class Trainer:
             getattr(self, name).load_state_dict(state[name])
         self.path_mean = state["path_mean"].to(self.device)
         self.step = state["step"]
+
+
+def _part(labels: Tensor | None, part: slice) -> Tensor | None:
+    return None if labels is None else labels[part]

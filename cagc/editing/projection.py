@@ -151,8 +151,8 @@ def project(
     shape = (generator.img_channels, *generator.img_size)
     if targets.ndim != 4 or tuple(targets.shape[1:]) != shape or len(targets) == 0:
         raise ValueError(f"targets: got shape {list(targets.shape)}, expected [N, {', '.join(map(str, shape))}]")
-    if mask is not None and tuple(mask.shape) != (len(targets), 1, side, side):
-        raise ValueError(f"mask: got shape {list(mask.shape)}, expected {[len(targets), 1, side, side]}")
+    if mask is not None and tuple(mask.shape) != (len(targets), 1, *shape[1:]):
+        raise ValueError(f"mask: got shape {list(mask.shape)}, expected {[len(targets), 1, *shape[1:]]}")
     perceptual = perceptual or config.load_perceptual(generator.w_avg.device)
     search = _Search(generator, targets.to(generator.w_avg), mask, config, perceptual)
     stopped = "steps"

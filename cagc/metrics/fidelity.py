@@ -123,7 +123,7 @@ def compare_pair(
 
     measures: further figures by name, reported as "image_<name>" (whole image) and "content_<name>" (content).
     """
-    for key in ("img_resolution", "w_dim"):
+    for key in ("img_size", "img_channels", "c_dim", "w_dim"):
         ours, theirs = getattr(student, key), getattr(teacher, key)
         if ours != theirs:
             raise CagcError(f"student: got {key} {ours}, expected the teacher's {theirs}")

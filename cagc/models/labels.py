@@ -49,6 +49,11 @@ class Labels:
             return chosen.float()
         return torch.nn.functional.one_hot(chosen, self.c_dim).float()
 
+    def shuffled(self) -> Labels:
+        """The same rows in an order that depends on their number alone: neighbours in a file are often of one class."""
+        order = torch.randperm(len(self), generator=torch.Generator().manual_seed(0))
+        return Labels(self.c_dim, self.rows[order], self.source)
+
     def fingerprint(self) -> str:
         """Hash of the table, 16 hexadecimal digits."""
         digest = hashlib.sha256(f"{self.c_dim} {self.rows.dtype}".encode())

@@ -29,8 +29,8 @@ def prune(generator: AnyGenerator, plan: ChannelPlan, rescale: str = "keep") -> 
         generator: the plan's teacher.
         plan: see :func:`cagc.pruning.budget.plan_channels`.
         rescale: "keep" multiplies the weights of toRGB and of shortcuts by √(kept / full), so that the kept channels
-            contribute as before. "none" leaves the weights as the paper's code does: RGB grows √(full / kept) times, 1.82
-            times from 512 to 154 channels. "svs" is "none" followed by
+            contribute as before. "none" leaves the weights as the paper's code does: RGB grows √(full / kept) times,
+            1.82 times from 512 to 154 channels. "svs" is "none" followed by
             :func:`cagc.pruning.svs.singular_value_scaling`: a starting point for training, not a usable generator.
 
     Raises:

@@ -10,8 +10,8 @@
 - CUDA: the Triton program (:mod:`cagc_kernels.triton.synthesis`), with one CUDA graph per batch size; it computes in
   the dtype that it was compiled for, sums and styles in float32.
 - With labels, or with z of another length than w, the mapping network runs as PyTorch's layers before either program.
-- Otherwise (float64, another architecture or shape of image, no compiled module or no Triton): a frozen copy that runs eagerly, on CUDA
-  under a CUDA graph; an SN-GAN has its batch normalisation folded into its convolutions.
+- Otherwise (float64, another architecture or shape of image, no compiled module or no Triton): a frozen copy that runs
+  eagerly, on CUDA under a CUDA graph; an SN-GAN has its batch normalisation folded into its convolutions.
 """
 
 from __future__ import annotations

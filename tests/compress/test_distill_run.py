@@ -251,7 +251,7 @@ def test_folder_in_use_is_refused_and_overwriting_spares_what_is_not_ours(networ
     "options, message",
     [
         ({"style_dim": 8}, "student: got z_dim 8, expected the teacher's 16"),
-        ({"resolution": 32}, "student: got resolution 32, expected the teacher's 16"),
+        ({"resolution": 32}, r"student: got img_size \(32, 32\), expected the teacher's \(16, 16\)"),
         ({"mapping_layers": 3}, "student: got 3 mapping layers, expected the teacher's 2"),
     ],
 )
@@ -266,7 +266,7 @@ def test_student_that_does_not_fit_is_refused_before_anything_is_written(network
 def test_data_that_does_not_fit_is_refused(networks, data, small_images, tmp_path):
     with pytest.raises(CagcError, match="data: got None"):
         run(networks, None, tmp_path / "run")
-    with pytest.raises(CagcError, match="data: got resolution 32, expected the student's 16"):
+    with pytest.raises(CagcError, match=r"data: got img_size \(32, 32\), expected the student's \(16, 16\)"):
         run(networks, ImageDataset(small_images, 32), tmp_path / "run")
     with pytest.raises(CagcError, match="24 usable images are fewer than the batch of 25"):
         run(networks, data, tmp_path / "run", replace(CONFIG, batch_size=25))

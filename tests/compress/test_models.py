@@ -128,7 +128,10 @@ def test_groups_cover_every_axis_that_runs_over_channels():
         (lambda g: g(torch.randn(2, 12), truncation_psi=float("nan")), "truncation_psi: got nan, expected a finite"),
         (lambda g: g(torch.randn(2, 12), truncation_psi=None), "truncation_psi: got None, expected a finite"),
         (lambda g: g(torch.randn(2, 12), noise="loud"), "noise: got 'loud'"),
-        (lambda g: g(torch.randn(2, 12), torch.zeros(2, 3)), r"c: got shape \[2, 3\], expected None: the network takes no labels"),
+        (
+            lambda g: g(torch.randn(2, 12), torch.zeros(2, 3)),
+            r"c: got shape \[2, 3\], expected None: the network takes no labels",
+        ),
         (lambda g: g.mapping(torch.randn(2, 12), truncation_cutoff=-1), "truncation_cutoff: got -1"),
         (lambda g: g(torch.randn(2, 12), fp32=True), "fp32: got an unknown option"),
         (lambda g: g(torch.randn(2, 12), noise=[]), "noise: got 0 tensors, expected 5"),
