@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -15,7 +16,8 @@ from .session import CLOCK, Session
 def pytest_addoption(parser: pytest.Parser) -> None:
     group = parser.getgroup("cagc benchmarks")
     group.addoption("--quick", action="store_true", help="small cases and few rounds, to check that all run")
-    group.addoption("--peers", type=Path, default=None, metavar="DIR", help="folder with checkouts of the peers' code")
+    with suppress(ValueError):  # the tests have it too
+        group.addoption("--peers", type=Path, default=None, metavar="DIR", help="folder with the peers' checkouts")
     local, about = RESULTS / "local", "folder for JSON Lines, one per benchmark"
     group.addoption("--results", type=Path, default=local, metavar="DIR", help=about)
     group.addoption("--rounds", type=int, default=None, help="timed rounds of each case (default: the case's own)")

@@ -83,7 +83,7 @@ def generate(
         out.mkdir(parents=True, exist_ok=True)
         for image in images:
             with atomic_write(paths[done]) as temporary:
-                image_grid(image[None], tile=image.shape[-1]).save(temporary)
+                image_grid(image[None], tile=max(image.shape[-2:])).save(temporary)
             done += 1
         if progress is not None:
             progress(done, len(seeds))

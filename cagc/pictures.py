@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor, nn
 
+from .common.rgb import shown
 from .common.seeds import inputs_of_seeds
 from .editing.directions import edited_images, find_directions
 from .metrics.sampling import noise_for
@@ -57,11 +58,18 @@ class Figure:
 
 
 def _tiles(images: Tensor, tile: int) -> Tensor:
-    """[N, 3, H, W] in [-1, 1] → the same at `tile` px, clamped."""
-    images = images.detach().float().cpu()
-    if images.shape[-1] != tile:
-        images = F.interpolate(images, size=(tile, tile), mode="bicubic", align_corners=False, antialias=True)
+    """[N, C, H, W] in [-1, 1] → [N, 3, h, w], the longer side `tile` px, clamped."""
+    images = shown(images.detach().float().cpu())
+    if max(images.shape[-2:]) != tile:
+        size = _tile_size(images, tile)
+        images = F.interpolate(images, size=size, mode="bicubic", align_corners=False, antialias=True)
     return images.clamp(-1, 1)
+
+
+def _tile_size(images: Tensor, tile: int) -> tuple[int, int]:
+    """Height and width of images whose longer side is `tile`."""
+    height, width = images.shape[-2:]
+    return max(1, round(height * tile / max(height, width))), max(1, round(width * tile / max(height, width)))
 
 
 def _tile_side(resolution: int) -> int:
@@ -72,21 +80,22 @@ def _tile_side(resolution: int) -> int:
 def image_grid(
     images: Tensor, columns: int | None = None, tile: int | None = None, background: str | None = "white"
 ) -> Image.Image:
-    """Lay out images [N, 3, H, W] in [-1, 1] row by row; all in one row when `columns` is None.
+    """Lay out images [N, C, H, W] in [-1, 1] row by row; all in one row when `columns` is None.
 
-    tile: side of a tile in pixels; by default that of the images, doubled below 128 px and at most 256 px.
+    tile: longer side of a tile in pixels; by default that of the images, doubled below 128 px and at most 256 px.
     background: colour of gaps and empty cells, for an RGB picture; None leaves them transparent (RGBA).
     """
-    if images.ndim != 4 or images.shape[1] != 3 or images.shape[0] == 0:
-        raise ValueError(f"images: got shape {list(images.shape)}, expected [N, 3, H, W] and not empty")
-    tile = tile or _tile_side(images.shape[-1])
+    if images.ndim != 4 or images.numel() == 0:
+        raise ValueError(f"images: got shape {list(images.shape)}, expected [N, C, H, W] and not empty")
+    tile = tile or _tile_side(max(images.shape[-2:]))
     columns = min(columns or len(images), len(images))
     rows = -(-len(images) // columns)
     pixels = ((_tiles(images, tile) + 1) * 127.5).round().to(torch.uint8).permute(0, 2, 3, 1).numpy()
-    size = (columns * (tile + GAP) - GAP, rows * (tile + GAP) - GAP)
+    height, width = pixels.shape[1:3]
+    size = (columns * (width + GAP) - GAP, rows * (height + GAP) - GAP)
     grid = Image.new("RGB", size, background) if background else Image.new("RGBA", size, (0, 0, 0, 0))
     for i, image in enumerate(pixels):
-        grid.paste(Image.fromarray(image), (i % columns * (tile + GAP), i // columns * (tile + GAP)))
+        grid.paste(Image.fromarray(image), (i % columns * (width + GAP), i // columns * (height + GAP)))
     return grid
 
 
@@ -96,14 +105,13 @@ def difference(a: Tensor, b: Tensor, gain: float = 1.0) -> Tensor:
 
 
 def content_overlay(images: Tensor, masks: Tensor, tile: int | None = None) -> Tensor:
-    """Images [N, 3, T, T] with the content (mask [N, 1, H, W] = 1) outlined and the rest greyed and darkened."""
-    tile = tile or _tile_side(images.shape[-1])
-    shown = _tiles(images, tile)
-    mask = F.interpolate(masks.detach().float().cpu(), size=(tile, tile), mode="nearest")
-    grey = shown.mean(dim=1, keepdim=True) * 0.35 - 0.5
+    """Images [N, 3, h, w] with the content (mask [N, 1, H, W] = 1) outlined and the rest greyed and darkened."""
+    tiles = _tiles(images, tile or _tile_side(max(images.shape[-2:])))
+    mask = F.interpolate(masks.detach().float().cpu(), size=tuple(tiles.shape[-2:]), mode="nearest")
+    grey = tiles.mean(dim=1, keepdim=True) * 0.35 - 0.5
     edge = F.max_pool2d(mask, 3, stride=1, padding=1) - mask
     colour = torch.tensor(OUTLINE).view(1, 3, 1, 1) / 127.5 - 1
-    return torch.where(edge > 0, colour, torch.where(mask > 0, shown, grey.expand_as(shown)))
+    return torch.where(edge > 0, colour, torch.where(mask > 0, tiles, grey.expand_as(tiles)))
 
 
 @torch.inference_mode()

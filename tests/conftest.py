@@ -2,9 +2,25 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
 
 import pytest
 import torch
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    with suppress(ValueError):  # the benchmarks have it too
+        parser.addoption("--peers", type=Path, default=None, metavar="DIR", help="folder with the peers' checkouts")
+
+
+@pytest.fixture(scope="session")
+def peers(request: pytest.FixtureRequest) -> Path:
+    """The folder with the peers' checkouts; the test is skipped without one."""
+    folder = request.config.getoption("--peers")
+    if folder is None:
+        pytest.skip("needs --peers DIR with their public code")
+    return folder
 
 
 @pytest.fixture(autouse=True, scope="session")

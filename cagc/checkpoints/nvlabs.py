@@ -44,7 +44,7 @@ def generator_from_nvlabs(part: Part, source: str = "pickle") -> Generator:
         resample_filter=filter_taps(part, r"synthesis\.b\d+\.(?:conv\d\.|skip\.)?resample_filter", 1, source),
         conv_clamp=part.options.get("synthesis.b4.conv1.conv_clamp"),
         img_channels=width_of(part, f"synthesis.b{resolution}.torgb.weight", 0, 4, source, LAYOUT),
-        block_architecture=_architecture(part, "synthesis.", blocks, "torgb"),
+        block_architecture=_architecture(part, "synthesis.", blocks, "torgb", source),
         const_size=shape_of(part, "synthesis.b4.const", source, LAYOUT)[1:],
         activation=_shared(part, [f"synthesis.{layer}.activation" for layer in layers[1:]], "lrelu", source),
         **_mapping_options(part, source),
@@ -107,7 +107,7 @@ def discriminator_from_nvlabs(part: Part, source: str = "pickle") -> Discriminat
         resample_filter=filter_taps(part, r"b\d+\.(?:\w+\.)?resample_filter", 1, source),
         conv_clamp=options.get(f"{first}.conv_clamp"),
         img_channels=width_of(part, f"{first}.weight", 1, 4, source, LAYOUT),
-        block_architecture=_architecture(part, "", resolutions[::-1], "fromrgb"),
+        block_architecture=_architecture(part, "", resolutions[::-1], "fromrgb", source),
         const_size=_last_size(part, widths[-1], source),
         activation=_shared(part, [f"{name}.activation" for name in convs], "lrelu", source),
         mbstd_channels=width_of(part, "b4.conv.weight", 1, 4, source, LAYOUT) - widths[-1],
@@ -148,14 +148,18 @@ def _last_size(part: Part, width: int, source: str) -> tuple[int, int]:
     return sizes[inputs // width]
 
 
-def _architecture(part: Part, prefix: str, blocks: list[int], own: str) -> str:
+def _architecture(part: Part, prefix: str, blocks: list[int], own: str, source: str) -> str:
     """Architecture of the blocks by their tensors: a shortcut, an image layer of their own, or neither."""
     if any(f"{prefix}b{r}.skip.weight" in part.tensors for r in blocks):
-        return "resnet"
-    # Of a network of one block, only the default can be told.
-    if f"{prefix}b4.{own}.weight" in part.tensors:
-        return "skip"
-    return "orig" if len(blocks) > 1 else "resnet" if own == "fromrgb" else "skip"
+        found = "resnet"
+    elif f"{prefix}b4.{own}.weight" in part.tensors:
+        found = "skip"
+    else:  # of a network of one block, only the default can be told
+        found = "orig" if len(blocks) > 1 else "resnet" if own == "fromrgb" else "skip"
+    for name in (f"{prefix}b{r}.architecture" for r in blocks):
+        if len(blocks) > 1 and part.options.get(name, found) != found:
+            raise CagcError(f"{source}: {name} is {part.options[name]!r:.60}, but its tensors are those of {found!r}")
+    return found
 
 
 def _shared(part: Part, names: Iterable[str], default: str, source: str) -> str:

@@ -23,6 +23,7 @@ from ..checkpoints.states import fill
 from ..common.errors import CagcError
 from ..common.file_kinds import SAFETENSORS, TORCH_ZIP, file_kind
 from ..common.reading import parse_json, reading
+from ..common.rgb import as_rgb
 from ..common.torch_files import open_document
 from ..common.wrappings import Part
 from ..common.zips import MAX_IMAGE_ZIP_DIRECTORY_BYTES, has_directory
@@ -72,7 +73,8 @@ class CallableParser:
     def __call__(self, images: Tensor, seeds: Sequence[int] | None = None) -> Tensor:
         check_images(images)
         with torch.no_grad():
-            mask = self.function(images, seeds=seeds) if self._wants_seeds else self.function(images)
+            rgb = as_rgb(images)
+            mask = self.function(rgb, seeds=seeds) if self._wants_seeds else self.function(rgb)
         if isinstance(mask, Tensor) and mask.ndim == 3:
             mask = mask[:, None]
         return validate_mask(mask, images, self.name).to(images)
@@ -114,7 +116,7 @@ class LabelParser:
         check_images(images)
         size = (images.shape[-2], images.shape[-1])
         masks = []
-        for part in images.split(self.images_per_pass):
+        for part in as_rgb(images).split(self.images_per_pass):
             labels = self.label(part.to(self.device, torch.float32))
             masks.append(self.resize(torch.isin(labels, self._chosen), size))
         mask = torch.cat(masks) if masks else torch.empty(0, *size)

@@ -19,7 +19,7 @@ MAX_EXPANSION, _SMALL_ZIP_BYTES = 200, 4 << 30
 
 LABEL_FILE = "dataset.json"
 """Name of the file with the labels of the images, at the top of a folder or zip."""
-MAX_LABEL_BYTES = 256 << 20
+MAX_LABEL_BYTES = 64 << 20
 """Largest file of labels in bytes."""
 
 in_flight = Budget(MAX_FILE_BYTES)

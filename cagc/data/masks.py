@@ -21,10 +21,10 @@ _SEED_DIGITS = 20  # digits of the largest seed, 2^64 - 1
 
 
 def check_images(images: Tensor) -> None:
-    """Raise ValueError unless `images` is a floating-point tensor [N, 3, H, W]."""
-    if not isinstance(images, Tensor) or images.ndim != 4 or images.shape[1] != 3 or not images.is_floating_point():
+    """Raise ValueError unless `images` is a floating-point tensor [N, C, H, W], C of any number."""
+    if not isinstance(images, Tensor) or images.ndim != 4 or not images.shape[1] or not images.is_floating_point():
         got = f"{list(images.shape)} {images.dtype}" if isinstance(images, Tensor) else type(images).__name__
-        raise ValueError(f"images: expected floating point [N, 3, H, W], got {got}")
+        raise ValueError(f"images: expected floating point [N, C, H, W], got {got}")
 
 
 def validate_mask(mask: Tensor, images: Tensor, name: str = "content parser") -> Tensor:

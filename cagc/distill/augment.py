@@ -129,13 +129,14 @@ def _translation(x: Tensor, y: Tensor) -> Tensor:
 
 
 def _blit(dice: _Dice, images: Tensor) -> Tensor:
-    """Flip, rotate by multiples of 90°, translate by whole pixels: no interpolation."""
+    """Flip, rotate by multiples of 90° (of 180° where images are not square), translate by whole pixels."""
     images = _where(dice.uniform(0, 2, dice.gate()) >= 1, images.flip(3), images)
     quarters = dice.uniform(0, 4, dice.gate()).floor()
-    for quarter in (1, 2, 3):
+    for quarter in (1, 2, 3) if images.shape[2] == images.shape[3] else (2,):
         images = _where(quarters == quarter, images.rot90(quarter, (2, 3)), images)
-    gate, size = dice.gate(), images.shape[-1]
+    gate = dice.gate()
     for axis in (2, 3):
+        size = images.shape[axis]
         move = (dice.uniform(-0.125, 0.125, gate) * size).round().long()
         source = (torch.arange(size, device=images.device) - move[:, None]) % (2 * size)
         source = torch.minimum(source, 2 * size - 1 - source)
@@ -180,15 +181,24 @@ def _colour(dice: _Dice) -> Tensor:
 
 
 def _recolour(images: Tensor, colour: Tensor) -> Tensor:
+    """``images`` [N, C, H, W] by ``colour`` [N, 3, 4]: RGB, the RGB of RGBA, or grey as the mean of what it becomes.
+
+    Images of other channels have no colours.
+    """
     colour = colour.to(images)
-    n, _, height, width = images.shape
-    pixels = colour[:, :, :3] @ images.reshape(n, 3, -1) + colour[:, :, 3:]
-    return pixels.reshape(n, 3, height, width)
+    n, channels, height, width = images.shape
+    if channels == 1:
+        grey = colour.mean(dim=1)
+        return images * grey[:, :3].sum(dim=1)[:, None, None, None] + grey[:, 3][:, None, None, None]
+    if channels not in (3, 4):
+        return images
+    pixels = colour[:, :, :3] @ images[:, :3].reshape(n, 3, -1) + colour[:, :, 3:]
+    return torch.cat([pixels.reshape(n, 3, height, width), images[:, 3:]], dim=1)
 
 
 def _resample(images: Tensor, warp: Tensor) -> Tensor:
     """Resample ``images`` by the map ``warp``, with mirrored borders and low-pass filters against aliasing."""
-    n, channels, size, _ = images.shape
+    n, channels, height, width = images.shape
     position = torch.arange(_TAPS, dtype=torch.float32) - (_TAPS - 1) / 2
     window = torch.kaiser_window(_TAPS, periodic=False, beta=4.0, dtype=torch.float32)
     taps = setup_filter(torch.sinc(position / 2) * window, device=images.device)
@@ -196,17 +206,19 @@ def _resample(images: Tensor, warp: Tensor) -> Tensor:
     margin = _TAPS // 2
     padded = _mirrored(images, margin)
     fine = upsample2d(padded, taps, padding=-margin)
-    extent = 2 * size + 2 * margin
-    theta = warp[:, :2].to(images) * images.new_tensor([1, 1, 2 * size / extent])
-    grid = F.affine_grid(theta, [n, channels, extent, extent], align_corners=False)
+    down, across = 2 * height + 2 * margin, 2 * width + 2 * margin
+    # Positions count in half sides: a rotation mixes axes of different units where height and width differ.
+    units = [[1, down / across, 2 * width / across], [across / down, 1, 2 * height / down]]
+    theta = warp[:, :2].to(images) * images.new_tensor(units)
+    grid = F.affine_grid(theta, [n, channels, down, across], align_corners=False)
     return downsample2d(_Sample.apply(fine, grid), taps, padding=-margin)
 
 
 def _mirrored(images: Tensor, margin: int) -> Tensor:
-    """``images`` [N, C, R, R] with ``margin`` mirrored pixels on each side, repeatedly where ``margin`` exceeds R."""
+    """``images`` [N, C, h, w] with ``margin`` mirrored pixels on each side, repeatedly where it exceeds h or w."""
     while margin:
         # A whole period ends where it may be mirrored once more.
-        step = min(margin, max(1, images.shape[-1] - 1))
+        step = min(margin, max(1, min(images.shape[-2:]) - 1))
         images, margin = F.pad(images, [step] * 4, mode="reflect"), margin - step
     return images
 

@@ -10,10 +10,11 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..common.errors import CagcError
+from ..common.rgb import as_rgb
 from ..content import apply_mask
 from ..metrics import features as feature_extractors
 
-# Larger images are compared on a copy of this side, as the paper does for LPIPS.
+# Larger images are compared on a copy whose longer side is this, as the paper does for LPIPS.
 PERCEPTUAL_MAX_SIZE = 256
 
 PerceptualDistance = Callable[[Tensor, Tensor], Tensor]
@@ -77,16 +78,16 @@ def _masked_l1(student: Tensor, teacher: Tensor, mask: Tensor | None, normalize_
     difference = (student - teacher).abs()
     if mask is None:
         return difference.mean()
-    weight = mask_at(mask, student.shape[-1])
+    weight = mask_at(mask, student.shape[-2:])
     total = (weight * difference).sum()
     if not normalize_by_area:
         return total / difference.numel()
     return total / (weight.sum() * difference.shape[1]).clamp(min=1)
 
 
-def mask_at(mask: Tensor, resolution: int) -> Tensor:
-    """Mask [N, 1, R, R] at another resolution; each pixel is the mean of the pixels that it covers."""
-    return mask if mask.shape[-1] == resolution else F.adaptive_avg_pool2d(mask, resolution)
+def mask_at(mask: Tensor, size: Sequence[int]) -> Tensor:
+    """Mask [N, 1, H, W] at another height and width; each pixel is the mean of the pixels that it covers."""
+    return mask if tuple(mask.shape[-2:]) == tuple(size) else F.adaptive_avg_pool2d(mask, tuple(size))
 
 
 def feature_loss(student: Sequence[Tensor], teacher: Sequence[Tensor]) -> Tensor:
@@ -145,10 +146,11 @@ def perceptual_loss(
     """
     if mask is not None:
         student, teacher = apply_mask(student, mask), apply_mask(teacher, mask)
-    if student.shape[-1] > PERCEPTUAL_MAX_SIZE:
+    longer = max(student.shape[-2:])
+    if longer > PERCEPTUAL_MAX_SIZE:
+        size = [max(1, side * PERCEPTUAL_MAX_SIZE // longer) for side in student.shape[-2:]]
         student, teacher = (
-            F.interpolate(x, size=(PERCEPTUAL_MAX_SIZE,) * 2, mode="bilinear", align_corners=False)
-            for x in (student, teacher)
+            F.interpolate(x, size=size, mode="bilinear", align_corners=False) for x in (student, teacher)
         )
     return distance(student, teacher.detach())
 
@@ -207,6 +209,6 @@ def _load_lpips(device: torch.device | str, size: int | None) -> PerceptualDista
     def distance(student: Tensor, teacher: Tensor) -> Tensor:
         if size is not None:
             student, teacher = (F.interpolate(x, size=(size, size), mode="bilinear") for x in (student, teacher))
-        return network(student, teacher).mean()
+        return network(as_rgb(student), as_rgb(teacher)).mean()
 
     return distance

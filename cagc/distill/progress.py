@@ -17,6 +17,7 @@ from torch import Tensor
 
 from ..common.console import plain_console
 from ..common.files import atomic_write
+from ..common.rgb import shown
 
 ProgressCallback = Callable[[int, int, dict[str, float]], None]
 
@@ -155,8 +156,8 @@ class TensorBoard:
 
 
 def pair_grid(left: Tensor, right: Tensor) -> np.ndarray:
-    """uint8 [H, W, 3]: images [N, 3, R, R] in [-1, 1] in a grid of pairs, ``left`` beside ``right``."""
-    pairs = torch.cat([left, right], dim=3).clamp(-1, 1).add(1).mul(127.5).round().to(torch.uint8).cpu()
+    """uint8 [H, W, 3]: images [N, C, h, w] in [-1, 1] in a grid of pairs, ``left`` beside ``right``."""
+    pairs = shown(torch.cat([left, right], dim=3)).clamp(-1, 1).add(1).mul(127.5).round().to(torch.uint8).cpu()
     n, _, height, width = pairs.shape
     columns = max(1, round(math.sqrt(n / 2)))
     rows = -(-n // columns)

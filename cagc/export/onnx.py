@@ -21,14 +21,14 @@ PACKAGES = ("onnx", "onnxscript")
 
 
 class _Drawing(nn.Module):
-    """Maps z to images with fixed truncation and noise."""
+    """Maps z, and labels where there are any, to images with fixed truncation and noise."""
 
     def __init__(self, generator: AnyGenerator, truncation: float, noise: str) -> None:
         super().__init__()
         self.generator, self.truncation, self.noise = generator, truncation, noise
 
-    def forward(self, z: torch.Tensor) -> torch.Tensor:
-        return self.generator(z, truncation_psi=self.truncation, noise_mode=self.noise)
+    def forward(self, z: torch.Tensor, c: torch.Tensor | None = None) -> torch.Tensor:
+        return self.generator(z, c, truncation_psi=self.truncation, noise_mode=self.noise)
 
 
 def export_onnx(
@@ -39,8 +39,9 @@ def export_onnx(
     noise: str = "const",
     plain: bool = False,
 ) -> None:
-    """Write ``generator`` as ONNX: input "z" [batch, z_dim], output "image" [batch, 3, R, R], float32.
+    """Write ``generator`` as ONNX: input "z" [batch, z_dim], output "image" [batch, img_channels, *img_size], float32.
 
+    A class-conditional generator has a second input, "c" [batch, c_dim].
     The graph uses the reference backend, in standard operators of opset 18, with the weights inside the file.
     ``plain`` writes :class:`PlainGenerator` instead, which mobile runtimes and their converters accept.
 
@@ -73,9 +74,10 @@ def export_onnx(
     else:
         drawing = _Drawing(generator, truncation, noise).train(generator.training)
         z = torch.zeros(batch, generator.z_dim, dtype=generator.w_avg.dtype)
+    inputs = {"z": z} | ({"c": torch.zeros(batch, generator.c_dim, dtype=z.dtype)} if generator.c_dim else {})
     with atomic_write(path) as temporary, use_backend("reference"), torch.no_grad(), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # deprecations inside PyTorch's exporter
         torch.onnx.export(
-            drawing, (z,), temporary, dynamo=True, opset_version=OPSET, input_names=["z"], output_names=["image"],
-            external_data=False, verbose=False,
+            drawing, tuple(inputs.values()), temporary, dynamo=True, opset_version=OPSET, input_names=list(inputs),
+            output_names=["image"], external_data=False, verbose=False,
         )  # fmt: skip

@@ -44,7 +44,9 @@ class PlainGenerator(nn.Module):
             raise ValueError(f"noise: got {noise!r}, expected 'const' or 'none'")
         weights = getattr(generator, "frozen_weights", lambda: None)()
         if weights is None:
-            raise CagcError(f"plain: got a generator of kind {generator.config.architecture}, expected stylegan2")
+            reason = getattr(generator, "not_compiled", lambda: None)()
+            reason = reason or f"got a generator of kind {generator.config.architecture}, expected stylegan2"
+            raise CagcError(f"plain: {reason}")
         self.mapping = _Mapping(weights.mapping, generator.w_avg, weights.style_dim, truncation)
         taps = 2 * torch.tensor(weights.fir, dtype=torch.float64)
         kernel = (taps[:, None] * taps).flip((0, 1))

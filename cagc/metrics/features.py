@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from ..common.errors import CagcError
+from ..common.rgb import as_rgb
 
 DEFAULT_FEATURES = "efficientnet-lite0"
 
@@ -24,7 +25,8 @@ DEFAULT_FEATURES = "efficientnet-lite0"
 class FeatureExtractor(nn.Module):
     """Frozen network with a `name`, a feature width `dim` and the input side `size` of its pooled features.
 
-    `extractor(images)`: images [N, 3, H, W] float in [-1, 1], any size → pooled features [N, dim] float32.
+    `extractor(images)`: images [N, 3, H, W] float in [-1, 1], any size, or grey or RGBA ones that become RGB → pooled
+    features [N, dim] float32.
     `extractor.maps(images, size=None)`: the same images, resized to `size` px first when given → feature maps
     [N, C_k, H_k, W_k] of several depths, shallow to deep. Both are differentiable with respect to the images
     where the network allows it; no parameter requires a gradient, and `train()` leaves the module in eval mode.
@@ -42,13 +44,13 @@ class FeatureExtractor(nn.Module):
 
 
 def check_images(images: Tensor, name: str = "images") -> None:
-    """Raise TypeError or ValueError unless `images` is a floating point tensor [N, 3, H, W]."""
+    """Raise TypeError or ValueError unless `images` is a floating point tensor [N, C, H, W], C of any number."""
     if not isinstance(images, Tensor) or not images.is_floating_point():
         raise TypeError(
             f"{name}: got {getattr(images, 'dtype', type(images).__name__)}, expected a floating point tensor"
         )
-    if images.ndim != 4 or images.shape[1] != 3 or min(images.shape) == 0:
-        raise ValueError(f"{name}: got shape {list(images.shape)}, expected [N, 3, H, W] and not empty")
+    if images.ndim != 4 or min(images.shape) == 0:
+        raise ValueError(f"{name}: got shape {list(images.shape)}, expected [N, C, H, W] and not empty")
 
 
 def _resize(images: Tensor, size: int | None) -> Tensor:
@@ -108,7 +110,7 @@ class EfficientNetLite0(FeatureExtractor):
     def _stages(self, images: Tensor, size: int | None) -> tuple[Tensor, list[Tensor]]:
         check_images(images)
         # The network was trained on (255·u - 127)/128 with u = (x + 1)/2 in [0, 1].
-        x = _resize(images.float(), size) * (127.5 / 128) + 0.5 / 128
+        x = _resize(as_rgb(images).float(), size) * (127.5 / 128) + 0.5 / 128
         # Channels last halves the time of the depthwise convolutions: 38 against 72 ms for an image on one core.
         x = F.relu6(self.network._conv_stem(x.contiguous(memory_format=torch.channels_last)))
         maps = []
@@ -140,7 +142,9 @@ class Inception(FeatureExtractor):
         check_images(images)
         with torch.no_grad():
             # FID is defined on 8-bit images; torch-fidelity resizes them the way TensorFlow 1 did.
-            return self.network((images.float() * 127.5 + 127.5).round().clamp(0, 255).to(torch.uint8))[0].float()
+            return self.network((as_rgb(images).float() * 127.5 + 127.5).round().clamp(0, 255).to(torch.uint8))[
+                0
+            ].float()
 
 
 def _load_efficientnet_lite0(size: int | None) -> FeatureExtractor:

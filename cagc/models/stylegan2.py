@@ -23,7 +23,7 @@ from .base import BaseGenerator, BaseMapping, BaseSynthesis, has_hooks
 from .layers import FullyConnected, bounded, unit_mean_square, wide
 from .protocol import Noise
 from .stylegan2_config import GeneratorConfig, block_resolutions, size_at
-from .stylegan2_frozen import frozen_weights, maps_in_program, not_compiled
+from .stylegan2_frozen import frozen_weights, mapping_not_compiled, not_compiled
 
 
 class MappingNetwork(BaseMapping):
@@ -288,16 +288,15 @@ class Generator(BaseGenerator):
         self.mapping = MappingNetwork(config)
         self.synthesis = SynthesisNetwork(config)
 
-    def not_compiled(self) -> str | None:
-        """Why the compiled programs do not run this generator; None if they do."""
+    def not_compiled(self, mapping: bool = True) -> str | None:
+        """Why the compiled programs do not run this generator, with or without its ``mapping``; None if they do."""
         if type(self) is not Generator or type(self.synthesis) is not SynthesisNetwork:
             return "the compiled program runs StyleGAN2 alone"
-        return not_compiled(self.config)
+        return not_compiled(self.config) or (mapping_not_compiled(self.config) if mapping else None)
 
-    def maps_in_program(self) -> bool:
-        """Whether the compiled programs run the mapping network too; otherwise its own layers do."""
-        return maps_in_program(self.config)
+    def frozen_weights(self, mapping: bool = True) -> GeneratorWeights | None:
+        """Weights for the compiled programs, in float64 on the CPU; None where :meth:`not_compiled` has a reason.
 
-    def frozen_weights(self) -> GeneratorWeights | None:
-        """Weights for the compiled programs, in float64 on the CPU; None where :meth:`not_compiled` has a reason."""
-        return None if self.not_compiled() else frozen_weights(self)
+        Without ``mapping`` they have no mapping network, which then runs by its own layers.
+        """
+        return None if self.not_compiled(mapping) else frozen_weights(self, mapping)

@@ -24,24 +24,31 @@ def not_compiled(config: Any) -> str | None:
     return None
 
 
-def maps_in_program(config: Any) -> bool:
-    """Whether the compiled programs run the mapping network too: square layers with leaky ReLU, without labels."""
-    square = all(inputs == outputs for inputs, outputs in config.mapping_sizes())
-    return config.mapping_layers > 0 and square and not config.c_dim and config.mapping_activation == "lrelu"
+def mapping_not_compiled(config: Any) -> str | None:
+    """Why the compiled programs do not run the mapping network of ``config``; None if they do."""
+    if config.c_dim:
+        return "the compiled mapping network takes no labels"
+    if config.mapping_layers == 0:
+        return "the compiled program needs a mapping network"
+    if any(inputs != outputs for inputs, outputs in config.mapping_sizes()):
+        return "the compiled mapping network has one width, that of z and w"
+    if config.mapping_activation != "lrelu":
+        return f"the compiled mapping network has leaky ReLU, not {config.mapping_activation}"
+    return None
 
 
 @torch.no_grad()
-def frozen_weights(generator: Any) -> GeneratorWeights:
+def frozen_weights(generator: Any, mapping: bool) -> GeneratorWeights:
     """Weights of ``generator``, a :class:`cagc.models.stylegan2.Generator`, with gains, in float64 on the CPU.
 
-    They have no mapping network where the programs cannot run it (:func:`maps_in_program`).
+    Without ``mapping`` they have no mapping network.
     """
     cpu, config = copy.deepcopy(generator).to("cpu", torch.float64), generator.config
     taps = torch.tensor(config.resample_filter, dtype=torch.float64)
-    mapping = [getattr(cpu.mapping, f"fc{i}") for i in range(cpu.mapping.depth)] if maps_in_program(config) else []
+    layers = [getattr(cpu.mapping, f"fc{i}") for i in range(cpu.mapping.depth)] if mapping else []
     return GeneratorWeights(
         convs=_convs(cpu.synthesis),
-        mapping=[(layer.weight * layer.weight_gain, layer.bias * layer.bias_gain) for layer in mapping],
+        mapping=[(layer.weight * layer.weight_gain, layer.bias * layer.bias_gain) for layer in layers],
         constant=cpu.synthesis.b4.const,
         fir=(taps / taps.sum()).tolist(),
         style_dim=config.w_dim,

@@ -102,7 +102,7 @@ class CompiledGenerator(GeneratorNames):
             w_avg = generator.w_avg.to(self._program.device, self._program.dtype, copy=True)
             self._mapping = CompiledMapping(self.config, _mapping(generator, self._program), w_avg)
             self._synthesis = ProgramSynthesis(generator, self._program)
-            self._eager_map = not generator.maps_in_program()
+            self._eager_map = generator.not_compiled() is not None
         else:
             frozen = copy.deepcopy(generator).eval().requires_grad_(False)
             self._folded = hasattr(frozen.synthesis, "folded")
@@ -281,7 +281,7 @@ def graphed(
 
 def _mapping(generator: AnyGenerator, program: SynthesisProgram) -> Callable[..., Tensor]:
     """What computes w: the program, or a frozen copy of the mapping network where the program has none."""
-    if generator.maps_in_program():
+    if generator.not_compiled() is None:
         return program.map
     return copy.deepcopy(generator.mapping).eval().requires_grad_(False).to(program.device, program.dtype).w
 
@@ -299,9 +299,9 @@ def _program(
         return None, reason
     if backend.preferred() not in (None, name):
         return None, f"the {backend.preferred()} backend is preferred"
-    if reason := generator.not_compiled():
+    if reason := generator.not_compiled(mapping=False):
         return None, reason
-    weights = generator.frozen_weights()
+    weights = generator.frozen_weights(mapping=generator.not_compiled() is None)
     if len(weights.fir) != 4:
         return None, f"the compiled program filters with 4 taps, not {len(weights.fir)}"
     module = import_module(f"cagc_kernels.{name}.synthesis")

@@ -351,7 +351,7 @@ def test_masks_of_the_wrong_shape_or_values():
 
 
 def test_parsers_refuse_what_is_not_a_batch_of_images(parser):
-    for wrong in (torch.zeros(3, 64, 64), torch.zeros(1, 1, 64, 64), torch.zeros(1, 3, 64, 64, dtype=torch.uint8)):
+    for wrong in (torch.zeros(3, 64, 64), torch.zeros(1, 0, 64, 64), torch.zeros(1, 3, 64, 64, dtype=torch.uint8)):
         for each in (parser, content.load("everything"), content.load(lambda x: x)):
             with pytest.raises(ValueError, match="images: expected"):
                 each(wrong)

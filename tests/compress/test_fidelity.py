@@ -134,7 +134,7 @@ def test_result_does_not_depend_on_the_batch_and_the_parser_sees_the_teacher():
 
 
 def test_generators_that_do_not_match_are_refused():
-    with pytest.raises(CagcError, match="resolution 8, expected .* 16"):
+    with pytest.raises(CagcError, match=r"img_size \(8, 8\), expected .* \(16, 16\)"):
         evaluate_pair(make(0, resolution=8), make(0), left_half)
     with pytest.raises(CagcError, match="w_dim 8, expected .* 16"):
         evaluate_pair(make(0, style_dim=8), make(0), left_half)

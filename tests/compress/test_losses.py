@@ -39,10 +39,10 @@ def test_intermediate_mode_masks_every_resolution():
 def test_lower_resolutions_are_weighted_by_their_share_of_content():
     mask = torch.zeros(1, 1, 8, 8)
     mask[0, 0, 0, :3] = 1
-    assert torch.equal(mask_at(mask, 8), mask)
-    assert mask_at(mask, 4)[0, 0, 0].tolist() == [0.5, 0.25, 0, 0]
+    assert torch.equal(mask_at(mask, (8, 8)), mask)
+    assert mask_at(mask, (4, 4))[0, 0, 0].tolist() == [0.5, 0.25, 0, 0]
     student, teacher = rgb_pairs(1, (4, 8))
-    weights = [mask_at(mask, 4), mask]
+    weights = [mask_at(mask, (4, 4)), mask]
     expected = sum((w * (s - t).abs()).mean() for w, s, t in zip(weights, student, teacher))
     torch.testing.assert_close(rgb_loss(student, teacher, mask, "intermediate"), expected)
 

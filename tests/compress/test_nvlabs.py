@@ -144,12 +144,14 @@ def test_discriminator_with_one_group_a_batch(tmp_path, discriminator):
 @pytest.mark.parametrize(
     "name,value,message",
     (
-        ("c_dim", 10, r"\[G_ema\]: c_dim is 10, expected 0"),
-        ("z_dim", 4, "z_dim is 4, expected 8"),
-        ("img_channels", 1, "img_channels is 1, expected 3"),
+        ("c_dim", 10, r"\[G_ema\]: c_dim is 10, but 'mapping.embed.weight' is missing"),
         ("img_resolution", 17, "img_resolution: got 17, expected a power of two"),
-        ("synthesis.b8.architecture", "resnet", "synthesis.b8.architecture is 'resnet', expected 'skip'"),
-        ("synthesis.b8.conv1.activation", "relu", "synthesis.b8.conv1.activation is 'relu', expected 'lrelu'"),
+        ("synthesis.b8.architecture", "resnet", "b8.architecture is 'resnet', but its tensors are those of 'skip'"),
+        (
+            "synthesis.b8.conv1.activation",
+            "relu",
+            "b8.conv1.activation is 'relu', but synthesis.b4.conv1.activation is 'lrelu'",
+        ),
         ("synthesis.b8.conv1.bias", torch.zeros(1), "synthesis.b8.conv1.bias has shape"),
         ("synthesis.b8.conv1.weight", None, "'synthesis.b8.conv1.weight' is missing; expected NVlabs'"),
     ),

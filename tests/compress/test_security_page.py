@@ -12,7 +12,7 @@ LIMITS = {
     "cagc.common.torch_files": ("MAX_ZIP_DIRECTORY_BYTES", "MAX_ZIP_EXPANSION", "MAX_PICKLE_BYTES"),
     "cagc.common.wrappings": ("MAX_TENSORS", "MAX_MODULE_DEPTH", "MAX_WRAPPINGS", "MAX_NETWORKS"),
     "cagc.common.zips": ("MAX_ZIP_ENTRIES", "MAX_IMAGE_ZIP_DIRECTORY_BYTES"),
-    "cagc.data.files": ("MAX_EXPANSION", "MAX_FILE_BYTES"),
+    "cagc.data.files": ("MAX_EXPANSION", "MAX_FILE_BYTES", "MAX_LABEL_BYTES"),
     "cagc.data.images": ("MAX_PIXELS",),
     "cagc.checkpoints.states": ("MAX_RESOLUTION", "MAX_FILTER_TAPS"),
 }

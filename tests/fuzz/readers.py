@@ -28,6 +28,7 @@ from cagc.common.reading import reading
 from cagc.data.dataset import ImageDataset, read_image
 from cagc.data.files import read_file
 from cagc.data.images import read_mask
+from cagc.data.labels import read_labels
 from cagc.distill.state import RunFolder, _read
 from cagc.editing.directions import Directions
 from cagc.editing.projection import Projection
@@ -310,6 +311,15 @@ READERS: dict[str, Reader] = {
         ".zip", lambda: _zip({f"{i}.png": _picture() for i in range(2)}), _read_data, (_BYTES, mutations.damaged_zip),
         ("files.py:ImageZip.__init__", "files.py:ImageZip.read", "files.py:read_file",
          "images.py:open_image"),
+    ),
+    "label-file": Reader(
+        ".json", lambda: json.dumps({"labels": [["a.png", 1], ["b.png", 0]]}).encode(),
+        lambda path: read_labels(str(path), 3), _JSON, ("files.py:label_bytes", "labels.py:parse_labels"),
+    ),
+    "labelled-zip": Reader(
+        ".zip", lambda: _zip({"a.png": _picture(), "dataset.json": b'{"labels": [["a.png", 1]]}'}),
+        lambda path: ImageDataset(path, 16, convert=True).labels(3), (_BYTES, mutations.damaged_zip),
+        ("files.py:ImageZip._unpack",),
     ),
     **{
         f"image-{form.lower()}": Reader(
