@@ -91,7 +91,9 @@ def test_generators_are_timed_compiled_and_left_as_they_were(monkeypatch):
     seen = []
     call = runtime.CompiledGenerator.__call__
     monkeypatch.setattr(
-        runtime.CompiledGenerator, "__call__", lambda self, z: seen.append((z.shape[0], z.dtype)) or call(self, z)
+        runtime.CompiledGenerator,
+        "__call__",
+        lambda self, z, c=None: seen.append((z.shape[0], z.dtype)) or call(self, z),
     )
     results = measure_generators(generators, batch=2, repeats=2, warmup=1)
     assert sorted(seen, key=str) == [(2, torch.float32)] * 5 + [(2, torch.float64)] * 5
