@@ -19,8 +19,9 @@ from ..common.files import check_target
 from ..compress import CompressConfig, compress, print_table, resume_compress
 from ..data.labels import read_labels
 from ..distill import DistillConfig
+from ..editing.directions import Directions
 from ..evaluation import evaluate
-from ..export import export_onnx
+from ..export import FLAT_SUFFIX, export_flat, export_onnx
 from ..generate import generate, parse_seeds
 from ..pruning.budget import ChannelPlan, plan_channels
 from ..pruning.prune import prune
@@ -294,10 +295,13 @@ class Convert:
 
 @dataclass(frozen=True, kw_only=True)
 class Export(KeyOption):
-    """Write a generator as an ONNX graph: z to image, with fixed truncation and noise."""
+    """Write a generator as an ONNX graph (z to image, with fixed truncation and noise), or as one flat file.
+
+    C, C++ and NumPy programs draw from a flat file without PyTorch: docs/edge.md.
+    """
 
     out: Path
-    """Graph, .onnx."""
+    """ONNX graph, .onnx, or flat file, .cagc."""
     generator: Path | None = None
     """Checkpoint; the embedded face generator if left out."""
     batch: int = 1
@@ -308,12 +312,24 @@ class Export(KeyOption):
     """const (the stored noise maps) or none."""
     plain: bool = False
     """Use only operators that the converters of mobile runtimes know (docs/edge.md)."""
+    storage: str = "float16"
+    """Weights of a flat file: float32, float16, or int8 (mapping and affine layers as int8 rows, others float16)."""
+    directions: Path | None = None
+    """Edit directions that a flat file carries, from `cagc edit`."""
+    licence: str = ""
+    """Licence of the weights, a name or its text, which a flat file carries."""
     overwrite: bool = False
     """Replace the output of an earlier run."""
 
     def run(self) -> None:
-        """Write the graph."""
+        """Write the graph or the file."""
         check_target(self.out, self.overwrite)
         generator = load_teacher(self.generator, key=self.key)[0]
-        export_onnx(generator, self.out, self.batch, self.truncation, self.noise, self.plain)
+        if self.out.suffix == FLAT_SUFFIX:
+            directions = None if self.directions is None else Directions.load(self.directions)
+            if directions is not None:
+                directions.check(generator)
+            export_flat(generator, self.out, storage=self.storage, directions=directions, licence=self.licence)
+        else:
+            export_onnx(generator, self.out, self.batch, self.truncation, self.noise, self.plain)
         print(self.out)

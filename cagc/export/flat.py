@@ -19,7 +19,7 @@ from ..common.files import atomic_write
 from ..editing.directions import Directions
 from ..models import AnyGenerator
 
-MAGIC, VERSION, ARCHITECTURE, SUFFIX = b"CAGCFLAT", 1, b"stylegan2", ".cagc"
+MAGIC, VERSION, ARCHITECTURE, FLAT_SUFFIX = b"CAGCFLAT", 1, b"stylegan2", ".cagc"
 HEADER, ENTRY, ALIGNMENT = 64, 96, 16
 STORAGES = ("float32", "float16", "int8")
 """How weights are stored; "int8": mapping and affine layers as int8 rows with one scale each, others as float16."""
@@ -41,8 +41,8 @@ def export_flat(generator: AnyGenerator, path: str | Path, **options) -> None:
         CagcError: as :func:`flat_bytes`, or the suffix is not ``.cagc``, or the folder does not exist.
     """
     path = Path(path)
-    if path.suffix != SUFFIX:
-        raise CagcError(f"export {path}: got suffix {path.suffix!r}, expected {SUFFIX!r}")
+    if path.suffix != FLAT_SUFFIX:
+        raise CagcError(f"export {path}: got suffix {path.suffix!r}, expected {FLAT_SUFFIX!r}")
     data = flat_bytes(generator, **options)
     with atomic_write(path) as temporary:
         Path(temporary).write_bytes(data)
@@ -77,7 +77,7 @@ def flat_bytes(
             ``storage``, or the directions are of another length or number than it expects.
     """
     choice("storage", storage, STORAGES)
-    weights = generator.frozen_weights()
+    weights = generator.frozen_weights() if hasattr(generator, "frozen_weights") else None
     if weights is None:
         raise CagcError(f"export: got a {type(generator).__name__}, expected a StyleGAN2 generator of this package")
     arrays = [*_network(generator, weights, mapping), *_layers(weights, storage, mapping)]

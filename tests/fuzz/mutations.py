@@ -8,6 +8,7 @@ import pickle
 import pickletools
 import struct
 import zipfile
+import zlib
 from random import Random
 from typing import Any
 
@@ -234,3 +235,24 @@ def _doubled(levels: int) -> dict[str, Any]:
 def pickled(document: Any, protocol: int) -> bytes:
     """``document`` as a pickle alone."""
     return pickle.dumps(document, protocol=protocol)
+
+
+def damaged_flat(data: bytes, rng: Random) -> bytes:
+    """A flat student file whose header or table lies, with the length and the checksum that its header should have."""
+    damaged = bytearray(data)
+    entries = int.from_bytes(data[24:28], "little")
+    for _ in range(rng.choice((1, 1, 2, 5))):
+        kind = rng.randrange(4)
+        if kind == 0:  # numbers of the header or the table
+            place = 4 * rng.randrange(4, (64 + 96 * entries) // 4)
+            damaged[place : place + 4] = struct.pack("<I", rng.choice((*NUMBERS[:9], 3, 4, 5)) & 0xFFFFFFFF)
+        elif kind == 1:  # two entries changed over, without their names
+            a, b = (64 + 96 * rng.randrange(entries) + 48 for _ in range(2))
+            damaged[a : a + 48], damaged[b : b + 48] = damaged[b : b + 48], damaged[a : a + 48]
+        elif kind == 2:  # integers of the network: the first arrays
+            place = 64 + 96 * entries + 4 * rng.randrange(40)
+            damaged[place : place + 4] = struct.pack("<i", rng.choice((-1, 0, 1, 2, 3, 8, 64, 2**16, 2**30)))
+        else:
+            damaged = bytearray(damaged_bytes(bytes(damaged), rng))
+    rest = struct.pack("<Q", len(damaged)) + bytes(damaged[24:])
+    return bytes(damaged[:12]) + struct.pack("<I", zlib.crc32(rest)) + rest

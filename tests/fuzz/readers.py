@@ -32,11 +32,15 @@ from cagc.data.labels import read_labels
 from cagc.distill.state import RunFolder, _read
 from cagc.editing.directions import Directions
 from cagc.editing.projection import Projection
+from cagc.export import flat_bytes
 from cagc.latency.table import LatencyTable
 from cagc.metrics.frechet import FeatureStatistics
 from cagc.models import Discriminator, DiscriminatorConfig, Generator, GeneratorConfig
 from cagc.models.face_parser import FaceParser
 from cagc.report import training_curves
+from cagc_edge import EdgeError, random_z
+from cagc_edge import Generator as EdgeGenerator
+from cagc_kernels import native
 from tests.compress import test_nvlabs as nvlabs
 from tools.sngan.cifar_to_zip import read_images
 
@@ -147,6 +151,17 @@ def _load_all(path: Path) -> None:
                 network(torch.zeros(1, network.z_dim))
     if refused is not None:
         raise refused
+
+
+def _draw_flat(path: Path) -> None:
+    """Open a flat student file by the C library, and draw from it."""
+    try:
+        g = EdgeGenerator(path)
+        if g.img_resolution <= 64:
+            ws = g.mapping(random_z(0, 1, g.z_dim)) if g.has_mapping else np.zeros((1, g.num_ws, g.w_dim))
+            g.pictures(ws), g.synthesis(ws, "random")
+    except EdgeError as error:
+        raise CagcError(f"student {path.name}: {error}" + ": more memory than there is" * ("memory:" in str(error)))
 
 
 def _scores() -> ChannelScores:
@@ -344,6 +359,12 @@ READERS: dict[str, Reader] = {
         ("state.py:_step_of", "state.py:RunFolder.metrics", "state.py:RunFolder._lines",
          "__init__.py:_records"),
     ),
+    **({} if native.REASON else {
+        "flat": Reader(
+            ".cagc", lambda: flat_bytes(_generator(), storage="int8", licence="MIT"), _draw_flat,
+            (_BYTES, *(mutations.damaged_flat,) * 3), (),
+        ),
+    }),
 }  # fmt: skip
 
 
