@@ -27,16 +27,19 @@ def _exact_float32(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)
 
 
-def _targets() -> list:
-    """(backend, device) pairs of this process. Triton runs on the CPU in the interpreter, in a process of its own."""
+def _targets(op: str) -> list:
+    """(backend, device) pairs of this process whose backend has kernels of ``op``.
+
+    Triton runs on the CPU only in its interpreter, in a process of its own.
+    """
     interpreter = os.environ.get("TRITON_INTERPRET") == "1"
     pairs = [("triton", "cpu")] if interpreter else [("native", "cpu")]
     if torch.cuda.is_available() and not interpreter:
         pairs += [("native", "cuda"), ("triton", "cuda")]
     params = []
-    for name, device in pairs:
+    for name, device in ((name, device) for name, device in pairs if backends.implements(name, op)):
         marks = [pytest.mark.gpu] if device == "cuda" else []
-        if reason := backends.refusal(name, "bias_act", device):
+        if reason := backends.refusal(name, op, device):
             marks.append(pytest.mark.skip(reason=reason))
         params.append(pytest.param((name, device), id=f"{name}-{device}", marks=marks))
     return params
@@ -44,7 +47,7 @@ def _targets() -> list:
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     if "target" in metafunc.fixturenames:
-        metafunc.parametrize("target", _targets())
+        metafunc.parametrize("target", _targets(getattr(metafunc.module, "OP", "bias_act")))
 
 
 @pytest.fixture
