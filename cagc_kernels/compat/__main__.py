@@ -18,7 +18,7 @@ USAGE = "usage: python -m cagc_kernels.compat script.py [args …]  (or -m modul
 
 
 def table(arguments: list[str]) -> int:
-    """Print the table of code bases, a row as soon as it is known; 2 for bad arguments."""
+    """Print the table of code bases row by row; return 2 for bad arguments."""
     parser = argparse.ArgumentParser(prog="python -m cagc_kernels.compat", description=peers.__doc__)
     parser.add_argument("--peers", metavar="DIR", required=True, help="a folder of checkouts")
     parser.add_argument("--out", type=Path, metavar="FILE", help="also write the rows to this JSON Lines file, anew")
@@ -39,7 +39,7 @@ def table(arguments: list[str]) -> int:
 
 
 def main(arguments: list[str]) -> int:
-    """Run the script or module that ``arguments`` begin with as ``__main__``; 2 if they name none."""
+    """Run the script or module at the start of ``arguments`` as ``__main__``; return 2 if there is none."""
     as_module = arguments[:1] == ["-m"]
     target, *rest = arguments[as_module:] or [""]
     if not target or target in ("-h", "--help"):

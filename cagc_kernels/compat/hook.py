@@ -1,4 +1,4 @@
-"""Finds the op modules of code bases as they are imported, or among those that are, and puts our functions there."""
+"""Finds the op modules of code bases, on import or among the imported ones, and sets our functions in them."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _ABSENT = object()
 
 
 class Installation:
-    """What :func:`install` returns: used as a context manager, it ends one installation."""
+    """The result of :func:`install`: a context manager that calls :func:`uninstall`."""
 
     def __enter__(self) -> Installation:
         return self
@@ -28,15 +28,15 @@ class Installation:
 
 
 class _State:
-    """All that is installed: how often, where, how it is undone."""
+    """The state of the installation: its depth, what was replaced, and how to undo it."""
 
     def __init__(self) -> None:
         self.depth = 0
-        self.axes: dict[str, int | None] = {}  # the packages that were named
-        self.before: set[str] = set()  # modules imported before
+        self.axes: dict[str, int | None] = {}  # bias axis by named package
+        self.before: set[str] = set()  # modules imported before the installation
         self.undo: list[Callable[[], None]] = []
         self.theirs: dict[int, tuple[object, object]] = {}  # {id of ours: (ours, theirs)}
-        self.incomplete: set[str] = set()  # modules that another import must make anew
+        self.incomplete: set[str] = set()  # modules that ran without their extension
         self.told: dict[str, list[str]] = {}  # {module: lines of explain_install}
         self.keeps_theirs = False
 
@@ -51,23 +51,23 @@ _state = _State()
 
 
 def install(package: str | None = None, bias_axis: int | None = None) -> Installation:
-    """Let every copy of the known ops run on ours, those that are imported and those that will be.
+    """Replace the functions of every copy of the known ops by ours, in imported modules and in future imports.
 
-    A copy is known by the name of its file (fused_act, upfirdn2d, bias_act, ...), by what the file defines and by the
-    files beside it. Its own file runs, but for the compilation of its extension; then ours take the places of its
-    functions, under the signatures that those have. Modules that hold a function of an imported copy get ours too.
+    A copy is recognised by the name of its file (fused_act, upfirdn2d, bias_act, ...), by what the file defines and by
+    the files beside it. Its own file runs, except for the compilation of its extension; then its functions are replaced
+    by ours under their own signatures. They are also replaced in other modules that imported them.
 
     Args:
-        package: dotted name of a package or module whose files are tried whatever lies beside them.
-        bias_axis: of ``package``, the axis of [N, L, C] along which fused_leaky_relu adds a bias: 1 or -1. None: what
-            the copy does as far as its text says; else axis 1, or the last where only that fits.
+        package: dotted name of a package or module whose files are always tried, whatever lies beside them.
+        bias_axis: for ``package``, the axis of [N, L, C] along which fused_leaky_relu adds a bias: 1 or -1. None: the
+            axis that the source of the copy shows; else axis 1, or the last axis if only that fits.
 
     Returns:
-        A context manager that calls :func:`uninstall`. Installing again nests: as many undoings end it.
+        A context manager that calls :func:`uninstall`. Installing repeatedly nests: it ends after as many calls.
 
     Raises:
-        TypeError, ValueError: a wrong argument.
-        ImportError: ``package`` cannot be found, or importing a package above it fails. Nothing has changed then.
+        TypeError, ValueError: an argument is not as above.
+        ImportError: ``package`` cannot be found, or importing a package above it fails. Nothing is changed then.
     """
     if package is None and bias_axis is not None:
         raise ValueError(f"bias_axis: got {bias_axis!r} without a package, expected None or the name of a package")
@@ -91,9 +91,9 @@ def install(package: str | None = None, bias_axis: int | None = None) -> Install
 
 
 def uninstall() -> None:
-    """End one :func:`install`; the last puts back what the copies had, and forgets modules that need their own import.
+    """Undo one :func:`install`; the last call restores the copies' functions and drops modules that ran incompletely.
 
-    A name that a module took with ``from ... import`` while this was installed keeps ours.
+    A name that a module imported with ``from ... import`` during the installation keeps our function.
 
     Raises RuntimeError if nothing is installed.
     """
@@ -111,7 +111,7 @@ def uninstall() -> None:
 
 
 def explain_install() -> str:
-    """Lines for each op module met since :func:`install`: what was replaced, what was left alone, and why."""
+    """Return lines for each op module met since :func:`install`: what was replaced, what was left alone, and why."""
     if not _state.depth:
         return "cagc_kernels.compat: not installed"
     lines = [f"cagc_kernels.compat: installed, {len(_state.told) or 'no'} op modules met"]
@@ -121,15 +121,15 @@ def explain_install() -> str:
 
 
 def keep_theirs(keep: bool) -> None:
-    """From here on, modules that are imported run without their extension, but keep their own functions.
+    """Let modules imported from now on run without their extension but keep their own functions, for comparisons.
 
-    What ours are compared with. Ends with the installation.
+    It ends with the installation.
     """
     _state.keeps_theirs = keep
 
 
 def serves(package: str) -> bool:
-    """Whether ``package`` can be found and it, or a file directly in it, defines or hides something that is served."""
+    """Whether ``package`` can be found, and a file directly in it has functions that would be replaced."""
     spec = sys.modules[package].__spec__ if package in sys.modules else find_spec(package)
     folders = list(spec.submodule_search_locations or ()) if spec is not None else []
     files = [f"{folder}/{file}.py" for folder in folders for file in FILES if file != "conv2d_gradfix"]
@@ -149,7 +149,7 @@ def _check_package(package: object) -> None:
         return
     try:
         found = find_spec(package)
-    except Exception as error:  # what is above it runs, and may raise anything
+    except Exception as error:  # the packages above it run, and may raise anything
         raise ImportError(
             f"package: got {package!r}, which cannot be reached ({type(error).__name__}: {error}); "
             "expected a package whose parents can be imported"
@@ -159,11 +159,11 @@ def _check_package(package: object) -> None:
 
 
 def _judge(source: Source, stem: str, named: bool) -> set[str] | str:
-    """The names that are to be replaced in this file, or why it is left alone."""
+    """Return the names to replace in this file, or the reason why it is left alone."""
     if stem in LEFT and not (named and stem not in LEFT):
         return LEFT[stem]
     known = set(FILES.get(stem, ())) if not named else {name for names in FILES.values() for name in names}
-    if stem in FILES and not source.names:  # nothing but a statement that fails, or a re-export
+    if stem in FILES and not source.names:  # only statements that fail, or a re-export
         if source.imported & known or not (named or source.families):
             return "it defines nothing itself"
         return set(FILES[stem])
@@ -181,7 +181,7 @@ def _may_hold_ops(name: str) -> bool:
 
 
 def _read(name: str, path: str) -> tuple[Source, set[str]] | None:
-    """The file and the names to replace in it; None, and told of, where it is left alone."""
+    """Return the file and the names to replace in it; None, with a line for explain_install, if it is left alone."""
     stem = name.rpartition(".")[2]
     try:
         source = Source(path)
@@ -199,7 +199,7 @@ def _read(name: str, path: str) -> tuple[Source, set[str]] | None:
 
 
 class _Finder:
-    """Answers for the op modules only, with what the finders after it found and a loader of ours."""
+    """Finds op modules by the finders after it, and gives them a loader of ours; ignores all other modules."""
 
     def find_spec(self, name: str, path: object = None, target: object = None) -> ModuleSpec | None:
         stem = name.rpartition(".")[2]
@@ -214,7 +214,7 @@ class _Finder:
         if spec is None or type(spec.loader) is not SourceFileLoader:
             return None
         if spec.submodule_search_locations is not None and stem in FILES and not _state.named(name):
-            return None  # basicsr.ops.fused_act, whose file of the same name is the one
+            return None  # a package such as basicsr.ops.fused_act, whose file of the same name has the op
         read = _read(name, spec.loader.path)
         if read is None and not _below_a_package_that_fails(name):
             return None
@@ -223,12 +223,12 @@ class _Finder:
 
 
 def _below_a_package_that_fails(name: str) -> bool:
-    """Whether ``name`` may miss an extension of its package without being asked for anything in it."""
+    """Whether ``name`` is below a package that fails as a whole if one of its extensions is missing."""
     return any(name.startswith(f"{package}.") for package in PACKAGES)
 
 
 class _Loader(SourceFileLoader):
-    """Runs the file without compiling, then puts ours in."""
+    """Runs the file without compiling, then replaces its functions by ours."""
 
     def __init__(self, name: str, path: str, read: tuple[Source, set[str]] | None) -> None:
         super().__init__(name, path)
@@ -252,7 +252,7 @@ _FINDER = _Finder()
 
 
 def _fill_imported() -> None:
-    """Put ours into the op modules that are imported, and into every module that took a function from one."""
+    """Replace functions in the op modules that are imported, and in all modules that imported one of them."""
     met = set(_state.told)
     for name, module in list(sys.modules.items()):
         path = getattr(module, "__file__", None)
@@ -277,7 +277,7 @@ def _globals() -> Iterator[tuple[ModuleType, str, object]]:
 
 
 def _fill(module: ModuleType, source: Source, names: set[str]) -> None:
-    """Put ours into ``module`` under ``names``, functions before the classes that call them."""
+    """Set our functions in ``module`` under ``names``, before the classes that call them."""
     if _state.keeps_theirs:
         return
     if (stem := module.__name__.rpartition(".")[2]) in CARRIERS:
@@ -312,7 +312,7 @@ def _fill(module: ModuleType, source: Source, names: set[str]) -> None:
 
 
 def _fill_carried(module: ModuleType, maker: str) -> None:
-    """Fill each module that ``maker`` of ``module`` makes of the text of a pickled network, or has made."""
+    """Replace functions in each module that ``maker`` of ``module`` creates, or created, from source in a pickle."""
     theirs = vars(module)[maker]
 
     def fill(carried: ModuleType, text: str) -> ModuleType:
@@ -362,7 +362,7 @@ def _fill_class(module, name: str, theirs: object, served: Layer, source: Source
 def _signature(function: object) -> Signature | None:
     try:
         return signature(function) if callable(function) else None
-    except (TypeError, ValueError):  # a builtin, as the apply of an autograd function
+    except (TypeError, ValueError):  # a builtin, such as the apply of an autograd function
         return None
 
 
@@ -380,7 +380,7 @@ def _put(module: ModuleType, key: str, value: object) -> None:
 
 
 def _forget() -> None:
-    """Packages that hold ours get theirs back; what ran without its extension, and what has nothing to get, goes."""
+    """Restore the functions of packages, and drop modules that ran without their extension or had no function."""
     gone = set(_state.incomplete)
     for module, key, value in _globals():
         ours, theirs = _state.theirs.get(id(value), (_ABSENT, None))

@@ -1,7 +1,7 @@
-"""The table of code bases: each checkout's generator, drawn through its own code on these ops and on its own.
+"""The table of code bases: each checkout's generator, run by its own code on these ops and on its own ops.
 
-``python -m cagc_kernels.compat --peers DIR`` prints it in Markdown for the checkouts in DIR, a line as soon as it is
-known. Nothing of them is kept, but their code runs, so give it only what you trust.
+``python -m cagc_kernels.compat --peers DIR`` prints it in Markdown for the checkouts in DIR, row by row. Nothing of
+them is kept, but their code runs, so use only checkouts that you trust.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from .families import FILES
 from .reading import Source
 
 TIMEOUT = 120.0  # seconds of one process
-ROUNDS = 6  # the first of which is not counted
+ROUNDS = 6  # the first one is a warm-up
 HEADINGS = {
     "code_base": "code base", "generator": "generator", "without": "import without", "with": "import with",
     "against": "compared with", "image": "image", "gradient": "gradient", "second": "second gradient",
@@ -34,26 +34,26 @@ Row = dict[str, str]
 
 
 def heading() -> str:
-    """The first two lines of the table."""
+    """Return the first two lines of the table."""
     return f"{line(HEADINGS)}\n{line(dict.fromkeys(HEADINGS, '---'))}"
 
 
 def line(row: Row) -> str:
-    """A row in Markdown."""
+    """Format a row in Markdown."""
     return f"| {' | '.join(row.get(key, '') for key in HEADINGS)} |"
 
 
 def rows(folder: str | Path, timeout: float = TIMEOUT, speed: bool = False) -> Iterator[Row]:
-    """What is found for the checkouts, the folders in ``folder``, one after the other.
+    """Yield a row for each checkout, which are the folders in ``folder``.
 
-    The differences are the largest of the image and of its first and second gradients in the latent, float64, over the
-    largest value of what they are compared with: the code base's own functions on the CPU, its extension left out, or
-    our reference where it has none. ``speed`` is the time of a float32 image of 128 px on those over that on our
-    kernels, the least of five rounds by turns. No process takes more than ``timeout`` seconds.
+    The differences are the largest ones of the image and of its first and second gradients with respect to the latent,
+    in float64, relative to the largest value. They are compared with the code base's own functions on the CPU, without
+    its extension, or with our reference where it has none. ``speed`` adds the speed-up of a float32 image of 128 px,
+    from the fastest of five rounds in turns. A process is stopped after ``timeout`` seconds.
     """
     for checkout in sorted(path for path in Path(folder).iterdir() if path.is_dir()):
         found = [_row(checkout, path, name, timeout, speed) for path, name in _generators(checkout)]
-        # What uses none of the ops is no row; a folder of ops that nothing here can draw is one.
+        # Generators that use none of the ops have no row; a folder of ops without a known generator has one.
         served = [row for row in found if row["with"] != NO_OP]
         for path in () if served else _folders_of_ops(checkout):
             served.append(_row(checkout, path, trial.OPS, timeout, speed))
@@ -110,11 +110,11 @@ def _differences(ours: list[torch.Tensor], theirs: list[torch.Tensor]) -> Row:
 
 
 class _Process:
-    """A :mod:`.trial` that runs; killed at the end of the block, or after ``timeout`` seconds."""
+    """A running :mod:`.trial`, which is killed at the end of the block or after ``timeout`` seconds."""
 
     def __init__(self, root: Path, path: Path, name: str, mode: str, out: str, timeout: float) -> None:
         module = ".".join(path.relative_to(root).with_suffix("").parts)
-        # Not by -m, which would put the folder of the code base before the interpreter's own modules.
+        # Not started by -m, which would search the folder of the code base before Python's own modules.
         code = f"import sys; from {trial.__name__} import main; main(*sys.argv[1:])"
         command = [sys.executable, "-W", "ignore", "-c", code, str(root), module, name, mode, out]
         environment = {**os.environ, "CAGC_BACKEND": "reference"} if mode == "reference" else None
@@ -138,12 +138,12 @@ class _Process:
         self._errors.close()
 
     def error(self) -> str | None:
-        """Wait until the image is drawn; one line of why it was not."""
+        """Wait until the image is drawn; return the reason in one line if it was not."""
         if self._asked:
             return self._error
         self._asked = True
         for answer in self._process.stdout:
-            if answer.strip() == trial.READY:  # code bases print lines of their own
+            if answer.strip() == trial.READY:  # code bases print other lines
                 return None
         self._process.wait()
         self._errors.seek(0)
@@ -153,7 +153,7 @@ class _Process:
         return self._error
 
     def seconds(self) -> float | None:
-        """The time of one more image; None where the process has ended."""
+        """Return the time of one more image, or None if the process has ended."""
         try:
             self._process.stdin.write("\n")
             self._process.stdin.flush()
@@ -169,7 +169,7 @@ def _shortened(text: str, root: Path) -> str:
 def _generators(checkout: Path) -> Iterator[tuple[Path, str]]:
     for path in sorted(checkout.rglob("*.py")):
         try:
-            tree = ast.parse(path.read_bytes())  # of bytes, which may begin with a byte order mark
+            tree = ast.parse(path.read_bytes())  # bytes, because the file may begin with a byte order mark
         except (OSError, SyntaxError, ValueError):
             continue
         for node in tree.body:
@@ -187,7 +187,7 @@ def _first_parameter(node: ast.ClassDef) -> str | None:
 
 
 def _folders_of_ops(checkout: Path) -> Iterator[Path]:
-    """The file upfirdn2d.py of each."""
+    """Yield the file upfirdn2d.py of each folder of ops."""
     for path in sorted(checkout.rglob("upfirdn2d.py")):
         try:
             source = Source(str(path))

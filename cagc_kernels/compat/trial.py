@@ -1,4 +1,4 @@
-"""One trial of the table of code bases, in a process of its own: a generator is built and drawn.
+"""One trial of the table of code bases, in a process of its own: builds a generator and draws an image.
 
 ``python -m cagc_kernels.compat.trial ROOT MODULE NAME MODE OUT``; see :mod:`.peers`, which starts it.
 """
@@ -17,20 +17,20 @@ from torch import Tensor, nn
 
 from . import hook
 
-# bare: as the code base is; own: its own functions, but nothing is compiled; kernels, reference: ours.
+# bare: the code base unchanged; own: its own functions, without compiling; kernels, reference: our functions.
 MODES = ("bare", "own", "kernels", "reference")
-# The line that says that a trial went well.
+# The line printed after a successful trial.
 READY = "{}"
-# Name that stands for a folder of ops without a generator.
+# Name for a folder of ops without a generator.
 OPS = "ops"
 
 
-# Pixels of a side: of the image whose derivatives are compared, and of the one that is timed.
+# Image side in pixels for the comparison of derivatives, and for timing.
 SIZE, TIMED_SIZE = 16, 128
 
 
 class Kind(NamedTuple):
-    """How a generator of a size is built and drawn."""
+    """How to build a generator of a given size and draw its images."""
 
     arguments: Callable[[int], tuple[object, ...]]
     draw: Callable[[Callable[..., object], Tensor], Tensor]
@@ -56,7 +56,7 @@ def _restored(generator: Callable[..., object], image: Tensor) -> Tensor:
     return generator(image, randomize_noise=False)[0]
 
 
-# By the first parameter of the class, or by its name.
+# Kinds by the first parameter of the class, or by its name.
 KINDS = {
     "size": Kind(lambda size: (size, 64, 2), lambda g, z: g([z], randomize_noise=False)[0]),
     "out_size": Kind(lambda size: (size, 64, 2), lambda g, z: g([z], randomize_noise=False)[0]),
@@ -74,12 +74,12 @@ NAMES = ("Generator", "StyleGAN2Generator", "GFPGANv1")
 
 
 def of_class(name: str, first: str) -> Kind | None:
-    """The kind of the class ``name`` whose first parameter is ``first``; None where this table cannot build it."""
+    """Return the kind of class ``name`` with first parameter ``first``; None if this table cannot build it."""
     return KINDS.get(name) or KINDS.get(first)
 
 
 def _ops(module: object) -> nn.Module:
-    """The ops of a folder as one module: bias and activation, then up-sampling by two."""
+    """Return the ops of a folder as one module: bias and activation, then up-sampling by two."""
 
     class Ops(nn.Module):
         def __init__(self) -> None:
@@ -115,7 +115,7 @@ def _load(module: str, name: str) -> object:
 
 
 def derivatives(draw: Callable[[Tensor], Tensor], z: Tensor) -> list[Tensor]:
-    """An image, the gradient of a weighted sum of it in ``z``, and that of the gradient's square."""
+    """Return an image, the gradient of a weighted sum of it by ``z``, and the gradient of that gradient's square."""
     z = z.clone().requires_grad_()
     image = draw(z)
     weights = torch.linspace(-1, 1, image.numel(), dtype=image.dtype).view_as(image)
@@ -125,7 +125,7 @@ def derivatives(draw: Callable[[Tensor], Tensor], z: Tensor) -> list[Tensor]:
 
 
 def main(root: str, module: str, name: str, mode: str, out: str) -> None:
-    """Write what ``name`` draws to ``out``, say so by a line, then time an image for each line of standard input."""
+    """Write image and gradients of ``name`` to ``out``, print a line, and time an image per line of standard input."""
     sys.path.insert(0, root)
     if mode != "bare":
         hook.install()
