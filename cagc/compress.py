@@ -24,6 +24,7 @@ from .content import ContentParser
 from .distill import DistillConfig, Interrupted, RunFolder, distill
 from .distill.losses import load_perceptual
 from .evaluation import Tools, evaluate
+from .export.web import export_web, fits_beside
 from .metrics.frechet import result_key
 from .metrics.macs import total_macs, total_parameters
 from .models import AnyGenerator
@@ -38,7 +39,8 @@ from .runs import Inputs, LoadedInputs
 # Far from the seeds of scoring, so that evaluation uses latents that the compression has not seen.
 _HELD_OUT = 1_000_000
 
-_OWN_FILES = ("plan.json", "pruned.safetensors", "student.safetensors", "metrics.json", "report.html")
+_PAGE = "student.html"
+_OWN_FILES = ("plan.json", "pruned.safetensors", "student.safetensors", "metrics.json", "report.html", _PAGE)
 _OWN_FOLDERS = ("distill", "grids", "baseline")
 
 
@@ -78,6 +80,8 @@ class CompressConfig(Inputs):
     work."""
     evaluation_metrics: tuple[str, ...] = ()
     """Metrics as in cagc evaluate --metrics; psnr and frechet if left out."""
+    web: bool = True
+    """Also write student.html, a page that draws with the student in a browser."""
     out: Path = Path("cagc-out")
     """Folder for the student, plan, metrics, report and grids."""
     seed: int = 0
@@ -171,6 +175,8 @@ def _conclude(
         )  # fmt: skip
     with phase("Writing the report"):
         report = _report(config, loaded, plan, variants, student, pruned)
+        if config.web:
+            report = replace(report, web=_write_page(config, student, loaded.teacher))
         page = write_report(config.out, report)
         metrics = {"generators": report.metrics(), "features": report.features, "provenance": dict(report.provenance)}
         write_json(config.out / "metrics.json", metrics)
@@ -178,6 +184,16 @@ def _conclude(
     print_table(report)
     print(page)
     return report
+
+
+def _write_page(config: CompressConfig, student: AnyGenerator, teacher: AnyGenerator) -> str | None:
+    """Write the page that draws with ``student`` and return its name, or None, with a note, if there can be none."""
+    try:
+        export_web(student, config.out / _PAGE, teacher if fits_beside(student, teacher) else None)
+    except CagcError as error:
+        console.print(f"  no page for browsers: {error}")
+        return None
+    return _PAGE
 
 
 def resume_compress(out: Path) -> Report:

@@ -83,10 +83,11 @@ class _Mapping(nn.Module):
         for i, (weight, bias) in enumerate(layers):
             _keep(self, **{f"weight{i}": weight * _GAIN, f"bias{i}": bias * _GAIN})
         # The mean of squares as a product, because converters differ in how they take a reduction's axes.
-        _keep(self, mean=torch.full((1, style_dim), 1 / style_dim), centre=w_avg.to("cpu") * (1 - truncation))
+        _keep(self, mean=torch.full((1, style_dim), 1 / style_dim), epsilon=torch.full((1,), _EPSILON))
+        _keep(self, centre=w_avg.to("cpu") * (1 - truncation))
 
     def forward(self, z: Tensor) -> Tensor:
-        w = z * torch.rsqrt(F.linear(z * z, self.mean) + _EPSILON)
+        w = z * torch.rsqrt(F.linear(z * z, self.mean, self.epsilon))
         for i in range(self.depth):
             w = F.leaky_relu(F.linear(w, getattr(self, f"weight{i}"), getattr(self, f"bias{i}")), 0.2)
         return w if self.truncation == 1 else w * self.truncation + self.centre
@@ -104,7 +105,7 @@ class _Styled(nn.Module):
         _keep(
             self, affine=conv.affine, affine_bias=conv.affine_bias, bias=conv.bias.reshape(1, -1, 1, 1) * _GAIN,
             weight=conv.weight.transpose(0, 1) if self.up else conv.weight,
-            energy=conv.weight.square().sum((2, 3)) / 2,
+            energy=conv.weight.square().sum((2, 3)) / 2, epsilon=torch.full((out,), _EPSILON / 2),
         )  # fmt: skip
         if self.up:
             _keep(self, fir=kernel[None, None].repeat(out, 1, 1, 1))
@@ -114,7 +115,7 @@ class _Styled(nn.Module):
 
     def forward(self, x: Tensor, w: Tensor) -> Tensor:
         style = F.linear(w, self.affine, self.affine_bias)
-        scale = torch.rsqrt(F.linear(style * style, self.energy) + _EPSILON / 2)
+        scale = torch.rsqrt(F.linear(style * style, self.energy, self.epsilon))
         x = x * _channels(style)
         if self.up:
             x = F.conv2d(F.conv_transpose2d(x, self.weight, stride=2), self.fir, padding=1, groups=self.fir.shape[0])

@@ -56,6 +56,7 @@ class Report:
     features: name of the Fréchet features. batch: images a timed call makes. layers: widths, input to output.
     figures: picture rows. curves: training panels, none when nothing was trained. provenance: label → text, e.g.
     command, seed, versions, machine, plan hash. notes: sentences on how to read the figures, e.g. sample counts.
+    web: name of the page beside it that draws with the student, if there is one.
     """
 
     title: str
@@ -70,6 +71,7 @@ class Report:
     curves: Sequence[Curve] = ()
     provenance: Mapping[str, str] = field(default_factory=dict)
     notes: Sequence[str] = ()
+    web: str | None = None
 
     @property
     def variants(self) -> list[Variant]:

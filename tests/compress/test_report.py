@@ -11,6 +11,7 @@ import pytest
 import torch
 from PIL import Image
 
+from benchmarks.browser import Browser, find_browser
 from cagc.common.errors import CagcError
 from cagc.common.seeds import z_batch
 from cagc.latency.measure import LatencyResult
@@ -18,8 +19,6 @@ from cagc.models.stylegan2 import Generator, GeneratorConfig
 from cagc.pictures import comparison_figures, content_overlay, difference, image_grid, interpolation_strip
 from cagc.report import Curve, Report, Variant, layer_table, render, training_curves, write_report
 from cagc.report.charts import curve_chart
-
-from .browser import Browser, find_browser
 
 OPTIONS = {"style_dim": 32, "mapping_layers": 2}
 
