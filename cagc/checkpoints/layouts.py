@@ -15,6 +15,7 @@ from ..common.wrappings import Part, parts
 from .basicsr import generator_from_basicsr
 from .nvlabs import discriminator_from_nvlabs, generator_from_nvlabs
 from .rosinality import discriminator_from_rosinality, generator_from_rosinality
+from .stylegan3 import generator_from_stylegan3
 
 GENERATOR, DISCRIMINATOR, OTHER = "generator", "discriminator", "other"
 
@@ -49,6 +50,8 @@ class Layout:
 
 _STYLEGAN2 = ("input.input", "conv1.conv.weight", "to_rgb1.conv.weight", "style.1.weight")
 
+_STYLEGAN3 = ("synthesis.input.weight", "synthesis.input.freqs", "synthesis.input.affine.weight")
+
 LAYOUTS = (
     Layout("swagan of rosinality", OTHER, _STYLEGAN2, told_by="iwt."),
     Layout(
@@ -66,8 +69,13 @@ LAYOUTS = (
         ("constant_input.weight", "style_conv1.modulated_conv.weight", "style_mlp.1.weight"), generator_from_basicsr,
         found_in="`params_ema` and `params` of BasicSR; `stylegan_decoder.` in GFPGAN",
     ),
-    Layout("StyleGAN3", OTHER, ("mapping.w_avg", "synthesis.input.weight", "synthesis.input.freqs"),
-           told_by="synthesis.input."),
+    Layout("StyleGAN-XL with classes, whose mapping network embeds them by another network", OTHER, _STYLEGAN3,
+           told_by="mapping.embed_proj."),
+    Layout(
+        "NVlabs' StyleGAN3 generator", GENERATOR, _STYLEGAN3, generator_from_stylegan3,
+        found_in="`.pkl` snapshots of stylegan3's configurations T and R, also with numpy arrays (SVS's students), "
+        "StyleGAN-Human's sg3; the network alone; its state dict alone",
+    ),
     Layout(
         "NVlabs' StyleGAN2 generator", GENERATOR,
         ("synthesis.b4.const", "synthesis.b4.conv1.weight", "mapping.w_avg", "mapping.fc0.weight"),

@@ -19,10 +19,16 @@ from .sngan import SNGANConfig, SNGANDiscriminator, SNGANDiscriminatorConfig, SN
 from .stylegan2 import Generator
 from .stylegan2_config import GeneratorConfig, block_resolutions
 from .stylegan2_elastic import ElasticSynthesis
+from .stylegan3 import StyleGAN3Generator
+from .stylegan3_config import StyleGAN3Config
 
 AnyDiscriminator = Discriminator | SNGANDiscriminator
 
-_GENERATORS = {"stylegan2": (Generator, GeneratorConfig), "sngan": (SNGANGenerator, SNGANConfig)}
+_GENERATORS = {
+    "stylegan2": (Generator, GeneratorConfig),
+    "stylegan3": (StyleGAN3Generator, StyleGAN3Config),
+    "sngan": (SNGANGenerator, SNGANConfig),
+}
 _DISCRIMINATORS = {
     "stylegan2": (Discriminator, DiscriminatorConfig),
     "sngan": (SNGANDiscriminator, SNGANDiscriminatorConfig),
@@ -45,6 +51,8 @@ __all__ = [
     "SNGANDiscriminator",
     "SNGANDiscriminatorConfig",
     "SNGANGenerator",
+    "StyleGAN3Config",
+    "StyleGAN3Generator",
     "build_discriminator",
     "build_generator",
     "new_discriminator",
@@ -77,6 +85,12 @@ def new_discriminator(config: AnyConfig) -> AnyDiscriminator:
     """Untrained discriminator for a generator of ``config``: equally wide, or of the published width for SN-GAN."""
     if isinstance(config, SNGANConfig):
         return SNGANDiscriminator(SNGANDiscriminatorConfig(config.resolution))
+    if isinstance(config, StyleGAN3Config):
+        widest, last = max(config.channels.values()), list(config.channels.values())[-1]
+        widths = {r: min(widest, last * config.resolution // r) for r in block_resolutions(config.resolution)}
+        return Discriminator(
+            DiscriminatorConfig(config.resolution, widths, c_dim=config.c_dim, img_channels=config.img_channels)
+        )
     widths = {r: config.channels[f"b{r}.conv1"] for r in block_resolutions(config.resolution)}
     options = {name: getattr(config, name) for name in ("c_dim", "img_channels", "const_size")}
     return Discriminator(DiscriminatorConfig(config.resolution, widths, **options))

@@ -32,8 +32,8 @@ class LayerSpec:
     Attributes:
         name: in tables, scores and plans, such as "b8.conv0"; unique in its network.
         kind: "mapping" (fully connected layer from z to w), "const" (learned input), "projection" (fully connected
-            layer from z to an image-shaped input), "conv", "to_rgb" (convolution to the image) or "norm" (batch
-            normalisation).
+            layer from z to an image-shaped input), "fourier" (matrix from Fourier features to the channels of the
+            input), "conv", "to_rgb" (convolution to the image) or "norm" (batch normalisation).
         module: path of its module below the generator.
         in_width, out_width: input and output channels (or features); ``in_width`` is 0 without an input.
         size: height and width of the output; (1, 1) for vectors.
@@ -44,7 +44,8 @@ class LayerSpec:
         reads, writes: names of the channel groups of the input and of the output; None where the channels
             are fixed (z, w, the image).
         w: index of the w that modulates this layer; None: no modulation.
-        w_dim: length of that w; an affine layer maps it to one style per input channel.
+        w_dim: length of that w, which an affine layer maps to styles.
+        styles: outputs of the affine layer; None: one per input channel.
         demodulate: whether the weights are normalised after modulation.
         equalised: whether the weight is multiplied by 1/√fan_in at run time, which pruning then makes larger.
         bias: whether a bias is added.
@@ -68,6 +69,7 @@ class LayerSpec:
     writes: str | None = None
     w: int | None = None
     w_dim: int = 0
+    styles: int | None = None
     demodulate: bool = False
     equalised: bool = False
     bias: bool = True
@@ -84,7 +86,7 @@ class LayerSpec:
             return (self.out_width, *self.size)
         if self.kind == "projection":
             return (self.out_width, *self.size, self.in_width)
-        taps = () if self.kind == "mapping" else (self.kernel, self.kernel)
+        taps = () if self.kind in ("mapping", "fourier") else (self.kernel, self.kernel)
         return (self.out_width, self.in_width, *taps)
 
     @property
@@ -95,7 +97,7 @@ class LayerSpec:
     @property
     def affine_macs(self) -> int:
         """Multiply-accumulates of the affine layer from w to styles; 0 without one."""
-        return 0 if self.w is None else self.w_dim * self.in_width
+        return 0 if self.w is None else self.w_dim * (self.styles or self.in_width)
 
     @property
     def parameters(self) -> int:
@@ -106,7 +108,7 @@ class LayerSpec:
     @property
     def affine_parameters(self) -> int:
         """Trainable numbers of the affine layer; 0 without one."""
-        return 0 if self.w is None else (self.w_dim + 1) * self.in_width
+        return 0 if self.w is None else (self.w_dim + 1) * (self.styles or self.in_width)
 
     @property
     def activations(self) -> int:

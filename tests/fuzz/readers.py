@@ -42,6 +42,7 @@ from cagc_edge import EdgeError, random_z
 from cagc_edge import Generator as EdgeGenerator
 from cagc_kernels import native
 from tests.compress import test_nvlabs as nvlabs
+from tests.compress import test_stylegan3_files as stylegan3
 from tools.sngan.cifar_to_zip import read_images
 
 from . import mutations
@@ -107,6 +108,10 @@ def _training_file() -> dict[str, Any]:
 def _basicsr() -> dict[str, Any]:
     state = to_rosinality(_networks())["g_ema"]
     return {"params_ema": {_basicsr_name(name): t for name, t in state.items() if not name.endswith("kernel")}}
+
+
+def _stylegan3() -> dict[str, Any]:
+    return {"G_ema": stylegan3.state(stylegan3.generator(num_layers=3))}
 
 
 def _basicsr_name(name: str) -> str:
@@ -266,6 +271,10 @@ READERS: dict[str, Reader] = {
         (_BYTES, mutations.damaged_bytes), ("torch_files.py:_read_legacy",),
     ),
     "basicsr": Reader(".pth", lambda: _saved(_basicsr()), _load_all, (*_TORCH, _tree(_basicsr)), _CHECKPOINTS),
+    "stylegan3": Reader(
+        ".pt", lambda: _saved(_stylegan3()), _load_all, (*_TORCH, _tree(_stylegan3)),
+        (*_CHECKPOINTS, "stylegan3.py:generator_from_stylegan3"),
+    ),
     **{
         f"nvlabs-protocol-{protocol}": Reader(
             ".pkl", lambda protocol=protocol: _snapshot(protocol), _load_all,
