@@ -137,6 +137,11 @@ def check_noise(config: Config, noise: Noise, batch: int) -> Sequence[str | torc
     return noise
 
 
+def _of_config(name: str, doc: str) -> Any:
+    """A property that reads ``name`` from ``config``."""
+    return property(lambda self: getattr(self.config, name), doc=doc)
+
+
 class GeneratorNames:
     """NVlabs' attributes, read from ``config``, labels of seeds, and style mixing by ``mapping``."""
 
@@ -194,40 +199,13 @@ class GeneratorNames:
         # All rows of mixed are the same w: expanding one row sums the gradient over the rows in use only.
         return torch.cat([ws[:, :mixing_index], mixed[:, :1].expand(-1, self.num_ws - mixing_index, -1)], dim=1)
 
-    @property
-    def z_dim(self) -> int:
-        """Length of z."""
-        return self.config.z_dim
-
-    @property
-    def c_dim(self) -> int:
-        """Length of a class label; 0 without labels."""
-        return self.config.c_dim
-
-    @property
-    def w_dim(self) -> int:
-        """Length of w."""
-        return self.config.w_dim
-
-    @property
-    def num_ws(self) -> int:
-        """w vectors that one image takes."""
-        return self.config.num_ws
-
-    @property
-    def img_resolution(self) -> int:
-        """Longer side of an image in pixels."""
-        return self.config.img_resolution
-
-    @property
-    def img_size(self) -> Size:
-        """Height and width of an image in pixels."""
-        return self.config.img_size
-
-    @property
-    def img_channels(self) -> int:
-        """Channels of an image."""
-        return self.config.img_channels
+    z_dim: int = _of_config("z_dim", "Length of z.")
+    c_dim: int = _of_config("c_dim", "Length of a class label; 0 without labels.")
+    w_dim: int = _of_config("w_dim", "Length of w.")
+    num_ws: int = _of_config("num_ws", "Number of w vectors per image.")
+    img_resolution: int = _of_config("img_resolution", "Longer side of an image in pixels.")
+    img_size: Size = _of_config("img_size", "Height and width of an image in pixels.")
+    img_channels: int = _of_config("img_channels", "Channels of an image.")
 
 
 class BaseGenerator(GeneratorNames, nn.Module):
