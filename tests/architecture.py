@@ -18,7 +18,7 @@ TAKES_APART = ("split", "rsplit", "partition", "rpartition", "removeprefix", "re
 
 
 def imports(name: str, path: Path, known: set[str]) -> set[str]:
-    """Modules of ``known`` that module ``name`` imports, those of its functions and the packages above them too."""
+    """Return the modules of ``known`` that module ``name`` imports, also in functions, and the packages above them."""
     package = name.split(".") if path.name == "__init__.py" else name.split(".")[:-1]
     found: set[str] = set()
     for node in ast.walk(ast.parse(path.read_text())):
@@ -32,13 +32,13 @@ def imports(name: str, path: Path, known: set[str]) -> set[str]:
         for target in targets:
             parts = target.split(".")
             above = {".".join(parts[:i]) for i in range(1, len(parts) + 1)} & known
-            # The packages that a module is in have begun before it runs.
+            # The packages of a module are imported before it, so they are no edges.
             found |= {module for module in above if module == target or not name.startswith(f"{module}.")}
     return found - {name}
 
 
 def import_cycles(graph: dict[str, set[str]]) -> dict[str, set[str]]:
-    """What is left of ``graph`` without the modules that import, or are imported by, none of the others."""
+    """Return ``graph`` without the modules that are not part of a cycle; it is empty if there are no cycles."""
     left = graph
     while True:
         imported = set().union(*left.values())
@@ -56,7 +56,7 @@ def classes(paths: list[Path]) -> set[str]:
 
 
 def asks_for_class(tree: ast.AST, models: set[str]) -> Iterator[int]:
-    """Lines that ask whether something is of a class of ``models``: isinstance, type(), dispatch on types, match."""
+    """Yield lines that test for a class of ``models``: isinstance, type(), dispatch on types, match."""
     for node in ast.walk(tree):
         asked: list[ast.AST] = []
         if isinstance(node, ast.Call) and getattr(node.func, "id", "") in ("isinstance", "issubclass"):
@@ -76,7 +76,7 @@ def asks_for_class(tree: ast.AST, models: set[str]) -> Iterator[int]:
 
 
 def takes_name_apart(tree: ast.AST) -> Iterator[int]:
-    """Lines that take a layer's name apart, look into it, or put one together."""
+    """Yield lines that split, inspect or build the name of a layer."""
     for node in ast.walk(tree):
         if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute):
             given = [part.value for argument in node.args for part in ast.walk(argument) if _is_text(part)]

@@ -1,4 +1,4 @@
-"""What the benchmarks compare: images first. And the script for a machine with a GPU."""
+"""The benchmarked generators draw equal images, and the script for a machine with a GPU runs."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def test_other_images_are_not_timed(small):
 
 
 def checkout(folder: Path, model: str) -> Path:
-    """A folder that is taken for the authors' code, with this model.py."""
+    """Make a folder that is recognised as the authors' code, with this model.py."""
     for name in ("op", "Util"):
         (folder / "theirs" / name).mkdir(parents=True)
     (folder / "theirs" / "Util" / "mask_util.py").touch()

@@ -1,4 +1,4 @@
-"""What benchmarks/bench_sparse.py compares gives the same results: it checks them itself before anything is timed."""
+"""The candidates of benchmarks/bench_sparse.py give equal results, which it checks before timing."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What README and docs/ say can be done: links lead somewhere, commands and options exist, code runs."""
+"""README and docs/ are right: links exist, commands and options exist, code runs."""
 
 from __future__ import annotations
 

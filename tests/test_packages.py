@@ -1,4 +1,4 @@
-"""What is packed into which package, under which licence, and what it asks for."""
+"""The files, licences and requirements of the two packages."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The shape of the repository: who imports whom, what is compiled where, how long a function may be."""
+"""Rules of the repository: import directions, places of kernels, lengths of functions and files."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from . import architecture
 
 ROOT = Path(__file__).resolve().parents[1]
 MAX_FUNCTION, MAX_FILE, MAX_LINE, MAX_BYTES = 60, 400, 120, 16 * 2**20
-# Leftmost first: a package imports itself and what stands before it.
+# Each package may import itself and those before it.
 LAYERS = ("cagc_kernels", "cagc", "benchmarks", "tests")
 
 
 def tracked(*patterns: str) -> list[Path]:
-    """Files that git tracks or would track, so that a new file is judged before it is committed."""
+    """Return the files that git tracks or would track, so that new files are checked before they are committed."""
     environments = [f"--exclude=/{path.parent.name}/" for path in ROOT.glob("*/pyvenv.cfg")]
     command = ["git", "-C", str(ROOT), "ls-files", "-z", "--cached", "--others", "--exclude-standard", *environments]
     command += ["--", *patterns]
@@ -67,7 +67,7 @@ def test_nothing_imports_to_its_left(layer):
 
 
 def test_no_import_cycles():
-    """So that any module can be imported first. Lazy imports inside functions count."""
+    """Without cycles any module can be imported first. Lazy imports inside functions count."""
     assert architecture.import_cycles({"a": {"b"}, "b": {"c"}, "c": {"b"}, "d": {"a"}}) == {"b": {"c"}, "c": {"b"}}
     found = {}
     for path in PYTHON:
@@ -77,12 +77,12 @@ def test_no_import_cycles():
     assert not architecture.import_cycles({name: architecture.imports(name, found[name], known) for name in known})
 
 
-# What reads and writes other code bases' networks, layer by layer, knows their names.
+# Modules that read or write other code bases' networks may use the names of their layers.
 READERS = re.compile(r"cagc/(?:models/|checkpoints|nvlabs|rosinality|state_dicts)|benchmarks/(?:peers|grouped)\.py")
 
 
 def test_only_the_models_know_architectures():
-    """Others ask ``config.layers()``, and neither the class of a network nor the name of a layer."""
+    """Other code uses ``config.layers()``, and neither the class of a network nor the name of a layer."""
     models = architecture.classes([path for path in PYTHON if relative(path).startswith("cagc/models/")])
     found = []
     for path in PYTHON:

@@ -20,7 +20,7 @@ def run(*args: object) -> None:
 
 
 def refused(capsys: pytest.CaptureFixture, *args: object) -> str:
-    """The one line that a command prints when it refuses its input."""
+    """Return the single line that a command prints when it refuses its input."""
     with pytest.raises(SystemExit) as stop:
         run(*args)
     assert stop.value.code == 2

@@ -1,4 +1,4 @@
-"""File operations that fail on demand: the process is killed at one of them, or the disk is full from it on."""
+"""File operations that fail on demand: the process is killed at one of them, or the disk is full from then on."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _MAKE, _OTHER = {"os.mkdir"}, {"os.rename", "os.remove", "os.rmdir", "os.chmod"}
 
 
 class Killed(BaseException):
-    """Stands for the death of the process: from now on no file operation takes place, clean-up included."""
+    """Raised as if the process were killed: afterwards no file operation takes place, not even clean-up."""
 
 
 class _Faults:

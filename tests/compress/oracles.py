@@ -1,4 +1,4 @@
-"""Libraries that results are compared with."""
+"""Libraries with which results are compared."""
 
 from __future__ import annotations
 

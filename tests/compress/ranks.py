@@ -1,4 +1,4 @@
-"""What one of two processes does in ``test_distributed``: every check that needs both, so that they start only once."""
+"""One of the two processes of ``test_distributed``: it makes every check that needs both, so that they start once."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ SCORES = {
 
 
 def dark_half(images: Tensor, seeds: Any = None) -> Tensor:
-    """A mask of another area for every image: what is below zero."""
+    """Mask the pixels below zero, which is a different area in every image."""
     return (images.mean(dim=1, keepdim=True) < 0).to(images)
 
 
@@ -83,7 +83,7 @@ def measure(inputs: Inputs) -> dict[str, Any]:
 
 
 class Augmented(Augment):
-    """Begins at a probability at which every change is seen."""
+    """Augmentation with an initial probability at which every kind of change occurs."""
 
     def __init__(self, target: float) -> None:
         super().__init__(target, p=0.7)
@@ -98,7 +98,7 @@ def refusal(function: Any) -> str:
 
 
 def refusals(inputs: Inputs, out: Path) -> dict[str, str]:
-    """What goes wrong in one process, as this one tells it."""
+    """Return the errors of this process for faults in one of the two processes."""
     rank = distributed.rank()
     seeded = replace(CONFIG, seed=rank)
     found = {"config": refusal(lambda: inputs.distill(out / "disagreeing", seeded))}

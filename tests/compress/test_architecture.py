@@ -1,4 +1,4 @@
-"""An architecture that the package does not know: its module is all that scoring, planning, pruning and timing need."""
+"""Scoring, planning, pruning and timing work for an architecture that is defined only here."""
 
 from __future__ import annotations
 

@@ -21,7 +21,7 @@ SMALL = ("--samples", 12, "--draws", 2, "--pairs", 2, "--features", "efficientne
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory, small_teacher) -> list[Path]:
-    """Two folders as ``cagc compress`` leaves them: the teacher itself, and half of it, by another seed."""
+    """Two folders as ``cagc compress`` writes them: with the teacher as student, and with half of its channels."""
     teacher, folders = load_generator(small_teacher), []
     plan = plan_channels(teacher, score_channels(teacher, "random", samples=1), keep=0.5, round_to=1)
     for seed, student in enumerate((teacher, prune(teacher, plan))):

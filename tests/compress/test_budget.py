@@ -81,7 +81,7 @@ def test_kept_channels_are_the_highest_of_each_layer(generator, scores):
 
 
 def test_global_allocation_follows_the_scores(generator):
-    """A layer whose score sits in a few channels gives way, and more of the score is kept than without knowing it."""
+    """A layer whose score is concentrated in few channels becomes narrower, and more of the score is kept."""
     even = {name: torch.ones(width, dtype=torch.float64) for name, width in generator.config.channels.items()}
     peaked = even | {"b16.conv0": torch.cat([torch.ones(8), torch.full([56], 1e-3)]).double()}
     teacher = generator_hash(generator)
@@ -100,7 +100,7 @@ def test_global_allocation_ignores_a_layers_scale(generator, scores):
 
 
 def test_global_allocation_of_equal_channels_spends_alike_on_every_layer(generator):
-    """Without floors, narrowing any layer that can still give by one part in a hundred must save about the same."""
+    """Without floors, narrowing any layer above its minimum by 1 % must save about the same."""
     equal = {name: torch.ones(width, dtype=torch.float64) for name, width in generator.config.channels.items()}
     document = ChannelScores("x", equal, generator_hash(generator), {})
     widths = plan_channels(generator, document, macs=0.3, round_to=1, min_width=1).channels()

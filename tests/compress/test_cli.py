@@ -275,7 +275,7 @@ def test_refused_options_leave_nothing_behind(options, message, tmp_path, small_
 
 @pytest.fixture(scope="module")
 def stopped(tmp_path_factory, small_teacher, small_images):
-    """Compressions stopped in the middle of their distillation: folder, exit status and standard error by signal."""
+    """Compressions that were stopped during distillation: folder, exit status and standard error, by signal."""
     outs = {how: tmp_path_factory.mktemp(how.name) / "out" for how in (signal.SIGINT, signal.SIGKILL)}
     words = [
         "compress", "--teacher", small_teacher, "--data", small_images, "--content", "everything", "--samples", 4,

@@ -35,7 +35,7 @@ def test_text_is_shown_as_it_is(capsys):
 
 
 class _Gone(io.StringIO):
-    """A stream whose reader has gone."""
+    """A stream whose reader has closed its end."""
 
     def write(self, text):
         raise BrokenPipeError

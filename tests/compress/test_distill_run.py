@@ -49,7 +49,7 @@ def run(networks, data, out, config=CONFIG, **options):
 
 @pytest.fixture
 def one_thread() -> Iterator[None]:
-    """As the processes that are started have: sums of more than one differ in the last bit."""
+    """Use one thread, like the processes that are started, because sums on several threads differ in the last bit."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     yield
@@ -58,7 +58,7 @@ def one_thread() -> Iterator[None]:
 
 @pytest.fixture(scope="module")
 def whole(networks, data, tmp_path_factory):
-    """An uninterrupted run: its folder and its result."""
+    """The folder and the result of an uninterrupted run."""
     out = tmp_path_factory.mktemp("whole") / "run"
     return out, run(networks, data, out)
 
@@ -125,7 +125,7 @@ def test_longer_run_goes_on_from_a_finished_one(networks, data, whole, tmp_path)
 
 
 def options_of(config: DistillConfig) -> list[object]:
-    """Of `cagc distill`: the settings of `config` that differ from the defaults."""
+    """Return the options of `cagc distill` for the settings of `config` that differ from the defaults."""
     words: list[object] = []
     for name, value in config.to_dict().items():
         if value != DistillConfig().to_dict()[name]:
@@ -136,7 +136,7 @@ def options_of(config: DistillConfig) -> list[object]:
 
 @pytest.fixture(scope="module")
 def stopped(networks, small_teacher, small_images, tmp_path_factory):
-    """The config and, by signal, the folder, exit status and standard error of runs of it stopped at step 10."""
+    """A config, and the folder, exit status and standard error of its runs that were stopped at step 10, by signal."""
     config = replace(CONFIG, steps=4000, checkpoint_every=5, sample_every=0)
     folder = tmp_path_factory.mktemp("stopped")
     save_generator(networks[0], folder / "student.safetensors")
@@ -166,7 +166,7 @@ def test_stopped_process_goes_on_to_the_same_weights(networks, data, stopped, tm
 
 
 def losses_of(records: list[dict]) -> list[dict]:
-    """Records without what depends on the machine."""
+    """Return records without the entries that depend on the machine."""
     return [{k: v for k, v in r.items() if not k.startswith(("time_", "images_per", "peak_"))} for r in records]
 
 

@@ -57,7 +57,7 @@ def inputs(small_teacher, student, small_images) -> ranks.Inputs:
 
 @pytest.fixture(scope="module")
 def both(inputs, small_teacher, student, small_images, tmp_path_factory):
-    """Folder with the runs and findings of two processes, next to those of this one."""
+    """A folder with the runs and results of two processes, and those of this process."""
     folder = tmp_path_factory.mktemp("ranks")
     patch = pytest.MonkeyPatch()
     patch.setattr(loop, "Augment", ranks.Augmented)

@@ -1,4 +1,4 @@
-"""``cagc evaluate``: which metrics, on what, and what it says when it cannot."""
+"""``cagc evaluate``: its metrics, their inputs, and its refusals."""
 
 from __future__ import annotations
 

@@ -52,7 +52,7 @@ def test_nothing_pruned_has_no_distance_and_training_lessens_it():
 
 
 def test_kept_channels_are_compared_with_themselves():
-    """A student with the other half of the channels' order reversed is as far away as one that was not trained."""
+    """If channels are compared in the wrong order, the distance is that of an untrained student."""
     teacher = generator(seed=4)
     plan = half(teacher)
     student = prune(teacher, plan)

@@ -1,4 +1,4 @@
-"""The planner's search against every plan there is, for generators that are small enough."""
+"""The planner's search compared with all possible plans, for small generators."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ TINY = GeneratorConfig.uniform(16, channel_base=512, channel_max=32, style_dim=1
 
 
 class Problem:
-    """Every choice of widths for ``config`` with what it costs; searched for scores drawn by seed."""
+    """All choices of widths for ``config`` with their costs; the scores are drawn by seed."""
 
     def __init__(self, config: AnyConfig, unit: str) -> None:
         self.config, self.unit, self.full = config, unit, dict(config.channels)
@@ -27,7 +27,7 @@ class Problem:
         return planner._Budget(SimpleNamespace(config=self.config), self.unit, share)
 
     def search(self, seed: int, share: float) -> tuple[float, float, float]:
-        """Logarithm of the share of score kept: greedily, as planned, and at most."""
+        """Return the logarithm of the share of score kept: by the greedy search, by the planner, and the maximum."""
         generator = torch.Generator().manual_seed(seed)
         scores = {name: torch.randn(width, generator=generator).exp() for name, width in self.full.items()}
         worth = {name: planner._log_shares(score) for name, score in scores.items()}

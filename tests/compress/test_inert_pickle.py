@@ -1,4 +1,4 @@
-"""What a hostile pickle may ask for, and what an honest one holds."""
+"""Calls and values in hostile and in ordinary pickles."""
 
 from __future__ import annotations
 

@@ -19,7 +19,7 @@ from .faults import Killed, faults
 
 @pytest.fixture(scope="module")
 def inputs(tmp_path_factory, small_images) -> dict[str, object]:
-    """What the words below name."""
+    """The files that the command lines below name."""
     folder = tmp_path_factory.mktemp("inputs")
     teacher = Generator(GeneratorConfig.uniform(8, 64, 4, style_dim=4, mapping_layers=1))
     save_generator(teacher, folder / "teacher.safetensors")
@@ -67,7 +67,7 @@ STRIDES = {"distill": 4, "compress": 12}
 
 @pytest.fixture
 def without_timing(monkeypatch):
-    """Timed calls are most of the time of an evaluation."""
+    """Skip timed calls, which take most of the time of an evaluation."""
     result = LatencyResult(1.0, 1.0, 1.0, (1.0,), {"cpu": "none"})
     monkeypatch.setattr(
         evaluation, "measure_generators", lambda generators, *_, **__: dict.fromkeys(generators, result)
@@ -75,7 +75,7 @@ def without_timing(monkeypatch):
 
 
 def attempt(words: str) -> str:
-    """Run a command; its line of error, or an empty string."""
+    """Run a command and return its error line, or an empty string."""
     try:
         run(*words.split())
     except SystemExit as stop:

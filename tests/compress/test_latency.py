@@ -34,7 +34,7 @@ def test_a_steady_call_follows_one_of_its_own():
 
 @pytest.fixture
 def work(monkeypatch) -> Callable[[float], Callable[[], None]]:
-    """A function that takes so many seconds of the clock that is read, and none of anybody else's."""
+    """A function that advances the measured clock by so many seconds, without taking real time."""
     now = [0.0]
     monkeypatch.setattr(latency.time, "perf_counter", lambda: now[0])
     return lambda seconds: lambda: now.__setitem__(0, now[0] + seconds)

@@ -112,7 +112,7 @@ def test_costs_are_interpolated(generator, flat_32):
 
 
 def test_below_what_was_measured_nothing_gets_cheaper(generator):
-    """A steep end of a table, continued in a straight line, would end below zero."""
+    """A linear extrapolation of a table's steep end would give negative times."""
     table = made_table(generator, lambda name, i, o: 0.01 if min(i, o) == 8 else 5.0)
     costs = [table.cost(dict.fromkeys(table.full, width)) for width in (1, 4, 8, 9, 32)]
     assert 0 < costs[0] == costs[1] == costs[2] < costs[3] < costs[4]
@@ -133,7 +133,7 @@ def test_channels_that_cost_no_time_are_kept(generator, scores, flat_32):
 
 
 def test_a_saving_behind_a_plateau_is_found(generator, scores):
-    """Between the full width and half of it, nothing is saved; from there on, much."""
+    """Narrowing to half the width saves nothing; narrowing further saves much."""
     table = made_table(generator, lambda name, i, o: 1.0 + 4.0 * (min(i, o) > 8))
     floor, full = table.cost({name: 8 for name in table.full}), table.cost(table.full)
     plan = plan_channels(generator, scores, latency_ms=(floor + full) / 2, latency=table)

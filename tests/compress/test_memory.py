@@ -13,7 +13,7 @@ from .test_trainer import CONFIG, trainer
 
 
 def kept_by_r1(run, count: int) -> int:
-    """Counted at full size, by the tensors themselves."""
+    """Count the saved tensors at the full batch size."""
     storages = {}
 
     def pack(tensor):

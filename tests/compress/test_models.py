@@ -158,7 +158,7 @@ def test_bad_input_names_the_argument(call, message):
 @pytest.mark.parametrize("make", (small, lambda: SNGANGenerator(SNGANConfig.uniform(8, 4, z_dim=12)).eval()))
 @pytest.mark.parametrize("compiled", (False, True))
 def test_takes_the_place_of_nvlabs_generators(make, compiled):
-    """What their scripts call: labels of no length, truncation of some layers, options of their synthesis network."""
+    """Their scripts pass empty labels, a truncation cutoff, and options of their synthesis network."""
     g = make().requires_grad_(False)
     g.w_avg.normal_()
     expected, g = g, runtime.compile(g) if compiled else g
@@ -177,7 +177,7 @@ def test_takes_the_place_of_nvlabs_generators(make, compiled):
 
 @pytest.mark.parametrize("kind", ("forward", "forward_pre"))
 def test_hooks_see_what_the_layers_name_says(kind):
-    """The styles of a layer are not yet multiplied into what a hook sees of the layer before."""
+    """A hook sees the output of a layer before it is multiplied by the next layer's styles."""
     g, seen, features = small(), {}, {}
     ws = g.mapping(torch.randn(2, 12))
     image = g.synthesis(ws, "none", features=features)

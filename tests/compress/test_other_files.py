@@ -1,4 +1,4 @@
-"""Files under names or in forms that readers do not expect: recognised by content, limits before memory is used."""
+"""Files with unexpected names or formats: they are recognised by content, and limits apply before memory is used."""
 
 from __future__ import annotations
 

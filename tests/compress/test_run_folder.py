@@ -1,4 +1,4 @@
-"""The folder of a run: who may work in it, what it is known by, and what is left of it when a run ends badly."""
+"""The folder of a run: its lock, its identity, and its state after a run that failed."""
 
 from __future__ import annotations
 

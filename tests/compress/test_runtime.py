@@ -1,4 +1,4 @@
-"""cagc.runtime: the images of the generator, whatever runs them."""
+"""cagc.runtime draws the images of the generator with every program."""
 
 from __future__ import annotations
 
@@ -214,7 +214,7 @@ def test_bad_arguments(generator):
 
 
 class Recorder:
-    """Stands for CUDA graphs: `capture` runs eagerly into buffers of its own, and counts."""
+    """Replaces CUDA graphs: `capture` runs eagerly into its own buffers and counts the captures."""
 
     def __init__(self) -> None:
         self.captured = self.replayed = 0
@@ -249,7 +249,7 @@ def test_a_graph_for_each_batch_and_kind_of_noise(generator, monkeypatch):
 
 
 def test_one_graph_for_an_image(generator, monkeypatch):
-    """And one for each network where w is asked for or truncated; all of the same weights."""
+    """An image uses one graph, or one per network if w is requested or truncated; all share the weights."""
     recorder = Recorder()
     monkeypatch.setattr(graph, "capture", recorder.capture)
     mapping, draw, whole = runtime.graphed(generator.config, generator.mapping, generator.synthesis)

@@ -73,7 +73,7 @@ def test_linear_generator_in_w(sampling):
 
 
 def test_torchmetrics_has_the_same_path_length(monkeypatch):
-    """Its paths begin at the first latent, as ours with ``sampling="end"``; without torchvision it refuses to run."""
+    """Its paths begin at the first latent, like ours with ``sampling="end"``; it needs torchvision."""
     module = oracle("torchmetrics.functional.image.perceptual_path_length")
     monkeypatch.setattr(module, "_TORCHVISION_AVAILABLE", True)
     network = Painter(lambda w: linear(w).sin())

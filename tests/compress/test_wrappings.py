@@ -1,4 +1,4 @@
-"""Checkpoints as owners have them: what surrounds a state dict, what is missing in it, what lies beside it."""
+"""Checkpoints in the wild: wrapped state dicts, with missing tensors and other entries beside them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Files of small code bases, as those that carry copies of the ops have them."""
+"""Files of small code bases with copies of the ops, as in public ones."""
 
 from __future__ import annotations
 

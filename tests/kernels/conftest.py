@@ -16,7 +16,7 @@ from cagc_kernels import layout
 
 @pytest.fixture(autouse=True)
 def _poison(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Outputs begin as NaN: an element that a kernel leaves out shows."""
+    """Fill outputs with NaN, so that elements a kernel does not write are detected."""
     images = layout.empty_images
     monkeypatch.setattr(layout, "allocate", lambda like: torch.full_like(like, float("nan")))
     monkeypatch.setattr(layout, "allocate_images", lambda *size, **more: images(*size, **more).fill_(float("nan")))
@@ -28,7 +28,7 @@ def _exact_float32(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def _targets(op: str) -> list:
-    """(backend, device) pairs of this process whose backend has kernels of ``op``.
+    """Return the (backend, device) pairs of this process whose backend has kernels of ``op``.
 
     Triton runs on the CPU only in its interpreter, in a process of its own.
     """
@@ -52,7 +52,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 @pytest.fixture
 def write(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    """Writes {file: text} to a folder on the path; its modules are forgotten afterwards, and nothing is installed."""
+    """Write {file: text} to a folder on the path; afterwards its modules are dropped and nothing is installed."""
     monkeypatch.syspath_prepend(tmp_path)
     before = set(sys.modules)
 

@@ -31,7 +31,7 @@ _libc = ctypes.CDLL(None, use_errno=True)
 
 
 def guarded(t: torch.Tensor, at_end: bool | None = None) -> torch.Tensor:
-    """A copy of ``t``, strides included, whose memory ends (or begins, at random) where a forbidden page does."""
+    """Return a copy of ``t``, with its strides, whose memory ends (or begins, at random) at a forbidden page."""
     extent = 1 + sum((n - 1) * stride for n, stride in zip(t.shape, t.stride(), strict=True)) if t.numel() else 0
     size = max(1, extent * t.element_size())
     pages = -(-size // PAGE)
@@ -47,7 +47,7 @@ def guarded(t: torch.Tensor, at_end: bool | None = None) -> torch.Tensor:
 
 
 def guard_allocations() -> None:
-    """Outputs, partial sums and workspaces are guarded too, and begin as NaN."""
+    """Guard outputs, partial sums and workspaces too, and fill them with NaN."""
 
     def poisoned(allocate: Callable[..., torch.Tensor]) -> Callable[..., torch.Tensor]:
         def call(*arguments, **options):
@@ -70,7 +70,7 @@ def guard_allocations() -> None:
 
 
 def images(dtype: torch.dtype) -> torch.Tensor:
-    """Random size, and one of the memory orders that kernels take or copy."""
+    """Return images of a random size in one of the memory orders that kernels accept or copy."""
     n, c = random.randint(1, 3), random.choice((1, 2, 3, 5, 8, 16, 33))
     height, width = random.randint(1, 19), random.choice((1, 2, 4, 7, 15, 16, 17, 31, 32, 40))
     x = torch.randn(n, c, height, width, dtype=torch.float64).to(dtype)
@@ -83,7 +83,7 @@ def images(dtype: torch.dtype) -> torch.Tensor:
 
 
 def gradients(y: torch.Tensor, leaves: list[torch.Tensor]) -> list[torch.Tensor]:
-    """Gradients in ``leaves``, and the second ones in them and in the gradient of ``y``."""
+    """Return gradients of ``leaves``, and second gradients of them and of the gradient of ``y``."""
     g = guarded(torch.randn_like(y)).requires_grad_()
     first = torch.autograd.grad(y, leaves, g, create_graph=True)
     second = torch.autograd.grad(sum(t.double().sum() for t in first), [g, *leaves], allow_unused=True)
@@ -172,7 +172,7 @@ CALLS = (call_bias_act, call_upfirdn2d, call_epilogue, call_sparse_channel_conv2
 
 
 def check_guards() -> None:
-    """One element before a buffer and one behind it cannot be read."""
+    """Check that the element before a buffer and the one after it cannot be read."""
     for at_end, beyond in ((True, 3), (False, -1)):
         t = guarded(torch.ones(3, dtype=torch.uint8), at_end)
         if (child := os.fork()) == 0:

@@ -1,4 +1,4 @@
-"""Every refusal names the argument, what came and what was expected, before any work is done."""
+"""Every error names the argument, its value and what was expected, before any work is done."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ F = setup_filter([1, 3, 3, 1])
 
 
 def sparse(ins, outs, x=X, styles=None, **options):
-    """Inputs of six and outputs of five channels."""
+    """A convolution over chosen channels with six inputs and five outputs."""
     index = [torch.tensor(i) if isinstance(i, list) else i for i in (ins, outs)]
     return sparse_channel_conv2d(x, torch.zeros(5, 6, 3, 3), *index, styles, **options)
 

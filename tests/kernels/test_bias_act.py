@@ -27,7 +27,7 @@ def oracle(x, b, **options):
 
 
 def gradients(function, x, b, g, v):
-    """First gradients of sum(y·g), then those of sum(v·dx) in x, b and g."""
+    """Return the gradients of sum(y·g), then those of sum(v·dx) with respect to x, b and g."""
     x, b, g = (t.detach().clone().requires_grad_() for t in (x, b, g))
     dx, db = torch.autograd.grad(function(x, b), (x, b), g, create_graph=True)
     second = torch.autograd.grad(dx, (x, b, g), v, allow_unused=True, materialize_grads=True)
@@ -117,7 +117,7 @@ def test_unusual_scalars(target, name, value):
     options = {"act": "lrelu", name: value}
     if (
         value < 0 or name == "gain"
-    ):  # the slope cannot be read off the output: the reference runs unless a kernel is named
+    ):  # kernels cannot derive the gradient from the output: the reference runs unless a kernel is named
         with pytest.raises(ValueError, match=f"{name}: got {value}, which '{backend}' does not compute; expected"):
             bias_act(x, b, **options, backend=backend)
         backend = None
@@ -218,7 +218,7 @@ def test_fused_leaky_relu(target):
 @pytest.mark.parametrize("dtype", TOLERANCES, ids=str)
 @pytest.mark.parametrize("shape,last", (((3, 5, 7, 9), False), ((2, 37, 33, 35), True), ((1, 2, 190, 191), False)))
 def test_last_gradients(target, dtype, shape, last, monkeypatch):
-    """Those that nothing differentiates further: the bias gradient comes out of the same pass, on any threads."""
+    """If no second gradient is needed, the bias gradient comes from the same pass, for any number of threads."""
     monkeypatch.setattr(sys.modules["cagc_kernels.ops.bias_act"], "_bias_gradient", None)
     backend, device = target
     x, b = tensors(shape, shape[1], dtype, device)
@@ -246,7 +246,7 @@ def test_last_gradients(target, dtype, shape, last, monkeypatch):
 
 @pytest.mark.parametrize("memory_format", (torch.contiguous_format, torch.channels_last), ids=str)
 def test_bias_gradient_of_large_planes(target, memory_format):
-    """Rounding must not grow with the plane beyond what PyTorch's own sum of it shows."""
+    """The rounding error of a large plane's sum is not larger than that of PyTorch's sum."""
     backend, device = target
     if backend == "triton" and device == "cpu":
         pytest.skip("a million elements take the interpreter minutes")

@@ -1,4 +1,4 @@
-"""Code bases written for rosinality's and NVlabs' op packages run on ours, unchanged, and get their own back."""
+"""Code bases written for rosinality's and NVlabs' op packages run on ours unchanged, until it is undone."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""One call serves copies of the ops wherever they lie; small code bases of the known layouts are written and run."""
+"""One call replaces copies of the ops in any folder: small code bases of the known layouts are written and run."""
 
 from __future__ import annotations
 
@@ -205,7 +205,7 @@ def test_export_to_onnx_has_no_op_of_ours(tmp_path, dynamo):
 
 
 def test_the_second_gradient_of_a_clamped_linear_bias_is_none():
-    """As in NVlabs' code, whose optimiser then leaves the bias of the RGB layers alone in a path-length step."""
+    """As in NVlabs' code, whose optimiser then does not change the bias of the RGB layers in a path-length step."""
     x, b = torch.randn(2, 3, requires_grad=True), torch.zeros(3, requires_grad=True)
     y = compat.nvlabs.bias_act(x * 2, b, clamp=1)
     (g,) = torch.autograd.grad(y.square().sum(), x, create_graph=True)

@@ -1,4 +1,4 @@
-"""The doctor on machines that lack something: it names the missing piece and the command that brings it."""
+"""The doctor on incomplete machines: it names the missing part and the command that installs it."""
 
 from __future__ import annotations
 

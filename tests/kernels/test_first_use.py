@@ -1,4 +1,4 @@
-"""The check at the first use of an op on a device, with planted faults, on the CPU in the place of a GPU."""
+"""The check at the first use of an op on a device, with planted faults; the CPU stands in for a GPU."""
 
 from __future__ import annotations
 
@@ -31,14 +31,14 @@ def device(monkeypatch, tmp_path):
 
 
 def new_process(monkeypatch) -> None:
-    """Forget what this process has found."""
+    """Forget the verdicts of this process."""
     monkeypatch.setattr(dispatch, "_settled", set())
     monkeypatch.setattr(backend, "_faults", {})
     backend.select.cache_clear()
 
 
 def used() -> str:
-    """The backend that a call without a name takes."""
+    """Return the backend that runs a call without ``backend``."""
     upfirdn2d(X, F, up=2)
     return backend.select("upfirdn2d", None, None, "cpu")
 

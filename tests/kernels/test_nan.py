@@ -1,4 +1,4 @@
-"""NaN stays NaN: where the generator in PyTorch gives no number, the compiled program gives none."""
+"""NaN stays NaN: where the generator's pixels in PyTorch are NaN, those of the compiled program are NaN."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ INSTRUCTIONS = [] if native.REASON else synthesis.instruction_sets()
 
 
 def hidden(generator: Generator, bad: float, instructions: str, place: str) -> tuple[int, int]:
-    """Pixels without a number in the generator's image, and how many of them the program draws as numbers."""
+    """Return the number of NaN pixels in the generator's image, and how many of them are finite in the program's."""
     torch.manual_seed(0)
     noise = generator.make_noise(1, seed=1)
     ws = torch.randn(1, generator.config.num_ws, generator.config.style_dim)
@@ -75,7 +75,7 @@ def instructions(request):
 @pytest.mark.parametrize("dtype", TOLERANCES, ids=str)
 @pytest.mark.parametrize("clamp", (None, 256.0))
 def test_ops_hide_no_nan(instructions, dtype, clamp):
-    """Everywhere that the reference gives NaN, in whole vectors and in what is left of a row."""
+    """The result is NaN wherever the reference's is, in whole vectors and in the rest of a row."""
     torch.manual_seed(0)
     x, b, f = torch.randn(1, 3, 9, 37).to(dtype), torch.randn(3).to(dtype), ops.setup_filter([1, 3, 3, 1])
     x[0, 0, 3, 5] = x[0, 1, 8, 36] = float("nan")

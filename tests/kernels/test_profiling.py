@@ -20,7 +20,7 @@ from cagc_kernels.profiling import nvtx_ranges
 
 @pytest.fixture
 def events(monkeypatch) -> list[str]:
-    """A recorder in the place of nvtx: "+name" where a range begins, "-" where it ends."""
+    """Record ranges instead of nvtx: "+name" where a range begins, "-" where it ends."""
     recorded: list[str] = []
     monkeypatch.setattr(profiling, "_push", lambda name: recorded.append(f"+{name}"))
     monkeypatch.setattr(profiling, "_pop", lambda: recorded.append("-"))
@@ -129,7 +129,7 @@ def calls(function, *arguments) -> int:
 
 
 def test_free_while_off():
-    """One look at a global and one call: nothing else runs. (Counted, not timed: some 60 ns on a busy machine.)"""
+    """While off, a call only reads a global and makes one call. (Counted instead of timed: about 60 ns.)"""
     arguments = (torch.zeros(1, 2), torch.zeros(2), 1, "lrelu", 0.2, 1.0, None, "reference")
     inner = sys.modules["cagc_kernels.ops.bias_act"]._bias_act
     calls(bias_act, *arguments)  # fills the caches

@@ -1,5 +1,4 @@
-"""Results of more than half a last-level cache of 32 MB, which native kernels store past the caches, are those of their
-samples one by one, which are stored as usual."""
+"""Non-temporal stores: results larger than half a last-level cache of 32 MB equal those of their single samples."""
 
 from __future__ import annotations
 

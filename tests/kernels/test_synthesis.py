@@ -85,7 +85,7 @@ def test_threads(threads):
 
 @pytest.mark.parametrize("forced", FORCED)
 def test_rows_of_the_transposed_convolution_reuse_their_memory(forced):
-    """Wide enough that one sample's rows do not stay whole until the filter reads them."""
+    """The layers are so wide that the ring buffer does not hold all rows of a sample."""
     torch.manual_seed(0)
     channels = dict.fromkeys(layer_names(64), 8) | {"b64.conv0": 154}
     generator = Generator(GeneratorConfig(64, channels, style_dim=8, mapping_layers=1)).requires_grad_(False)
@@ -93,7 +93,7 @@ def test_rows_of_the_transposed_convolution_reuse_their_memory(forced):
 
 
 def in_strips(resolution: int, shift: int = 0, **options) -> tuple[Generator, dict[str, int]]:
-    """A generator whose layers of 64 px and more are in strips, and their lanes by instruction set."""
+    """A generator whose layers from 64 px on are in strips, and the lanes of each instruction set."""
     generator = make(resolution, shift, seed=shift, **options)
     return generator, {name: native._C.lanes(name) for name in INSTRUCTIONS}
 

@@ -95,7 +95,7 @@ def test_autotuning_in_the_process(tmp_path, monkeypatch):
 
 
 class Sm90:
-    """A driver that knows its architecture and cannot launch."""
+    """A driver that reports its architecture and cannot launch kernels."""
 
     def get_current_target(self):
         from triton.backends.compiler import GPUTarget
@@ -110,7 +110,7 @@ class Sm90:
 
 
 def test_launches_compile_before_they_run(monkeypatch, tmp_path):
-    """As the JIT specialises them; a candidate that does not compile is left to be reported when it is timed."""
+    """Kernels are compiled with the JIT's specialisations; failures are reported only when a candidate is timed."""
     from triton.runtime import driver
 
     from cagc_kernels.triton.gemm import kernel
@@ -145,7 +145,7 @@ def test_the_compile_check_takes_the_tiles_of_each_architecture():
     Problem("float16", 32, 128, 128, 80, 80, 3), Problem("float16", 1, 8, 8, 160, 160, 3, (TRANSPOSED,), True),
 ), ids=("packed", "blocks of a larger weight"))  # fmt: skip
 def test_widths_of_eight_move_16_bytes_at_a_time(p):
-    """And multiply by wgmma on sm_90."""
+    """Widths that are multiples of eight load 16 bytes at a time, and multiply by wgmma on sm_90."""
     import triton
     from triton.backends.compiler import GPUTarget
 

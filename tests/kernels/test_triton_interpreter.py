@@ -69,7 +69,7 @@ def broken(name: str) -> bool:
 
 @pytest.fixture(scope="module")
 def runs(request) -> dict[str, Future]:
-    """Of the groups that are to be tested: two processes of one thread at a time."""
+    """Start the groups that will be tested, two processes of one thread at a time."""
     names = {item.callspec.params["name"] for item in request.session.items if item.module is request.module}
     with ThreadPoolExecutor(2) as pool:
         yield {

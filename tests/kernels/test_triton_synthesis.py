@@ -54,7 +54,7 @@ def compiled(generator: Generator, batch: int, dtype: torch.dtype) -> runtime.Co
 
 
 def choose(monkeypatch, mode: int) -> None:
-    """Up-sampling in ``mode``, and the packed variant, which takes the fewest steps."""
+    """Choose up-sampling by ``mode``, and the packed variant, which takes the fewest steps."""
 
     def config(problem: Problem, device: str | None, time: object) -> configs.Config:
         up = problem.modes != (configs.PLAIN,)
@@ -74,7 +74,7 @@ def expect_close(image: torch.Tensor, want: torch.Tensor, dtype: torch.dtype) ->
     (2, POLYPHASE, torch.float16), (1, TRANSPOSED, torch.float32), (1, TRANSPOSED, torch.bfloat16),
 ), ids=str)  # fmt: skip
 def test_images_are_the_generators(monkeypatch, batch, mode, dtype):
-    """With styles that half precision must normalise, and toRGB in the epilogue or apart."""
+    """The styles must be normalised in half precision; toRGB is in the epilogue or a kernel of its own."""
     choose(monkeypatch, mode)
     monkeypatch.setattr(synthesis, "holds_all", lambda config, channels: config.mode == PLAIN and mode == POLYPHASE)
     generator = make(8, conv_clamp=2.0)
@@ -96,7 +96,7 @@ def test_images_are_the_generators(monkeypatch, batch, mode, dtype):
 @pytest.mark.skipif(not INTERPRETED, reason="counts in the interpreter")
 @pytest.mark.parametrize("mode", (POLYPHASE, TRANSPOSED))
 def test_launches_of_an_image(monkeypatch, mode):
-    """One for each layer, two where an up-sampling layer is filtered, and nothing of PyTorch but random noise."""
+    """An image takes one launch per layer, two for a filtered up-sampling layer, and PyTorch only for random noise."""
     choose(monkeypatch, mode)
     monkeypatch.setattr(synthesis, "holds_all", lambda config, channels: mode == POLYPHASE)
     generator, ws = make(32), torch.randn(3, 1, 8).half().expand(-1, 8, -1)
@@ -142,7 +142,7 @@ def check_buffers(program: runtime.CompiledGenerator) -> None:
 
 @pytest.mark.skipif(not INTERPRETED, reason="a GPU has winners of its own")
 def test_what_was_tuned_is_what_runs(monkeypatch, tmp_path):
-    """Winners of the published layers, written as a card would have them, are the configs of the published widths."""
+    """Tuned winners in a file are the configs that run at the published widths."""
     monkeypatch.setattr(configs, "FOLDER", tmp_path)
     configs.winners.cache_clear()
     monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", True)

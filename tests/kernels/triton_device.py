@@ -1,4 +1,4 @@
-"""Where the tests of Triton's kernels run: in its interpreter, or on a GPU. Elsewhere what imports this is skipped."""
+"""The device of tests of Triton's kernels: interpreter or GPU. Without either, the importing module is skipped."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Reader of the peers' golden vectors: everything about a case comes from the index files beside the arrays.
+"""Reads the peers' golden vectors; the index files beside the arrays describe the cases.
 
 The folder is ``$CAGC_PEER_VECTORS``, by default ``../shared/peer_vectors`` beside the repository.
 """
