@@ -11,21 +11,27 @@ import hashlib
 import io
 import json
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from .. import assets
+from ..common.checks import choice, number
 from ..common.errors import CagcError
 from ..common.files import atomic_write
 from ..common.reading import printable, reading
 from ..common.torch_files import open_document
 from ..models import AnyDiscriminator, AnyGenerator, Discriminator, Generator
-from . import rosinality
+from ..models.stylegan2_config import UPSAMPLING
+from . import nvlabs_state, rosinality
 from .choosing import choose, describe_unknown
 from .native import FORMAT, NETWORKS, native_file, native_networks
+
+ASSUMPTIONS = ("lr_mlp", "upsampling")
+"""What some layouts do not store: the multiplier of the mapping network's learning rate (0.01 is assumed), and whether
+BasicSR's generators up-sample by "fir" (assumed) or "bilinear"."""
 
 
 class _Unread:
@@ -44,6 +50,7 @@ class Checkpoint:
         d: discriminator.
         metadata: what was saved beside the networks, as JSON containers.
         unknown: a clause for error messages that names a part of unknown layout, or "".
+        assumed: what the file does not store and the networks read so far took for granted, such as {"lr_mlp": 0.01}.
 
     Raises:
         CagcError: at access, if the network cannot be read.
@@ -59,6 +66,7 @@ class Checkpoint:
         self._networks: dict[str, Any] = {"g_ema": g_ema, "g": g, "d": d}
         self.metadata = metadata
         self.unknown = ""
+        self.assumed: dict[str, Any] = {}
 
     def _get(self, name: str) -> Any:
         network = self._networks[name]
@@ -83,21 +91,30 @@ class Checkpoint:
         return self._networks[name] is not None
 
 
-def load_checkpoint(path: str | Path, device: torch.device | str = "cpu", key: str | None = None) -> Checkpoint:
+def load_checkpoint(
+    path: str | Path,
+    device: torch.device | str = "cpu",
+    key: str | None = None,
+    assume: Mapping[str, Any] | None = None,
+) -> Checkpoint:
     """Find the networks in a file of any layout; each is read at first access, in float32 and frozen.
 
     Args:
         path: a file, or the name of an embedded generator, "faces64" or "faces64-student".
         device: device of the networks.
         key: selects one of several networks, by a name that the error about an ambiguous file lists.
+        assume: what the file does not store, by a name of :data:`ASSUMPTIONS`; see docs/checkpoints.md.
 
     Raises:
-        CagcError: the file is missing, truncated or of another format, asks to run code, or holds no known network.
+        CagcError: an assumption is not as there, or the file is missing, truncated or of another format, asks to run
+            code, or holds no known network.
     """
     path = assets.checkpoint(path)
     source = f"checkpoint {printable(path)}"
+    _check_assumptions(assume or {})
     with reading("checkpoint", path):
         document = open_document(path)
+        document.given.update(assume or {})
         checkpoint = Checkpoint(metadata={})
         if document.header.get("format") == FORMAT:
             found, checkpoint.metadata = native_networks(document, source)
@@ -106,7 +123,17 @@ def load_checkpoint(path: str | Path, device: torch.device | str = "cpu", key: s
             checkpoint.unknown = describe_unknown(document)
     for name, build in found.items():
         checkpoint._networks[name] = _Unread(_reader(build, path, device))
+    checkpoint.assumed = document.assumed
     return checkpoint
+
+
+def _check_assumptions(assume: Mapping[str, Any]) -> None:
+    for name, value in assume.items():
+        choice("assume", name, ASSUMPTIONS)
+        if name == "upsampling":
+            choice(name, value, UPSAMPLING)
+        elif not number(value) or value <= 0:
+            raise CagcError(f"{name}: got {value!r}, expected a number above 0")
 
 
 def _reader(build: Callable[[], Any], path: Path, device: torch.device | str) -> Callable[[], Any]:
@@ -118,7 +145,12 @@ def _reader(build: Callable[[], Any], path: Path, device: torch.device | str) ->
     return read
 
 
-def load_generator(path: str | Path, device: torch.device | str = "cpu", key: str | None = None) -> AnyGenerator:
+def load_generator(
+    path: str | Path,
+    device: torch.device | str = "cpu",
+    key: str | None = None,
+    assume: Mapping[str, Any] | None = None,
+) -> AnyGenerator:
     """Return the averaged generator of a checkpoint, or the trained one if no average was saved; float32, frozen.
 
     Other networks in the file are not read.
@@ -126,7 +158,7 @@ def load_generator(path: str | Path, device: torch.device | str = "cpu", key: st
     Raises:
         CagcError: as :func:`load_checkpoint`, or the file holds no generator.
     """
-    checkpoint = load_checkpoint(path, device, key)
+    checkpoint = load_checkpoint(path, device, key, assume)
     generator = checkpoint.g_ema or checkpoint.g
     if generator is None:
         raise CagcError(f"checkpoint {printable(path)}: holds no generator ('g_ema' or 'g'){checkpoint.unknown}")
@@ -174,26 +206,46 @@ def save_generator(generator: AnyGenerator, path: str | Path, metadata: dict[str
     save_checkpoint(path, Checkpoint(g_ema=generator, metadata=metadata))
 
 
-def convert(source: str | Path, target: str | Path, key: str | None = None) -> None:
-    """Rewrite a checkpoint in the layout of ``target``'s suffix: ``.safetensors`` native, ``.pt`` rosinality's.
+def convert(
+    source: str | Path,
+    target: str | Path,
+    key: str | None = None,
+    to: str | None = None,
+    assume: Mapping[str, Any] | None = None,
+) -> dict[str, Any]:
+    """Rewrite a checkpoint in another layout; return what was assumed about ``source``, by a name of ASSUMPTIONS.
 
     With ``key``, only the network that it selects is written; see :func:`load_checkpoint`. A trained generator or
     discriminator that cannot be read is left out, with a warning.
 
+    Args:
+        source: a checkpoint of any layout.
+        target: the file to write: ``.safetensors`` for "native", ``.pt`` for the others.
+        key, assume: see :func:`load_checkpoint`.
+        to: "native", "rosinality" (:func:`to_rosinality`) or "nvlabs-state" (:func:`to_nvlabs_state`); None: native for
+            ``.safetensors``, rosinality's for ``.pt``.
+
     Raises:
-        CagcError: ``source`` cannot be read, or ``target`` has another suffix.
+        CagcError: ``source`` cannot be read, ``target`` has another suffix, or the layout cannot express a network.
     """
     target = Path(target)
     if target.suffix not in (".safetensors", ".pt"):
         raise CagcError(f"target {target}: got suffix {target.suffix!r}, expected '.safetensors' or '.pt'")
-    checkpoint = _readable(load_checkpoint(source, key=key))
-    if target.suffix == ".safetensors":
-        save_checkpoint(target, checkpoint)
-        return
-    buffer = io.BytesIO()
-    torch.save(to_rosinality(checkpoint), buffer)
-    with atomic_write(target) as temporary:
-        temporary.write_bytes(buffer.getbuffer())
+    to = to or ("native" if target.suffix == ".safetensors" else "rosinality")
+    choice("to", to, ("native", *_WRITERS))
+    if (to == "native") != (target.suffix == ".safetensors"):
+        expected = ".safetensors" if to == "native" else ".pt"
+        raise CagcError(f"target {target}: got suffix {target.suffix!r}, expected {expected!r} for {to}")
+    checkpoint = load_checkpoint(source, key=key, assume=assume)
+    networks = _readable(checkpoint)
+    if to == "native":
+        save_checkpoint(target, networks)
+    else:
+        buffer = io.BytesIO()
+        torch.save(_WRITERS[to](networks), buffer)
+        with atomic_write(target) as temporary:
+            temporary.write_bytes(buffer.getbuffer())
+    return checkpoint.assumed
 
 
 def _readable(checkpoint: Checkpoint) -> Checkpoint:
@@ -216,13 +268,10 @@ def to_rosinality(checkpoint: Checkpoint) -> dict[str, Any]:
     """Return the dictionary that rosinality's and the authors' scripts load: "g", "g_ema", "d", "latent_avg".
 
     Raises:
-        CagcError: a network is not StyleGAN2, which rosinality's layout cannot hold.
+        CagcError: a network has no place in rosinality's layout.
     """
     document: dict[str, Any] = {}
-    for name in NETWORKS:
-        network = getattr(checkpoint, name)
-        if network is not None and not isinstance(network, (Generator, Discriminator)):
-            raise CagcError(f"checkpoint: {type(network).__name__} has no place in rosinality's layout, only StyleGAN2")
+    _check_stylegan2(checkpoint, "rosinality's layout")
     for name in ("g", "g_ema"):
         network = getattr(checkpoint, name)
         if network is not None:
@@ -231,6 +280,36 @@ def to_rosinality(checkpoint: Checkpoint) -> dict[str, Any]:
     if checkpoint.d is not None:
         document["d"] = rosinality.discriminator_to_rosinality(checkpoint.d)
     return document
+
+
+def to_nvlabs_state(checkpoint: Checkpoint) -> dict[str, Any]:
+    """Return state dicts that NVlabs' StyleGAN2 classes load: "G", "G_ema", "D".
+
+    "init_kwargs" has the arguments of each class by the same names: ``Generator(**init_kwargs["G_ema"])``.
+
+    Raises:
+        CagcError: a network has no place in NVlabs' layout, such as one of other widths than it can have.
+    """
+    _check_stylegan2(checkpoint, "NVlabs' layout")
+    document: dict[str, Any] = {}
+    kwargs: dict[str, Any] = {}
+    for name, theirs in (("g", "G"), ("g_ema", "G_ema"), ("d", "D")):
+        network = getattr(checkpoint, name)
+        if network is not None:
+            write = nvlabs_state.discriminator_state if name == "d" else nvlabs_state.generator_state
+            document[theirs], kwargs[theirs] = write(network)
+    return document | {"init_kwargs": kwargs}
+
+
+def _check_stylegan2(checkpoint: Checkpoint, layout: str) -> None:
+    for name in NETWORKS:
+        network = getattr(checkpoint, name)
+        if network is not None and not isinstance(network, (Generator, Discriminator)):
+            raise CagcError(f"checkpoint: {type(network).__name__} has no place in {layout}, only StyleGAN2")
+
+
+_WRITERS = {"rosinality": to_rosinality, "nvlabs-state": to_nvlabs_state}
+"""Layouts other than the native one that :func:`convert` writes."""
 
 
 def generator_hash(generator: AnyGenerator) -> str:

@@ -12,7 +12,7 @@ from typing import Any
 from ..common.errors import CagcError
 from ..common.torch_files import Document
 from ..common.wrappings import Part, parts
-from .basicsr import generator_from_basicsr
+from .basicsr import generator_from_basicsr, generator_from_clean
 from .nvlabs import discriminator_from_nvlabs, generator_from_nvlabs
 from .rosinality import discriminator_from_rosinality, generator_from_rosinality
 from .stylegan3 import generator_from_stylegan3
@@ -65,9 +65,13 @@ LAYOUTS = (
         found_in="the same training files, under `d`",
     ),
     Layout(
+        "GFPGAN's \"clean\" StyleGAN2 generator", GENERATOR, ("constant_input.weight", "style_conv1.bias"),
+        generator_from_clean, found_in="`stylegan_decoder.` in GFPGANv1Clean (GFPGAN v1.2 to v1.4)",
+    ),
+    Layout(
         "BasicSR's StyleGAN2 generator", GENERATOR,
         ("constant_input.weight", "style_conv1.modulated_conv.weight", "style_mlp.1.weight"), generator_from_basicsr,
-        found_in="`params_ema` and `params` of BasicSR; `stylegan_decoder.` in GFPGAN",
+        found_in="`params_ema` and `params` of BasicSR; `stylegan_decoder.` in GFPGANv1 and GFPGANBilinear",
     ),
     Layout("StyleGAN-XL with classes, whose mapping network embeds them by another network", OTHER, _STYLEGAN3,
            told_by="mapping.embed_proj."),
@@ -81,7 +85,7 @@ LAYOUTS = (
         ("synthesis.b4.const", "synthesis.b4.conv1.weight", "mapping.w_avg", "mapping.fc0.weight"),
         generator_from_nvlabs,
         found_in="`.pkl` snapshots of stylegan2-ada-pytorch and of stylegan3's `stylegan2` configuration, with every "
-        "pickle protocol; the network alone; its state dict alone",
+        "pickle protocol; StyleGAN-Human; `backbone.` in EG3D and PanoHead; the network alone; its state dict alone",
     ),
     Layout(
         "NVlabs' StyleGAN2 discriminator", DISCRIMINATOR, ("b4.conv.weight", "b4.fc.weight", "b4.out.weight"),
@@ -89,7 +93,9 @@ LAYOUTS = (
     ),
     Layout("lucidrains' StyleGAN2", OTHER, ("initial_block", "blocks.0.to_style1.weight")),
     Layout("R3GAN", OTHER, ("MainLayers.0.TransitionLayer.Basis",)),
-    Layout("an encoder of pSp or e4e", OTHER, ("encoder.input_layer.0.weight",)),
+    Layout("Projected GAN (FastGAN)", OTHER, ("synthesis.init.init.0.weight_orig", "synthesis.to_big.weight_orig")),
+    Layout("an encoder of pSp or e4e, whose decoder is under `decoder.` where the file has it", OTHER,
+           ("encoder.input_layer.0.weight",)),
     Layout("a BiSeNet face parser, which --content takes", OTHER, ("cp.resnet.conv1.weight",)),
 )  # fmt: skip
 

@@ -71,7 +71,7 @@ def _mapping_options(part: Part, source: str) -> dict[str, Any]:
     found: dict[str, Any] = {"mapping_layers": depth}
     if not depth:
         return found
-    found["lr_multiplier"] = _number(part.options.get("mapping.fc0.bias_gain", 0.01), "mapping.fc0.bias_gain", source)
+    found["lr_multiplier"] = _lr_multiplier(part, source)
     names = [f"mapping.fc{i}.activation" for i in range(depth)]
     found["mapping_activation"] = _shared(part, names, "lrelu", source)
     found["z_dim"] = width_of(part, "mapping.fc0.weight", 1, 2, source, LAYOUT)
@@ -132,8 +132,7 @@ def _label_options(part: Part, source: str) -> dict[str, Any]:
     found = {"c_dim": c_dim, "embed_dim": embed, "mapping_layers": depth}
     found["cmap_dim"] = width_of(part, "b4.out.weight", 0, 2, source, LAYOUT)
     if depth:
-        gain = part.options.get("mapping.fc0.bias_gain", 0.01)
-        found["lr_multiplier"] = _number(gain, "mapping.fc0.bias_gain", source)
+        found["lr_multiplier"] = _lr_multiplier(part, source)
     if depth > 1:
         found["mapping_width"] = width_of(part, "mapping.fc0.weight", 0, 2, source, LAYOUT)
     return found
@@ -181,6 +180,11 @@ def _resolution(part: Part, pattern: str, source: str) -> int:
     except ValueError as error:
         raise CagcError(f"{source}: img_{error}") from None
     return check_resolution(resolution, source)
+
+
+def _lr_multiplier(part: Part, source: str) -> float:
+    name = "mapping.fc0.bias_gain"
+    return _number(part.options[name], name, source) if name in part.options else part.assume("lr_mlp", 0.01)
 
 
 def _number(value: Any, name: str, source: str) -> float:

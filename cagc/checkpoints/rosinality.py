@@ -20,6 +20,10 @@ from .states import as_part, check_resolution, draw_missing_noise, fill, filter_
 
 LAYOUT = "rosinality's StyleGAN2 layout"
 _KERNELS = r"convs\.\d+\.conv\.blur\.kernel|to_rgbs\.\d+\.upsample\.kernel"
+# Options that their code has no other value of.
+_OPTIONS = {"c_dim": 0, "img_channels": 3, "const_size": (4, 4), "activation": "lrelu"}
+GENERATOR_OPTIONS = _OPTIONS | {"block_architecture": "skip", "upsampling": "fir", "mapping_activation": "lrelu"}
+DISCRIMINATOR_OPTIONS = _OPTIONS | {"block_architecture": "resnet", "mbstd_channels": 1}
 _AFFINE = {"affine.weight": "modulation.weight", "affine.bias": "modulation.bias"}
 
 
@@ -63,8 +67,8 @@ def _discriminator_names(config: DiscriminatorConfig) -> dict[str, str]:
     return names
 
 
-def generator_config(part: Part, source: str, lr_multiplier: float = 0.01) -> GeneratorConfig:
-    """Infer a generator's configuration from the shapes of its state dict, which do not show ``lr_multiplier``.
+def generator_config(part: Part, source: str, lr_multiplier: float = 0.01, upsampling: str = "fir") -> GeneratorConfig:
+    """Infer a generator's configuration from the shapes of its state dict, which do not show the other arguments.
 
     Raises:
         CagcError: a tensor that every such generator has is missing or has another rank.
@@ -86,10 +90,11 @@ def generator_config(part: Part, source: str, lr_multiplier: float = 0.01) -> Ge
         mapping_layers=depth,
         lr_multiplier=lr_multiplier,
         resample_filter=filter_taps(part, _KERNELS, 4, source),
+        upsampling=upsampling,
     )
 
 
-def generator_from_rosinality(state: Any, source: str = "state dict") -> Generator:
+def generator_from_rosinality(state: Any, source: str = "state dict", upsampling: str = "fir") -> Generator:
     """Build the float32 generator of a "g" or "g_ema" state dict, pruned or not.
 
     ``w_avg`` is the "latent_avg" beside it, or an estimate; missing noise maps are drawn from a seed that depends on
@@ -98,12 +103,13 @@ def generator_from_rosinality(state: Any, source: str = "state dict") -> Generat
     Args:
         state: tensors by name, or a :class:`~cagc.common.wrappings.Part` of a file.
         source: begins every message.
+        upsampling: "fir", or "bilinear" for GFPGAN's relatives.
 
     Raises:
         CagcError: names the tensor that is missing or has another shape, or a filter that is not supported.
     """
     part = as_part(state, source)
-    config = generator_config(part, source, _lr_multiplier(part))
+    config = generator_config(part, source, _lr_multiplier(part), upsampling)
     names = _generator_names(config)
     generator = fill(lambda: Generator(config), part, names, source, LAYOUT, optional="noise_const")
     missing = [ours for ours, theirs in names.items() if ours.endswith("noise_const") and theirs not in part.tensors]
@@ -112,14 +118,23 @@ def generator_from_rosinality(state: Any, source: str = "state dict") -> Generat
     return generator
 
 
+def _check_expressible(config: Any, expected: dict[str, Any]) -> None:
+    for name, value in expected.items():
+        if getattr(config, name) != value:
+            raise CagcError(f"rosinality's layout: has {name} {value!r} alone, got {getattr(config, name)!r}")
+    for name in ("z_dim", "mapping_width"):
+        if hasattr(config, "style_dim") and getattr(config, name) != config.style_dim:
+            raise CagcError(f"rosinality's layout: has {name} {config.style_dim} as w, got {getattr(config, name)}")
+
+
 def _lr_multiplier(part: Part) -> float:
-    """Return the mapping network's multiplier from a pickled module or training options; else the published 0.01."""
+    """Return the mapping network's multiplier from a pickled module or training options; else what is assumed."""
     options = part.beside.get("args")
     options = options.state if isinstance(options, Record) else options if isinstance(options, dict) else {}
     for value in (part.options.get("style.1.lr_mul"), options.get("lr_mlp")):
         if type(value) in (int, float) and math.isfinite(value) and value > 0:
             return float(value)
-    return 0.01
+    return part.assume("lr_mlp", 0.01)
 
 
 def discriminator_from_rosinality(state: Any, source: str = "state dict") -> Discriminator:
@@ -144,7 +159,11 @@ def generator_to_rosinality(generator: Generator) -> dict[str, Tensor]:
 
     It cannot store ``conv_clamp``, which is dropped. Their ``lr_multiplier`` is fixed, so the mapping network's weights
     are rescaled to it.
+
+    Raises:
+        CagcError: the layout has no place for an option of the generator, which is named.
     """
+    _check_expressible(generator.config, GENERATOR_OPTIONS)
     ours, state = generator.state_dict(), {}
     for name, theirs in _generator_names(generator.config).items():
         tensor = ours[name].detach().cpu().clone()
@@ -167,7 +186,12 @@ def generator_to_rosinality(generator: Generator) -> dict[str, Tensor]:
 
 
 def discriminator_to_rosinality(discriminator: Discriminator) -> dict[str, Tensor]:
-    """Return a state dict that rosinality's and the authors' ``Discriminator`` load with ``strict=True``."""
+    """Return a state dict that rosinality's and the authors' ``Discriminator`` load with ``strict=True``.
+
+    Raises:
+        CagcError: the layout has no place for an option of the discriminator, which is named.
+    """
+    _check_expressible(discriminator.config, DISCRIMINATOR_OPTIONS)
     ours = discriminator.state_dict()
     names = _discriminator_names(discriminator.config)
     state = {theirs: ours[name].detach().cpu().clone() for name, theirs in names.items()}

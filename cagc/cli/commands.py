@@ -12,7 +12,7 @@ from tyro.constructors import PrimitiveConstructorSpec
 
 from ..checkpoints import convert, load_generator, save_generator
 from ..common import distributed
-from ..common.console import phase
+from ..common.console import console, phase
 from ..common.documents import write_json
 from ..common.errors import CagcError
 from ..common.files import check_target
@@ -275,12 +275,18 @@ class Generate(KeyOption, LabelOption, DeviceOption):
 
 @dataclass(frozen=True, kw_only=True)
 class Convert:
-    """Convert a checkpoint to the native layout (.safetensors) or that of rosinality and the paper's authors (.pt)."""
+    """Convert a checkpoint to the native layout, to that of rosinality and the authors, or to NVlabs' state dicts."""
 
     source: tyro.conf.Positional[Path]
     """Checkpoint to read, of any layout."""
     target: tyro.conf.Positional[Path]
-    """Checkpoint to write; its suffix chooses the layout."""
+    """Checkpoint to write: .safetensors for the native layout, .pt for the others."""
+    to: str | None = None
+    """native, rosinality or nvlabs-state; if left out, native for .safetensors and rosinality for .pt."""
+    lr_mlp: float | None = None
+    """Learning rate multiplier of the mapping network, where the file does not store it; 0.01 if left out."""
+    upsampling: str | None = None
+    """fir or bilinear, of BasicSR's layout, which does not store it; fir if left out."""
     key: str | None = None
     """Which network of a checkpoint that holds several, by a name that the error about such a file lists."""
     overwrite: bool = False
@@ -289,7 +295,11 @@ class Convert:
     def run(self) -> None:
         """Write ``target``."""
         check_target(self.target, self.overwrite)
-        convert(self.source, self.target, self.key)
+        given = {"lr_mlp": self.lr_mlp, "upsampling": self.upsampling}
+        given = {name: value for name, value in given.items() if value is not None}
+        assumed = convert(self.source, self.target, self.key, self.to, given)
+        for name, value in assumed.items():
+            console.print(f"  assumed {name} {value}, which the file does not store")
         print(self.target)
 
 

@@ -7,7 +7,7 @@ import os
 import weakref
 import zipfile
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -46,12 +46,16 @@ class Document:
         root: plain values and those of :mod:`cagc.common.inert_values`; a dictionary of tensors for safetensors.
         header: metadata of a safetensors file, else empty.
         size: bytes of the file.
+        given: what the caller says about the file that it does not store, such as "lr_mlp".
+        assumed: what readers took for granted, because it is neither stored nor given.
     """
 
     kind: str
     root: Any
     header: Mapping[str, str]
     size: int
+    given: dict[str, Any] = field(default_factory=dict)
+    assumed: dict[str, Any] = field(default_factory=dict)
 
 
 class _Bounded:

@@ -57,6 +57,15 @@ class Part:
         )
         return Part(self.place, prefix, tensors, options, self.class_name, self.beside, self.document)
 
+    def assume(self, name: str, default: Any) -> Any:
+        """What the caller said about ``name``, which the file does not store; else ``default``, which is noted."""
+        if self.document is None:
+            return default
+        if name in self.document.given:
+            return self.document.given[name]
+        self.document.assumed[name] = default
+        return default
+
     def fetch(self, name: str) -> torch.Tensor:
         """Load tensor ``name``: dense, contiguous, on the CPU, without a gradient graph.
 

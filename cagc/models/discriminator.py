@@ -21,6 +21,8 @@ from .layers import FullyConnected, check_activation, check_clamp, unit_mean_squ
 from .protocol import Size
 from .stylegan2_config import BLOCKS, block_resolutions, check_const_size, size_at, without_defaults
 
+_LABEL_WIDTHS = ("cmap_dim", "mapping_width", "embed_dim")
+
 
 @dataclass(frozen=True)
 class DiscriminatorConfig:
@@ -75,6 +77,11 @@ class DiscriminatorConfig:
                 raise ValueError(f"{name}: got {getattr(self, name)!r}, expected an integer of at least 0")
         if channels[4] % max(self.mbstd_channels, 1):
             raise ValueError(f"mbstd_channels: got {self.mbstd_channels}, expected a divisor of {channels[4]} channels")
+        if self.c_dim:
+            features = self.cmap_dim or channels[4]
+            for name in _LABEL_WIDTHS:
+                object.__setattr__(self, name, getattr(self, name) or features)
+                at_least_one(**{name: getattr(self, name)})
         object.__setattr__(self, "channels", {r: channels[r] for r in reversed(expected)})
         object.__setattr__(self, "resample_filter", tuple(self.resample_filter))
         object.__setattr__(self, "const_size", check_const_size(self.const_size))
@@ -87,7 +94,7 @@ class DiscriminatorConfig:
     @property
     def label_features(self) -> int:
         """Length of a mapped label; 0 without labels."""
-        return (self.cmap_dim or self.channels[4]) if self.c_dim else 0
+        return self.cmap_dim if self.c_dim else 0
 
     @classmethod
     def uniform(
@@ -103,7 +110,8 @@ class DiscriminatorConfig:
 
     def to_dict(self) -> dict[str, Any]:
         """The fields as JSON-ready containers; options that older checkpoints lack are left out at their defaults."""
-        return without_defaults(self, always=4)
+        values, default = without_defaults(self, always=4), self.channels[4]
+        return {name: value for name, value in values.items() if name not in _LABEL_WIDTHS or value != default}
 
 
 class Conv2d(nn.Module):
@@ -172,8 +180,7 @@ class LabelMapping(nn.Module):
 
     def __init__(self, config: DiscriminatorConfig) -> None:
         super().__init__()
-        features = config.label_features
-        width, embedded = config.mapping_width or features, config.embed_dim or features
+        features, width, embedded = config.label_features, config.mapping_width, config.embed_dim
         self.embed = FullyConnected(config.c_dim, embedded if config.mapping_layers else features)
         self.depth = config.mapping_layers
         widths = [embedded, *[width] * (self.depth - 1), features]

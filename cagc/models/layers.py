@@ -8,6 +8,7 @@ from dataclasses import replace
 from typing import TypeVar
 
 import torch
+import torch.nn.functional as F
 from torch import nn
 
 from cagc_kernels import bias_act
@@ -78,6 +79,11 @@ def bounded(styles: torch.Tensor) -> torch.Tensor:
 def unit_mean_square(x: torch.Tensor) -> torch.Tensor:
     """``x`` [N, F] scaled so that the mean square of each row is 1."""
     return x * (x.square().mean(dim=1, keepdim=True) + 1e-8).rsqrt()
+
+
+def enlarged(x: torch.Tensor) -> torch.Tensor:
+    """``x`` [N, C, h, w] up-sampled bilinearly to [N, C, 2h, 2w]."""
+    return F.interpolate(x, scale_factor=2, mode="bilinear", align_corners=False)
 
 
 class FullyConnected(nn.Module):

@@ -20,7 +20,7 @@ from cagc_kernels.reference.bias_act import ACTIVATIONS
 from cagc_kernels.synthesis import GeneratorWeights
 
 from .base import BaseGenerator, BaseMapping, BaseSynthesis, has_hooks
-from .layers import FullyConnected, bounded, unit_mean_square, wide
+from .layers import FullyConnected, bounded, enlarged, unit_mean_square, wide
 from .protocol import Noise
 from .stylegan2_config import GeneratorConfig, block_resolutions, size_at
 from .stylegan2_frozen import frozen_weights, mapping_not_compiled, not_compiled
@@ -65,7 +65,8 @@ class SynthesisLayer(nn.Module):
         scale: float = 1.0,
     ) -> None:
         super().__init__()
-        self.up = up
+        self.bilinear = up > 1 and config.upsampling == "bilinear"
+        self.up = 1 if self.bilinear else up  # of the convolution itself
         self.size = size_at(config.const_size, resolution)
         self.act = config.activation
         self.gain = ACTIVATIONS[self.act].gain * scale
@@ -97,7 +98,7 @@ class SynthesisLayer(nn.Module):
             next_styles: [N, O] of the layer after, by which the output is multiplied.
         """
         return styled_conv2d(
-            x,
+            enlarged(x) if self.bilinear else x,
             self.weight,
             self.styles(w) if styles is None else styles,
             self.bias,
@@ -153,10 +154,14 @@ class Shortcut(nn.Module):
         super().__init__()
         self.weight = nn.Parameter(torch.randn(out_channels, in_channels, 1, 1))
         self.weight_gain = 1 / math.sqrt(in_channels)
+        self.bilinear = config.upsampling == "bilinear"
         self.register_buffer("resample_filter", setup_filter(config.resample_filter), persistent=False)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return upsample2d(F.conv2d(x, self.weight * (self.weight_gain * math.sqrt(0.5))), self.resample_filter)
+        return self.upsampled(F.conv2d(x, self.weight * (self.weight_gain * math.sqrt(0.5))))
+
+    def upsampled(self, x: torch.Tensor) -> torch.Tensor:
+        return enlarged(x) if self.bilinear else upsample2d(x, self.resample_filter)
 
 
 class SynthesisBlock(nn.Module):
@@ -255,9 +260,12 @@ class SynthesisNetwork(BaseSynthesis):
             if block.to_rgb is not None:
                 with layer_range(f"synthesis.b{resolution}.to_rgb"):
                     out = wide(block.to_rgb(x, ws[:, index]))
-                    rgb = out if rgb is None else upsample2d(rgb, self.resample_filter) + out
+                    rgb = out if rgb is None else self._upsampled(rgb) + out
                 rgbs.append(rgb)
         return rgbs if return_rgbs else rgb
+
+    def _upsampled(self, rgb: torch.Tensor) -> torch.Tensor:
+        return enlarged(rgb) if self.config.upsampling == "bilinear" else upsample2d(rgb, self.resample_filter)
 
     def styles(self, ws: torch.Tensor) -> dict[str, torch.Tensor]:
         """Styles [N, I] of every modulated convolution, by its module name ("b8.conv0", "b8.to_rgb", ...)."""

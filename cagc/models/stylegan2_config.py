@@ -11,6 +11,7 @@ from .layers import check_activation, check_clamp, ordered_channels
 from .protocol import LayerSpec, Size
 
 BLOCKS = ("skip", "resnet", "orig")
+UPSAMPLING = ("fir", "bilinear")
 MAX_CONST = 64
 
 
@@ -84,6 +85,7 @@ class GeneratorConfig:
         const_size: height and width of the learned constant; each block but the first doubles them.
         activation: of the convolutions, a name of :func:`cagc_kernels.bias_act`.
         mapping_activation: of the mapping network.
+        upsampling: by the FIR filter, or "bilinear" (GFPGAN), then ``resample_filter`` is not used.
     """
 
     resolution: int
@@ -102,6 +104,7 @@ class GeneratorConfig:
     const_size: Size = (4, 4)
     activation: str = "lrelu"
     mapping_activation: str = "lrelu"
+    upsampling: str = "fir"
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "channels", ordered_channels(self.channels, layer_names(self.resolution)))
@@ -120,6 +123,7 @@ class GeneratorConfig:
         if not isinstance(self.lr_multiplier, (int, float)) or not 0 < self.lr_multiplier < math.inf:
             raise ValueError(f"lr_multiplier: got {self.lr_multiplier!r}, expected a finite number above 0")
         choice("block_architecture", self.block_architecture, BLOCKS)
+        choice("upsampling", self.upsampling, UPSAMPLING)
         check_activation("activation", self.activation)
         check_activation("mapping_activation", self.mapping_activation)
         object.__setattr__(self, "const_size", check_const_size(self.const_size))
@@ -188,10 +192,11 @@ class GeneratorConfig:
 
     def _conv(self, name: str, below: str, r: int, index: int, up: int = 1, joins: bool = False) -> LayerSpec:
         """A styled 3×3 convolution; the paper's code counts an up-sampling one at its input's resolution."""
-        size, (height, width) = size_at(self.const_size, r), size_at(self.const_size, r // up)
+        size, in_size = size_at(self.const_size, r), size_at(self.const_size, r // up)
+        convolved = size if self.upsampling == "bilinear" else in_size  # up-sampled before the convolution
         return LayerSpec(
-            name, "conv", f"synthesis.{name}", self.channels[below], self.channels[name], size, (height, width),
-            kernel=3, up=up, positions=height * width, reads=below, writes=name, w=index, w_dim=self.style_dim,
+            name, "conv", f"synthesis.{name}", self.channels[below], self.channels[name], size, in_size,
+            kernel=3, up=up, positions=math.prod(convolved), reads=below, writes=name, w=index, w_dim=self.style_dim,
             demodulate=True, equalised=True, noise=True, row=name,
             added=size_at(self.const_size, r // 2) if joins and self.block_architecture == "resnet" else None,
         )  # fmt: skip

@@ -10,8 +10,9 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from cagc_kernels import bias_act, modulated_conv2d, sparse_channel_conv2d, upsample2d
+from cagc_kernels import bias_act, modulated_conv2d, sparse_channel_conv2d
 
+from .layers import enlarged
 from .stylegan2 import Shortcut, SynthesisBlock, SynthesisLayer, SynthesisNetwork, ToRGB
 
 
@@ -46,7 +47,7 @@ class ElasticLayer(nn.Module):
     def forward(self, x: torch.Tensor, w: torch.Tensor, noise: str | torch.Tensor) -> torch.Tensor:
         layer, outputs = self.layer, self.outputs.on(x)
         x = sparse_channel_conv2d(
-            x,
+            enlarged(x) if layer.bilinear else x,
             layer.weight,
             self.inputs.on(x),
             outputs,
@@ -88,7 +89,7 @@ class ElasticShortcut(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         weight = self.layer.weight.index_select(0, self.outputs.on(x)).index_select(1, self.inputs.on(x))
-        return upsample2d(F.conv2d(x, weight * self.gain), self.layer.resample_filter)
+        return self.layer.upsampled(F.conv2d(x, weight * self.gain))
 
 
 class ElasticBlock(nn.Module):

@@ -19,6 +19,8 @@ def not_compiled(config: Any) -> str | None:
         return f"the compiled program draws square images from 4 × 4, not {config.img_size[0]} × {config.img_size[1]}"
     if config.img_channels != 3:
         return f"the compiled program draws images of 3 channels, not {config.img_channels}"
+    if config.upsampling != "fir":
+        return f"the compiled program up-samples by FIR, not {config.upsampling}"
     if config.activation != "lrelu":
         return f"the compiled program has leaky ReLU, not {config.activation}"
     return None
