@@ -29,7 +29,7 @@ MATRIX_OPS = ("sparse_channel_conv2d",)
 IMPLEMENTS = {
     "reference": OPS,
     "native": OPS,
-    "triton": tuple(op for op in OPS if op not in ("epilogue", "filtered_lrelu")),  # its modulated_conv2d includes it
+    "triton": tuple(op for op in OPS if op != "epilogue"),  # its modulated_conv2d includes it
 }
 
 # Printed by explain(): the cases of each op that the chosen backend does not compute by one kernel of its own.

@@ -21,7 +21,7 @@ from ..resources import kernels
 
 # Modules whose ``variants()`` list the kernels to compile. The convolutions share one list, of tiles per architecture.
 CONVOLUTIONS = "gemm.variants"
-MODULES = ("bias_act", "upfirdn2d", CONVOLUTIONS)
+MODULES = ("bias_act", "upfirdn2d", "filtered_lrelu", CONVOLUTIONS)
 
 WARP = 32
 ALIGNED = [["tt.divisibility", 16]]

@@ -9,9 +9,10 @@ from math import prod
 import torch
 from torch import Tensor
 
-from ..arguments import HALF, Epilogue, Resampling, activation
+from ..arguments import HALF, Epilogue, Filtering, Resampling, activation
 from ..ops.bias_act import bias_act
 from ..ops.epilogue import epilogue
+from ..ops.filtered_lrelu import filtered_lrelu
 from ..ops.modulated_conv2d import modulated_conv2d, styled_conv2d
 from ..ops.sparse_channel_conv2d import sparse_channel_conv2d
 from ..ops.upfirdn2d import setup_filter, upfirdn2d
@@ -95,6 +96,25 @@ def _upfirdn2d(
     work = prod(shape[:2]) * height * width * len(taps) ** 2 // up**2
     name = f"{_of(shape)} up {up} down {down}, {_of(f.shape)} taps"
     return Case("upfirdn2d", name, {"x": shape}, call, work, {"f": f})
+
+
+def _filtered_lrelu(shape: tuple[int, ...], up: int = 2, radial: bool = False) -> Case:
+    """A layer of StyleGAN3: 6 taps a phase; no padding, so that no value lies between an image and zeros."""
+    fu, fd = (setup_filter(range(1, 6 * factor + 1)) for factor in (up, 2))
+    fd = fd.outer(fd) + 0.01 * torch.eye(len(fd)) if radial else fd
+
+    def call(given: Operands, backend: str) -> Tensor:
+        return filtered_lrelu(given["x"], given["fu"], given["fd"], given["b"], up, 2, backend=backend)
+
+    def away(drawn: dict[str, Tensor]) -> dict[str, Tensor]:
+        return {"b": FAR_FROM_KINK * drawn["b"].sign()}
+
+    filtering, x = Filtering(fu, fd, up, 2), torch.empty(shape, device="meta")
+    height, width = filtering.upsampling.output_size(x)
+    work = prod(shape[:2]) * height * width * (3 * 6 if not radial else 2 * 6 + 36)
+    name = f"{_of(shape)} up {up} down 2, {_of(fu.shape)} and {_of(fd.shape)} taps"
+    shapes = {"x": shape, "b": shape[1:2]}
+    return Case("filtered_lrelu", name, shapes, call, work, {"fu": fu, "fd": fd}, gradient_operands=away)
 
 
 def _away(drawn: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -184,6 +204,7 @@ def cases(size: str = "full") -> list[Case]:
             _bias_act((2, 3, 4, 4), clamp=1.0), _bias_act((2, 3, 4, 4), "swish"),
             _upfirdn2d((1, 2, 6, 6), 2, 1, (2, 1, 2, 1)),
             _epilogue(2, 3, 6, True), _styled(1, 4, 5, 4), _modulated(1, 4, 3, 4, 1), _sparse(1, 6, 4, 4),
+            _filtered_lrelu((1, 2, 12, 12)),
         ]  # fmt: skip
     if size == "quick":
         return [
@@ -196,6 +217,8 @@ def cases(size: str = "full") -> list[Case]:
             _styled(2, 77, 64, 8), _styled(1, 77, 39, 16, 2), _styled(1, 39, 39, 32, act="swish"),
             _modulated(2, 77, 3, 16, 1), _modulated(1, 32, 32, 16, 3, 2),
             _sparse(2, 128, 39, 16), _sparse(1, 128, 39, 8, 2),
+            _filtered_lrelu((2, 39, 20, 20)), _filtered_lrelu((1, 16, 16, 24), 4),
+            _filtered_lrelu((1, 16, 20, 20), 2, True),
         ]  # fmt: skip
     return [
         *(_bias_act((2, 154, 32, 32), act) for act in ACTIVATIONS),
@@ -210,6 +233,8 @@ def cases(size: str = "full") -> list[Case]:
         _styled(1, 77, 77, 128, act="swish"),
         _modulated(1, 512, 3, 32, 1), _modulated(1, 128, 3, 256, 1), _modulated(1, 128, 256, 64, 3, 2),
         _sparse(1, 512, 154, 32), _sparse(1, 512, 154, 32, 2), _sparse(2, 256, 77, 64),
+        _filtered_lrelu((1, 512, 36, 36)), _filtered_lrelu((1, 362, 150, 150)), _filtered_lrelu((1, 512, 54, 54), 4),
+        _filtered_lrelu((2, 154, 86, 86)), _filtered_lrelu((1, 512, 52, 52), 2, True),
     ]  # fmt: skip
 
 

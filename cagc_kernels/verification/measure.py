@@ -21,9 +21,30 @@ ORDERS = ("forward", "gradient", "second")
 # Number of roundings to the dtype between operands and result, each of which adds one tolerance. Convolutions round
 # x · styles, the weights and the demodulated sum; gradients, which are computed from such results, round more often.
 ROUNDINGS = {
-    "forward": {"bias_act": 1, "upfirdn2d": 1, "epilogue": 3, "modulated_conv2d": 4, "sparse_channel_conv2d": 3},
-    "gradient": {"bias_act": 1, "upfirdn2d": 1, "epilogue": 6, "modulated_conv2d": 8, "sparse_channel_conv2d": 4},
-    "second": {"bias_act": 2, "upfirdn2d": 1, "epilogue": 12, "modulated_conv2d": 12, "sparse_channel_conv2d": 6},
+    "forward": {
+        "bias_act": 1,
+        "upfirdn2d": 1,
+        "epilogue": 3,
+        "modulated_conv2d": 4,
+        "sparse_channel_conv2d": 3,
+        "filtered_lrelu": 2,
+    },
+    "gradient": {
+        "bias_act": 1,
+        "upfirdn2d": 1,
+        "epilogue": 6,
+        "modulated_conv2d": 8,
+        "sparse_channel_conv2d": 4,
+        "filtered_lrelu": 4,
+    },
+    "second": {
+        "bias_act": 2,
+        "upfirdn2d": 1,
+        "epilogue": 12,
+        "modulated_conv2d": 12,
+        "sparse_channel_conv2d": 6,
+        "filtered_lrelu": 4,
+    },
 }
 # In half precision the reference rounds at each step, the kernels once.
 REFERENCE_STEPS = 6

@@ -32,6 +32,13 @@ TESTS = {
             "test_gradient_of_a_sum",
             "test_empty",
         ),
+        "test_filtered_lrelu.py": (
+            "test_definition and float32",
+            "test_layouts_and_odd_widths and 5 and not slice",
+            "test_first_and_second_gradient and (T0 or 3)",
+            "test_infinity",
+            "test_empty",
+        ),
         "test_first_use.py": ("test_triton_in_its_interpreter",),
     },
     "peers": {
