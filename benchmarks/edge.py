@@ -1,7 +1,7 @@
 """Times students in a headless Chromium: our WebAssembly beside onnxruntime-web, and the native program.
 
     npm pack onnxruntime-web && tar xzf onnxruntime-web-*.tgz
-    python -m benchmarks.edge --ort package/dist --out benchmarks/results/DEVICE/edge.json
+    python -m benchmarks.edge --ort package/dist && python -m benchmarks.report
 
 All candidates take turns, round by round. A time is that of one image from z, mapping network included. The page is
 isolated from others, so that both runtimes may use threads. Also measured are the pages of ``cagc export --web``: their
@@ -37,7 +37,7 @@ from cagc.models import Generator, GeneratorConfig
 
 from .browser import Browser, find_browser
 from .generators import random_generator, widths
-from .results import commit, versions
+from .results import RESULTS, commit, device_folder, versions
 
 PAGES = Path(__file__).parent / "edge_pages"
 WEB = Path(cagc.__file__).parent / "export" / "web"
@@ -181,7 +181,7 @@ def main() -> None:
     parser.add_argument("--ort", type=Path, help="the folder dist of onnxruntime-web; without it our programs alone")
     parser.add_argument("--rounds", type=int, default=11)
     parser.add_argument("--images", type=int, nargs=2, default=(40, 4), help="a round, at 64 and at 256 px")
-    parser.add_argument("--out", type=Path, default=Path("edge.json"))
+    parser.add_argument("--out", type=Path, default=RESULTS / device_folder("cpu") / "edge.json")
     options = parser.parse_args()
     if (binary := find_browser()) is None:
         raise SystemExit("edge: needs a Chromium; CAGC_CHROMIUM names one in an unusual place")

@@ -1,4 +1,4 @@
-"""Builds the tables of docs/editing.md, docs/sngan.md and docs/compatibility.md from ``benchmarks/results/*/``."""
+"""Builds the tables of docs/edge.md, editing.md, sngan.md and compatibility.md from ``benchmarks/results/*/``."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from cagc_kernels.compat import peers
 from . import pages, tables_compression
 from .bench_compression import TEACHER
 from .results import Row, read
-from .tables import document_table
+from .tables import document_table, grid
 
 Tables = dict[tuple[str, str], str]
 """The text between each pair of markers of a page."""
@@ -21,6 +21,7 @@ PROJECTION = "<!-- projection:begin -->", "<!-- projection:end -->"
 SMOOTHNESS = "<!-- smoothness:begin -->", "<!-- smoothness:end -->"
 STUDENTS = "<!-- students:begin -->", "<!-- students:end -->"
 PUBLISHED = "<!-- published:begin -->", "<!-- published:end -->"
+EDGE = "<!-- edge:begin -->", "<!-- edge:end -->"
 COMPATIBILITY = "<!-- compatibility:begin -->", "<!-- compatibility:end -->"
 
 
@@ -70,4 +71,25 @@ def compatibility(results: Path) -> Tables:
     return {COMPATIBILITY: "\n\n".join(parts)}
 
 
-PAGES = {"compatibility": compatibility, "editing": editing, "sngan": sngan}
+def _timed(row: dict[str, Any]) -> list[str]:
+    low, high = row["spread_ms"]
+    faster = f"{row['times_faster']:.1f}×" if "times_faster" in row else ""
+    return [row["program"], f"{row['ms']:.3g} ({low:.3g}–{high:.3g})", f"{1000 / row['ms']:.3g}", faster]
+
+
+def edge(results: Path) -> Tables:
+    """Return the times of edge.json by generator, the pages with their sizes, and what they were measured with."""
+    parts = []
+    for document in _documents(results, "edge.json"):
+        for name, rows in document["generators"].items():
+            header = (name, "ms an image (range of rounds)", "images/s", "faster than onnxruntime-web, as many threads")
+            parts.append(grid(header, [_timed(row) for row in rows]))
+        sizes = [[row["page"], f"{row['bytes'] / 1e6:.2f}", f"{row['ready_ms']:.0f}"] for row in document["pages"]]
+        parts.append(grid(("page of the embedded generators", "MB", "ms until it can draw"), sizes))
+        found, versions = document["machine"], document["versions"]
+        named = ", ".join(f"{key} {versions[key]}" for key in ("browser", "onnxruntime-web", "cagc") if key in versions)
+        parts.append(f"{found['cpu']}, {found['cores']} cores; {named}; commit {document['commit']}.")
+    return {EDGE: "\n\n".join(parts)}
+
+
+PAGES = {"edge": edge, "compatibility": compatibility, "editing": editing, "sngan": sngan}

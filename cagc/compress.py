@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 from rich.table import Table
 
-from . import __version__
+from . import __version__, assets
 from .checkpoints import save_generator
 from .common.checks import choice
 from .common.console import console, phase, plain_console
@@ -24,7 +24,7 @@ from .content import ContentParser
 from .distill import DistillConfig, Interrupted, RunFolder, distill
 from .distill.losses import load_perceptual
 from .evaluation import Tools, evaluate
-from .export.web import export_web, fits_beside
+from .export.web import PageOptions, export_web, fits_beside
 from .metrics.frechet import result_key
 from .metrics.macs import total_macs, total_parameters
 from .models import AnyGenerator
@@ -189,7 +189,8 @@ def _conclude(
 def _write_page(config: CompressConfig, student: AnyGenerator, teacher: AnyGenerator) -> str | None:
     """Write the page that draws with ``student`` and return its name, or None, with a note, if there can be none."""
     try:
-        export_web(student, config.out / _PAGE, teacher if fits_beside(student, teacher) else None)
+        options = PageOptions(licence=assets.licence(config.teacher))
+        export_web(student, config.out / _PAGE, teacher if fits_beside(student, teacher) else None, options)
     except CagcError as error:
         console.print(f"  no page for browsers: {error}")
         return None

@@ -22,9 +22,9 @@ async function start({ program, variant, threads, model }) {
   const from = performance.now();
   if (program === "cagc") await startOurs(variant, threads, `${model}.cagc`);
   else await startOnnx(threads, `${model}.onnx`);
-  const ready = performance.now() - from,
-    images = [];
-  for (const latent of latents) images.push(...(await draw(latent, true)));
+  const ready = performance.now() - from;
+  let images = [];
+  for (const latent of latents) images = images.concat(await draw(latent, true));
   return { ready, images };
 }
 

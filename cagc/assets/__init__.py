@@ -21,3 +21,13 @@ def checkpoint(path: str | Path) -> Path:
 def sngan32() -> Path:
     """Folder of a small SN-GAN with its discriminator, trained on faces at 32 px, with PROVENANCE.md."""
     return Path(__file__).parent / "sngan32"
+
+
+def licence(path: str | Path | None) -> str:
+    """Licence of the weights behind a name of ``CHECKPOINTS``, or None, the teacher, as text; "" for other files."""
+    if path is not None and str(path) not in CHECKPOINTS:
+        return ""
+    return (
+        "For research and evaluation only. Derived from NVIDIA's StyleGAN2 of FFHQ (Nvidia Source Code License-NC) "
+        "by way of the package random-face (Apache-2.0)."
+    )

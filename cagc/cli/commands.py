@@ -10,6 +10,7 @@ from typing import Annotated
 import tyro
 from tyro.constructors import PrimitiveConstructorSpec
 
+from .. import assets
 from ..checkpoints import convert, load_generator, save_generator
 from ..common import distributed
 from ..common.console import console, phase
@@ -22,6 +23,7 @@ from ..distill import DistillConfig
 from ..editing.directions import Directions
 from ..evaluation import evaluate
 from ..export import FLAT_SUFFIX, export_flat, export_onnx
+from ..export.web import PageOptions, export_web
 from ..generate import generate, parse_seeds
 from ..pruning.budget import ChannelPlan, plan_channels
 from ..pruning.prune import prune
@@ -305,15 +307,20 @@ class Convert:
 
 @dataclass(frozen=True, kw_only=True)
 class Export(KeyOption):
-    """Write a generator as an ONNX graph (z to image, with fixed truncation and noise), or as one flat file.
+    """Write a generator for places without PyTorch: as an ONNX graph or one flat file (--out), or as a page (--web).
 
-    C, C++ and NumPy programs draw from a flat file without PyTorch: docs/edge.md.
+    The graph takes z to image, with fixed truncation and noise. C, C++ and NumPy programs draw from a flat file, and
+    browsers from a page: docs/edge.md.
     """
 
-    out: Path
+    out: Path | None = None
     """ONNX graph, .onnx, or flat file, .cagc."""
+    web: Path | None = None
+    """Page that draws in a browser: one file, .html, or a folder for a web server."""
     generator: Path | None = None
     """Checkpoint; the embedded face generator if left out."""
+    teacher: Path | None = None
+    """Checkpoint of the teacher that a page draws beside the generator, such as faces64."""
     batch: int = 1
     """Images per call, fixed in the graph."""
     truncation: float = 1.0
@@ -322,24 +329,45 @@ class Export(KeyOption):
     """const (the stored noise maps) or none."""
     plain: bool = False
     """Use only operators that the converters of mobile runtimes know (docs/edge.md)."""
-    storage: str = "float16"
-    """Weights of a flat file: float32, float16, or int8 (mapping and affine layers as int8 rows, others float16)."""
+    storage: str | None = None
+    """Weights of a flat file or page: float32, float16, or int8 (mapping and affine layers as int8 rows, others
+    float16). float16 if left out, for a page int8."""
     directions: Path | None = None
-    """Edit directions that a flat file carries, from `cagc edit`."""
-    licence: str = ""
-    """Licence of the weights, a name or its text, which a flat file carries."""
+    """Edit directions, from `cagc edit`, that a flat file or page carries. A page finds some if left out."""
+    names: tuple[str, ...] = ()
+    """Names of the directions on a page."""
+    mapping: bool = True
+    """Carry the mapping network in a page; without it, it is smaller and draws from principal components of w."""
+    title: str = ""
+    """Heading of a page."""
+    licence: str | None = None
+    """Licence of the weights, a name or its text, which a flat file or page carries; known for the embedded ones."""
     overwrite: bool = False
     """Replace the output of an earlier run."""
 
     def run(self) -> None:
-        """Write the graph or the file."""
-        check_target(self.out, self.overwrite)
+        """Write what is asked for."""
+        targets = [path for path in (self.out, self.web) if path is not None]
+        if not targets:
+            raise CagcError("export: got neither --out nor --web, expected one of them")
+        for path in targets:
+            check_target(path, self.overwrite)
         generator = load_teacher(self.generator, key=self.key)[0]
-        if self.out.suffix == FLAT_SUFFIX:
-            directions = None if self.directions is None else Directions.load(self.directions)
-            if directions is not None:
-                directions.check(generator)
-            export_flat(generator, self.out, storage=self.storage, directions=directions, licence=self.licence)
-        else:
+        directions = None if self.directions is None else Directions.load(self.directions)
+        if directions is not None:
+            directions.check(generator)
+        licence = assets.licence(self.generator) if self.licence is None else self.licence
+        if self.out is not None and self.out.suffix == FLAT_SUFFIX:
+            storage = self.storage or "float16"
+            export_flat(generator, self.out, storage=storage, directions=directions, licence=licence)
+        elif self.out is not None:
             export_onnx(generator, self.out, self.batch, self.truncation, self.noise, self.plain)
-        print(self.out)
+        if self.web is not None:
+            options = PageOptions(
+                directions=directions, names=self.names, mapping=self.mapping, storage=self.storage or "int8",
+                title=self.title, licence=licence,
+            )  # fmt: skip
+            teacher = None if self.teacher is None else load_teacher(self.teacher)[0]
+            targets[-1] = export_web(generator, self.web, teacher, options)
+        for path in targets:
+            print(path)

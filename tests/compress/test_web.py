@@ -16,6 +16,8 @@ import torch
 
 import cagc
 from benchmarks.browser import Browser, find_browser
+from cagc.checkpoints import save_generator
+from cagc.cli import main
 from cagc.common.errors import CagcError
 from cagc.common.seeds import z_batch
 from cagc.editing.directions import find_directions
@@ -199,7 +201,7 @@ def test_the_picture_is_saved_as_png(browser, student, directions, tmp_path):
     browser.call("Page.setDownloadBehavior", behavior="allow", downloadPath=str(tmp_path))
     click(browser, "#save")
     browser.evaluate("new Promise(done => setTimeout(done, 300))")
-    assert (np.array(Image.open(tmp_path / "face-0.png").convert("RGBA")) == pixels).all()
+    assert (np.array(Image.open(tmp_path / "image-0.png").convert("RGBA")) == pixels).all()
 
 
 @needs_browser
@@ -279,6 +281,25 @@ def test_bad_requests_write_nothing(student, teacher, directions, tmp_path):
         export_web(student, tmp_path / "none" / "out.html")
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
     assert fits_beside(student, teacher) and not fits_beside(student, other)
+
+
+@needs_browser
+def test_the_command_writes_what_opens(browser, student, teacher, tmp_path, capsys):
+    for name, generator in {"student": student, "teacher": teacher}.items():
+        save_generator(generator, tmp_path / f"{name}.safetensors")
+    options = ["--generator", str(tmp_path / "student.safetensors"), "--teacher", str(tmp_path / "teacher.safetensors")]
+    page = tmp_path / "out.html"
+    command = ["export", "--web", str(page), *options, "--names", "Age", "--title", "Ours", "--licence", "CC0"]
+    main(command)
+    assert capsys.readouterr().out.split() == [str(page)]
+    browser.open(page.as_uri())
+    drawn(browser, "teacher")
+    assert browser.evaluate("document.querySelector('#directions label').textContent") == "Age"
+    assert browser.evaluate("document.title") == "Ours" and "CC0" in page.read_text()
+    for arguments, message in ((command, "add --overwrite"), (["export"], "got neither --out nor --web")):
+        with pytest.raises(SystemExit):
+            main(arguments)
+        assert message in capsys.readouterr().err
 
 
 def test_text_holds_bytes_of_every_kind():

@@ -22,7 +22,7 @@ from ..flat import FLAT_SUFFIX, flat_bytes
 from .components import ComponentGenerator
 from .text import as_text
 
-COMPONENTS = 128  # of w, from which faces are drawn without a mapping network
+COMPONENTS = 128  # of w, from which images are drawn without a mapping network
 DIRECTIONS = 8  # that are found where none are given
 MOST_BESIDE = 8_000_000  # parameters of a teacher that a page carries without being asked to
 THREADS = 4  # at most, where the browser shares memory between threads
@@ -47,11 +47,11 @@ class PageOptions:
     Attributes:
         directions: edit directions with a slider each; None finds some by PCA of w.
         names: of the directions; numbers where left out.
-        mapping: carry the mapping network; without it faces are drawn from :data:`COMPONENTS` principal components of
-            w, as a Gaussian, which is not quite the distribution of the generator, and seeds mean other faces.
+        mapping: carry the mapping network; without it images are drawn from :data:`COMPONENTS` principal components of
+            w, as a Gaussian, which is not quite the distribution of the generator, and seeds mean other images.
         storage: of mapping and affine weights: "int8", "float16" or "float32".
         title: heading of the page.
-        seeds: of the faces that are shown; the first two are A and B.
+        seeds: of the images that are shown; the first two are A and B.
         psi: truncation that the page starts with.
         licence: of the weights, shown and put into the flat files.
     """

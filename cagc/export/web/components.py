@@ -35,8 +35,8 @@ class ComponentGenerator:
     def __getattr__(self, name: str) -> Any:
         return getattr(self._generator, name)
 
-    def frozen_weights(self) -> GeneratorWeights | None:
-        """Weights of the generator with affine layers from components; None if it has none."""
+    def frozen_weights(self, mapping: bool = False) -> GeneratorWeights | None:
+        """Weights of the generator with affine layers from components, and no mapping network; None if it has none."""
         weights = self._generator.frozen_weights()
         if weights is None:
             return None

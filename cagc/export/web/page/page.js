@@ -66,7 +66,7 @@
       $("about").textContent =
         `${settings.about} Runtime ${info.version}: ${variant}; ready after ${info.milliseconds.toFixed(0)} ms.` +
         (info.components
-          ? ` Faces are drawn from ${info.components} principal components of w: the file carries no mapping network.`
+          ? ` Images are drawn from ${info.components} principal components of w: the file carries no mapping network.`
           : "");
       reset();
       buildStrip();
@@ -202,7 +202,7 @@
     for (let layer = 0; layer < count; layer++) {
       const button = document.createElement("button");
       Object.assign(button, { type: "button", textContent: layer + 1, ariaPressed: "false" });
-      button.setAttribute("aria-label", `Layer ${layer + 1} from face B`);
+      button.setAttribute("aria-label", `Layer ${layer + 1} from image B`);
       button.onclick = () => {
         toggle(button);
         draw();
@@ -221,7 +221,7 @@
         canvas = document.createElement("canvas");
       resize(canvas, state.ready.resolution);
       Object.assign(button, { type: "button", title: `Seed ${seed}` });
-      button.setAttribute("aria-label", `Face of seed ${seed}`);
+      button.setAttribute("aria-label", `Image of seed ${seed}`);
       button.dataset.seed = seed;
       button.append(canvas);
       button.onclick = () => choose({ a: seed });
@@ -277,7 +277,7 @@
     if (state.playing) play(false);
   };
 
-  // One picture of the morph, two seconds from face to face; B then becomes A, and a new face comes.
+  // One picture of the morph, two seconds from image to image; B then becomes A, and a new image B comes.
   function step() {
     if (!state.playing) return;
     const now = performance.now();
@@ -296,7 +296,7 @@
   function save() {
     $("student").toBlob(blob => {
       const link = document.createElement("a");
-      ((link.href = URL.createObjectURL(blob)), (link.download = `face-${state.a}.png`));
+      ((link.href = URL.createObjectURL(blob)), (link.download = `image-${state.a}.png`));
       link.click();
       setTimeout(() => URL.revokeObjectURL(link.href), 1000);
     }, "image/png");

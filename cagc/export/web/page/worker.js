@@ -172,7 +172,7 @@ function w(seed) {
   return known.get(seed);
 }
 
-// ws of a request: between the faces a and b by `morph`, in the layers of `fromB` that of b; then truncated, then moved
+// ws of a request: between the images a and b by `morph`, in the layers of `fromB` that of b; then truncated, then moved
 // along the directions.
 function compose({ a, b, morph, fromB, psi, strengths }) {
   const { numWs, wDim, wAvg, directions } = student,
