@@ -59,8 +59,8 @@ class BaseMapping(nn.Module):
         """``ws`` [N, num_ws, w_dim] of ``z`` [N, z_dim].
 
         Args:
-            z: standard normal latents.
-            c: labels [N, c_dim]; None where c_dim is 0.
+            z: standard normal latents, of any floating point dtype: they are converted to that of the weights.
+            c: labels [N, c_dim], likewise; None where c_dim is 0.
             truncation_psi: ψ in ``w_avg + ψ (w - w_avg)``.
             truncation_cutoff: how many of the ws, from the first on, are truncated; None: all.
             update_emas: accepted for scripts written for NVlabs' networks, without effect: ``w_avg`` is not tracked.
@@ -76,7 +76,7 @@ class BaseMapping(nn.Module):
         if isinstance(cutoff, bool) or not isinstance(cutoff, int) or cutoff < 0:
             raise ValueError(f"truncation_cutoff: got {cutoff!r}, expected None or an integer of at least 0")
         with layer_range("mapping"):
-            w = self.w(z, c)
+            w = self.w(z.to(self.w_avg.dtype), None if c is None else c.to(self.w_avg.dtype))
         truncated = w if truncation_psi == 1 else self.truncated(w, truncation_psi)
         if cutoff >= self.num_ws or truncation_psi == 1:
             return truncated[:, None].expand(-1, self.num_ws, -1)

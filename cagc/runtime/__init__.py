@@ -19,7 +19,7 @@ from __future__ import annotations
 import copy
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from importlib import import_module
 from typing import Any
 
@@ -85,7 +85,11 @@ def _device(device: torch.device | str) -> torch.device:
 
 
 class CompiledGenerator(GeneratorNames):
-    """A frozen generator, made by :func:`compile`. It is thread-safe (a lock serialises calls) and cannot be copied.
+    """A frozen generator, made by :func:`compile`. It is thread-safe (a lock serialises calls) and cannot be pickled.
+
+    It is a drop-in ``G`` for scripts that only draw: ``G.eval().requires_grad_(False).to(device)`` and
+    ``copy.deepcopy(G)`` return it, since nothing in it changes. It computes no gradients: projection needs the
+    generator itself.
 
     Attributes:
         config, batch, dtype, device: configuration of the generator, and the arguments of :func:`compile`.
@@ -123,8 +127,43 @@ class CompiledGenerator(GeneratorNames):
     def __reduce_ex__(self, protocol: object):
         raise TypeError("a compiled generator cannot be copied or pickled: compile the generator again")
 
+    @property
+    def mapping(self) -> _Network:
+        """(z, c=None, truncation_psi=1, truncation_cutoff=None) → ``ws`` [N, num_ws, w_dim]; see :meth:`_map`."""
+        return _Network(self, self._map)
+
+    @property
+    def synthesis(self) -> _Network:
+        """(ws, noise_mode="const", noise=None) → images [N, img_channels, *img_size]; see :meth:`_draw_images`."""
+        return _Network(self, self._synthesize)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> CompiledGenerator:
+        return self
+
+    def eval(self) -> CompiledGenerator:
+        """Itself: it is always in evaluation mode."""
+        return self
+
+    def train(self, mode: bool = True) -> CompiledGenerator:
+        """Itself. Raises ValueError for training mode."""
+        if mode:
+            raise ValueError("train: got a compiled generator, which is frozen; train the generator itself")
+        return self
+
+    def requires_grad_(self, requires_grad: bool = True) -> CompiledGenerator:
+        """Itself. Raises ValueError if gradients are asked for."""
+        if requires_grad:
+            raise ValueError("requires_grad_: got a compiled generator, which is frozen; use the generator itself")
+        return self
+
+    def to(self, device: torch.device | str) -> CompiledGenerator:
+        """Itself. Raises ValueError for another device than it was compiled for."""
+        if _device(device).type != self.device.type or _device(device).index not in (None, self.device.index or 0):
+            raise ValueError(f"to: got {device}, but the generator was compiled for {self.device}: compile it again")
+        return self
+
     @torch.inference_mode()
-    def mapping(
+    def _map(
         self,
         z: Tensor,
         c: Tensor | None = None,
@@ -134,14 +173,19 @@ class CompiledGenerator(GeneratorNames):
         """``ws`` [N, num_ws, w_dim] of ``z`` [N, z_dim]; arguments as those of the generator's mapping network.
 
         Raises:
-            TypeError, ValueError: dtype or device differ from those of :func:`compile`, or as the generator raises.
+            TypeError, ValueError: the device differs from that of :func:`compile`, or as the generator raises.
         """
-        z, c = self._given("z", z), self._given_labels(c)
+        z, c = self._latents("z", z), self._given_labels(c)
         with self._lock:
             return self._mapping(z, c, truncation_psi, truncation_cutoff).to(self.dtype)
 
+    def _synthesize(self, ws: Tensor, *arguments: Any, **options: Any) -> Tensor:
+        if isinstance(ws, Tensor) and ws.requires_grad and torch.is_grad_enabled():
+            raise ValueError("ws: requires a gradient, which a compiled generator does not compute: use the generator")
+        return self._draw_images(ws, *arguments, **options)
+
     @torch.inference_mode()
-    def synthesis(self, ws: Tensor, noise_mode: str = "const", noise: Noise | None = None, **options: Any) -> Tensor:
+    def _draw_images(self, ws: Tensor, noise_mode: str = "const", noise: Noise | None = None, **options: Any) -> Tensor:
         """Image [N, 3, R, R], a new tensor, from ``ws`` [N, num_ws, w_dim]; noise as in the generator's synthesis.
 
         Raises:
@@ -173,7 +217,7 @@ class CompiledGenerator(GeneratorNames):
         """
         self._synthesis.check_options(options)
         truncation_psi = truncation_psi if truncation is None else truncation
-        z, noise = self._given("z", z), self._given_noise(noise_mode, noise)
+        z, noise = self._latents("z", z), self._given_noise(noise_mode, noise)
         c = self._given_labels(c)
         with self._lock:
             if self._whole is not None and truncation_psi == 1 and c is None:
@@ -196,7 +240,12 @@ class CompiledGenerator(GeneratorNames):
             return None
         if not isinstance(c, Tensor):
             raise TypeError(f"c: got {type(c).__name__}, expected a tensor of labels")
-        return self._given("c", c.to(self.dtype))
+        return self._latents("c", c)
+
+    def _latents(self, name: str, tensor: Tensor) -> Tensor:
+        """A floating point argument of any dtype, in the dtype of the computation; NVlabs' scripts pass float64."""
+        convert = isinstance(tensor, Tensor) and (tensor.is_floating_point() or name == "c")
+        return self._given(name, tensor.to(self.dtype) if convert else tensor)
 
     def _given(self, name: str, tensor: Tensor) -> Tensor:
         """Check the dtype and device of an argument, and convert it to the dtype of the computation."""
@@ -269,6 +318,23 @@ class CompiledGenerator(GeneratorNames):
                 found.append(self._parts(z, c, maps))
         least = [min(parts, key=lambda part: part.seconds) for parts in zip(*found, strict=True)]
         return profile_rows(self.config, least, len(z))
+
+
+class _Network:
+    """The mapping or synthesis of a compiled generator: a function with NVlabs' attributes."""
+
+    def __init__(self, generator: CompiledGenerator, call: Callable[..., Tensor]) -> None:
+        config = generator.config
+        self._call, self.num_ws, self.w_dim = call, config.num_ws, config.w_dim
+        self.z_dim, self.c_dim, self.w_avg = config.z_dim, config.c_dim, generator.w_avg
+        self.img_resolution, self.img_channels = config.img_resolution, config.img_channels
+
+    def named_buffers(self) -> Iterator[tuple[str, Tensor]]:
+        """Nothing: a frozen generator has no buffers to be changed, such as noise maps."""
+        return iter(())
+
+    def __call__(self, *arguments: Any, **options: Any) -> Tensor:
+        return self._call(*arguments, **options)
 
 
 def graphed(

@@ -94,13 +94,26 @@ def test_calls_of_several_threads_wait_for_each_other(generator, monkeypatch):
 
 
 @needs_native
-@pytest.mark.parametrize("copied", (copy.copy, copy.deepcopy, pickle.dumps))
+@pytest.mark.parametrize("copied", (copy.copy, pickle.dumps))
 def test_it_is_neither_copied_nor_pickled(generator, copied):
     # Its weights are addresses of this process.
     with pytest.raises(TypeError, match="compile the generator again"):
         copied(runtime.compile(generator))
     with pytest.raises(TypeError, match="cannot be copied"):
         copied(program(generator))
+
+
+def test_what_scripts_do_to_a_network_before_they_draw(generator):
+    """As NVlabs' scripts: a copy in evaluation mode, moved; z in float64; attributes of both networks."""
+    compiled, z = runtime.compile(generator), torch.randn(2, 16)
+    copied = copy.deepcopy(compiled).eval().requires_grad_(False).train(False).to(torch.device("cpu"))
+    assert copied is compiled and copied.mapping.num_ws == copied.synthesis.num_ws == generator.num_ws
+    assert not hasattr(copied.synthesis, "input")  # of StyleGAN3
+    expected = generator(z.double(), torch.zeros(2, 0), truncation_psi=0.7, noise_mode="const")
+    close(copied(z.double(), torch.zeros(2, 0), truncation_psi=0.7, noise_mode="const"), expected)
+    for call in (compiled.train, compiled.requires_grad_, lambda: compiled.to("cuda")):
+        with pytest.raises(ValueError, match="compiled|CUDA devices"):
+            call()
 
 
 def test_weights_are_frozen_when_compiled(generator):
@@ -176,8 +189,12 @@ def test_profile_needs_the_program(generator):
 
 def test_bad_calls(generator):
     compiled, z = runtime.compile(generator), torch.randn(2, 16)
-    with pytest.raises(TypeError, match="z: got torch.float64.*float32"):
-        compiled(z.double())
+    with pytest.raises(TypeError, match="ws: got torch.float64.*float32"):
+        compiled.synthesis(compiled.mapping(z).double())
+    with pytest.raises(TypeError, match="z: got torch.int64.*float32"):
+        compiled(z.long())
+    with pytest.raises(ValueError, match="ws: requires a gradient, which a compiled generator does not compute"):
+        compiled.synthesis(torch.zeros(1, generator.num_ws, 16, requires_grad=True))
     with pytest.raises(ValueError, match="z: is on meta"):
         compiled(z.to("meta"))
     with pytest.raises(TypeError, match="z: got list"):

@@ -19,7 +19,7 @@ from cagc.checkpoints import Checkpoint, convert, load_checkpoint, save_checkpoi
 
 from ..compress import nvlabs_networks as networks
 
-OWNED = ("training", "torch_utils", "dnnlib", "requests", "pkg_resources", "basicsr", "arch")
+OWNED = ("training", "torch_utils", "dnnlib", "requests", "pkg_resources", "basicsr", "arch", "metrics", "legacy")
 
 
 @pytest.fixture
