@@ -18,11 +18,28 @@ class Part(NamedTuple):
     kernel: str
 
 
+STORAGE = ("float32", "float16", "int8")
+
+
+class Storage(NamedTuple):
+    """How the weights of fully connected layers are stored, each one of :data:`STORAGE`; all compute in float32.
+
+    int8 has a float scale for each output: the row's largest magnitude / 127.
+
+    Attributes:
+        mapping: of the mapping network.
+        styles: of the affine layers.
+    """
+
+    mapping: str = "float32"
+    styles: str = "float32"
+
+
 class SynthesisProgram(Protocol):
     """A generator's mapping and synthesis networks with frozen weights, packed from :class:`GeneratorWeights`.
 
-    ``cagc_kernels.native.synthesis.Program`` and ``cagc_kernels.triton.synthesis.Program`` implement it. Calls are not
-    thread-safe.
+    ``cagc_kernels.native.synthesis.Program`` and ``cagc_kernels.triton.synthesis.Program`` implement it. The former
+    also draws images from latents in one call, ``generate``. Calls are not thread-safe.
 
     Attributes:
         dtype, device: dtype and device of latents, noise and images.
@@ -123,3 +140,34 @@ class GeneratorWeights:
     fir: Sequence[float]
     style_dim: int
     clamp: float | None
+
+
+def bytes_of(storage: str) -> int:
+    """Return the bytes of one weight in a storage of :data:`STORAGE`."""
+    return getattr(torch, storage).itemsize
+
+
+def check_storage(weights: GeneratorWeights, storage: Storage) -> None:
+    """Raise ValueError unless ``storage`` names storages of :data:`STORAGE` that can hold ``weights``.
+
+    float16 holds finite weights up to 65504, int8 finite ones.
+    """
+    parts = {"mapping": [weight for weight, _ in weights.mapping], "styles": []}
+    for conv in weights.convs:
+        parts["styles"] += [layer.affine for layer in (conv, conv.to_rgb) if layer is not None]
+    for part, stored in storage._asdict().items():
+        if stored not in STORAGE:
+            raise ValueError(f"weights: got {stored!r}, expected one of {', '.join(STORAGE)}")
+        if stored == "float32":
+            continue
+        # The compiled module multiplies the activation's gain, the square root of two, into the mapping network.
+        bound = 65504 / 2**0.5 if stored == "float16" else float(torch.finfo(torch.float32).max) / 2
+        most = max(
+            (float(weight.abs().max()) for weight in parts[part]),
+            key=lambda m: m if m == m else float("inf"),
+            default=0.0,
+        )
+        if not most <= bound:
+            raise ValueError(
+                f"weights: got {stored}, but a weight of {part} is {most}, expected finite ones up to {bound:.6g}"
+            )

@@ -189,6 +189,29 @@ void check(const cagc::ConvWeights &c) {
           "a tensor of toRGB");
 }
 
+void check(cagc::Storage storage) {
+  require(storage >= cagc::Storage::float32 && storage <= cagc::Storage::int8, "synthesis", "unknown storage code");
+}
+
+void check(const std::vector<std::pair<Pointer, Pointer>> &mapping) {
+  for (const auto &[weight, bias] : mapping) present(weight && bias, "synthesis", "a tensor of the mapping network");
+}
+
+// The same weights again, stored otherwise.
+void store(cagc::PackedNetwork &packed, const std::vector<cagc::ConvWeights> &convs,
+           const std::vector<std::pair<Pointer, Pointer>> &mapping, int64_t mapping_storage, int64_t styles_storage) {
+  const auto of_mapping = static_cast<cagc::Storage>(mapping_storage);
+  const auto styles = static_cast<cagc::Storage>(styles_storage);
+  check(of_mapping), check(styles), check(mapping);
+  const auto &packed_convs = packed.network().convs;
+  require(convs.size() == packed_convs.size(), "synthesis", "another number of convolutions");
+  for (const cagc::ConvWeights &c : convs) check(c);
+  py::gil_scoped_release release;
+  packed.store(of_mapping, styles);
+  for (size_t i = 0; i < convs.size(); i++) packed.add_affine(i, convs[i]);
+  for (const auto &[weight, bias] : mapping) packed.add_mapping_layer(doubles(weight), doubles(bias));
+}
+
 std::unique_ptr<cagc::PackedNetwork> packed_network(const std::vector<cagc::ConvWeights> &convs,
                                                     const std::vector<std::pair<Pointer, Pointer>> &mapping,
                                                     Pointer constant, int64_t style_dim,
@@ -198,8 +221,9 @@ std::unique_ptr<cagc::PackedNetwork> packed_network(const std::vector<cagc::Conv
   const char *wrong = cagc::why_not_a_network(convs, style_dim);
   require(!wrong, "synthesis", wrong ? wrong : "");
   require(fir.size() == 4 && options.batch >= 1, "synthesis", "fir or batch is off");
+  check(options.mapping), check(options.styles);
   for (const cagc::ConvWeights &c : convs) check(c);
-  for (const auto &[weight, bias] : mapping) present(weight && bias, "synthesis", "a tensor of the mapping network");
+  check(mapping);
   present(constant, "synthesis", "constant");
   py::gil_scoped_release release;
   auto packed = std::make_unique<cagc::PackedNetwork>(kernels_of(instructions), convs, style_dim, options);
@@ -215,18 +239,35 @@ std::unique_ptr<cagc::Synthesis> synthesis(const cagc::PackedNetwork &packed, in
 }
 
 // noise: address and stride between samples, for each convolution.
-void run_synthesis(const cagc::Synthesis &s, Pointer ws, int64_t w_sample, int64_t w_layer,
-                   const std::vector<std::pair<Pointer, int64_t>> &noise, Pointer image, Pointer workspace,
-                   Pointer seconds) {
-  present(ws, "synthesis", "ws");
+cagc::SynthesisCall call_of(const cagc::Synthesis &s, const std::vector<std::pair<Pointer, int64_t>> &noise,
+                            Pointer image, Pointer workspace) {
   present(image, "synthesis", "image");
   present(workspace, "synthesis", "workspace");
   require(noise.size() == s.layers(), "synthesis", "one noise pointer and stride for each convolution");
   cagc::SynthesisCall call;
-  call.ws = floats(ws), call.w_sample = w_sample, call.w_layer = w_layer;
   for (const auto &[data, sample] : noise) call.noise.push_back({floats(data), sample});
   call.image = writable(image), call.workspace = writable(workspace);
+  return call;
+}
+
+void run_synthesis(const cagc::Synthesis &s, Pointer ws, int64_t w_sample, int64_t w_layer,
+                   const std::vector<std::pair<Pointer, int64_t>> &noise, Pointer image, Pointer workspace,
+                   Pointer seconds, size_t layers) {
+  present(ws, "synthesis", "ws");
+  require(layers <= s.layers(), "synthesis", "more layers than there are");
+  cagc::SynthesisCall call = call_of(s, noise, image, workspace);
+  call.ws = floats(ws), call.w_sample = w_sample, call.w_layer = w_layer, call.layers = layers;
   call.seconds = reinterpret_cast<double *>(seconds);
+  py::gil_scoped_release release;
+  s.run(call);
+}
+
+void generate(const cagc::Synthesis &s, Pointer z, float psi, Pointer w_avg, int64_t cutoff,
+              const std::vector<std::pair<Pointer, int64_t>> &noise, Pointer image, Pointer workspace) {
+  present(z, "synthesis", "z");
+  present(w_avg || psi == 1, "synthesis", "w_avg");
+  cagc::SynthesisCall call = call_of(s, noise, image, workspace);
+  call.z = floats(z), call.psi = psi, call.w_avg = floats(w_avg), call.cutoff = cutoff;
   py::gil_scoped_release release;
   s.run(call);
 }
@@ -239,7 +280,8 @@ void bind_packing(py::module_ &m) {
       F(affine), F(affine_bias), F(bias), F(rgb_weight), F(rgb_affine), F(rgb_affine_bias), F(rgb_bias)});
 #undef F
 #define F(member) CAGC_FIELD(cagc::PackingOptions, member)
-  cagc::bind_fields<cagc::PackingOptions>(m, "PackingOptions", {F(batch), F(algorithms), F(strip_bytes)});
+  cagc::bind_fields<cagc::PackingOptions>(m, "PackingOptions", {
+      F(batch), F(algorithms), F(strip_bytes), F(mapping), F(styles)});
 #undef F
   m.def("points", [](int64_t algorithm, int64_t size) {
     return cagc::points(static_cast<cagc::Algorithm>(algorithm), size);
@@ -247,7 +289,10 @@ void bind_packing(py::module_ &m) {
   py::class_<cagc::PackedNetwork>(m, "PackedNetwork")
       .def(py::init(&packed_network), py::kw_only(), py::arg("convs"), py::arg("mapping"), py::arg("constant"),
            py::arg("style_dim"), py::arg("fir"), py::arg("clamp"), py::arg("instructions"), py::arg("options"))
+      .def("store", &store, py::kw_only(), py::arg("convs"), py::arg("mapping"), py::arg("mapping_storage"),
+           py::arg("styles_storage"))
       .def_property_readonly("bytes", &cagc::PackedNetwork::bytes)
+      .def_property_readonly("dense_bytes", &cagc::PackedNetwork::dense_bytes)
       .def_property_readonly("features",
                              [](const cagc::PackedNetwork &packed) { return packed.network().mapping.features; })
       .def_property_readonly("layers", [](const cagc::PackedNetwork &packed) { return packed.network().convs; });
@@ -258,8 +303,7 @@ void bind_synthesis(py::module_ &m) {
   cagc::bind_fields<cagc::StyledConv>(m, "StyledConv", {
       F(algorithm), F(up), F(resolution), F(strips), CAGC_FIELD_AS("in_channels", cagc::StyledConv, in),
       CAGC_FIELD_AS("out_channels", cagc::StyledConv, out), F(in_padded), F(out_padded), F(w), F(rgb_w), F(weight),
-      F(energy), F(bias), F(affine), F(affine_bias), F(rgb_weight), F(rgb_affine), F(rgb_affine_bias), F(rgb_bias),
-      F(edge_weight), F(noise_strength)});
+      F(energy), F(bias), F(rgb_weight), F(rgb_bias), F(edge_weight), F(noise_strength)});
 #undef F
   m.def("instruction_sets", cagc::instruction_sets);
   m.def("use_instructions", [](const std::string &name) {
@@ -275,7 +319,9 @@ void bind_synthesis(py::module_ &m) {
            py::arg("threads"))
       .def("workspace", &cagc::Synthesis::workspace)
       .def("run", &run_synthesis, py::kw_only(), py::arg("ws"), py::arg("w_sample"), py::arg("w_layer"),
-           py::arg("noise"), py::arg("image"), py::arg("workspace"), py::arg("seconds") = 0)
+           py::arg("noise"), py::arg("image"), py::arg("workspace"), py::arg("seconds") = 0, py::arg("layers") = 0)
+      .def("generate", &generate, py::arg("z"), py::arg("psi"), py::arg("w_avg"), py::arg("cutoff"), py::arg("noise"),
+           py::arg("image"), py::arg("workspace"))
       .def(
           "map",
           [](const cagc::Synthesis &s, Pointer z, Pointer w, Pointer workspace) {

@@ -68,13 +68,7 @@ class BaseMapping(nn.Module):
         Raises:
             ValueError: a shape, ``truncation_psi`` or ``truncation_cutoff`` is not as above.
         """
-        check_latents("z", z, self.z_dim)
-        check_labels(c, len(z), self.c_dim)
-        if not isinstance(truncation_psi, (int, float)) or not math.isfinite(truncation_psi):
-            raise ValueError(f"truncation_psi: got {truncation_psi!r}, expected a finite number")
-        cutoff = self.num_ws if truncation_cutoff is None else truncation_cutoff
-        if isinstance(cutoff, bool) or not isinstance(cutoff, int) or cutoff < 0:
-            raise ValueError(f"truncation_cutoff: got {cutoff!r}, expected None or an integer of at least 0")
+        cutoff = self.check(z, c, truncation_psi, truncation_cutoff)
         with layer_range("mapping"):
             w = self.w(z.to(self.w_avg.dtype), None if c is None else c.to(self.w_avg.dtype))
         truncated = w if truncation_psi == 1 else self.truncated(w, truncation_psi)
@@ -82,6 +76,19 @@ class BaseMapping(nn.Module):
             return truncated[:, None].expand(-1, self.num_ws, -1)
         rest = w[:, None].expand(-1, self.num_ws - cutoff, -1)
         return torch.cat([truncated[:, None].expand(-1, cutoff, -1), rest], dim=1)
+
+    def check(
+        self, z: torch.Tensor, c: torch.Tensor | None, truncation_psi: float, truncation_cutoff: int | None
+    ) -> int:
+        """How many ws are truncated. Raises as :meth:`forward`."""
+        check_latents("z", z, self.z_dim)
+        check_labels(c, len(z), self.c_dim)
+        if not isinstance(truncation_psi, (int, float)) or not math.isfinite(truncation_psi):
+            raise ValueError(f"truncation_psi: got {truncation_psi!r}, expected a finite number")
+        cutoff = self.num_ws if truncation_cutoff is None else truncation_cutoff
+        if isinstance(cutoff, bool) or not isinstance(cutoff, int) or cutoff < 0:
+            raise ValueError(f"truncation_cutoff: got {cutoff!r}, expected None or an integer of at least 0")
+        return cutoff
 
     def truncated(self, w: torch.Tensor, psi: float) -> torch.Tensor:
         """``w`` [N, w_dim] drawn towards ``w_avg``: ``w_avg + psi (w - w_avg)``."""

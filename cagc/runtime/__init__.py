@@ -27,12 +27,14 @@ import torch
 from torch import Tensor, nn
 
 from cagc_kernels import backend
-from cagc_kernels.synthesis import Part, SynthesisProgram
+from cagc_kernels.synthesis import GeneratorWeights, Part, Storage, SynthesisProgram
 
 from ..models import AnyConfig, AnyGenerator, Noise
 from ..models.base import BaseMapping, BaseSynthesis, GeneratorNames
+from .choice import mapping_of, maps, program_of, weights_of
 from .graph import Graphed
 from .program import CompiledMapping, ProgramSynthesis, convolutions, eager_kernels, profile_rows
+from .storage import Choice, check_name, choose
 
 DTYPES = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
 
@@ -42,6 +44,7 @@ def compile(
     batch: int = 1,
     dtype: torch.dtype = torch.float32,
     device: torch.device | str = "cpu",
+    weights: str | None = None,
 ) -> CompiledGenerator:
     """Freeze ``generator`` for inference.
 
@@ -53,10 +56,15 @@ def compile(
         batch: images per call for which kernels are chosen; other batch sizes work too.
         dtype: dtype of latents and images: float32, float64, float16 or bfloat16.
         device: "cpu" or "cuda", with or without an index.
+        weights: how the compiled program of the CPU stores the weights of the mapping network and the affine layers,
+            most of the memory that a small image reads: "float32", "float16" or "int8" (per row, with a float scale);
+            None: the fewest bytes that change images by less than half a step of 8 bits (:mod:`cagc.runtime.storage`).
+            All compute in float32.
 
     Raises:
         TypeError: ``generator`` is not a generator, or ``dtype`` is not as above.
-        ValueError: ``generator`` has weights on "meta", ``batch`` is below 1, or ``device`` does not exist.
+        ValueError: ``generator`` has weights on "meta", ``batch`` is below 1, ``device`` does not exist, or ``weights``
+            is another name, cannot hold the weights (int8 those that are not finite), or no such program runs.
     """
     if not isinstance(generator, nn.Module) or not hasattr(generator, "synthesis"):
         raise TypeError(f"generator: got {type(generator).__name__}, expected a generator of cagc.models")
@@ -64,12 +72,13 @@ def compile(
         raise ValueError(f"batch: got {batch!r}, expected an integer of at least 1")
     if dtype not in DTYPES:
         raise TypeError(f"dtype: got {dtype!r}, expected one of {', '.join(map(str, DTYPES))}")
+    check_name(weights)
     device = _device(device)
     if any(tensor.is_meta for tensor in (*generator.parameters(), *generator.buffers())):
         raise ValueError("generator: has weights on the meta device, expected them in memory")
     if hasattr(generator, "pruned"):
         generator = generator.pruned()  # copies only the weights that the plan keeps
-    return CompiledGenerator(generator, batch, dtype, device)
+    return CompiledGenerator(generator, batch, dtype, device, weights)
 
 
 def _device(device: torch.device | str) -> torch.device:
@@ -97,16 +106,19 @@ class CompiledGenerator(GeneratorNames):
     """
 
     @torch.no_grad()
-    def __init__(self, generator: AnyGenerator, batch: int, dtype: torch.dtype, device: torch.device) -> None:
+    def __init__(
+        self, generator: AnyGenerator, batch: int, dtype: torch.dtype, device: torch.device, weights: str | None
+    ) -> None:
         self.config, self.batch, self.dtype, self.device = generator.config, batch, dtype, device
         self._lock = threading.Lock()
-        self._program, self.reason = _program(generator, batch, dtype, device)
-        frozen, self._folded = None, False
+        self._program, self.reason = program_of(generator, batch, dtype, device)
+        self._stored = self._store(generator, weights)
+        frozen, self._folded, self._eager_map = None, False, False
         if self._program is not None:
             w_avg = generator.w_avg.to(self._program.device, self._program.dtype, copy=True)
-            self._mapping = CompiledMapping(self.config, _mapping(generator, self._program), w_avg)
+            self._mapping = CompiledMapping(self.config, mapping_of(generator, self._program), w_avg)
             self._synthesis = ProgramSynthesis(generator, self._program)
-            self._eager_map = generator.not_compiled() is not None
+            self._eager_map = not maps(generator)
         else:
             frozen = copy.deepcopy(generator).eval().requires_grad_(False)
             self._folded = hasattr(frozen.synthesis, "folded")
@@ -119,10 +131,25 @@ class CompiledGenerator(GeneratorNames):
         self._held = [*self._mapping.state_dict().values(), *self._synthesis.state_dict().values()]
         self._draw: Any = self._synthesis
         self._whole: Graphed | None = None
+        # From latents to images in one call, without ws between.
+        self._generate = None if self._eager_map else getattr(self._program, "generate", None)
         if device.type == "cuda":
             mapping, self._draw, whole = graphed(self.config, self._mapping, self._synthesis)
             if not self.config.c_dim:  # a graph of the mapping network would need its labels as an input
                 self._mapping, self._whole = mapping, whole
+
+    def _store(self, generator: AnyGenerator, weights: str | None) -> Choice | None:
+        """Store the weights of the program's mapping network and affine layers; None where a program cannot choose."""
+        if not hasattr(self._program, "store"):
+            if weights not in (None, "float32"):
+                reason = self.reason or "the program of this device stores weights in its own dtype"
+                raise ValueError(f"weights: got {weights!r}, expected None or 'float32': {reason}")
+            return None
+        if weights is None:
+            return choose(self._program, weights_of(generator), generator)
+        if weights != "float32":
+            self._program.store(weights_of(generator), Storage(weights, weights))
+        return Choice(Storage(weights, weights), "as asked")
 
     def __reduce_ex__(self, protocol: object):
         raise TypeError("a compiled generator cannot be copied or pickled: compile the generator again")
@@ -220,6 +247,10 @@ class CompiledGenerator(GeneratorNames):
         z, noise = self._latents("z", z), self._given_noise(noise_mode, noise)
         c = self._given_labels(c)
         with self._lock:
+            if self._generate is not None and c is None:
+                cutoff = self._mapping.check(z, c, truncation_psi, truncation_cutoff)
+                maps = self._synthesis.maps(len(z), noise)
+                return self._generate(z, maps, truncation_psi, self._mapping.w_avg, cutoff).to(self.dtype)
             if self._whole is not None and truncation_psi == 1 and c is None:
                 return self._whole(z, noise=noise).to(self.dtype)
             ws = self._mapping(z, c, truncation_psi, truncation_cutoff).to(self.dtype)
@@ -269,6 +300,12 @@ class CompiledGenerator(GeneratorNames):
         return [Part(spent, macs, 4 * macs // max(len(z), 1), "eager"), *parts]
 
     @property
+    def storage(self) -> dict[str, str]:
+        """Storage of the weights of "mapping" and "styles" where the compiled program of the CPU runs them."""
+        stored = {} if self._stored is None else self._stored.storage._asdict()
+        return {part: storage for part, storage in stored.items() if part != "mapping" or not self._eager_map}
+
+    @property
     def memory(self) -> int:
         """Bytes in use: packed or copied weights, and the buffers of all calls so far."""
         owned = sum(tensor.numel() * tensor.element_size() for tensor in self._held)
@@ -278,7 +315,10 @@ class CompiledGenerator(GeneratorNames):
         return [self._program, self._draw, self._whole, getattr(self._mapping, "function", None)]
 
     def explain(self) -> list[dict[str, str]]:
-        """Table of the convolutions in order: layer, kernel, layout and the reason for this choice."""
+        """Table of the convolutions in order: layer, kernel, layout and the reason for this choice.
+
+        A program that stores the weights of the mapping network and the styles' affine layers has a row for each first.
+        """
         names = [spec.name for spec in convolutions(self.config)]
         if self._program is None:
             layer, layout = ("folded layer", "NHWC") if self._folded else ("eager layer", "NCHW")
@@ -289,7 +329,11 @@ class CompiledGenerator(GeneratorNames):
                  "why": str(self.reason)}
                 for name in names
             ]  # fmt: skip
-        return [
+        stored = [] if self._stored is None else [
+            {"layer": part, "kernel": "dense", "layout": f"{storage} weights", "why": self._stored.why}
+            for part, storage in self.storage.items()
+        ]  # fmt: skip
+        return stored + [
             {"layer": name, "kernel": kernel, "layout": f"{layout}, {inputs} -> {outputs} channels", "why": why}
             for name, (kernel, why), layout, (inputs, outputs) in zip(
                 names, self._program.describe(self.batch), self._program.layouts, self._program.widths
@@ -343,32 +387,3 @@ def graphed(
     """CUDA graphs of w from z, of images from ws, and of images from z without truncation."""
     whole = Graphed(lambda z, noise: synthesis(mapping(z), noise=noise))
     return CompiledMapping(config, Graphed(mapping.w), mapping.w_avg), Graphed(synthesis), whole
-
-
-def _mapping(generator: AnyGenerator, program: SynthesisProgram) -> Callable[..., Tensor]:
-    """What computes w: the program, or a frozen copy of the mapping network where the program has none."""
-    if generator.not_compiled() is None:
-        return program.map
-    return copy.deepcopy(generator.mapping).eval().requires_grad_(False).to(program.device, program.dtype).w
-
-
-def _program(
-    generator: AnyGenerator, batch: int, dtype: torch.dtype, device: torch.device
-) -> tuple[SynthesisProgram | None, str | None]:
-    """The compiled program for this generator, or None and the reason why there is none."""
-    name = "triton" if device.type == "cuda" or backend.preferred() == "triton" else "native"
-    if dtype == torch.float64:
-        return None, "the compiled program computes in float32, not float64"
-    if not hasattr(generator, "frozen_weights"):
-        return None, "the compiled program runs StyleGAN2 alone"
-    if reason := backend.refusal(name, "modulated_conv2d", device.type):
-        return None, reason
-    if backend.preferred() not in (None, name):
-        return None, f"the {backend.preferred()} backend is preferred"
-    if reason := generator.not_compiled(mapping=False):
-        return None, reason
-    weights = generator.frozen_weights(mapping=generator.not_compiled() is None)
-    if len(weights.fir) != 4:
-        return None, f"the compiled program filters with 4 taps, not {len(weights.fir)}"
-    module = import_module(f"cagc_kernels.{name}.synthesis")
-    return module.Program(weights, batch, *(() if name == "native" else (dtype, device))), None

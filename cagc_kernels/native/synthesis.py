@@ -10,12 +10,13 @@ the C interface alike.
 
 from __future__ import annotations
 
+import operator
 import time
 from collections.abc import Sequence
 
 import torch
 
-from ..synthesis import ConvWeights, GeneratorWeights, Part
+from ..synthesis import STORAGE, ConvWeights, GeneratorWeights, Part, Storage, bytes_of, check_storage
 from . import _C
 
 PREFERENCES = ("cheaper", "transformed", "plain")  # by the codes of cagc::Preference
@@ -29,33 +30,42 @@ WHY = {
 }
 
 
-def _packed(
-    weights: GeneratorWeights, batch: int, instructions: str, algorithms: str, strips: bool
-) -> _C.PackedNetwork:
-    """Choose algorithms for a generator and pack its weights: see :class:`Program`."""
-    alive: list[torch.Tensor] = []  # until the module has read them
+class _Arrays:
+    """Addresses of a generator's weights for the compiled module, which reads them while this object is alive."""
 
-    def address(t: torch.Tensor) -> int:
-        alive.append(t.detach().to("cpu", torch.float64).contiguous())
-        return alive[-1].data_ptr()
+    def __init__(self, weights: GeneratorWeights) -> None:
+        self._alive: list[torch.Tensor] = []
+        self.convs = [self._conv(conv) for conv in weights.convs]
+        self.mapping = [(self.address(weight), self.address(bias)) for weight, bias in weights.mapping]
 
-    def native(conv: ConvWeights) -> _C.ConvWeights:
+    def address(self, t: torch.Tensor) -> int:
+        self._alive.append(t.detach().to("cpu", torch.float64).contiguous())
+        return self._alive[-1].data_ptr()
+
+    def _conv(self, conv: ConvWeights) -> _C.ConvWeights:
         out, inputs = conv.weight.shape[:2]
         rgb = {} if conv.to_rgb is None else {
-            "rgb": True, "rgb_w": conv.to_rgb.w, "rgb_weight": address(conv.to_rgb.weight),
-            "rgb_affine": address(conv.to_rgb.affine), "rgb_affine_bias": address(conv.to_rgb.affine_bias),
-            "rgb_bias": address(conv.to_rgb.bias),
+            "rgb": True, "rgb_w": conv.to_rgb.w, "rgb_weight": self.address(conv.to_rgb.weight),
+            "rgb_affine": self.address(conv.to_rgb.affine), "rgb_affine_bias": self.address(conv.to_rgb.affine_bias),
+            "rgb_bias": self.address(conv.to_rgb.bias),
         }  # fmt: skip
         return _C.ConvWeights(
             resolution=conv.resolution, up=conv.up, in_channels=inputs, out_channels=out, w=conv.w,
-            noise_strength=conv.noise_strength, weight=address(conv.weight), affine=address(conv.affine),
-            affine_bias=address(conv.affine_bias), bias=address(conv.bias), **rgb,
+            noise_strength=conv.noise_strength, weight=self.address(conv.weight), affine=self.address(conv.affine),
+            affine_bias=self.address(conv.affine_bias), bias=self.address(conv.bias), **rgb,
         )  # fmt: skip
 
+
+def _packed(
+    weights: GeneratorWeights, batch: int, instructions: str, algorithms: str, strips: bool, storage: Storage
+) -> _C.PackedNetwork:
+    """Choose algorithms for a generator and pack its weights: see :class:`Program`."""
+    arrays = _Arrays(weights)
     options = {"batch": batch, "algorithms": PREFERENCES.index(algorithms)} | ({} if strips else {"strip_bytes": 0})
+    options |= {name: STORAGE.index(stored) for name, stored in storage._asdict().items()}
     return _C.PackedNetwork(
-        convs=[native(conv) for conv in weights.convs], mapping=[(address(w), address(b)) for w, b in weights.mapping],
-        constant=address(weights.constant), style_dim=weights.style_dim, fir=[float(tap) for tap in weights.fir],
+        convs=arrays.convs, mapping=arrays.mapping, constant=arrays.address(weights.constant),
+        style_dim=weights.style_dim, fir=[float(tap) for tap in weights.fir],
         clamp=float("inf") if weights.clamp is None else float(weights.clamp), instructions=instructions,
         options=_C.PackingOptions(**options),
     )  # fmt: skip
@@ -71,9 +81,11 @@ class Program:
         algorithms: one of :data:`PREFERENCES`: the cheaper algorithm for each convolution, or for all of them the one
             that transforms, or the plain one.
         strips: whether large images may be cut into strips.
+        storage: how the weights of the mapping network and the affine layers are stored.
 
     Raises:
-        ValueError: ``instructions`` is not available on this processor, or the sizes are not those of a StyleGAN2.
+        ValueError: ``instructions`` is not available on this processor, the sizes are not those of a StyleGAN2, or
+            ``storage`` cannot hold the weights (:func:`~cagc_kernels.synthesis.check_storage`).
     """
 
     dtype, device = torch.float32, torch.device("cpu")
@@ -85,18 +97,36 @@ class Program:
         instructions: str | None = None,
         algorithms: str = "cheaper",
         strips: bool = True,
+        storage: Storage = Storage(),
     ) -> None:
         available = instruction_sets()
         self.instructions = available[0] if instructions is None else instructions
         if self.instructions not in available:
             raise ValueError(f"instructions: got {instructions!r}, expected one of {', '.join(available)}")
         self.style_dim, self.batch, self.resolution = weights.style_dim, batch, weights.convs[-1].resolution
-        self._packed = _packed(weights, batch, self.instructions, algorithms, strips)
+        check_storage(weights, storage)
+        self.storage = storage
+        self._packed = _packed(weights, batch, self.instructions, algorithms, strips, storage)
         self._layers = self._packed.layers
         self._mapping_layers = len(weights.mapping)
         self.algorithms = [ALGORITHMS[layer.algorithm] for layer in self._layers]
         self.strips = [layer.strips for layer in self._layers]
         self._compiled: tuple[tuple[int, int], object, torch.Tensor] | None = None
+        self._noise: tuple[tuple[torch.Tensor | None, ...], list[tuple[int, int]]] = ((), [])
+
+    def store(self, weights: GeneratorWeights, storage: Storage) -> None:
+        """Store the mapping network and the affine layers of ``weights``, the generator's own, as ``storage``.
+
+        Raises:
+            ValueError: ``storage`` cannot hold the weights.
+        """
+        check_storage(weights, storage)
+        arrays, codes = _Arrays(weights), [STORAGE.index(stored) for stored in storage]
+        self._compiled, self.storage = None, storage
+        self._packed.store(
+            convs=arrays.convs, mapping=arrays.mapping, mapping_storage=codes[0], styles_storage=codes[1]
+        )
+        self._layers = self._packed.layers
 
     def __reduce_ex__(self, protocol: object):
         raise TypeError("a program of frozen weights holds addresses of this process: it cannot be copied or pickled")
@@ -130,13 +160,18 @@ class Program:
     def styles_cost(self, batch: int) -> tuple[int, int]:
         """Return the multiplications and bytes of the affine layers and demodulation."""
         columns = sum(c.in_padded + (c.out_padded if c.rgb_weight else 0) for c in self._layers)
-        floats = self.style_dim * columns + sum(c.in_padded * c.out_padded for c in self._layers)
-        return batch * floats, 4 * floats
+        affine, energy = self.style_dim * columns, sum(c.in_padded * c.out_padded for c in self._layers)
+        return batch * (affine + energy), bytes_of(self.storage.styles) * affine + 4 * energy
 
     def mapping_cost(self, batch: int) -> tuple[int, int]:
         """Return the multiplications and bytes of the mapping network."""
         floats = self._mapping_layers * self.style_dim * self._packed.features
-        return batch * floats, 4 * floats
+        return batch * floats, bytes_of(self.storage.mapping) * floats
+
+    @property
+    def dense_bytes(self) -> int:
+        """Bytes of the packed mapping network and affine layers."""
+        return self._packed.dense_bytes
 
     @property
     def memory(self) -> int:
@@ -183,13 +218,56 @@ class Program:
         seconds = torch.zeros(1 + len(self.algorithms), dtype=torch.float64)
         self.images(ws, noise, seconds)
         styles, *convs = seconds.tolist()
-        rows = [Part(mapping, *self.mapping_cost(n), "gemm"), Part(styles, *self.styles_cost(n), "gemm")]
+        costs = zip((mapping, styles), (self.mapping_cost(n), self.styles_cost(n)), self.storage)
+        rows = [Part(spent, *cost, f"dense, {stored} weights") for spent, cost, stored in costs]
         for i, (spent, name) in enumerate(zip(convs, self.algorithms)):
             rows.append(Part(spent, *self.conv_cost(i, n), name))
         return rows
 
+    def generate(
+        self,
+        z: torch.Tensor,
+        noise: Sequence[torch.Tensor | None],
+        psi: float = 1,
+        w_avg: torch.Tensor | None = None,
+        cutoff: int | None = None,
+    ) -> torch.Tensor:
+        """Return new images [N, 3, R, R] for latents ``z`` [N, style_dim] in one call.
+
+        Args:
+            z, noise: float32; noise as for :meth:`images`.
+            psi, w_avg, cutoff: the first ``cutoff`` ws (None: all) are ``w_avg + psi (w - w_avg)``; ``w_avg``
+                [style_dim] in float32 is needed unless ``psi`` is 1.
+        """
+        image = torch.empty(z.shape[0], 3, self.resolution, self.resolution)
+        if len(z) == 0:
+            return image
+        program, workspace = self._run(z.shape[0])
+        z = z.contiguous()
+        program.generate(
+            z.data_ptr(), psi, 0 if w_avg is None else w_avg.data_ptr(), -1 if cutoff is None else cutoff,
+            self._noise_of(noise), image.data_ptr(), workspace.data_ptr(),
+        )  # fmt: skip
+        return image
+
+    def _noise_of(self, noise: Sequence[torch.Tensor | None]) -> list[tuple[int, int]]:
+        """Address of each noise map and its stride between samples; those of the last maps are kept."""
+        last, native = self._noise
+        if len(last) == len(noise) and all(map(operator.is_, last, noise)):
+            return native
+        maps = [None if t is None else t.contiguous() for t in noise]
+        self._alive = maps  # until the next call
+        native = [(0, 0) if t is None else (t.data_ptr(), 0 if t.shape[0] == 1 else t.stride(0)) for t in maps]
+        if all(map(operator.is_, maps, noise)):  # a copy would not show what is written to the original
+            self._noise = tuple(noise), native
+        return native
+
     def images(
-        self, ws: torch.Tensor, noise: Sequence[torch.Tensor | None], seconds: torch.Tensor | None = None
+        self,
+        ws: torch.Tensor,
+        noise: Sequence[torch.Tensor | None],
+        seconds: torch.Tensor | None = None,
+        layers: int = 0,
     ) -> torch.Tensor:
         """Return new images [N, 3, R, R] for ``ws`` [N, L, style_dim], float32.
 
@@ -197,19 +275,19 @@ class Program:
             ws: one w per layer.
             noise: [1 or N, 1, r, r] or None for each convolution, before multiplication by the noise strength.
             seconds: float64 [1 + convolutions], filled with the times of the styles and of each convolution.
+            layers: how many convolutions run, up to one with a toRGB, whose resolution is then the image's; 0: all.
         """
-        image = torch.empty(ws.shape[0], 3, self.resolution, self.resolution)
+        resolution = self._layers[layers - 1].resolution
+        image = torch.empty(ws.shape[0], 3, resolution, resolution)
         if len(ws) == 0:
             return image
         program, workspace = self._run(ws.shape[0])
         if ws.stride(-1) != 1:
             ws = ws.contiguous()
-        noise = [None if t is None else t.contiguous() for t in noise]
         program.run(
-            ws=ws.data_ptr(), w_sample=ws.stride(0), w_layer=ws.stride(1),
-            noise=[(0, 0) if t is None else (t.data_ptr(), 0 if t.shape[0] == 1 else t.stride(0)) for t in noise],
+            ws=ws.data_ptr(), w_sample=ws.stride(0), w_layer=ws.stride(1), noise=self._noise_of(noise),
             image=image.data_ptr(), workspace=workspace.data_ptr(),
-            seconds=0 if seconds is None else seconds.data_ptr(),
+            seconds=0 if seconds is None else seconds.data_ptr(), layers=layers,
         )  # fmt: skip
         return image
 

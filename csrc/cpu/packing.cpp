@@ -70,14 +70,6 @@ struct PackedNetwork::Matrix {
   Matrix(int64_t k, int64_t columns) : k(k), columns(columns), values(k * columns) {}
   float &at(int64_t row, int64_t column) { return values[row * columns + column]; }
 
-  // [columns, k] transposed
-  static Matrix transposed(const double *from, int64_t k, int64_t columns, double scale = 1) {
-    Matrix m(k, columns);
-    for (int64_t c = 0; c < columns; c++)
-      for (int64_t i = 0; i < k; i++) m.at(i, c) = static_cast<float>(from[c * k + i] * scale);
-    return m;
-  }
-
   // The taps of a filter [out, in, 3, 3], one below the other.
   static Matrix of_taps(const ConvWeights &conv, const std::vector<Tap> &taps, int64_t in, int64_t out) {
     Matrix m(static_cast<int64_t>(taps.size()) * in, out);
@@ -119,7 +111,7 @@ int64_t points(Algorithm algorithm, int64_t size) {
 
 PackedNetwork::PackedNetwork(const Kernels &kernels, const std::vector<ConvWeights> &convs, int64_t style_dim,
                              const PackingOptions &options)
-    : kernels_(kernels), constant_channels_(convs.front().in) {
+    : kernels_(kernels), constant_channels_(convs.front().in), mapping_(options.mapping), styles_(options.styles) {
   network_.style_dim = style_dim, network_.mapping.features = padded(style_dim);
   network_.convs.resize(convs.size());
   choose(convs, options);
@@ -192,7 +184,6 @@ void PackedNetwork::pack_filters(const ConvWeights &conv, StyledConv &to) {
 }
 
 void PackedNetwork::add_conv(const ConvWeights &conv) {
-  const int64_t f = network_.style_dim;
   const double gain = std::sqrt(2.0);  // of the activation
   StyledConv &to = network_.convs[added_++];
   to.w = conv.w, to.rgb_w = conv.rgb_w, to.noise_strength = static_cast<float>(conv.noise_strength * gain);
@@ -207,24 +198,50 @@ void PackedNetwork::add_conv(const ConvWeights &conv) {
     }
   to.energy = pack({energy}, to.out_padded, false);
   to.bias = vector(conv.bias, conv.out, to.out_padded, gain);
-  to.affine = pack({Matrix::transposed(conv.affine, f, conv.in)}, to.in_padded, false);
-  to.affine_bias = vector(conv.affine_bias, conv.in, to.in_padded);
+  add_affine(added_ - 1, conv);
   if (!conv.rgb) return;
   float *rgb = own(3 * to.out_padded);
   for (int64_t k = 0; k < 3; k++)
     for (int64_t o = 0; o < conv.out; o++)
       rgb[k * to.out_padded + o] = static_cast<float>(conv.rgb_weight[k * conv.out + o]);
   to.rgb_weight = rgb;
-  to.rgb_affine = pack({Matrix::transposed(conv.rgb_affine, f, conv.out)}, to.out_padded, false);
-  to.rgb_affine_bias = vector(conv.rgb_affine_bias, conv.out, to.out_padded);
   to.rgb_bias = vector(conv.rgb_bias, 3, 3);
 }
 
+// weight [columns, k], bias [columns]
+Dense PackedNetwork::dense(const double *weight, const double *bias, int64_t k, int64_t columns, int64_t padded_columns,
+                           Storage storage, double gain) {
+  const auto own_dense = [&](int64_t bytes) {
+    dense_memory_.emplace_back((bytes + 3) / 4);
+    dense_bytes_ += bytes;
+    return dense_memory_.back().data();
+  };
+  std::vector<float> matrix(k * padded_columns);
+  for (int64_t c = 0; c < columns; c++)
+    for (int64_t i = 0; i < k; i++) matrix[i * padded_columns + c] = static_cast<float>(weight[c * k + i] * gain);
+  void *packed = own_dense(k * padded_columns * bytes_of(storage));
+  float *scale = storage == Storage::int8 ? own_dense(4 * padded_columns) : nullptr;
+  float *biases = own_dense(4 * padded_columns);
+  for (int64_t c = 0; c < columns; c++) biases[c] = static_cast<float>(bias[c] * gain);
+  pack_dense(kernels_, storage, matrix.data(), k, padded_columns, packed, scale);
+  return {packed, scale, biases, storage};
+}
+
+void PackedNetwork::store(Storage mapping, Storage styles) {
+  mapping_ = mapping, styles_ = styles;
+  network_.mapping.layers.clear(), dense_memory_.clear(), dense_bytes_ = 0;
+}
+
+void PackedNetwork::add_affine(size_t index, const ConvWeights &conv) {
+  StyledConv &to = network_.convs[index];
+  const int64_t f = network_.style_dim;
+  to.affine = dense(conv.affine, conv.affine_bias, f, conv.in, to.in_padded, styles_, 1);
+  if (conv.rgb) to.rgb_affine = dense(conv.rgb_affine, conv.rgb_affine_bias, f, conv.out, to.out_padded, styles_, 1);
+}
+
 void PackedNetwork::add_mapping_layer(const double *weight, const double *bias) {
-  const int64_t f = network_.style_dim, features = network_.mapping.features;
-  const double gain = std::sqrt(2.0);
-  const float *packed = pack({Matrix::transposed(weight, f, f, gain)}, features, false);
-  network_.mapping.layers.push_back({packed, vector(bias, f, features, gain)});
+  const int64_t f = network_.style_dim;
+  network_.mapping.layers.push_back(dense(weight, bias, f, f, network_.mapping.features, mapping_, std::sqrt(2.0)));
 }
 
 void PackedNetwork::set_constant(const double *constant) {

@@ -28,6 +28,7 @@ struct Synthesis::State : SynthesisNetwork {
   std::vector<Affine> affines;  // the affine layers, each divided into ranges of panels
   int64_t size = 0;             // of the workspace
   int64_t x[2] = {}, rgb[2] = {}, t = 0, block = 0, block_size = 0, scratch = 0, scratch_size = 0, hidden[2] = {};
+  int64_t w = 0, w_truncated = 0;
   int64_t t_size = 0, rows = 0, rows_size = 0;  // per thread: t, and the rows of y between paired layers
   mutable Team team;
 
@@ -48,7 +49,17 @@ struct Synthesis::State : SynthesisNetwork {
     return c.strips > 1 ? kernels.row_blocks(c.out) : kernels.panels(c.out);
   }
   void lay_out();
-  void styles(const SynthesisCall &, Member) const;
+  // data: of sample n, layer l at data + n * sample + l * layer; layers from `cutoff` on read `rest` where it is given.
+  struct Ws {
+    const float *data;
+    int64_t sample, layer;
+    const float *rest;
+    int64_t cutoff;
+    const float *of(int64_t l) const { return rest && l >= cutoff ? rest : data + l * layer; }
+  };
+  void map(const float *z, float *w, float *workspace, Member) const;
+  Ws ws_of(const SynthesisCall &, Member) const;
+  void styles(const Ws &, float *workspace, Member) const;
   void conv(const ConvJob &, const LayerPlan &, float *workspace, Member) const;
   void own_blocks(const ConvJob &, const LayerPlan &, int64_t first, int64_t count, float *workspace,
                   int64_t thread) const;
@@ -69,7 +80,7 @@ void Synthesis::State::lay_out() {
     p.styles = take(batch * c.in_padded), p.squares = take(batch * c.in_padded);
     p.demod = take(batch * c.out_padded);
     const auto pieces = [&](int64_t columns, bool rgb_affine) {
-      for (int64_t i = 0, n = kernels.panels(columns); i < n; i += 2)
+      for (int64_t i = 0, n = kernels.dense_panels(columns); i < n; i += 2)
         affines.push_back({static_cast<int64_t>(l), rgb_affine, i, std::min(n, i + 2)});
     };
     pieces(c.in_padded, false);
@@ -101,39 +112,74 @@ void Synthesis::State::lay_out() {
   t = take(t_floats), t_size = t_floats / threads / 16 * 16;
   rows_size = aligned(row_floats), rows = take(rows_size * threads);
   block = take(block_size), scratch = take(scratch_size * threads);
-  hidden[1] = aligned(batch * (mapping.features + kLanes));  // of map(), which uses the same memory
+  for (int64_t *p : {&w, &w_truncated}) *p = take(batch * mapping.features);
+  hidden[1] = aligned(batch * (mapping.features + kLanes));  // of map(), before the styles use this memory
   size = std::max(size, 2 * hidden[1]);
 }
 
-void Synthesis::State::styles(const SynthesisCall &call, Member member) const {
+void Synthesis::State::map(const float *z, float *w, float *workspace, Member member) const {
+  const int64_t f = mapping.features, count = static_cast<int64_t>(mapping.layers.size());
+  const auto buffer = [&](int64_t i) { return i == count ? w : workspace + hidden[i % 2]; };
+  member.each(batch, [&](int64_t n) {
+    const float *from = z + n * style_dim;
+    float *to = buffer(0) + n * f, squares = 0;
+    for (int64_t i = 0; i < style_dim; i++) squares += from[i] * from[i];
+    const float scale = 1 / std::sqrt(squares / static_cast<float>(style_dim) + kEpsilon);
+    for (int64_t i = 0; i < style_dim; i++) to[i] = from[i] * scale;
+  });
+  for (int64_t i = 0; i < count; i++) {
+    DenseJob job{};
+    job.layer = &mapping.layers[i], job.a = buffer(i), job.out = buffer(i + 1), job.leaky = true;
+    job.rows = batch, job.k = style_dim, job.columns = job.lda = job.ldo = f;
+    member.each(kernels.dense_panels(f), [&](int64_t p) { kernels.dense(job, p, p + 1); });
+  }
+}
+
+// The ws of a call: those that it gives, or w of its latents, of which the first layers' are truncated.
+Synthesis::State::Ws Synthesis::State::ws_of(const SynthesisCall &call, Member member) const {
+  if (!call.z) return {call.ws, call.w_sample, call.w_layer, nullptr, 0};
+  const int64_t f = mapping.features, last = static_cast<int64_t>(convs.size());
+  float *plain = call.workspace + w, *truncated = call.workspace + w_truncated;
+  map(call.z, plain, call.workspace, member);
+  if (call.psi == 1) return {plain, f, 0, plain, 0};
+  member.each(batch, [&](int64_t n) {
+    for (int64_t i = 0; i < style_dim; i++)
+      truncated[n * f + i] = call.w_avg[i] + call.psi * (plain[n * f + i] - call.w_avg[i]);
+  });
+  return {truncated, f, 0, plain, call.cutoff < 0 ? last + 1 : call.cutoff};
+}
+
+void Synthesis::State::styles(const Ws &ws, float *workspace, Member member) const {
   member.each(affines.size(), [&](int64_t i) {
     const Affine &a = affines[i];
     const StyledConv &c = convs[a.layer];
     const LayerPlan &p = plans[a.layer];
     const int64_t columns = a.rgb ? c.out_padded : c.in_padded;
-    kernels.gemm(call.ws + (a.rgb ? c.rgb_w : c.w) * call.w_layer, call.w_sample, batch, style_dim,
-                 a.rgb ? c.rgb_affine : c.affine, columns, a.begin, a.end,
-                 call.workspace + (a.rgb ? p.rgb_styles : p.styles), columns);
+    DenseJob job{};
+    job.layer = a.rgb ? &c.rgb_affine : &c.affine, job.a = ws.of(a.rgb ? c.rgb_w : c.w), job.lda = ws.sample;
+    job.rows = batch, job.k = style_dim, job.columns = job.ldo = columns;
+    job.out = workspace + (a.rgb ? p.rgb_styles : p.styles);
+    kernels.dense(job, a.begin, a.end);
   });
   member.each(convs.size(), [&](int64_t l) {
     const StyledConv &c = convs[l];
     const LayerPlan &p = plans[l];
     const int64_t in = c.in_padded, out = c.out_padded;
-    float *s = call.workspace + p.styles, *squares = call.workspace + p.squares, *d = call.workspace + p.demod;
-    for (int64_t i = 0; i < batch * in; i++) s[i] += c.affine_bias[i % in], squares[i] = s[i] * s[i];
+    float *s = workspace + p.styles, *squares = workspace + p.squares, *d = workspace + p.demod;
+    for (int64_t i = 0; i < batch * in; i++) squares[i] = s[i] * s[i];
     kernels.gemm(squares, in, batch, in, c.energy, out, 0, kernels.panels(out), d, out);
     for (int64_t i = 0; i < batch * out; i++) d[i] = kGain / std::sqrt(d[i] + kEpsilon);
     for (int64_t n = 0; c.rgb_weight && n < batch; n++)
       for (int64_t i = 0; i < out; i++) {
-        const float style = call.workspace[p.rgb_styles + n * out + i] + c.rgb_affine_bias[i];
+        const float style = workspace[p.rgb_styles + n * out + i];
         for (int64_t k = 0; k < 3; k++)
-          call.workspace[p.rgb_weight + (n * 3 + k) * out + i] = style * c.rgb_weight[k * out + i];
+          workspace[p.rgb_weight + (n * 3 + k) * out + i] = style * c.rgb_weight[k * out + i];
       }
   });
   const int64_t in = convs[0].in_padded;
   member.each(batch * 16, [&](int64_t i) {
-    const float *from = constant + i % 16 * in, *s = call.workspace + plans[0].styles + i / 16 * in;
-    float *to = call.workspace + x[0] + i / 4 * pitch(4, in) + i % 4 * in;
+    const float *from = constant + i % 16 * in, *s = workspace + plans[0].styles + i / 16 * in;
+    float *to = workspace + x[0] + i / 4 * pitch(4, in) + i % 4 * in;
     for (int64_t c = 0; c < in; c++) to[c] = from[c] * s[c];
   });
 }
@@ -277,7 +323,7 @@ void Synthesis::State::skip(const StyledConv &c, const float *below, float *rgb,
 ConvJob Synthesis::State::job(int64_t layer, const SynthesisCall &call) const {
   const StyledConv &c = convs[layer];
   const LayerPlan &p = plans[layer];
-  const bool last = layer + 1 == static_cast<int64_t>(convs.size());
+  const bool last = layer + 1 == static_cast<int64_t>(call.layers ? call.layers : convs.size());
   float *w = call.workspace;
   ConvJob job{};
   job.conv = &c, job.x = enters_strips(layer) ? w + p.strips : w + x[p.x], job.demod = w + p.demod;
@@ -306,12 +352,12 @@ int64_t Synthesis::map_workspace() const { return 2 * state_->hidden[1]; }
 
 void Synthesis::run(const SynthesisCall &call) const {
   const State &s = *state_;
-  const int64_t count = static_cast<int64_t>(s.convs.size());
+  const int64_t count = static_cast<int64_t>(call.layers ? call.layers : s.convs.size());
   s.team.run([&](Member member) {
     Clock clock(member.thread == 0 ? call.seconds : nullptr, 1 + count);
     float *here = call.workspace + s.scratch + member.thread * s.scratch_size;
     const float *below = nullptr;
-    s.styles(call, member);
+    s.styles(s.ws_of(call, member), call.workspace, member);
     clock.lap(0);
     for (int64_t l = 0, images = 0; l < count; l++) {
       const int64_t last = l + s.paired(l);
@@ -337,31 +383,7 @@ void Synthesis::run(const SynthesisCall &call) const {
 }
 
 void Synthesis::map(const float *z, float *w, float *workspace) const {
-  const State &s = *state_;
-  const int64_t f = s.mapping.features, count = static_cast<int64_t>(s.mapping.layers.size());
-  const auto buffer = [&](int64_t i) { return i == count ? w : workspace + s.hidden[i % 2]; };
-  s.team.run([&](Member member) {
-    member.each(s.batch, [&](int64_t n) {
-      const float *from = z + n * s.style_dim;
-      float *to = buffer(0) + n * f, squares = 0;
-      for (int64_t i = 0; i < s.style_dim; i++) squares += from[i] * from[i];
-      const float scale = 1 / std::sqrt(squares / static_cast<float>(s.style_dim) + kEpsilon);
-      for (int64_t i = 0; i < s.style_dim; i++) to[i] = from[i] * scale;
-    });
-    for (int64_t i = 0; i < count; i++) {
-      const Mapping::Layer &layer = s.mapping.layers[i];
-      float *out = buffer(i + 1);
-      member.each(s.kernels.panels(f), [&](int64_t p) {
-        s.kernels.gemm(buffer(i), f, s.batch, s.style_dim, layer.weight, f, p, p + 1, out, f);
-      });
-      member.each(s.batch, [&](int64_t n) {
-        for (int64_t j = 0; j < f; j++) {
-          const float u = out[n * f + j] + layer.bias[j];
-          out[n * f + j] = u > 0 ? u : 0.2f * u;
-        }
-      });
-    }
-  });
+  state_->team.run([&](Member member) { state_->map(z, w, workspace, member); });
 }
 
 }  // namespace cagc

@@ -1,5 +1,6 @@
 // The vector loops of the synthesis network, for one row of isa/levels.cpp.
 #pragma GCC diagnostic ignored "-Wpsabi"
+#include "synthesis/dense.h"
 #include "synthesis/strips.h"
 
 namespace cagc {
@@ -24,8 +25,8 @@ void any_filter(const ConvJob &job, int64_t begin, int64_t end, float *scratch) 
 
 namespace CAGC_LEVEL {
 extern const Kernels kernels = {
-    kWide, panel_count, pack, gemm, any_input, any_output, any_filter, skip, row_blocks, pack_strips, gemm_strips,
-    to_strips, edge_strips};
+    kWide, panel_count, pack, gemm, dense_panels, pack_dense, dense, any_input, any_output, any_filter, skip,
+    row_blocks, pack_strips, gemm_strips, to_strips, edge_strips};
 }
 
 }  // namespace cagc

@@ -161,7 +161,7 @@ def test_takes_the_place_of_nvlabs_generators(make, compiled):
     """Their scripts pass empty labels, a truncation cutoff, and options of their synthesis network."""
     g = make().requires_grad_(False)
     g.w_avg.normal_()
-    expected, g = g, runtime.compile(g) if compiled else g
+    expected, g = g, runtime.compile(g, weights="float32") if compiled else g
     assert (g.z_dim, g.c_dim, g.w_dim, g.img_resolution, g.img_channels) == (12, 0, 12, g.config.resolution, 3)
     z, c = torch.randn(2, g.z_dim), torch.zeros(2, g.c_dim)
     ws = g.mapping(z, c, truncation_psi=0.5, truncation_cutoff=1)
@@ -170,7 +170,7 @@ def test_takes_the_place_of_nvlabs_generators(make, compiled):
     torch.testing.assert_close(ws[:, :1], expected.mapping(z, truncation_psi=0.5)[:, :1])
     image = g.synthesis(ws, noise_mode="const", force_fp32=True, update_emas=False)
     assert torch.equal(image, g(z, c, truncation_psi=0.5, truncation_cutoff=1, noise_mode="const"))
-    assert torch.equal(image, g(z, truncation=0.5, truncation_cutoff=1, noise="const"))
+    torch.testing.assert_close(image, g(z, truncation=0.5, truncation_cutoff=1, noise="const"))
     torch.testing.assert_close(image, expected.synthesis(ws, noise_mode="const"), rtol=0, atol=1e-4)
     assert g.w_avg.shape == (12,)
 

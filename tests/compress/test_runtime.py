@@ -14,7 +14,7 @@ import cagc
 from cagc import runtime
 from cagc.assets import faces64
 from cagc.models import Generator, GeneratorConfig, SNGANConfig, SNGANGenerator
-from cagc.runtime import graph
+from cagc.runtime import graph, storage
 from cagc.runtime.program import program
 from cagc_kernels import backend, native, use_backend
 
@@ -31,6 +31,11 @@ def generator() -> Generator:
     return made
 
 
+def exactly(generator, **options) -> runtime.CompiledGenerator:
+    """Compiled with the weights as they are."""
+    return runtime.compile(generator, weights="float32", **options)
+
+
 def close(a: torch.Tensor, b: torch.Tensor) -> None:
     torch.testing.assert_close(a, b, rtol=0, atol=5e-5)
 
@@ -39,7 +44,7 @@ def close(a: torch.Tensor, b: torch.Tensor) -> None:
 @pytest.mark.parametrize("noise", ["const", "none", "random", "list"])
 def test_same_images_as_the_generator(generator, preferred, noise):
     with use_backend(preferred):
-        compiled = runtime.compile(generator)
+        compiled = exactly(generator)
         for batch in (1, 3, 0):
             z = torch.randn(batch, 16)
             given = generator.make_noise(batch, seed=1) if noise == "list" else noise
@@ -50,7 +55,7 @@ def test_same_images_as_the_generator(generator, preferred, noise):
 
 
 def test_style_mixing_and_ws(generator):
-    compiled = runtime.compile(generator)
+    compiled = exactly(generator)
     z, other = torch.randn(2, 2, 16)
     ws = generator.ws(z, other, 2, truncation=0.5)
     close(compiled.ws(z, other, 2, truncation=0.5), ws)
@@ -60,15 +65,63 @@ def test_style_mixing_and_ws(generator):
 @needs_native
 def test_embedded_teacher():
     teacher = cagc.load_generator(faces64() / "teacher.safetensors").requires_grad_(False)
-    compiled = runtime.compile(teacher, batch=2)
+    compiled = exactly(teacher, batch=2)
     assert compiled.reason is None
     z = torch.randn(2, teacher.config.style_dim, generator=torch.Generator().manual_seed(0))
     expected = teacher.double()(z.double(), noise="const")
     assert (compiled(z) - expected).abs().max() < 1e-4
 
 
+@needs_native
+def test_weights_take_the_fewest_bytes_that_keep_the_images():
+    student = cagc.load_generator(faces64() / "student.safetensors").requires_grad_(False)
+    z = torch.randn(2, student.config.style_dim, generator=torch.Generator().manual_seed(5))
+    expected, sizes, errors = student(z, noise="const"), {}, {}
+    for weights in (None, "float32", "float16", "int8"):
+        compiled = runtime.compile(student, weights=weights)
+        assert weights is None or compiled.storage == {"mapping": weights, "styles": weights}
+        sizes[weights], errors[weights] = compiled.memory, float((compiled(z) - expected).square().mean().sqrt())
+        assert [row["layout"] for row in compiled.explain()[:2]] == [
+            f"{stored} weights" for stored in compiled.storage.values()
+        ]
+    assert sizes["int8"] < sizes[None] < sizes["float32"] and sizes["float16"] < sizes["float32"]
+    assert errors["float32"] < 1e-5 and errors["float16"] < 1e-3  # the file holds float16
+    assert errors[None] <= 2 * storage.BOUND < errors["int8"]  # the bound is kept for the latents of the choice
+    assert "image error" in runtime.compile(student).explain()[0]["why"]
+
+
+@needs_native
+def test_weights_that_cannot_be_stored_so(generator):
+    with pytest.raises(ValueError, match="weights: got 'int4', expected None or one of float32, float16, int8"):
+        runtime.compile(generator, weights="int4")
+    with pytest.raises(ValueError, match="weights: got 'int8', expected None or 'float32': .*float64"):
+        runtime.compile(generator, dtype=torch.float64, weights="int8")
+    generator.mapping.fc0.weight[0, 0] = 1e9
+    with pytest.raises(ValueError, match="weights: got float16, but a weight of mapping is"):
+        runtime.compile(generator, weights="float16")
+    generator.synthesis.b8.conv0.affine.weight[0, 0] = float("nan")
+    with pytest.raises(ValueError, match="weights: got int8, but a weight of styles is nan"):
+        runtime.compile(generator, weights="int8")
+    assert runtime.compile(generator).storage == {"mapping": "float32", "styles": "float32"}
+
+
+@pytest.mark.parametrize("psi, cutoff", [(1, None), (0.5, None), (0.5, 2), (0.5, 0), (-1.5, 40)])
+def test_truncation_in_the_one_call(generator, psi, cutoff):
+    compiled, z = exactly(generator), torch.randn(2, 16)
+    close(compiled(z, None, psi, cutoff), generator(z, None, psi, cutoff, noise="const"))
+
+
+def test_noise_maps_may_change_between_calls(generator):
+    compiled, z, noise = exactly(generator), torch.randn(1, 16), generator.make_noise(1, seed=1)
+    for _ in range(2):
+        close(compiled(z, noise=noise), generator(z, noise=noise))
+        noise[0] = noise[0] + 1
+        noise[1].mul_(2)
+        noise[2] = torch.stack([noise[2], noise[2]], dim=-1)[..., 0]  # a copy is made of it
+
+
 def test_images_do_not_alias(generator):
-    compiled = runtime.compile(generator)
+    compiled = exactly(generator)
     first = compiled(torch.randn(1, 16))
     kept = first.clone()
     compiled(torch.randn(1, 16))
@@ -76,8 +129,9 @@ def test_images_do_not_alias(generator):
 
 
 def test_calls_of_several_threads_wait_for_each_other(generator, monkeypatch):
-    compiled, busy, most = runtime.compile(generator), [], []
-    network = compiled._synthesis.forward
+    compiled, busy, most = exactly(generator), [], []
+    holder, name = (compiled._synthesis, "forward") if compiled._generate is None else (compiled, "_generate")
+    network = getattr(holder, name)
 
     def watched(*arguments, **options):
         busy.append(None)
@@ -86,7 +140,7 @@ def test_calls_of_several_threads_wait_for_each_other(generator, monkeypatch):
         busy.pop()
         return network(*arguments, **options)
 
-    monkeypatch.setattr(compiled._synthesis, "forward", watched)
+    monkeypatch.setattr(holder, name, watched)
     z = torch.randn(4, 1, 16)
     with ThreadPoolExecutor(4) as pool:
         list(pool.map(compiled, z))
@@ -98,14 +152,14 @@ def test_calls_of_several_threads_wait_for_each_other(generator, monkeypatch):
 def test_it_is_neither_copied_nor_pickled(generator, copied):
     # Its weights are addresses of this process.
     with pytest.raises(TypeError, match="compile the generator again"):
-        copied(runtime.compile(generator))
+        copied(exactly(generator))
     with pytest.raises(TypeError, match="cannot be copied"):
         copied(program(generator))
 
 
 def test_what_scripts_do_to_a_network_before_they_draw(generator):
     """As NVlabs' scripts: a copy in evaluation mode, moved; z in float64; attributes of both networks."""
-    compiled, z = runtime.compile(generator), torch.randn(2, 16)
+    compiled, z = exactly(generator), torch.randn(2, 16)
     copied = copy.deepcopy(compiled).eval().requires_grad_(False).train(False).to(torch.device("cpu"))
     assert copied is compiled and copied.mapping.num_ws == copied.synthesis.num_ws == generator.num_ws
     assert not hasattr(copied.synthesis, "input")  # of StyleGAN3
@@ -117,7 +171,7 @@ def test_what_scripts_do_to_a_network_before_they_draw(generator):
 
 
 def test_weights_are_frozen_when_compiled(generator):
-    compiled, z = runtime.compile(generator), torch.randn(1, 16)
+    compiled, z = exactly(generator), torch.randn(1, 16)
     before = compiled(z)
     for tensor in (*generator.parameters(), *generator.buffers()):
         tensor.zero_()
@@ -137,7 +191,7 @@ def test_float64_runs_eagerly_and_says_why(generator):
 @needs_native
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 def test_half_precision_is_rounded_float32(generator, dtype):
-    compiled, single = runtime.compile(generator, dtype=dtype), runtime.compile(generator)
+    compiled, single = exactly(generator, dtype=dtype), exactly(generator)
     z, noise = torch.randn(2, 16, dtype=dtype), [n.to(dtype) for n in generator.make_noise(2, seed=1)]
     ws = compiled.ws(z, truncation=0.5)
     assert compiled.reason is None and torch.equal(ws, single.ws(z.float(), truncation=0.5).to(dtype))
@@ -149,14 +203,14 @@ def test_half_precision_is_rounded_float32(generator, dtype):
 def test_other_architectures_run_eagerly():
     torch.manual_seed(0)
     generator = SNGANGenerator(SNGANConfig.uniform(8)).eval()
-    compiled, z = runtime.compile(generator), torch.randn(2, generator.z_dim)
+    compiled, z = exactly(generator), torch.randn(2, generator.z_dim)
     close(compiled(z), generator(z))
     assert compiled.explain()[0]["kernel"] == "folded layer" and compiled.memory > 0
 
 
 def test_filters_of_another_length_run_eagerly(generator):
     made = Generator(GeneratorConfig.uniform(8, 64, style_dim=16, mapping_layers=1, resample_filter=(1, 2, 1)))
-    compiled, z = runtime.compile(made), torch.randn(1, 16)
+    compiled, z = exactly(made), torch.randn(1, 16)
     close(compiled(z), made(z, noise="const").detach())
     if native.REASON is None:
         assert "4 taps" in compiled.reason
@@ -164,19 +218,19 @@ def test_filters_of_another_length_run_eagerly(generator):
 
 def test_without_the_compiled_module(generator, monkeypatch):
     monkeypatch.setattr(backend, "unavailable", lambda name: "not compiled")
-    compiled, z = runtime.compile(generator), torch.randn(1, 16)
+    compiled, z = exactly(generator), torch.randn(1, 16)
     close(compiled(z), generator(z, noise="const"))
     assert compiled.reason == "not compiled"
 
 
 @needs_native
 def test_explain_profile_and_memory(generator):
-    compiled = runtime.compile(generator)
-    layers = ["b4.conv1", "b8.conv0", "b8.conv1", "b16.conv0", "b16.conv1"]
+    compiled = exactly(generator)
+    layers = ["mapping", "styles", "b4.conv1", "b8.conv0", "b8.conv1", "b16.conv0", "b16.conv1"]
     assert [row["layer"] for row in compiled.explain()] == layers
     packed = compiled.memory
     rows = compiled.profile(torch.randn(2, 16), repeats=1)
-    assert [row["name"] for row in rows] == ["mapping", "styles", *layers]
+    assert [row["name"] for row in rows] == layers
     assert all(row[key] > 0 for row in rows for key in ("ms", "macs", "multiplications", "bytes"))
     assert sum(row["macs"] for row in rows) == 2 * cagc.metrics.macs.total_macs(generator)
     assert compiled.memory > packed > 4 * sum(p.numel() for p in generator.parameters())

@@ -13,6 +13,7 @@ from cagc.runtime.program import program
 from cagc_kernels import native
 from cagc_kernels.native import synthesis
 from cagc_kernels.native.synthesis import Program
+from cagc_kernels.synthesis import STORAGE, Storage
 
 pytestmark = pytest.mark.skipif(native.REASON is not None, reason=str(native.REASON))
 
@@ -56,6 +57,35 @@ def expect_equal(generator: Generator, compiled: synthesis.Program, batch: int, 
 def test_odd_widths(instructions, algorithms, shift):
     generator = make(16, shift, seed=shift)
     expect_equal(generator, Program(generator.frozen_weights(), 3, instructions, algorithms), batch=3)
+
+
+def stored(weight: torch.Tensor, storage: str) -> torch.Tensor:
+    """``weight`` [O, I] as it is after it was stored: int8 has one scale per row."""
+    if storage != "int8":
+        return weight.to(getattr(torch, storage)).to(weight.dtype)
+    scale = (weight.abs().amax(dim=1, keepdim=True) / 127).clamp(min=1e-30)
+    return (weight / scale).round() * scale
+
+
+@pytest.mark.parametrize("instructions", INSTRUCTIONS)
+@pytest.mark.parametrize("storage", STORAGE)
+def test_stored_weights(instructions, storage):
+    """Images are those of the generator whose weights have been rounded, for one row and for several."""
+    generator = make(16, style_dim=21)
+    compiled = program(generator, 1, instructions)
+    generator.mapping.fc1.weight[3] = 0  # a row without a scale
+    compiled.store(generator.frozen_weights(), Storage(storage, storage))
+    before = [compiled.dense_bytes, compiled.styles_cost(1)[1], compiled.mapping_cost(1)[1]]
+    for name, parameter in generator.named_parameters():
+        if name.startswith("mapping.fc") and name.endswith("weight") or name.endswith("affine.weight"):
+            owner = generator.get_submodule(name.removesuffix(".weight"))
+            gain = owner.weight_gain * (2**0.5 if name.startswith("mapping") else 1)
+            parameter.copy_(stored(parameter * gain, storage) / gain)
+    for batch in (1, 7):
+        expect_equal(generator, compiled, batch)
+    compiled.store(generator.frozen_weights(), Storage())
+    after = [compiled.dense_bytes, compiled.styles_cost(1)[1], compiled.mapping_cost(1)[1]]
+    assert (before < after) == (storage != "float32")
 
 
 @pytest.mark.parametrize("batch", [0, 1, 5])

@@ -101,6 +101,11 @@ void pack_strips(const Kernels &kernels, const float *matrix, int64_t k, int64_t
   kernels.pack_strips(matrix, k, columns, packed);
 }
 
+void pack_dense(const Kernels &kernels, Storage storage, const float *matrix, int64_t k, int64_t columns, void *packed,
+                float *scale) {
+  kernels.pack_dense(storage, matrix, k, columns, packed, scale);
+}
+
 int64_t lanes_of(const Kernels &kernels) { return kernels.lanes; }
 
 }  // namespace cagc

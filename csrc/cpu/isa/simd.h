@@ -2,6 +2,9 @@
 // of the row and of the namespace in which the file defines its entries of the table.
 #pragma once
 #include <cstdint>
+#if defined(__SSE2__)
+#include <immintrin.h>
+#endif
 
 #ifndef CAGC_LEVEL
 #define CAGC_LEVEL generic
@@ -39,11 +42,76 @@ constexpr int kBytes = 16, kWide = 4, kRegisters = 16;
 constexpr int kBytes = 16, kWide = 8, kRegisters = 8;  // a vector of 8 takes two registers
 #endif
 
-template <int W> struct Vector { typedef float type __attribute__((vector_size(W * 4), aligned(4), may_alias)); };
+template <int W> struct Vector {
+  typedef float type __attribute__((vector_size(W * 4), aligned(4), may_alias));
+  typedef uint32_t words __attribute__((vector_size(W * 4)));
+  typedef uint16_t halves __attribute__((vector_size(W * 2)));
+  typedef int8_t bytes __attribute__((vector_size(W)));
+};
 template <int W> using vec = typename Vector<W>::type;
 
 template <int W> CAGC_INLINE vec<W> load(const float *p) { return *reinterpret_cast<const vec<W> *>(p); }
 template <int W> CAGC_INLINE void store(float *p, vec<W> v) { *reinterpret_cast<vec<W> *>(p) = v; }
+
+// Numbers of fewer bytes, widened. GCC 12 takes bytes apart one by one where it converts vectors of them, hence the
+// intrinsics.
+enum half_bits : uint16_t {};  // IEEE binary16
+
+template <int W> CAGC_INLINE vec<W> load(const half_bits *p) {
+#if defined(__AVX512F__)
+  if constexpr (W == 16) return _mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i *>(p)));
+#endif
+#if defined(__F16C__)
+  if constexpr (W == 8) return _mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i *>(p)));
+#endif
+  // Moved to the place of a float's exponent and fraction, a number is 2^112 times too small. Not for infinities.
+  using Words = typename Vector<W>::words;
+  typename Vector<W>::halves h;
+  __builtin_memcpy(&h, p, sizeof(h));
+  const Words w = __builtin_convertvector(h, Words);
+  const vec<W> magnitude = (vec<W>)((w & 0x7fff) << 13) * 0x1p112f;
+  return (vec<W>)((Words)magnitude | (w & 0x8000) << 16);
+}
+
+template <int W> CAGC_INLINE vec<W> load(const int8_t *p) {
+#if defined(__AVX512F__)
+  if constexpr (W == 16)
+    return _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i *>(p))));
+#endif
+#if defined(__AVX2__)
+  if constexpr (W == 8)
+    return _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i *>(p))));
+#endif
+#if defined(__SSE2__)
+  if constexpr (W == 8) {  // a byte at the top of each word, shifted down with its sign
+    const __m128i b = _mm_loadl_epi64(reinterpret_cast<const __m128i *>(p)), pairs = _mm_unpacklo_epi8(b, b);
+    const __m128i low = _mm_unpacklo_epi16(pairs, pairs), high = _mm_unpackhi_epi16(pairs, pairs);
+    const __m128 halves[] = {_mm_cvtepi32_ps(_mm_srai_epi32(low, 24)), _mm_cvtepi32_ps(_mm_srai_epi32(high, 24))};
+    vec<W> v;
+    __builtin_memcpy(&v, halves, sizeof(v));
+    return v;
+  }
+#endif
+  typename Vector<W>::bytes b;
+  __builtin_memcpy(&b, p, sizeof(b));
+  return __builtin_convertvector(b, vec<W>);
+}
+
+// To nearest, ties to even, of a number that is in range.
+inline half_bits to_half(float value) {
+  uint32_t u;
+  __builtin_memcpy(&u, &value, 4);
+  const uint32_t sign = u >> 16 & 0x8000, magnitude = u & 0x7fffffff;
+  if (magnitude < 0x38800000) {  // subnormal: multiples of 2^-24
+    float absolute;
+    __builtin_memcpy(&absolute, &magnitude, 4);
+    absolute += 0.5f;  // whose last place is 2^-24
+    __builtin_memcpy(&u, &absolute, 4);
+    return half_bits(sign | (u - 0x3f000000));
+  }
+  return half_bits(sign | ((magnitude - 0x38000000 + 0xfff + (magnitude >> 13 & 1)) >> 13));
+}
+
 // `s - 0` folds to a broadcast; `s + 0` does not, because -0 + 0 = +0.
 template <int W> CAGC_INLINE vec<W> broadcast(float s) { return s - vec<W>{}; }
 

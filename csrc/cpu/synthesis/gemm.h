@@ -19,9 +19,8 @@ constexpr int rows_of(int vectors) {
 struct Panels {
   int64_t lanes, vectors, count;
 
-  explicit Panels(int64_t columns) : lanes(columns % kWide == 0 ? kWide : 8), vectors(columns / lanes) {
-    count = (vectors + kPanel - 1) / kPanel;
-  }
+  explicit Panels(int64_t columns, int64_t most = kPanel)
+      : lanes(columns % kWide == 0 ? kWide : 8), vectors(columns / lanes), count((vectors + most - 1) / most) {}
   // First vector of a panel; the sizes of panels differ by at most one vector.
   int64_t first(int64_t panel) const { return vectors * panel / count; }
 };

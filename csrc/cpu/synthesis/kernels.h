@@ -44,6 +44,16 @@ struct Block {
   float *v, *m;  // transformed inputs and outputs
 };
 
+// A fully connected layer, its bias and, if `leaky`, a leaky ReLU of slope 0.2 without gain.
+struct DenseJob {
+  const Dense *layer;
+  const float *a;  // [rows, k], rows lda floats apart
+  int64_t lda, rows, k, columns;
+  float *out;      // [rows, columns], rows ldo floats apart
+  int64_t ldo;
+  bool leaky;
+};
+
 constexpr int64_t kPointPad = 16;  // floats between points, so that their stores do not map to one set of the L1 cache
 constexpr int64_t kStrip = 6144;   // floats of a row that are filtered at a time: 24 kB
 
@@ -53,6 +63,10 @@ struct Kernels {
   void (*pack)(const float *b, int64_t k, int64_t columns, float *packed);
   void (*gemm)(const float *a, int64_t lda, int64_t rows, int64_t k, const float *b, int64_t columns, int64_t begin,
                int64_t end, float *out, int64_t ldo);
+  // Fully connected layers have panels of their own.
+  int64_t (*dense_panels)(int64_t columns);
+  void (*pack_dense)(Storage storage, const float *b, int64_t k, int64_t columns, void *packed, float *scale);
+  void (*dense)(const DenseJob &, int64_t begin, int64_t end);
   void (*input)(const ConvJob &, const Block &, int64_t begin, int64_t end, float *scratch);
   void (*output)(const ConvJob &, const Block &, int64_t begin, int64_t end, float *scratch);
   // Rows [begin, end) of y, counted through the batch, from t.

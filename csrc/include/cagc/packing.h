@@ -37,6 +37,7 @@ struct PackingOptions {
   Preference algorithms = Preference::cheaper;
   // Most bytes of the transformed inputs and outputs of 16 tiles of a layer in strips: they must fit the L2 cache.
   int64_t strip_bytes = 5 << 18;
+  Storage mapping = Storage::float32, styles = Storage::float32;  // of mapping and affine layers
 };
 
 // What is wrong with the sizes of a network's convolutions, or null: they must be one at 4 px, then for each doubled
@@ -57,16 +58,22 @@ class PackedNetwork {
   // The next convolution, of the sizes that were given; its arrays may be freed afterwards.
   void add_conv(const ConvWeights &conv);
   void add_mapping_layer(const double *weight, const double *bias);  // [style_dim, style_dim] and [style_dim]
+  // Frees the packed layers of the mapping network and the affine layers, to be added anew with these storages.
+  void store(Storage mapping, Storage styles);
+  void add_affine(size_t conv, const ConvWeights &weights);  // add_conv() calls it
   void set_constant(const double *constant);                         // [in of the first convolution, 4, 4]
   void set_filter(const double *fir);  // four taps of the up-sampling filter with sum 1
   void set_clamp(float clamp) { network_.clamp = clamp; }
 
   const SynthesisNetwork &network() const { return network_; }  // complete once all convolutions are added
   const Kernels &kernels() const { return kernels_; }
-  size_t bytes() const { return bytes_; }
+  size_t bytes() const { return bytes_ + dense_bytes_; }
+  size_t dense_bytes() const { return dense_bytes_; }  // of the mapping network and the affine layers
 
  private:
   struct Matrix;
+  Dense dense(const double *weight, const double *bias, int64_t k, int64_t columns, int64_t padded, Storage storage,
+              double gain);
   float *own(int64_t floats);
   const float *vector(const double *from, int64_t count, int64_t padded, double scale = 1);
   const float *pack(const std::vector<Matrix> &matrices, int64_t columns, bool strips);
@@ -78,6 +85,9 @@ class PackedNetwork {
   int64_t constant_channels_;
   size_t added_ = 0, bytes_ = 0;
   std::vector<AlignedFloats> memory_;
+  Storage mapping_, styles_;
+  std::vector<AlignedFloats> dense_memory_;
+  size_t dense_bytes_ = 0;
 };
 
 }  // namespace cagc

@@ -19,9 +19,26 @@ constexpr int64_t kLanes = 8;
 //   winograd42     the same, its parities of 2 taps by F(4, 2): tiles of 4x4 inputs, 81 points on 36 matrices
 enum class Algorithm : int64_t { direct3 = 0, winograd43, transposed2, winograd42 };
 
+// How a fully connected layer's weights are stored. They are widened to float32 in registers.
+//   float16  finite weights up to 65504
+//   int8     finite weights; multiples of a scale of each column, its largest magnitude / 127
+enum class Storage : int64_t { float32 = 0, float16, int8 };
+
+constexpr int64_t bytes_of(Storage storage) {
+  return storage == Storage::float32 ? 4 : storage == Storage::float16 ? 2 : 1;
+}
+
+// A fully connected layer [k, columns].
+struct Dense {
+  const void *weight = nullptr;  // packed by pack_dense
+  const float *scale = nullptr;  // [columns] of int8, or null
+  const float *bias = nullptr;   // [columns], or null
+  Storage storage = Storage::float32;
+};
+
 // One styled 3x3 convolution and, if rgb_weight is given, the toRGB that follows it. Matrices are packed by
-// pack_matrix. Gains are already multiplied in: equalised learning rate, and the activation's sqrt(2) in `bias` and
-// `noise_strength`.
+// pack_matrix, those of affine layers by pack_dense. Gains are already multiplied in: equalised learning rate, and the
+// activation's sqrt(2) in `bias` and `noise_strength`.
 struct StyledConv {
   Algorithm algorithm = Algorithm::direct3;
   int64_t up = 1;          // 1 or 2
@@ -33,11 +50,9 @@ struct StyledConv {
   const float *weight = nullptr;           // packed, matrices of the algorithm
   const float *energy = nullptr;           // packed [in, out]     sum of squares per filter
   const float *bias = nullptr;             // [out]
-  const float *affine = nullptr;           // packed [style_dim, in]
-  const float *affine_bias = nullptr;      // [in]
+  Dense affine;                            // [style_dim, in]
   const float *rgb_weight = nullptr;       // [3, out], or null
-  const float *rgb_affine = nullptr;       // packed [style_dim, out]
-  const float *rgb_affine_bias = nullptr;  // [out]
+  Dense rgb_affine;                        // [style_dim, out]
   const float *rgb_bias = nullptr;         // [3]
   // Strips with up: packed [2 in, out], taps (0, 2) and (2, 2), then [in, out], tap (1, 2).
   const float *edge_weight = nullptr;
@@ -46,8 +61,7 @@ struct StyledConv {
 
 // The mapping network: normalises z to unit mean square, then applies fully connected layers with leaky ReLU.
 struct Mapping {
-  struct Layer { const float *weight, *bias; };  // packed [style_dim, features] and [features], with their gains
-  std::vector<Layer> layers;
+  std::vector<Dense> layers;  // [style_dim, features], with their gains
   int64_t features = 0;
 };
 
@@ -78,6 +92,10 @@ const Kernels *find_kernels(const char *instructions);
 void pack_matrix(const Kernels &kernels, const float *matrix, int64_t k, int64_t columns, float *packed);
 void pack_strips(const Kernels &kernels, const float *matrix, int64_t k, int64_t columns, float *packed);
 
+// The same for a fully connected layer: k * columns numbers of `storage`. scale: [columns], written for int8 alone.
+void pack_dense(const Kernels &kernels, Storage storage, const float *matrix, int64_t k, int64_t columns, void *packed,
+                float *scale);
+
 // Floats per vector of the kernels.
 int64_t lanes_of(const Kernels &kernels);
 
@@ -91,10 +109,16 @@ struct SynthesisCall {
 
   const float *ws = nullptr;  // sample n, layer l at ws + n * w_sample + l * w_layer: [style_dim]
   int64_t w_sample = 0, w_layer = 0;
+  // Or latents [batch, style_dim]: w_avg + psi (w - w_avg) for the ws before `cutoff` (all where it is negative), the
+  // mapping network's w for the others. w_avg [style_dim] is read unless psi is 1.
+  const float *z = nullptr, *w_avg = nullptr;
+  float psi = 1;
+  int64_t cutoff = -1;
   std::vector<Noise> noise;   // per convolution
   float *image = nullptr;     // [batch, 3, R, R]
   float *workspace = nullptr;
   double *seconds = nullptr;  // [1 + convolutions]: styles and each convolution; or null
+  size_t layers = 0;  // only the first ones, up to one with toRGB, whose resolution is then the image's; 0: all
 };
 
 class Synthesis {

@@ -1,0 +1,54 @@
+"""Which compiled program runs a generator, or why none does."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from importlib import import_module
+
+import torch
+from torch import Tensor
+
+from cagc_kernels import backend
+from cagc_kernels.synthesis import GeneratorWeights, SynthesisProgram
+
+from ..models import AnyGenerator
+
+
+def mapping_of(generator: AnyGenerator, program: SynthesisProgram) -> Callable[..., Tensor]:
+    """What computes w: the program, or a frozen copy of the mapping network where the program has none."""
+    if maps(generator):
+        return program.map
+    return copy.deepcopy(generator.mapping).eval().requires_grad_(False).to(program.device, program.dtype).w
+
+
+def maps(generator: AnyGenerator) -> bool:
+    """Whether the compiled programs run the mapping network of ``generator``."""
+    return generator.not_compiled() is None
+
+
+def weights_of(generator: AnyGenerator) -> GeneratorWeights:
+    """Weights of the compiled programs, without the mapping network if they do not run it."""
+    return generator.frozen_weights(mapping=maps(generator))
+
+
+def program_of(
+    generator: AnyGenerator, batch: int, dtype: torch.dtype, device: torch.device
+) -> tuple[SynthesisProgram | None, str | None]:
+    """The compiled program for this generator, or None and the reason why there is none."""
+    name = "triton" if device.type == "cuda" or backend.preferred() == "triton" else "native"
+    if dtype == torch.float64:
+        return None, "the compiled program computes in float32, not float64"
+    if not hasattr(generator, "frozen_weights"):
+        return None, "the compiled program runs StyleGAN2 alone"
+    if reason := backend.refusal(name, "modulated_conv2d", device.type):
+        return None, reason
+    if backend.preferred() not in (None, name):
+        return None, f"the {backend.preferred()} backend is preferred"
+    if reason := generator.not_compiled(mapping=False):
+        return None, reason
+    weights = weights_of(generator)
+    if len(weights.fir) != 4:
+        return None, f"the compiled program filters with 4 taps, not {len(weights.fir)}"
+    module = import_module(f"cagc_kernels.{name}.synthesis")
+    return module.Program(weights, batch, *(() if name == "native" else (dtype, device))), None
