@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
-from typing import TypeVar
 
 import torch
 import torch.nn.functional as F
@@ -15,8 +13,6 @@ from cagc_kernels import bias_act
 from cagc_kernels.reference.bias_act import ACTIVATIONS
 
 from ..common.checks import at_least_one, choice
-
-Network = TypeVar("Network", bound=nn.Module)
 
 
 def check_clamp(value: object) -> None:
@@ -40,18 +36,6 @@ def ordered_channels(channels: Mapping[str, int], layers: Sequence[str]) -> dict
         raise ValueError(f"channels: got layers {list(channels)}, expected {list(layers)}")
     at_least_one(**{f"channels of {name}": channels[name] for name in layers})
     return {name: channels[name] for name in layers}
-
-
-def with_conv_clamp(network: Network, conv_clamp: float | None) -> Network:
-    """A copy of a generator or discriminator whose layers are bounded by ``conv_clamp``, with the same weights.
-
-    Raises ValueError if ``conv_clamp`` is neither None nor a number above 0.
-    """
-    with torch.random.fork_rng(devices=[]):
-        copy = type(network)(replace(network.config, conv_clamp=conv_clamp))
-    like = next(network.parameters())
-    copy.to(like.device, like.dtype).load_state_dict(network.state_dict())
-    return copy.train(network.training)
 
 
 def autocasting(device_type: str) -> bool:

@@ -183,20 +183,16 @@ def noise_shapes(config: Config) -> list[Size]:
     return [spec.size for spec in config.layers() if spec.noise]
 
 
-class Config(Protocol):
-    """Configuration of a generator: a frozen dataclass that the model is built from and that checkpoints store.
+class Sizes(Protocol):
+    """Sizes that a configuration and its generator have.
 
     Attributes:
-        architecture: name of the model in a checkpoint.
-        channels: width of each channel group, by its name.
         z_dim, c_dim, w_dim: lengths of z, of a class label (0: none) and of w.
         num_ws: number of w vectors per image.
         img_resolution, img_channels: longer side in pixels and channels of an image.
         img_size: height and width of an image.
     """
 
-    architecture: str
-    channels: dict[str, int]
     z_dim: int
     c_dim: int
     w_dim: int
@@ -204,6 +200,18 @@ class Config(Protocol):
     img_resolution: int
     img_channels: int
     img_size: Size
+
+
+class Config(Sizes, Protocol):
+    """Configuration of a generator: a frozen dataclass that the model is built from and that checkpoints store.
+
+    Attributes:
+        architecture: name of the model in a checkpoint.
+        channels: width of each channel group, by its name.
+    """
+
+    architecture: str
+    channels: dict[str, int]
 
     def layers(self) -> tuple[LayerSpec, ...]:
         """Every layer, in the order of execution."""
@@ -230,7 +238,7 @@ class MappingNetwork(Protocol):
         """``ws`` [N, num_ws, w_dim]."""
 
 
-class Generator(Protocol):
+class Generator(Sizes, Protocol):
     """Attributes that every generator has, whatever its architecture."""
 
     config: Config
@@ -238,10 +246,3 @@ class Generator(Protocol):
     synthesis: Any
     w_avg: torch.Tensor
     labels: Labels | None
-    z_dim: int
-    c_dim: int
-    w_dim: int
-    num_ws: int
-    img_resolution: int
-    img_channels: int
-    img_size: Size

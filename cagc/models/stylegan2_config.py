@@ -13,6 +13,8 @@ from .protocol import LayerSpec, Size
 BLOCKS = ("skip", "resnet", "orig")
 UPSAMPLING = ("fir", "bilinear")
 MAX_CONST = 64
+# Lengths of the mapping network that are that of w where a configuration does not say them.
+MAPPING_WIDTHS = ("z_dim", "embed_dim", "mapping_width")
 
 
 def block_resolutions(resolution: int) -> list[int]:
@@ -60,8 +62,40 @@ def without_defaults(config: Any, always: int) -> dict[str, Any]:
     return values
 
 
+class MappingConfig:
+    """What configurations say of a StyleGAN mapping network: base of dataclasses that have its fields."""
+
+    @property
+    def w_dim(self) -> int:
+        """Length of w."""
+        return self.style_dim
+
+    def mapping_sizes(self) -> list[tuple[int, int]]:
+        """Inputs and outputs of each layer of the mapping network, without the embedding of labels."""
+        widths = [self.z_dim + (self.embed_dim if self.c_dim else 0)]
+        widths += [self.mapping_width] * (self.mapping_layers - 1) + [self.style_dim]
+        return list(zip(widths, widths[1:])) if self.mapping_layers else []
+
+    def _mapping_layers(self) -> list[LayerSpec]:
+        sizes = {"mapping.embed": (self.c_dim, self.embed_dim)} if self.c_dim else {}
+        sizes.update((f"mapping.fc{i}", size) for i, size in enumerate(self.mapping_sizes()))
+        return [LayerSpec(name, "mapping", name, *size, positions=1, row="mapping") for name, size in sizes.items()]
+
+    def _set_widths(self, **defaults: int) -> None:
+        """Replace None by a default, and check that each of these fields is an integer of at least 1."""
+        for name, default in defaults.items():
+            if getattr(self, name) is None:
+                object.__setattr__(self, name, default)
+            at_least_one(**{name: getattr(self, name)})
+
+    def _without_defaults(self, always: int) -> dict[str, Any]:
+        """:func:`without_defaults`, and without widths of the mapping network that are that of w."""
+        derived = {name for name in MAPPING_WIDTHS if getattr(self, name) == self.style_dim}
+        return {name: value for name, value in without_defaults(self, always).items() if name not in derived}
+
+
 @dataclass(frozen=True)
-class GeneratorConfig:
+class GeneratorConfig(MappingConfig):
     """Configuration of a StyleGAN2 generator.
 
     Attributes:
@@ -109,10 +143,7 @@ class GeneratorConfig:
     def __post_init__(self) -> None:
         object.__setattr__(self, "channels", ordered_channels(self.channels, layer_names(self.resolution)))
         at_least_one(style_dim=self.style_dim, img_channels=self.img_channels)
-        for name in ("z_dim", "embed_dim", "mapping_width"):
-            if getattr(self, name) is None:
-                object.__setattr__(self, name, self.style_dim)
-            at_least_one(**{name: getattr(self, name)})
+        self._set_widths(**dict.fromkeys(MAPPING_WIDTHS, self.style_dim))
         if type(self.c_dim) is not int or self.c_dim < 0:
             raise ValueError(f"c_dim: got {self.c_dim!r}, expected an integer of at least 0")
         if self.mapping_layers < 0:
@@ -142,11 +173,6 @@ class GeneratorConfig:
     architecture = "stylegan2"
 
     @property
-    def w_dim(self) -> int:
-        """Length of w."""
-        return self.style_dim
-
-    @property
     def img_size(self) -> Size:
         """Height and width of an image in pixels."""
         return size_at(self.const_size, self.resolution)
@@ -161,18 +187,9 @@ class GeneratorConfig:
         """Number of w vectors that one image takes: one per convolution, and one for the last toRGB."""
         return len(self.channels)
 
-    def mapping_sizes(self) -> list[tuple[int, int]]:
-        """Inputs and outputs of each layer of the mapping network, without the embedding of labels."""
-        widths = [self.z_dim + (self.embed_dim if self.c_dim else 0)]
-        widths += [self.mapping_width] * (self.mapping_layers - 1) + [self.style_dim]
-        return list(zip(widths, widths[1:])) if self.mapping_layers else []
-
     def layers(self) -> tuple[LayerSpec, ...]:
         """Every layer in the order of execution; a toRGB shares its w with the next up-sampling convolution."""
-        specs = []
-        if self.c_dim:
-            specs.append(_mapping("mapping.embed", self.c_dim, self.embed_dim))
-        specs += [_mapping(f"mapping.fc{i}", *size) for i, size in enumerate(self.mapping_sizes())]
+        specs = self._mapping_layers()
         const = "b4.const"
         module = f"synthesis.{const}"
         specs.append(LayerSpec(const, "const", module, 0, self.channels[const], self.const_size, writes=const))
@@ -221,10 +238,4 @@ class GeneratorConfig:
 
     def to_dict(self) -> dict[str, Any]:
         """The fields as JSON-ready containers; options that older checkpoints lack are left out at their defaults."""
-        derived = {name for name in ("z_dim", "embed_dim", "mapping_width") if getattr(self, name) == self.style_dim}
-        return {name: value for name, value in without_defaults(self, always=6).items() if name not in derived}
-
-
-def _mapping(name: str, inputs: int, outputs: int) -> LayerSpec:
-    """A fully connected layer of the mapping network."""
-    return LayerSpec(name, "mapping", name, inputs, outputs, positions=1, row="mapping")
+        return self._without_defaults(always=6)

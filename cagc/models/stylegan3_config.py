@@ -15,7 +15,7 @@ import torch
 from ..common.checks import at_least_one, integer, number
 from .layers import check_activation, check_clamp, ordered_channels
 from .protocol import LayerSpec, Size
-from .stylegan2_config import block_resolutions, without_defaults
+from .stylegan2_config import MAPPING_WIDTHS, MappingConfig, block_resolutions
 
 MAX_LAYERS, MAX_MARGIN, MAX_FILTER, MAX_SIDE, MAX_FACTOR = 64, 64, 16, 4096, 16
 
@@ -56,7 +56,7 @@ def layer_names(num_layers: int) -> list[str]:
 
 
 @dataclass(frozen=True)
-class StyleGAN3Config:
+class StyleGAN3Config(MappingConfig):
     """Configuration of a StyleGAN3 generator; the defaults are those of configuration T.
 
     Attributes:
@@ -134,19 +134,11 @@ class StyleGAN3Config:
         object.__setattr__(self, "channels", ordered_channels(self.channels, layer_names(self.num_layers)))
         if type(self.square) is not bool:
             raise ValueError(f"square: got {self.square!r}, expected true or false")
-        self._complete()
+        at_least_one(style_dim=self.style_dim, img_channels=self.img_channels, mapping_layers=self.mapping_layers)
+        self._set_widths(**dict.fromkeys(MAPPING_WIDTHS, self.style_dim), frequencies=self.channels["input"])
         check_clamp(self.conv_clamp)
         check_activation("mapping_activation", self.mapping_activation)
         self.plans()
-
-    def _complete(self) -> None:
-        """Replace None by the widths that it stands for, and check them."""
-        at_least_one(style_dim=self.style_dim, img_channels=self.img_channels, mapping_layers=self.mapping_layers)
-        defaults = {name: self.style_dim for name in ("z_dim", "embed_dim", "mapping_width")}
-        for name, default in {**defaults, "frequencies": self.channels["input"]}.items():
-            if getattr(self, name) is None:
-                object.__setattr__(self, name, default)
-            at_least_one(**{name: getattr(self, name)})
 
     @classmethod
     def uniform(
@@ -166,11 +158,6 @@ class StyleGAN3Config:
         return cls.uniform(resolution, channel_base, channel_max, conv_kernel=1, use_radial_filters=True, **options)
 
     @property
-    def w_dim(self) -> int:
-        """Length of w."""
-        return self.style_dim
-
-    @property
     def num_ws(self) -> int:
         """Number of w vectors that one image takes: one for the input and one per layer."""
         return self.num_layers + 2
@@ -187,12 +174,6 @@ class StyleGAN3Config:
     def img_resolution(self) -> int:
         """Height of an image in pixels."""
         return self.resolution
-
-    def mapping_sizes(self) -> list[tuple[int, int]]:
-        """Inputs and outputs of each layer of the mapping network, without the embedding of labels."""
-        widths = [self.z_dim + (self.embed_dim if self.c_dim else 0)]
-        widths += [self.mapping_width] * (self.mapping_layers - 1) + [self.style_dim]
-        return list(zip(widths, widths[1:]))
 
     def _progression(self, first: float, last: float) -> list[float]:
         """From ``first`` to ``last`` by a constant factor; ``last`` from the critically sampled layers on."""
@@ -247,10 +228,7 @@ class StyleGAN3Config:
 
     def layers(self) -> tuple[LayerSpec, ...]:
         """Every layer in the order of execution; convolutions are counted at the size of their input."""
-        specs = []
-        if self.c_dim:
-            specs.append(_mapping("mapping.embed", self.c_dim, self.embed_dim))
-        specs += [_mapping(f"mapping.fc{i}", *size) for i, size in enumerate(self.mapping_sizes())]
+        specs = self._mapping_layers()
         plans, (first, *names) = self.plans(), self.channels
         size = plans[0].in_size
         specs.append(LayerSpec(
@@ -275,16 +253,10 @@ class StyleGAN3Config:
 
     def to_dict(self) -> dict[str, Any]:
         """The fields as JSON-ready containers; options after ``lr_multiplier`` are left out at their defaults."""
-        derived = {name for name in ("z_dim", "embed_dim", "mapping_width") if getattr(self, name) == self.style_dim}
+        values = self._without_defaults(always=5)
         if self.frequencies == self.channels["input"]:
-            derived.add("frequencies")
-        values = {name: value for name, value in without_defaults(self, always=5).items() if name not in derived}
+            values.pop("frequencies", None)
         return {**values, "architecture": self.architecture}
-
-
-def _mapping(name: str, inputs: int, outputs: int) -> LayerSpec:
-    """A fully connected layer of the mapping network."""
-    return LayerSpec(name, "mapping", name, inputs, outputs, positions=1, row="mapping")
 
 
 @lru_cache(maxsize=64)

@@ -5,9 +5,8 @@
 
 ``cagc::filtered_lrelu`` is piecewise linear in x. Its gradient ``cagc::filtered_lrelu_gradient`` and its directional
 derivative ``cagc::filtered_lrelu_tangent`` are linear in their first argument and each other's gradient, so these three
-ops give derivatives of every order. x is kept for the backward pass, which up-samples it again to find the slopes:
-kept slopes are two bits for each of ``up²`` values per pixel, written and read once more, where the arithmetic of
-up-sampling is the smaller half of the op.
+ops give derivatives of every order. The backward pass up-samples x again to find the slopes. NVlabs' code stores them
+instead, two bits for each of ``up²`` values per pixel; up-sampling again costs less than to write and read these.
 """
 
 from __future__ import annotations

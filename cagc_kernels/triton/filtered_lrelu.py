@@ -17,16 +17,16 @@ import triton.language as tl
 from .. import layout
 from ..arguments import Filtering, Resampling, accumulator
 
-# Side of a tile of the middle grid, where the filters leave two results of it; at 64 the registers spill.
+# Least side of a tile of the middle grid (the up-sampled image); longer filters take a larger one. 64 spills registers.
 TILE = 32
-# tl.dot multiplies matrices of at least so many rows and columns.
+# The fewest rows and columns of a matrix that tl.dot multiplies.
 LEAST = 16
 
 
 @triton.jit
 def _band(taps, constant, COUNT: tl.constexpr, SI: tl.constexpr, SM: tl.constexpr, M: tl.constexpr, SIDE: tl.constexpr,
           TURNED: tl.constexpr):  # fmt: skip
-    """Banded matrix [M, SIDE], or its transpose, of taps k = SI·i - SM·m + constant, and where it has a tap."""
+    """Banded matrix [M, SIDE], or its transpose, of taps k = SI·i - SM·m + constant; and where it has a tap."""
     if TURNED:
         i, m = tl.arange(0, SIDE)[:, None], tl.arange(0, M)[None, :]
     else:
@@ -39,7 +39,7 @@ def _band(taps, constant, COUNT: tl.constexpr, SI: tl.constexpr, SM: tl.constexp
 @triton.jit
 def _filtered(x, column, row, constant_y, constant_x, TERMS: tl.constexpr, KH: tl.constexpr, KW: tl.constexpr,
               SI: tl.constexpr, SM: tl.constexpr, M: tl.constexpr, SIDE: tl.constexpr, ACC: tl.constexpr):  # fmt: skip
-    """[M, M] of x [SIDE, SIDE] filtered along both axes; what is not finite reaches what its taps do, as NaN."""
+    """x [SIDE, SIDE] filtered along both axes, [M, M]; results that depend on a value that is not finite are NaN."""
     bad = (x != x) | (tl.abs(x) == float("inf"))
     x = tl.where(bad, 0.0, x).to(ACC)
     total = tl.zeros([M, M], ACC)
@@ -61,7 +61,7 @@ def _filtered(x, column, row, constant_y, constant_x, TERMS: tl.constexpr, KH: t
 def _spread(images, bias, column, row, height, width, stride, y0, x0, pad_y, pad_x, shift, FACTOR: tl.constexpr,
             TERMS: tl.constexpr, KH: tl.constexpr, KW: tl.constexpr, M: tl.constexpr, SIDE: tl.constexpr,
             ACC: tl.constexpr):  # fmt: skip
-    """The middle grid [M, M] from (y0, x0) on; adding ``shift`` pixels keeps a dividend non-negative."""
+    """The middle grid [M, M] from (y0, x0) on; a dividend has ``shift`` pixels added to be non-negative."""
     base_y, base_x = y0 - pad_y, x0 - pad_x
     first_y = (base_y + shift * FACTOR + FACTOR - 1) // FACTOR - shift
     first_x = (base_x + shift * FACTOR + FACTOR - 1) // FACTOR - shift
@@ -130,7 +130,7 @@ class _Leg(NamedTuple):
 
 
 def _leg(resampling: Resampling, x: torch.Tensor, factor: int, pad: tuple[int, int], mirror: bool = False) -> _Leg:
-    """``mirror``: of the transposed map."""
+    """Filter of ``resampling`` in the form that the kernel takes; ``mirror`` gives that of the transposed map."""
     dtype, f, gain = accumulator(x.dtype), resampling.filter, resampling.gain
     f = torch.ones(1, 1, dtype=dtype, device=x.device) if f is None else f.to(dtype)
     if resampling.flip_filter == mirror:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 
 from cagc.distill.regularizers import path_length_penalty, path_lengths, r1_penalty
 from cagc.models import Discriminator, Generator
 from cagc.models.discriminator import DiscriminatorConfig
-from cagc.models.layers import with_conv_clamp
 from cagc.models.stylegan2_config import GeneratorConfig, layer_names
 from cagc_kernels import bias_act, modulated_conv2d, setup_filter, styled_conv2d
 from cagc_kernels.tolerances import assert_close
@@ -112,6 +113,12 @@ def test_half_precision_weights(dtype):
         want = g(z, noise="const")
         got = g.to(dtype)(z.to(dtype), noise="const")
     assert got.dtype == dtype and (got - want).norm() <= (0.02 if dtype == torch.float16 else 0.15) * want.norm()
+
+
+def with_conv_clamp(network, conv_clamp):
+    copy = type(network)(replace(network.config, conv_clamp=conv_clamp))
+    copy.load_state_dict(network.state_dict())
+    return copy.eval()
 
 
 def test_conv_clamp():

@@ -29,14 +29,14 @@ THREADS = 4  # at most, where the browser shares memory between threads
 VARIANTS = ("simd", "relaxed", "threads")
 CODE = ("style.css", "page.js", "worker.js", "cagc.js")
 
-# What the browser may do: run what the page holds, and ask nobody for anything.
+# Content security policy: the page runs only what it holds, and makes no requests to other hosts.
 _POLICY = {
     True: "default-src 'none'; script-src 'unsafe-inline' 'wasm-unsafe-eval' blob:; worker-src blob:; "
     "style-src 'unsafe-inline'; img-src data: blob:",
     False: "default-src 'none'; script-src 'self' 'wasm-unsafe-eval'; worker-src 'self'; connect-src 'self'; "
     "style-src 'self'; img-src data: blob:",
 }
-# Threads need a page that is isolated from others; hosts that read such a file then send these headers.
+# Threads need cross-origin isolation; static hosts that read a file "_headers" send these with the page.
 _HEADERS = "/*\n  Cross-Origin-Opener-Policy: same-origin\n  Cross-Origin-Embedder-Policy: require-corp\n"
 
 
@@ -68,12 +68,12 @@ class PageOptions:
 
 @dataclass(frozen=True)
 class _Files:
-    """What a page carries, by name: "student", "teacher" and the variants of the runtime."""
+    """What a page carries: "student", "teacher" and the variants of the runtime."""
 
     contents: dict[str, bytes]
 
     def names(self) -> dict[str, str]:
-        """The name of each in the folder form."""
+        """File name of each in the folder form."""
         return {name: f"{name}.wasm" if name in VARIANTS else f"{name}{FLAT_SUFFIX}" for name in self.contents}
 
 
@@ -230,7 +230,7 @@ def _render(single: bool, values: dict[str, Any], files: _Files) -> str:
 
 
 def _one_script(module: str, importer: str) -> str:
-    """A module and the one that imports it, as one classic script: workers of a file that is not served are such."""
+    """A module and the one that imports it as one classic script, which a worker of a page opened from a file needs."""
     exported = _asset(module).replace("\nexport ", "\n")
     lines = _asset(importer).splitlines()
     kept = [line for line in lines if not line.startswith("import ")]
