@@ -32,7 +32,8 @@ for name in $only; do
 done
 mkdir -p "$out" || exit 2
 out=$(cd "$out" && pwd)
-# Tuning goes on from what is committed, each winner is written at once, and the benchmarks read them there.
+# Tuning goes on from what is committed for this environment, each winner is written at once, and the benchmarks read
+# them there.
 export CAGC_TRITON_CONFIGS="$out/configs"
 mkdir -p "$CAGC_TRITON_CONFIGS"
 cp -n cagc_kernels/triton/configs/*.json "$CAGC_TRITON_CONFIGS" 2>/dev/null || true

@@ -85,7 +85,7 @@ def of_program(generator: Generator, batch: int, dtype: torch.dtype) -> Counts:
     from cagc_kernels.triton import synthesis
     from cagc_kernels.triton.gemm import configs
 
-    choose, synthesis.choose = synthesis.choose, lambda problem, device, time: configs.default(problem)
+    choose, synthesis.choose = synthesis.choose, lambda problem, *_: configs.default(problem)
     try:
         with counted():
             program = synthesis.Program(generator.frozen_weights(), batch, dtype, "cpu")

@@ -68,12 +68,16 @@ def test_the_two_packages_hold_everything_once():
     left = everything - {*found["cagc"], *found["cagc-kernels"]}
     assert not left, left
     assert not any("assets" in name for name in found["cagc-kernels"])
+    packages = {name.split("/")[0] for name in everything if name.endswith("/__init__.py")}
+    included = [d["tool"]["setuptools"]["packages"]["find"]["include"] for d in (KERNELS, REST)]
+    assert {name.partition(".")[0] for names in included for name in names} == packages - {"tests", "benchmarks"}
+    assert not set(included[0]) & set(included[1])
     assert "tests/kernels/test_bias_act.py" in found["cagc-kernels"]
     assert "tests/kernels/test_nan.py" not in found["cagc-kernels"], "it imports cagc"
 
 
 def test_each_package_asks_for_the_other_or_for_little():
-    assert {split.name_of(r) for r in KERNELS["project"]["dependencies"]} == {"torch", "nvtx"}
+    assert {split.name_of(r) for r in KERNELS["project"]["dependencies"]} == {"torch", "numpy", "nvtx"}
     assert REST["project"]["dependencies"][0] == f"cagc-kernels=={split.version()}"
     assert "pybind11>=2.13" in KERNELS["build-system"]["requires"]
     assert not [r for r in REST["build-system"]["requires"] if "pybind11" in r]

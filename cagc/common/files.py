@@ -124,18 +124,3 @@ def _lock(handle: int, wait: bool = False) -> bool:
     except OSError:
         pass
     return True
-
-
-def cache_folder() -> Path:
-    """Return the cache folder: ``CAGC_CACHE_DIR``, else ``cagc`` in ``XDG_CACHE_HOME`` or in ``~/.cache``.
-
-    A user without a home folder gets one in the system's temporary folder, named by the user's number.
-    """
-    if folder := os.environ.get("CAGC_CACHE_DIR"):
-        return Path(folder)
-    if folder := os.environ.get("XDG_CACHE_HOME"):
-        return Path(folder) / "cagc"
-    try:
-        return Path.home() / ".cache" / "cagc"
-    except RuntimeError:
-        return Path(tempfile.gettempdir()) / f"cagc-{os.getuid()}"

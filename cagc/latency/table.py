@@ -21,12 +21,12 @@ from typing import Any
 import torch
 
 from cagc_kernels import __version__
+from cagc_kernels.environment import cache_folder
 from cagc_kernels.names import slug
 
 from ..common.callbacks import Progress
 from ..common.documents import read_document, write_document
 from ..common.errors import CagcError
-from ..common.files import cache_folder
 from ..common.reading import reading
 from ..models import AnyConfig, AnyGenerator, LayerSpec, build_generator
 from .layers import check_executor, profile_layers

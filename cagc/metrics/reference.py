@@ -8,10 +8,11 @@ from pathlib import Path
 
 import torch
 
+from cagc_kernels.environment import cache_folder
+
 from ..common import distributed
 from ..common.callbacks import Progress
 from ..common.errors import CagcError
-from ..common.files import cache_folder
 from ..data.dataset import ImageDataset
 from .features import FeatureExtractor
 from .frechet import FeatureStatistics, SamplesNotKept, dataset_statistics
@@ -26,7 +27,7 @@ def reference_statistics(
     progress: Progress | None = None,
     keep: bool = False,
 ) -> FeatureStatistics:
-    """Statistics of the first ``samples`` images of ``data``, from ``cagc.common.files.cache_folder()`` if it has them.
+    """Statistics of the first ``samples`` images of ``data``, from the folder of caches if it has them.
 
     With ``keep`` the features of every image are included. The processes of ``torchrun`` share the work.
 

@@ -15,6 +15,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
 from threading import Timer
+from typing import NamedTuple
 
 import torch
 
@@ -31,6 +32,14 @@ HEADINGS = {
 }  # fmt: skip
 NO_OP = "RuntimeError: imports no op that is served"
 Row = dict[str, str]
+
+
+class Place(NamedTuple):
+    """A class of a file, and the key of :data:`.trial.KINDS` by which it is built."""
+
+    path: Path
+    name: str
+    kind: str
 
 
 def heading() -> str:
@@ -52,11 +61,11 @@ def rows(folder: str | Path, timeout: float = TIMEOUT, speed: bool = False) -> I
     from the fastest of five rounds in turns. A process is stopped after ``timeout`` seconds.
     """
     for checkout in sorted(path for path in Path(folder).iterdir() if path.is_dir()):
-        found = [_row(checkout, path, name, timeout, speed) for path, name in _generators(checkout)]
+        found = [_row(checkout, generator, timeout, speed) for generator in _generators(checkout)]
         # Generators that use none of the ops have no row; a folder of ops without a known generator has one.
         served = [row for row in found if row["with"] != NO_OP]
         for path in () if served else _folders_of_ops(checkout):
-            served.append(_row(checkout, path, trial.OPS, timeout, speed))
+            served.append(_row(checkout, Place(path, trial.OPS, trial.OPS), timeout, speed))
         yield from served or [{**_named(checkout), "generator": "none found"}]
 
 
@@ -65,30 +74,33 @@ def _named(checkout: Path) -> Row:
     return {"code_base": checkout.name, "commit": run.stdout.strip()}
 
 
-def _row(checkout: Path, path: Path, name: str, timeout: float, speed: bool) -> Row:
+def _row(checkout: Path, place: Place, timeout: float, speed: bool) -> Row:
+    path = place.path
     roots = [folder for folder in reversed(path.parents) if folder == checkout or checkout in folder.parents]
     tried: dict[Path, Row] = {}
     for root in roots:
         with tempfile.TemporaryDirectory() as scratch:
-            tried[root] = _tried(root, path, name, Path(scratch), timeout, speed)
+            tried[root] = _tried(root, place, Path(scratch), timeout, speed)
         if tried[root]["with"] == "yes":
             break
-    else:
-        root = roots[0]
-    without = _Process(root, path, name, "bare", os.devnull, timeout)
-    shown = f"`{path.relative_to(checkout).as_posix()}`" + (", ops alone" if name == trial.OPS else "")
-    return {**_named(checkout), "generator": shown, "without": without.error() or "yes", **tried[root]}
+    else:  # of a folder that is not the right one, it says that a module is missing
+        root = next((root for root in roots if "ModuleNotFoundError" not in tried[root]["with"]), roots[0])
+    with _Process(root, place, "bare", os.devnull, timeout) as without:
+        error = without.error()
+    shown = f"`{path.relative_to(checkout).as_posix()}`" + (", ops alone" if place.name == trial.OPS else "")
+    return {**_named(checkout), "generator": shown, "without": error or "yes", **tried[root]}
 
 
-def _tried(root: Path, path: Path, name: str, scratch: Path, timeout: float, speed: bool) -> Row:
+def _tried(root: Path, place: Place, scratch: Path, timeout: float, speed: bool) -> Row:
     with ExitStack() as stack:
 
         def start(mode: str) -> _Process:
-            return stack.enter_context(_Process(root, path, name, mode, str(scratch / mode), timeout))
+            return stack.enter_context(_Process(root, place, mode, str(scratch / mode), timeout))
 
-        ours, theirs, against = start("kernels"), start("own"), "its own"
+        ours = start("kernels")
         if error := ours.error():
             return {"with": error}
+        theirs, against = start("own"), "its own"
         if theirs.error():
             theirs, against = start("reference"), "our reference"
             if error := theirs.error():
@@ -112,11 +124,11 @@ def _differences(ours: list[torch.Tensor], theirs: list[torch.Tensor]) -> Row:
 class _Process:
     """A running :mod:`.trial`, which is killed at the end of the block or after ``timeout`` seconds."""
 
-    def __init__(self, root: Path, path: Path, name: str, mode: str, out: str, timeout: float) -> None:
-        module = ".".join(path.relative_to(root).with_suffix("").parts)
+    def __init__(self, root: Path, place: Place, mode: str, out: str, timeout: float) -> None:
+        module = ".".join(place.path.relative_to(root).with_suffix("").parts)
         # Not started by -m, which would search the folder of the code base before Python's own modules.
         code = f"import sys; from {trial.__name__} import main; main(*sys.argv[1:])"
-        command = [sys.executable, "-W", "ignore", "-c", code, str(root), module, name, mode, out]
+        command = [sys.executable, "-W", "ignore", "-c", code, str(root), module, place.name, place.kind, mode, out]
         environment = {**os.environ, "CAGC_BACKEND": "reference"} if mode == "reference" else None
         self.out, self._root, self._timeout, self._errors = out, root, timeout, tempfile.TemporaryFile("w+")
         self._process = subprocess.Popen(
@@ -166,7 +178,7 @@ def _shortened(text: str, root: Path) -> str:
     return text.replace("|", "/").replace(str(root), "…")[:100]
 
 
-def _generators(checkout: Path) -> Iterator[tuple[Path, str]]:
+def _generators(checkout: Path) -> Iterator[Place]:
     for path in sorted(checkout.rglob("*.py")):
         try:
             tree = ast.parse(path.read_bytes())  # bytes, because the file may begin with a byte order mark
@@ -175,8 +187,8 @@ def _generators(checkout: Path) -> Iterator[tuple[Path, str]]:
         for node in tree.body:
             if isinstance(node, ast.ClassDef) and node.name in trial.NAMES:
                 first = _first_parameter(node)
-                if first and trial.of_class(node.name, first):
-                    yield path, node.name
+                if first and (kind := trial.kind_of(node.name, first)):
+                    yield Place(path, node.name, kind)
 
 
 def _first_parameter(node: ast.ClassDef) -> str | None:

@@ -1,12 +1,11 @@
 """One trial of the table of code bases, in a process of its own: builds a generator and draws an image.
 
-``python -m cagc_kernels.compat.trial ROOT MODULE NAME MODE OUT``; see :mod:`.peers`, which starts it.
+``python -m cagc_kernels.compat.trial ROOT MODULE NAME KIND MODE OUT``; see :mod:`.peers`, which starts it.
 """
 
 from __future__ import annotations
 
 import importlib
-import inspect
 import sys
 import time
 from collections.abc import Callable
@@ -73,9 +72,9 @@ KINDS = {
 NAMES = ("Generator", "StyleGAN2Generator", "GFPGANv1")
 
 
-def of_class(name: str, first: str) -> Kind | None:
-    """Return the kind of class ``name`` with first parameter ``first``; None if this table cannot build it."""
-    return KINDS.get(name) or KINDS.get(first)
+def kind_of(name: str, first: str) -> str | None:
+    """Return the key of :data:`KINDS` for the class ``name`` whose first parameter is ``first``; None without one."""
+    return next((key for key in (name, first) if key in KINDS), None)
 
 
 def _ops(module: object) -> nn.Module:
@@ -124,7 +123,7 @@ def derivatives(draw: Callable[[Tensor], Tensor], z: Tensor) -> list[Tensor]:
     return [image.detach(), gradient.detach(), second]
 
 
-def main(root: str, module: str, name: str, mode: str, out: str) -> None:
+def main(root: str, module: str, name: str, kind_name: str, mode: str, out: str) -> None:
     """Write image and gradients of ``name`` to ``out``, print a line, and time an image per line of standard input."""
     sys.path.insert(0, root)
     if mode != "bare":
@@ -136,11 +135,13 @@ def main(root: str, module: str, name: str, mode: str, out: str) -> None:
         return
     if mode != "own" and "replaced" not in hook.explain_install():
         raise RuntimeError("imports no op that is served")
-    kind = KINDS[OPS] if name == OPS else of_class(name, next(iter(inspect.signature(loaded).parameters)))
+    kind = KINDS[kind_name]
 
     def build(size: int) -> tuple[nn.Module, Tensor]:
         torch.manual_seed(0)
-        made = _ops(loaded) if name == OPS else loaded(*kind.arguments(size))
+        # StyleGAN3 has fourteen layers of 36 px and more at any size of the image.
+        narrow = {"channel_base": 1024, "channel_max": 64} if "stylegan3" in module and size == SIZE else {}
+        made = _ops(loaded) if name == OPS else loaded(*kind.arguments(size), **narrow)
         return made.eval(), torch.randn(kind.shape(size))
 
     generator, z = build(SIZE)

@@ -11,8 +11,9 @@ import torch
 
 from ..arguments import Epilogue, Resampling
 from .gemm import launch
-from .gemm.configs import POLYPHASE, TRANSPOSED, Config, Problem, choose
+from .gemm.configs import POLYPHASE, TRANSPOSED, Config, Problem
 from .gemm.packing import PackedWeight, pack, separable
+from .gemm.winners import choose
 
 
 def composed_because(x: torch.Tensor, weight: torch.Tensor, resampling: Resampling, epilogue: Epilogue) -> str | None:
@@ -56,9 +57,11 @@ def layer(
     def packed(config: Config) -> PackedWeight:
         return pack(weight, x.dtype, config.mode, resampling.filter, demodulate, flip_weight)
 
+    def run(config: Config) -> torch.Tensor:
+        return launch.layer(x, packed(config), styles, epilogue, config, (y0, x0), modulate)
+
     def time(config: Config) -> float:
         arguments = x, packed(config), styles, epilogue, config, (y0, x0), modulate
         return launch.milliseconds(lambda: launch.layer(*arguments))
 
-    config = choose(problem(x, weight, resampling), launch.device_name(x.device), time)
-    return launch.layer(x, packed(config), styles, epilogue, config, (y0, x0), modulate)
+    return run(choose(problem(x, weight, resampling), launch.device_name(x.device), time, run))

@@ -13,9 +13,10 @@ from torch.utils.weak import WeakIdKeyDictionary
 from .. import layout
 from ..arguments import Epilogue, Resampling
 from ..convolution import sparse_output
-from .gemm.configs import PLAIN, TRANSPOSED, Config, Problem, choose
+from .gemm.configs import PLAIN, TRANSPOSED, Config, Problem
 from .gemm.launch import device_name, factors, gemm, kind, milliseconds
 from .gemm.packing import PackedWeight, energies
+from .gemm.winners import choose
 from .upfirdn2d import upfirdn2d
 
 # Caches per index tensor: (version, blocks or None).
@@ -75,7 +76,7 @@ def sparse_channel_conv2d(
         gemm(x, packed, y, s, scale, Epilogue(), config, margin, index, out_channels, blocks is not None, scatter)
         return y
 
-    return run(choose(problem, device_name(x.device), lambda config: milliseconds(lambda: run(config))))
+    return run(choose(problem, device_name(x.device), lambda config: milliseconds(lambda: run(config)), run))
 
 
 def _in_place(weight, in_channels, out_channels, demodulate, flip_weight, up) -> PackedWeight:

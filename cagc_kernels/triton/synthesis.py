@@ -20,10 +20,11 @@ import triton
 from ..arguments import Epilogue
 from ..synthesis import ConvWeights, GeneratorWeights, Part, ToRGBWeights
 from . import styles as vectors
-from .gemm.configs import PLAIN, POLYPHASE, TRANSPOSED, Config, Problem, choose, default, holds_all, winner
+from .gemm.configs import PLAIN, POLYPHASE, TRANSPOSED, Config, Problem, default, holds_all
 from .gemm.launch import ToRGB, convolve, device_name, kind
 from .gemm.packing import PackedWeight, pack
-from .gemm.tuning import milliseconds
+from .gemm.tuning import milliseconds, output
+from .gemm.winners import choose, winner
 from .start import compiling, start
 from .styles import ALIGN, demodulations_kernel, fully_connected_kernel
 from .to_rgb import launch_to_rgb
@@ -193,7 +194,7 @@ class Program:
         return Problem(name, n, size, size, inputs, out, 3, modes, arch=arch)
 
     def _choose(self, problem: Problem) -> Config:
-        return choose(problem, device_name(self.device), partial(milliseconds, problem))
+        return choose(problem, device_name(self.device), partial(milliseconds, problem), partial(output, problem))
 
     def configs(self, n: int) -> list[Config]:
         """Return the config of every convolution for ``n`` images, in order; cached."""

@@ -5,14 +5,13 @@ from __future__ import annotations
 import platform
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
-from importlib import import_module
-from importlib.metadata import PackageNotFoundError, version
 from itertools import groupby
 from math import isfinite
 
 import torch
 
 from .. import backend as _backend
+from ..environment import cuda_driver, versions
 from ..tolerances import TOLERANCES
 from . import program
 from .cases import SIZES, Case, cases
@@ -52,25 +51,13 @@ class Report:
         return {"ok": self.ok, "environment": self.environment, "skipped": self.skipped, "checks": checks}
 
 
-def _version(package: str) -> str | None:
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return None
-
-
 def environment(device: torch.device) -> dict[str, str | None]:
     """Return what results depend on: the device, its driver, and the versions of torch, triton and cagc."""
     name, driver = platform.processor() or platform.machine(), None
     if device.type == "cuda":
         major, minor = torch.cuda.get_device_capability(device)
-        name, driver = (
-            f"{torch.cuda.get_device_name(device)} (sm_{major}{minor})",
-            str(torch._C._cuda_getDriverVersion()),
-        )
-    cagc = import_module("cagc_kernels").__version__
-    versions = {"torch": torch.__version__, "triton": _version("triton"), "cagc": cagc}
-    return {"device": name, "driver": driver, **versions}
+        name, driver = f"{torch.cuda.get_device_name(device)} (sm_{major}{minor})", cuda_driver()
+    return {"device": name, "driver": driver, **versions()}
 
 
 def verify(

@@ -12,11 +12,11 @@ import os
 import warnings
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from pathlib import Path
 
 import torch
 
 from .. import backend as _backend
+from ..environment import cache_folder
 from . import environment, verify
 from .measure import one_line
 
@@ -87,8 +87,7 @@ class Verdicts:
     def __init__(self, device: torch.device) -> None:
         self.environment = environment(device)
         digest = hashlib.sha256(json.dumps(self.environment, sort_keys=True).encode()).hexdigest()[:16]
-        folder = Path(os.environ.get("CAGC_CACHE_DIR") or Path.home() / ".cache" / "cagc")
-        self.path = folder / f"verdicts-{digest}.json"
+        self.path = cache_folder() / f"verdicts-{digest}.json"
         self._faults = self._read()
 
     def _read(self) -> dict[str, str | None]:

@@ -16,7 +16,7 @@ from cagc.common import console as module
 from cagc.common import distributed
 from cagc.common.console import command_streams, console, one_line_errors, phase, shown_warnings
 from cagc.common.errors import CagcError
-from cagc.common.files import cache_folder
+from cagc_kernels.environment import cache_folder
 
 ROOT = Path(__file__).resolve().parents[2]
 BRACKETS = "a[/x].png [red] :smile:"

@@ -68,7 +68,7 @@ def test_a_trial_draws_on_ours_or_on_theirs(write, capsys, monkeypatch, mode, er
     (folder / "op" / "upfirdn2d.py").write_text(f"def upfirdn2d({PAIR}):\n    return input * 7\ndef helper(): pass\n")
     try:
         with pytest.raises(RuntimeError, match=error) if error else nullcontext():
-            trial.main(str(folder), "model", "Generator", mode, str(folder / "out"))
+            trial.main(str(folder), "model", "Generator", "size", mode, str(folder / "out"))
     finally:
         compat.uninstall()
     if error is None:

@@ -7,12 +7,12 @@ import re
 from importlib.util import find_spec
 
 import pytest
+import torch
 
 if find_spec("triton") is None:
     pytest.skip("triton is not installed", allow_module_level=True)
 
-from cagc_kernels.names import slug  # noqa: E402
-from cagc_kernels.triton.gemm import configs, tuning  # noqa: E402
+from cagc_kernels.triton.gemm import configs, tuning, winners  # noqa: E402
 from cagc_kernels.triton.gemm.configs import PLAIN, POLYPHASE, TRANSPOSED, Config, Problem  # noqa: E402
 from cagc_kernels.triton.gemm.layers import WIDTHS, problems  # noqa: E402
 
@@ -52,12 +52,40 @@ def test_every_candidate_is_a_kernel_that_exists():
                     assert not (config.split > 1 and config.bn2), config
 
 
-def test_winners_are_written_read_and_chosen(tmp_path, monkeypatch):
-    monkeypatch.setattr(configs, "FOLDER", tmp_path)
-    configs.winners.cache_clear()
-    p = Problem("float16", 1, 64, 64, 160, 160, 3)
-    out = tmp_path / f"{slug('Some GPU 80GB')}.json"
-    assert out.name == "some-gpu-80gb.json"
+@pytest.fixture
+def users(tmp_path, monkeypatch):
+    """The user's folder of winners, empty; what ships with the package is empty too."""
+    monkeypatch.setenv("CAGC_TRITON_CONFIGS", str(tmp_path / "users"))
+    monkeypatch.setattr(winners, "SHIPPED", tmp_path / "shipped")
+    winners.forget()
+    yield tmp_path / "users"
+    winners.forget()
+
+
+GPU = "Some GPU 80GB"
+P = Problem("float16", 1, 64, 64, 160, 160, 3)
+RIGHT = torch.linspace(-1, 1, 100, dtype=torch.float16)
+
+
+def right(*_: object) -> torch.Tensor:
+    return RIGHT
+
+
+def other(p: Problem = P, **fields: int) -> Config:
+    return configs.default(p)._replace(**{"stages": 1, **fields})
+
+
+def write(folder, name: str, config: Config, p: Problem = P, **changed: object) -> None:
+    """A file of winners of another environment."""
+    folder.mkdir(exist_ok=True)
+    entry = {"config": config._asdict(), "ms": 1.0}
+    document = {"environment": {**winners.environment(GPU, 90), **changed}, "winners": {p.key: entry}}
+    (folder / name).write_text(json.dumps(document))
+
+
+def test_winners_are_written_read_and_chosen(users):
+    out = winners.users_file(GPU, 90)
+    assert out.parent == users and out.name.startswith("some-gpu-80gb-")
 
     def time(p: Problem, config: Config) -> float:
         if config.stages == 4:
@@ -66,32 +94,100 @@ def test_winners_are_written_read_and_chosen(tmp_path, monkeypatch):
 
     compiled = []
     for expected in (1, 0):
-        assert tuning.tune([p, p], "Some GPU 80GB", out, time, compiled.extend) == expected and compiled == [p]
+        assert tuning.tune([P, P], GPU, out, time, compiled.extend, right) == expected and compiled == [P]
     document = json.loads(out.read_text())
-    assert document["device"] == "Some GPU 80GB" and document["winners"][p.key]["default_ms"] == 1.0
-    chosen = configs.choose(p._replace(n=1, h=60), "Some GPU 80GB", None)
-    assert chosen.stages == 2 and chosen != configs.default(p)
-    assert configs.choose(p._replace(dtype="bfloat16"), "Some GPU 80GB", None) == chosen
-    for other in (p._replace(ci=80), p._replace(dtype="tf32")):
-        assert configs.choose(other, "Some GPU 80GB", None) == configs.default(other)
-    configs.winners.cache_clear()
+    assert document["environment"] == winners.environment(GPU, 90)
+    assert document["environment"].keys() == {"device", "architecture", "driver", "torch", "triton", "cagc"}
+    assert document["winners"][P.key]["default_ms"] == 1.0
+    chosen = winners.choose(P._replace(n=1, h=60), GPU, None, None)
+    assert chosen.stages == 2 and chosen != configs.default(P)
+    assert winners.choose(P._replace(dtype="bfloat16"), GPU, None, None) == chosen
+    for another in (P._replace(ci=80), P._replace(dtype="tf32")):
+        assert winners.choose(another, GPU, None, None) == configs.default(another)
 
 
-def test_autotuning_in_the_process(tmp_path, monkeypatch):
-    monkeypatch.setattr(configs, "FOLDER", tmp_path)
+def test_the_nearest_environment_is_asked_first(users, monkeypatch):
+    """Same environment, same device, same architecture; of equals the user's folder first."""
+    wanted = [other(stages=n) for n in (1, 2, 4, 5)]
+    shipped = winners.SHIPPED
+    write(shipped, "a.json", wanted[3], device="Another GPU")
+    write(shipped, "b.json", wanted[2], torch="1.0")
+    write(users, "c.json", wanted[1], torch="2.0")
+    write(shipped, "d.json", wanted[0])
+    write(shipped, "e.json", other(stages=7), device="Another GPU", architecture=80)
+    found = [table.of(P) for table in winners.tables(GPU, 90)]
+    assert found == wanted
+    assert winners.choose(P, GPU, None, right) == wanted[0]
+    assert winners.winner(P, GPU) == wanted[0]
+
+
+def test_a_winner_from_elsewhere_is_checked_and_then_kept(users):
+    write(winners.SHIPPED, "a.json", other(), torch="1.0")
+    asked = []
+
+    def output(config: Config) -> torch.Tensor:
+        asked.append(config)
+        return RIGHT
+
+    for _ in range(2):
+        assert winners.choose(P, GPU, None, output) == other()
+    assert asked == [other(), configs.default(P)], "once in a process"
+    winners.forget()
+    assert winners.choose(P, GPU, None, None) == other(), "the next process finds it checked"
+    assert json.loads(winners.users_file(GPU, 90).read_text())["winners"][P.key]["from"] == "a.json"
+
+
+@pytest.mark.parametrize("wrong,reason", (
+    (RIGHT.flip(0), "off by"), (RIGHT * float("nan"), "NaN"), (RIGHT[:50], "NaN or"), (None, "ZeroDivisionError"),
+))  # fmt: skip
+def test_a_winner_that_is_wrong_is_not_believed(users, wrong, reason):
+    write(users, "a.json", other(), torch="1.0")
+
+    def output(config: Config) -> torch.Tensor:
+        return RIGHT if config == configs.default(P) else 1 / 0 if wrong is None else wrong
+
+    with pytest.warns(UserWarning, match=f"a.json is not used: .*{reason}"):
+        assert winners.choose(P, GPU, None, output) == configs.default(P)
+    assert winners.winner(P, GPU) is None and not winners.users_file(GPU, 90).exists()
+    assert winners.choose(P, GPU, None, None) == configs.default(P), "settled for this process"
+
+    def time(p: Problem, config: Config) -> float:
+        return config.stages
+
+    with pytest.warns(UserWarning, match="is not used"):
+        tuning.tune([P], GPU, winners.users_file(GPU, 90), time, list, lambda p, config: output(config))
+    entry = json.loads(winners.users_file(GPU, 90).read_text())["winners"][P.key]
+    assert Config(**entry["config"]) == configs.default(P) and entry["wrong"] > 0
+
+
+@pytest.mark.parametrize("text", ("", "{", "[]", '{"environment": {}, "winners": 3}', '{"winners": {}}'))
+def test_damaged_files_count_as_none_and_are_made_anew(users, text):
+    users.mkdir()
+    out = winners.users_file(GPU, 90)
+    out.write_text(text)
+    (users / "huge.json").write_text(json.dumps({
+        "environment": dict(winners.environment(GPU, 90)),
+        "winners": {P.key: {"config": other(bm=2**40)._asdict()}},
+    }))  # fmt: skip
+    assert winners.choose(P, GPU, None, None) == configs.default(P)
+    assert tuning.tune([P], GPU, out, lambda p, config: config.stages, list, right) == 1
+    assert winners.choose(P, GPU, None, None).stages == 1
+
+
+def test_autotuning_in_the_process_is_kept(users, monkeypatch):
     monkeypatch.setenv("CAGC_TRITON_AUTOTUNE", "1")
-    configs.winners.cache_clear()
-    p, calls = Problem("float16", 1, 64, 64, 160, 160, 3), []
+    calls = []
 
     def time(config: Config) -> float:
         calls.append(config)
         return abs(config.stages - 1) + config.packed
 
-    assert configs.choose(p, "GPU", time).stages == 1 and len(calls) == len(configs.candidates(p))
-    assert configs.choose(p, "GPU", time).stages == 1 and len(calls) == len(configs.candidates(p))
+    for _ in range(2):
+        assert winners.choose(P, GPU, time, right).stages == 1 and len(calls) == len(configs.candidates(P))
+    winners.forget()
+    assert winners.choose(P, GPU, time, right).stages == 1 and len(calls) == len(configs.candidates(P))
     with pytest.raises(RuntimeError, match="the default config .* does not run"):
-        configs.choose(p._replace(ci=80), "GPU", lambda config: 1 / 0)
-    configs.winners.cache_clear()
+        winners.choose(P._replace(ci=80), GPU, lambda config: 1 / 0, right)
 
 
 class Sm90:

@@ -19,7 +19,7 @@ from .triton_device import DEVICE, INTERPRETED, MARKS
 
 # isort: split
 from cagc_kernels.triton import styles, synthesis
-from cagc_kernels.triton.gemm import configs, tuning
+from cagc_kernels.triton.gemm import configs, tuning, winners
 from cagc_kernels.triton.gemm.configs import PLAIN, POLYPHASE, TRANSPOSED, Problem
 from cagc_kernels.triton.gemm.layers import problems
 
@@ -56,7 +56,7 @@ def compiled(generator: Generator, batch: int, dtype: torch.dtype) -> runtime.Co
 def choose(monkeypatch, mode: int) -> None:
     """Choose up-sampling by ``mode``, and the packed variant, which takes the fewest steps."""
 
-    def config(problem: Problem, device: str | None, time: object) -> configs.Config:
+    def config(problem: Problem, *_: object) -> configs.Config:
         up = problem.modes != (configs.PLAIN,)
         packed = not (up and mode == TRANSPOSED)
         return configs.Config(mode if up else configs.PLAIN, 64, 64, 0, 128 if packed else 16, 4, 2, 1, packed)
@@ -143,8 +143,8 @@ def check_buffers(program: runtime.CompiledGenerator) -> None:
 @pytest.mark.skipif(not INTERPRETED, reason="a GPU has winners of its own")
 def test_what_was_tuned_is_what_runs(monkeypatch, tmp_path):
     """Tuned winners in a file are the configs that run at the published widths."""
-    monkeypatch.setattr(configs, "FOLDER", tmp_path)
-    configs.winners.cache_clear()
+    monkeypatch.setenv("CAGC_TRITON_CONFIGS", str(tmp_path))
+    winners.forget()
     monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", True)
     widths = {"b4": 160, "b8": 160, "b16": 160, "b32": 160, "b64": 160}
     channels = {name: widths[name.split(".")[0]] for name in layer_names(64)}
@@ -155,7 +155,8 @@ def test_what_was_tuned_is_what_runs(monkeypatch, tmp_path):
 
     for dtype, code in ((torch.float32, "tf32"), (torch.bfloat16, "float16")):
         found = list(problems(64, "r8", 4, code))
-        tuning.tune(found, "Some GPU", tmp_path / "some-gpu.json", time, list)
+        out = winners.users_file("Some GPU", found[0].arch)
+        tuning.tune(found, "Some GPU", out, time, list, lambda p, config: torch.ones(2))
         monkeypatch.setattr(synthesis, "device_name", lambda device: "Some GPU")
         with launches.counted():
             program = compiled(generator, 4, dtype)
@@ -164,4 +165,4 @@ def test_what_was_tuned_is_what_runs(monkeypatch, tmp_path):
         assert {row["why"] for row in program.explain()} == {"the fastest that was timed on this card"}
         # Another batch keeps the kind of up-sampling, whose weights are packed.
         assert [c.mode for c in program._program.configs(1)] == [c.mode for c in chosen]
-    configs.winners.cache_clear()
+    winners.forget()

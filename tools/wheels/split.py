@@ -47,8 +47,10 @@ def kernels() -> Document:
     project |= {key: chosen[key] for key in ("description", "license")}
     project |= {"name": "cagc-kernels", "readme": "docs/ops.md", "dependencies": needed}
     project["optional-dependencies"] = {name: extras[name] for name in chosen["extras"]}
+    found = (name for name in chosen["own"] if (ROOT / name / "__init__.py").is_file())
+    packages = [pattern for name in found for pattern in (name, f"{name}.*")]
     del project["scripts"], tool["setuptools"]["py-modules"], tool["setuptools"]["package-data"]["cagc"]
-    tool["setuptools"]["packages"]["find"]["include"] = ["cagc_kernels", "cagc_kernels.*"]
+    tool["setuptools"]["packages"]["find"]["include"] = packages
     return document
 
 

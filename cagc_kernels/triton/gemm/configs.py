@@ -1,29 +1,19 @@
 """Choice of the kernel variant and the tile of a convolution on a GPU.
 
 :func:`default` is a rule derived from compiled code (registers, loop instructions, bytes, operations of an H100), not
-from timings. ``python -m cagc_kernels.triton.gemm.tuning`` times the :func:`candidates` on a GPU and writes the winners
-to ``<device>.json`` in the folder ``CAGC_TRITON_CONFIGS`` or, by default, in ``cagc_kernels/triton/configs``;
-:func:`choose` reads them from there. With ``CAGC_TRITON_AUTOTUNE=1`` the running process times each new problem itself,
-and writes nothing.
+from timings. ``python -m cagc_kernels.triton.gemm.tuning`` times the :func:`candidates` on a GPU and stores the
+winners. With ``CAGC_TRITON_AUTOTUNE=1`` the running process does so for each new problem. :mod:`.winners` chooses.
 """
 
 from __future__ import annotations
 
-import json
-import os
 from collections.abc import Callable, Iterator, Sequence
-from functools import cache
-from pathlib import Path
 from typing import NamedTuple
-
-from ...names import slug
 
 PLAIN, POLYPHASE, TRANSPOSED = range(3)
 
 # A problem's dtype "tf32" is float32 with products rounded to TF32.
 HALF = ("float16", "bfloat16")
-
-FOLDER = Path(os.environ.get("CAGC_TRITON_CONFIGS") or Path(__file__).parent.with_name("configs"))
 
 # Figures of an H100: float16 operations and bytes per second, seconds per launch under a CUDA graph, multiprocessors.
 PEAK, BANDWIDTH, LAUNCH, PROCESSORS = 798e12, 3.0e12, 1.5e-6, 132
@@ -171,36 +161,6 @@ def candidates(p: Problem) -> list[Config]:
 def holds_all(config: Config, channels: int) -> bool:
     """Whether a tile holds all channels of its pixels, so that the convolution's kernel can compute toRGB as well."""
     return config.mode == PLAIN and config.split == 1 and config.bn + config.bn2 >= channels
-
-
-@cache
-def winners(device: str) -> dict[str, Config]:
-    """Return the timed winners of a device by :attr:`Problem.key`; empty for a device without a table. Cached."""
-    path = FOLDER / f"{slug(device)}.json"
-    if not path.is_file():
-        return {}
-    entries = json.loads(path.read_text())["winners"]
-    return {key: Config(**entry["config"]) for key, entry in entries.items()}
-
-
-def winner(p: Problem, device: str | None) -> Config | None:
-    """Return the timed winner of a problem, or None; bfloat16 falls back to float16, whose costs are the same."""
-    table = winners(device or "")
-    return table.get(p.key) or (table.get(p._replace(dtype="float16").key) if p.dtype == "bfloat16" else None)
-
-
-def choose(p: Problem, device: str | None, time: Callable[[Config], float]) -> Config:
-    """Return the config for a problem on the GPU named ``device``, or for the interpreter if it is None.
-
-    ``time`` returns the milliseconds of a config; it is called only under ``CAGC_TRITON_AUTOTUNE=1``.
-    """
-    if device is None:
-        # A step of the interpreter costs the same whatever the size of its tile.
-        return default(p)._replace(bm=64, bn=64, bn2=0, bk=128, split=1)
-    table = winners(device)
-    if p.key not in table and os.environ.get("CAGC_TRITON_AUTOTUNE") == "1":
-        table[p.key] = min(timed(p, time), key=lambda pair: pair[1])[0]
-    return winner(p, device) or default(p)
 
 
 def timed(p: Problem, time: Callable[[Config], float]) -> Iterator[tuple[Config, float]]:

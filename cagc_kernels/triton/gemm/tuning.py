@@ -1,26 +1,23 @@
 """Time the configs of real layers on this GPU and store the winners: ``python -m cagc_kernels.triton.gemm.tuning``.
 
-Writes ``<device>.json`` to the folder that the kernels read (:mod:`.configs`), or to ``--out``: for each class of
-problems the winner, its time, the time of the default and the number of candidates. Problems that are in the file
-already are skipped, so an interrupted run can be continued.
+Writes a file for this device, driver and versions to the user's folder, from which the kernels read
+(:mod:`.winners`), or to ``--out``: for each class of problems the winner, its time, the time of the default and the
+number of candidates. Problems that are in the file already are skipped, so an interrupted run can be continued.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
-import os
 import sys
 from collections.abc import Callable, Iterable
+from functools import partial
 from pathlib import Path
 
 import torch
-import triton
 
 from ...arguments import Epilogue
-from ...names import slug
 from ..start import compiling
-from . import configs, launch
+from . import configs, launch, winners
 from .configs import Config, Problem
 from .layers import WIDTHS, problems
 from .packing import pack
@@ -70,37 +67,37 @@ def compile_all(found: Iterable[Problem]) -> None:
                     prepared(*kind)()
 
 
+def output(p: Problem, config: Config) -> torch.Tensor:
+    """Return what the layer of :func:`prepared` computes; the same operands in every call."""
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        return prepared(p, config)()
+
+
 def tune(
     found: Iterable[Problem], device: str, out: Path, time: Callable[[Problem, Config], float] = milliseconds,
     prepare: Callable[[Iterable[Problem]], None] = compile_all,
+    result: Callable[[Problem, Config], torch.Tensor] = output,
 ) -> int:  # fmt: skip
-    """Add the winners of the problems that ``out`` lacks, writing after each one; return how many were added."""
-    document = json.loads(out.read_text()) if out.is_file() else {}
-    winners = document.setdefault("winners", {})
-    document |= {"device": device, "torch": torch.__version__, "triton": triton.__version__}
-    missing = list({p.key: p for p in found if p.key not in winners}.values())
+    """Add the winners of the problems that ``out`` lacks, writing after each one; return how many were added.
+
+    A winner whose ``result`` differs from that of the default is passed over for the next one. A file of another
+    environment counts as empty.
+    """
+    found = list(found)
+    theirs, entries = winners.read(out)
+    known = entries if found and theirs == winners.environment(device, found[0].arch) else {}
+    missing = list({p.key: p for p in found if p.key not in known}.values())
     for i, p in enumerate(missing):
         if i % TOGETHER == 0:
             prepare(missing[i : i + TOGETHER])
         times = dict(configs.timed(p, lambda config, p=p: time(p, config)))
-        config = min(times, key=times.get)
-        base = configs.default(p)
-        winners[p.key] = {
-            "config": config._asdict(), "ms": round(times[config], 5), "default_ms": round(times[base], 5),
-            "candidates": len(times),
-        }  # fmt: skip
-        _write(out, document)
-        print(f"{p.key}: {times[config]:.4f} ms, the default {times[base]:.4f} ms, {len(times)} candidates")
-    configs.winners.cache_clear()
+        config, entry = winners.fastest(p, times, partial(result, p))
+        winners.keep(p, device, entry, out)
+        best, base = times[config], times[configs.default(p)]
+        print(f"{p.key}: {best:.4f} ms, the default {base:.4f} ms, {len(times)} candidates")
+    winners.forget()
     return len(missing)
-
-
-def _write(path: Path, document: dict) -> None:
-    """Write the file atomically."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_suffix(f".{os.getpid()}")
-    beside.write_text(json.dumps(document, indent=1) + "\n")
-    beside.replace(path)
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -109,9 +106,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--widths", nargs="+", choices=WIDTHS, default=["full", "r8"])
     parser.add_argument("--batches", type=int, nargs="+", default=[1, 32])
     parser.add_argument("--dtypes", nargs="+", choices=("float16", "bfloat16", "tf32"), default=["float16"])
-    parser.add_argument(
-        "--out", type=Path, help="default: <device>.json in CAGC_TRITON_CONFIGS, or in configs beside the kernels"
-    )
+    parser.add_argument("--out", type=Path, help="default: a file for this environment in the user's folder")
     options = parser.parse_args(arguments)
     if not torch.cuda.is_available():
         print("tune: expected a CUDA device, found none", file=sys.stderr)
@@ -127,7 +122,7 @@ def main(arguments: list[str] | None = None) -> int:
         for batch in options.batches
         for p in problems(resolution, widths, batch, dtype, 10 * major + minor)
     )
-    out = options.out or configs.FOLDER / f"{slug(device)}.json"
+    out = options.out or winners.users_file(device, 10 * major + minor)
     print(f"{tune(found, device, out)} winners added to {out}")
     return 0
 
