@@ -31,7 +31,8 @@ import cagc
 from cagc.common.documents import write_json
 from cagc.common.seeds import z_batch
 from cagc.export import export_flat, export_onnx
-from cagc.export.web import CODE, VARIANTS, PageOptions, export_web
+from cagc.export.web import PageOptions, export_web
+from cagc.export.web.parts import CODE, VARIANTS
 from cagc.latency.measure import machine_info
 from cagc.models import Generator, GeneratorConfig
 
@@ -123,12 +124,15 @@ def measure(browser: Browser, stem: str, generator: Generator, with_ort: bool, r
     """Rows of one generator: the median of the candidates' medians by round, and paired ratios."""
     runs: dict[str, Callable[[int], list[float]]] = {}
     images: dict[str, np.ndarray] = {}
+    memory: dict[str, int] = {}
     for name, (program, variant, threads) in CANDIDATES.items():
         if program == "ort" and not with_ort:
             continue
         request = json.dumps({"program": program, "variant": variant, "threads": threads, "model": stem})
         found = browser.evaluate(f"bench.start({json.dumps(name)}, {request})")
         images[name] = np.array(found["images"], dtype=np.int16)
+        if found["memory"]:
+            memory[name] = found["memory"]
         runs[name] = lambda n, name=name: browser.evaluate(f"bench.run({json.dumps(name)}, {n})")["times"]
     first, *others = images.values()
     worst = max((int(np.abs(first - other).max()) for other in others), default=0)
@@ -143,7 +147,7 @@ def measure(browser: Browser, stem: str, generator: Generator, with_ort: bool, r
         for name in rng.sample(list(runs), len(runs)):
             medians[name].append(statistics.median(runs[name](count)))
     browser.evaluate("bench.stop()")
-    return [_row(name, medians) for name in runs]
+    return [_row(name, medians) | ({"bytes": memory[name]} if name in memory else {}) for name in runs]
 
 
 def _row(name: str, medians: dict[str, list[float]]) -> dict[str, Any]:

@@ -74,7 +74,8 @@ def compatibility(results: Path) -> Tables:
 def _timed(row: dict[str, Any]) -> list[str]:
     low, high = row["spread_ms"]
     faster = f"{row['times_faster']:.1f}×" if "times_faster" in row else ""
-    return [row["program"], f"{row['ms']:.3g} ({low:.3g}–{high:.3g})", f"{1000 / row['ms']:.3g}", faster]
+    memory = f"{row['bytes'] / 1e6:.0f}" if "bytes" in row else ""
+    return [row["program"], f"{row['ms']:.3g} ({low:.3g}–{high:.3g})", f"{1000 / row['ms']:.3g}", faster, memory]
 
 
 def edge(results: Path) -> Tables:
@@ -82,7 +83,8 @@ def edge(results: Path) -> Tables:
     parts = []
     for document in _documents(results, "edge.json"):
         for name, rows in document["generators"].items():
-            header = (name, "ms an image (range of rounds)", "images/s", "faster than onnxruntime-web, as many threads")
+            rival = "faster than onnxruntime-web, as many threads"
+            header = (name, "ms an image (range of rounds)", "images/s", rival, "MB in memory")
             parts.append(grid(header, [_timed(row) for row in rows]))
         sizes = [[row["page"], f"{row['bytes'] / 1e6:.2f}", f"{row['ready_ms']:.0f}"] for row in document["pages"]]
         parts.append(grid(("page of the embedded generators", "MB", "ms until it can draw"), sizes))

@@ -3,6 +3,7 @@ import { load, runThread } from "./cagc.js";
 
 const read = async name => (await fetch(name)).arrayBuffer();
 let draw = null,
+  memory = null, // bytes of our runtime
   latents = [];
 
 onmessage = async ({ data }) => {
@@ -25,7 +26,7 @@ async function start({ program, variant, threads, model }) {
   const ready = performance.now() - from;
   let images = [];
   for (const latent of latents) images = images.concat(await draw(latent, true));
-  return { ready, images };
+  return { ready, images, memory: memory && memory() };
 }
 
 async function startOurs(variant, threads, file) {
@@ -38,6 +39,7 @@ async function startOurs(variant, threads, file) {
   if (runtime.threads !== threads) throw new Error(`got ${runtime.threads} threads, expected ${threads}`);
   const generator = runtime.open(new Uint8Array(await read(file)));
   const size = generator.resolution ** 2;
+  memory = () => runtime.memory.buffer.byteLength;
   draw = (z, all) => {
     const pixels = generator.draw(generator.map(z));
     return all && Array.from({ length: 3 * size }, (_, i) => pixels[(i % size) * 4 + Math.floor(i / size)]);

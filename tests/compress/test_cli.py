@@ -34,7 +34,7 @@ def compressed(tmp_path_factory, small_teacher, small_images):
 
 def test_compress_writes_what_it_promises(compressed, small_teacher, capsys):
     names = {p.name for p in compressed.iterdir()}
-    assert {"student.safetensors", "plan.json", "metrics.json", "report.html", "grids"} <= names
+    assert {"student.safetensors", "plan.json", "metrics.json", "report.html", "student.html", "grids"} <= names
     teacher, student = load_generator(small_teacher), load_generator(compressed / "student.safetensors")
     plan = ChannelPlan.load(compressed / "plan.json")
     assert student.config.channels == plan.channels()
@@ -46,6 +46,7 @@ def test_compress_writes_what_it_promises(compressed, small_teacher, capsys):
     assert 0 < metrics["Student"]["content_l1"] < 2
     page = (compressed / "report.html").read_text()
     assert "data:image/png;base64," in page and "http://" not in page.replace("http://www.w3.org", "")
+    assert 'href="student.html"' in page
     changed = [n for n, t in student.named_parameters() if not n.startswith("mapping")]
     pruned = dict(load_generator(compressed / "pruned.safetensors").named_parameters())
     assert any(not torch.equal(student.get_parameter(n), pruned[n]) for n in changed)
@@ -186,7 +187,10 @@ def test_annotated_masks_can_be_the_content_and_images_are_optional(tmp_path, sm
         "compress", "--teacher", small_teacher, "--content", masks,
         "--samples", 4, "--macs", 0.5,
         "--steps", 2, "--evaluation-samples", 24, "--features", "efficientnet-lite0@32", "--out", tmp_path / "out",
+        "--no-web",
     )  # fmt: skip
+    assert not (tmp_path / "out" / "student.html").exists()
+    assert "student.html" not in (tmp_path / "out" / "report.html").read_text()
     metrics = json.loads((tmp_path / "out" / "metrics.json").read_text())["generators"]
     assert metrics["Student"]["content_coverage"] == 0.25
     assert metrics["Student"]["frechet_distance[efficientnet-lite0@32]"] is None

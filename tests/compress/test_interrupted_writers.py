@@ -57,7 +57,8 @@ COMMANDS = {
     ),
     "compress": (
         "compress --teacher {teacher} --content everything --metric l1-out --samples 1 --keep 0.5 --steps 1 "
-        "--evaluation-samples 2 --out {out}/c " + TRAINING.replace("--", "--distillation.").replace(".no-", ".no-"),
+        "--evaluation-samples 2 --no-web --out {out}/c "
+        + TRAINING.replace("--", "--distillation.").replace(".no-", ".no-"),
         ["c/student.safetensors", "c/report.html", "c/metrics.json", "c/plan.json", "c/distill/student.safetensors"],
     ),
 }

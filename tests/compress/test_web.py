@@ -21,9 +21,10 @@ from cagc.cli import main
 from cagc.common.errors import CagcError
 from cagc.common.seeds import z_batch
 from cagc.editing.directions import find_directions
-from cagc.export.web import VARIANTS, PageOptions, export_web, fits_beside
+from cagc.export.web import PageOptions, export_web, fits_beside
+from cagc.export.web.parts import VARIANTS
 from cagc.export.web.text import as_text
-from cagc.models import Generator, GeneratorConfig
+from cagc.models import Generator, GeneratorConfig, SNGANConfig, SNGANGenerator
 
 ROOT = Path(__file__).resolve().parents[2]
 WASM = ROOT / "cagc" / "export" / "web" / "wasm"
@@ -275,6 +276,8 @@ def test_bad_requests_write_nothing(student, teacher, directions, tmp_path):
     }.items():
         with pytest.raises(CagcError, match=match):
             export_web(student, tmp_path / "out.html", **call)
+    with pytest.raises(CagcError, match="its architecture is sngan"):
+        export_web(SNGANGenerator(SNGANConfig.uniform(width=4)), tmp_path / "out.html")
     with pytest.raises(CagcError, match="is a file, expected"):
         export_web(student, tmp_path / "file")
     with pytest.raises(CagcError, match="does not exist"):

@@ -381,6 +381,8 @@ EXEMPT = {
     "distributed.py:from_main": "bytes of another process of the same run",
     "features.py:_load_efficientnet_lite0": "weights of an installed package, known by their hash",
     "measure.py:_cpu_model": "/proc",
+    "parts.py:compiled_runtime": "a file of this package",
+    "parts.py:page_text": "a file of this package",
     "state.py:RunFolder.open": "a document that was made in this process",
 }
 """Functions that read what no stranger hands over, and why."""

@@ -20,14 +20,13 @@ from ...metrics.macs import total_macs, total_parameters
 from ...models import AnyGenerator
 from ..flat import FLAT_SUFFIX, flat_bytes
 from .components import ComponentGenerator
+from .parts import CODE, PAGE, VARIANTS, compiled_runtime, one_script, page_text
 from .text import as_text
 
 COMPONENTS = 128  # of w, from which images are drawn without a mapping network
 DIRECTIONS = 8  # that are found where none are given
 MOST_BESIDE = 8_000_000  # parameters of a teacher that a page carries without being asked to
 THREADS = 4  # at most, where the browser shares memory between threads
-VARIANTS = ("simd", "relaxed", "threads")
-CODE = ("style.css", "page.js", "worker.js", "cagc.js")
 
 # Content security policy: the page runs only what it holds, and makes no requests to other hosts.
 _POLICY = {
@@ -106,7 +105,7 @@ def export_web(
         return path
     path.mkdir(exist_ok=True)
     contents = {files.names()[name]: data for name, data in files.contents.items()}
-    contents |= {name: _asset(name).encode() for name in CODE}
+    contents |= {name: page_text(name).encode() for name in CODE}
     contents |= {"_headers": _HEADERS.encode(), "index.html": _render(single, values, files).encode()}
     for name, data in contents.items():
         with atomic_write(path / name) as temporary:
@@ -124,6 +123,9 @@ def fits_beside(student: AnyGenerator, teacher: AnyGenerator) -> bool:
 
 
 def _files(student: AnyGenerator, teacher: AnyGenerator | None, options: PageOptions, single: bool) -> _Files:
+    for name, generator in {"student": student, "teacher": teacher}.items():
+        if generator is not None and (reason := _not_drawn(generator)):
+            raise CagcError(f"web: the {name} cannot be drawn in a page: {reason}")
     directions = options.directions
     if directions is None:
         directions = find_directions(student, DIRECTIONS)
@@ -149,7 +151,13 @@ def _files(student: AnyGenerator, teacher: AnyGenerator | None, options: PageOpt
         for name, generator in drawn.items()
     }
     variants = [name for name in VARIANTS if not (single and name == "threads")]  # files share no memory with threads
-    return _Files(contents | {name: _runtime(name) for name in variants})
+    return _Files(contents | {name: compiled_runtime(name) for name in variants})
+
+
+def _not_drawn(generator: AnyGenerator) -> str | None:
+    if not hasattr(generator, "not_compiled"):
+        return f"its architecture is {generator.config.architecture}, expected stylegan2"
+    return generator.not_compiled()
 
 
 def _check_teacher(student: AnyGenerator, teacher: AnyGenerator) -> None:
@@ -159,18 +167,6 @@ def _check_teacher(student: AnyGenerator, teacher: AnyGenerator) -> None:
             raise CagcError(f"teacher: got {name} {theirs}, expected the student's {ours}")
     if mapping_hash(student) != mapping_hash(teacher):
         raise CagcError("teacher: its mapping network is not the student's, the same w means another image")
-
-
-def _asset(name: str) -> str:
-    return (Path(__file__).parent / "page" / name).read_text(encoding="utf-8")
-
-
-def _runtime(variant: str) -> bytes:
-    path = Path(__file__).parent / "wasm" / f"{variant}.wasm"
-    try:
-        return path.read_bytes()
-    except FileNotFoundError:
-        raise CagcError(f"web: {path} is missing; `python csrc/web/build.py` in a checkout compiles it") from None
 
 
 def _page(student: AnyGenerator, teacher: AnyGenerator | None, options: PageOptions, files: _Files) -> dict[str, Any]:
@@ -212,7 +208,7 @@ def _render(single: bool, values: dict[str, Any], files: _Files) -> str:
     from jinja2 import Environment, FileSystemLoader, StrictUndefined  # only pages need it
 
     environment = Environment(
-        loader=FileSystemLoader(Path(__file__).parent / "page"), autoescape=True, undefined=StrictUndefined,
+        loader=FileSystemLoader(PAGE), autoescape=True, undefined=StrictUndefined,
         trim_blocks=True, lstrip_blocks=True,
     )  # fmt: skip
     settings = {"single": single, "threads": THREADS, "files": files.names()}
@@ -222,16 +218,8 @@ def _render(single: bool, values: dict[str, Any], files: _Files) -> str:
         single=single,
         policy=_POLICY[single],
         settings=json.dumps(settings).replace("<", "\\u003c"),
-        style=_asset("style.css"),
-        page=_asset("page.js"),
-        worker=_one_script("cagc.js", "worker.js"),
+        style=page_text("style.css"),
+        page=page_text("page.js"),
+        worker=one_script("cagc.js", "worker.js"),
         files={name: as_text(data) for name, data in files.contents.items()} if single else {},
     )
-
-
-def _one_script(module: str, importer: str) -> str:
-    """A module and the one that imports it as one classic script, which a worker of a page opened from a file needs."""
-    exported = _asset(module).replace("\nexport ", "\n")
-    lines = _asset(importer).splitlines()
-    kept = [line for line in lines if not line.startswith("import ")]
-    return f'"use strict";\n{exported}\n' + "\n".join(kept)
