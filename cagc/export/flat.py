@@ -77,9 +77,11 @@ def flat_bytes(
             ``storage``, or the directions are of another length or number than it expects.
     """
     choice("storage", storage, STORAGES)
-    weights = generator.frozen_weights() if hasattr(generator, "frozen_weights") else None
+    weights = generator.frozen_weights(mapping=mapping) if hasattr(generator, "frozen_weights") else None
     if weights is None:
-        raise CagcError(f"export: got a {type(generator).__name__}, expected a StyleGAN2 generator of this package")
+        why = getattr(generator, "not_compiled", lambda mapping: None)(mapping)
+        why = why or f"got a {type(generator).__name__}, expected a StyleGAN2 generator of this package"
+        raise CagcError(f"export: {why}")
     arrays = [*_network(generator, weights, mapping), *_layers(weights, storage, mapping)]
     if noise:
         arrays += _noise(generator, storage)

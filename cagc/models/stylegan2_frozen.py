@@ -6,9 +6,45 @@ import copy
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from cagc_kernels import bias_act
 from cagc_kernels.synthesis import ConvWeights, GeneratorWeights, ToRGBWeights
+
+from .layers import unit_mean_square
+
+
+class FoldedMapping(nn.Module):
+    """A frozen mapping network, :class:`cagc.models.stylegan2.MappingNetwork`, with its gains in its weights.
+
+    The network itself multiplies all of its weights by their gains in every call.
+    """
+
+    @torch.no_grad()
+    def __init__(self, mapping: Any) -> None:
+        super().__init__()
+        self.acts = []
+        for i, layer in enumerate([mapping.embed] if mapping.c_dim else [], start=-1):
+            self._fold(i, layer)
+        for i in range(mapping.depth):
+            layer = getattr(mapping, f"fc{i}")
+            self.acts.append(layer.act)
+            self._fold(i, layer)
+
+    def _fold(self, index: int, layer: Any) -> None:
+        weight = (layer.weight.double() * layer.weight_gain).t().contiguous()
+        self.register_buffer(f"weight{index}", weight.to(layer.weight.dtype))
+        self.register_buffer(f"bias{index}", (layer.bias.double() * layer.bias_gain).to(layer.bias.dtype))
+
+    def forward(self, z: Tensor, c: Tensor | None = None) -> Tensor:
+        """w [N, w_dim] of ``z`` [N, z_dim] and labels ``c`` [N, c_dim]."""
+        x, weights = unit_mean_square(z), dict(self.named_buffers())
+        if c is not None and "weight-1" in weights:
+            embedded = torch.addmm(weights["bias-1"], c, weights["weight-1"])
+            x = torch.cat([x, unit_mean_square(embedded)], dim=1)
+        for i, act in enumerate(self.acts):
+            x = bias_act(x @ weights[f"weight{i}"], weights[f"bias{i}"], act=act)
+        return x
 
 
 def not_compiled(config: Any) -> str | None:

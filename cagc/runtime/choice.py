@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable
 from importlib import import_module
 
@@ -13,13 +12,14 @@ from cagc_kernels import backend
 from cagc_kernels.synthesis import GeneratorWeights, SynthesisProgram
 
 from ..models import AnyGenerator
+from ..models.stylegan2_frozen import FoldedMapping
 
 
 def mapping_of(generator: AnyGenerator, program: SynthesisProgram) -> Callable[..., Tensor]:
-    """What computes w: the program, or a frozen copy of the mapping network where the program has none."""
+    """What computes w: the program, or the mapping network's own layers, frozen, where the program has none."""
     if maps(generator):
         return program.map
-    return copy.deepcopy(generator.mapping).eval().requires_grad_(False).to(program.device, program.dtype).w
+    return FoldedMapping(generator.mapping).to(program.device, program.dtype)
 
 
 def maps(generator: AnyGenerator) -> bool:

@@ -172,7 +172,7 @@ def test_the_discriminator_projects_labels(teacher):
 @pytest.mark.parametrize("c_dim", [0, CLASSES])
 def test_the_compiled_program(c_dim):
     g = labelled(c_dim=c_dim)  # z has another length than w in both
-    compiled = runtime.compile(g, batch=2)
+    compiled = runtime.compile(g, batch=2, weights="float32")
     assert compiled.reason is None and compiled.explain()[0]["kernel"] != "eager layer"
     z, c = torch.randn(2, 12), torch.eye(CLASSES)[[1, 2]] if c_dim else None
     for options in ({}, {"truncation_psi": 0.6, "truncation_cutoff": 2}):
