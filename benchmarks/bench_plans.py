@@ -50,7 +50,8 @@ def make_plans(teacher: Generator, scores: ChannelScores, table: LatencyTable) -
     first = plan_channels(teacher, scores, macs=SHARE)
     time = table.cost(first.channels())
     second = plan_channels(teacher, scores, latency_ms=time, latency=table)
-    low, high, third = 0.5 * time, min(2 * time, table.cost(table.full)), None
+    narrowest = table.cost(dict.fromkeys(table.full, 8))  # by plan_channels's defaults
+    low, high, third = max(0.5 * time, narrowest), min(2 * time, table.cost(table.full)), None
     for _ in range(10):
         middle = (low + high) / 2
         plan = plan_channels(teacher, scores, latency_ms=middle, latency=table)
