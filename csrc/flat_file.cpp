@@ -1,4 +1,4 @@
-// Reads flat student files. A file is not trusted: nothing is allocated that it does not pay for in bytes.
+// Reads flat student files. A file is not trusted: no allocation is larger than its own bytes justify.
 #include "flat_file.h"
 #include <algorithm>
 #include <cstdarg>

@@ -1,7 +1,7 @@
-// filtered_lrelu on the CPU. Row after row, images are filtered onto the middle grid, changed there and gathered from
-// it; of the grid, and of images filtered along x alone, as many rows are kept as the filters are long, so that they
-// stay in the cache. Columns of the grid are cut into phases (element r * pitch + q is column q * phases + r): every
-// pass over them is then a weighted sum of rows of adjacent elements, and no inserted zero is multiplied.
+// filtered_lrelu on the CPU, row after row of the result. Only as many rows of the middle grid, and of images filtered
+// along x alone, are kept as the filters are long, so that they stay in the cache. Columns of the grid are stored by
+// phase (element r * pitch + q is column q * phases + r): every pass over them is then a weighted sum of rows of
+// adjacent elements, and no inserted zero is multiplied.
 #pragma GCC diagnostic ignored "-Wpsabi"
 #pragma GCC diagnostic ignored "-Wuninitialized"  // in the compiler's own headers of AVX-512
 #pragma GCC diagnostic ignored "-Wmaybe-uninitialized"
@@ -15,11 +15,11 @@ namespace CAGC_LEVEL { void filtered_lrelu(const FilteredLrelu &, int threads); 
 
 namespace {
 
-// Starting the threads costs more than 32k elements on one thread (the grain size of at::parallel_for).
+// Up to 32k elements, one thread is faster than starting several (the grain size of at::parallel_for).
 constexpr int64_t kGrain = 32768;
 // Columns of the result in one stripe: the rows that are kept of its part of the middle grid fit into L2.
 constexpr int64_t kStripe = 512;
-// Fewer rows are not worth the rows of the middle grid above them, which two blocks both make.
+// The fewest rows of a block: it computes again some rows of the middle grid that the block above has computed.
 constexpr int64_t kFewestRows = 32;
 constexpr int64_t kBlocksPerThread = 4;
 

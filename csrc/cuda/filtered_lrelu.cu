@@ -1,6 +1,6 @@
-// filtered_lrelu on CUDA: a block makes a tile of the result. The images under it are spread onto its part of the
-// middle grid in shared memory, changed there and gathered; a separable filter runs along rows first, then along
-// columns. No inserted zero is multiplied. Deterministic.
+// filtered_lrelu on CUDA: a block computes a tile of the result. In shared memory it up-samples the images under the
+// tile to the middle grid, applies the leaky ReLU and filters down; a separable filter runs along rows first, then
+// along columns. No inserted zero is multiplied. Deterministic.
 #include "cagc/filtered_lrelu.h"
 #include "launch.h"
 #include <algorithm>
@@ -10,10 +10,10 @@ namespace {
 
 constexpr int kThreads = 256;
 constexpr int kBlocksPerSM = 16;
-constexpr int kMaxShared = 48 * 1024;  // what every device gives without asking
+constexpr int kMaxShared = 48 * 1024;  // available on every device without opting in
 constexpr int kLargestTile = 32;
 
-// Pixels of images from which `length` positions of the middle grid are made, at most.
+// The most pixels of an image that `length` positions of the middle grid read.
 CAGC_HD int pixels_under(int length, int taps, int factor) { return (length + taps - 2) / factor + 2; }
 
 // Sizes of a tile in shared memory: the middle grid [mid_h, mid_w], then either pixels [in_h, in_w] and those filtered
@@ -151,7 +151,7 @@ __global__ void __launch_bounds__(kThreads, 2) filtered_lrelu_kernel(FilteredLre
       const int64_t y = y0 + at / tile.mid_w, x = x0 + at % tile.mid_w;
       return y >= 0 && y < p.mid_h && x >= 0 && x < p.mid_w;
     };
-    __syncthreads();  // the last tile has been read
+    __syncthreads();  // all threads have read the tile before
     spread<T>(spread_of_x(p), images, tile, rest, y0, x0, [&](int at, A v) {
       mid[at] = exists(at) ? bias_act_element<Act::lrelu, Pass::value>(v, A(0), A(0), scalars) : A(0);
     });

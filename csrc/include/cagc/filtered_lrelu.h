@@ -1,6 +1,6 @@
 // filtered_lrelu: up-sample x + b by a FIR filter, apply gain, leaky ReLU and clamp, down-sample by a FIR filter; its
-// directional derivative and its gradient. All three have one form: images are spread onto a middle grid, changed
-// there element by element, and gathered from it.
+// directional derivative and its gradient. All three have one form: `spread` filters images onto the middle grid (the
+// up-sampled image), a function acts on each element of it, and `gather` filters the result down.
 #pragma once
 #include "cagc/bias_act.h"
 #include "cagc/upfirdn2d.h"
