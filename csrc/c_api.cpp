@@ -5,6 +5,7 @@
 #include "flat_file.h"
 #include "random.h"
 #include <cerrno>
+#include <cstdarg>
 #include <cstdio>
 #include <cstring>
 #include <exception>
@@ -44,8 +45,11 @@ constexpr int32_t kMaxThreads = 64;
 
 thread_local Failure last;
 
-template <class... T> cagc_status fail(cagc_status status, const char *format, T... values) {
-  last.set(status, format, values...);
+__attribute__((format(printf, 2, 3))) cagc_status fail(cagc_status status, const char *format, ...) {
+  va_list values;
+  va_start(values, format);
+  last.set_from(status, format, values);
+  va_end(values);
   return status;
 }
 

@@ -1,7 +1,6 @@
 // Reads flat student files. A file is not trusted: no allocation is larger than its own bytes justify.
 #include "flat_file.h"
 #include <algorithm>
-#include <cstdarg>
 #include <cstdio>
 #include <cstring>
 
@@ -74,11 +73,16 @@ std::string shape_of(const std::vector<uint32_t> &shape) {
 }  // namespace
 
 bool Failure::set(cagc_status kind, const char *format, ...) {
+  va_list values;
+  va_start(values, format);
+  set_from(kind, format, values);
+  va_end(values);
+  return false;
+}
+
+bool Failure::set_from(cagc_status kind, const char *format, va_list values) {
   status = kind;
-  va_list list;
-  va_start(list, format);
-  std::vsnprintf(message, sizeof(message), format, list);
-  va_end(list);
+  std::vsnprintf(message, sizeof(message), format, values);
   return false;
 }
 

@@ -2,6 +2,7 @@
 #pragma once
 #include "cagc/c_api.h"
 #include "cagc/packing.h"
+#include <cstdarg>
 #include <memory>
 #include <string>
 #include <vector>
@@ -15,6 +16,7 @@ struct Failure {
 
   // Notes the failure, in the manner of printf; returns false.
   bool set(cagc_status status, const char *format, ...) __attribute__((format(printf, 3, 4)));
+  bool set_from(cagc_status status, const char *format, va_list values);
 };
 
 enum class FlatType : uint32_t { float32 = 0, float16, int8_rows, int32, bytes };

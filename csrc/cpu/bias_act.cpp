@@ -4,7 +4,7 @@
 #include "stream.h"
 #include <algorithm>
 #include <numeric>
-#include <omp.h>
+#include "openmp.h"
 #include <vector>
 
 namespace cagc {

@@ -3,7 +3,7 @@
 #include "isa/simd.h"
 #include <algorithm>
 #include <cmath>
-#include <omp.h>
+#include "openmp.h"
 #include <vector>
 
 namespace cagc {

@@ -7,7 +7,7 @@
 #pragma GCC diagnostic ignored "-Wmaybe-uninitialized"
 #include "filtered_lrelu_rows.h"
 #include <numeric>
-#include <omp.h>
+#include "openmp.h"
 
 namespace cagc {
 

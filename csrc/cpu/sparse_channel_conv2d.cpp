@@ -11,7 +11,7 @@
 #include <cmath>
 #include <cstring>
 #include <memory>
-#include <omp.h>
+#include "openmp.h"
 #include <vector>
 
 namespace cagc {

@@ -5,7 +5,7 @@
 #include <algorithm>
 #include <cmath>
 #include <numeric>
-#include <omp.h>
+#include "openmp.h"
 #include <vector>
 
 namespace cagc {

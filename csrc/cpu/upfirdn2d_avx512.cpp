@@ -9,7 +9,7 @@
 #if defined(__AVX512BW__) && defined(__AVX512VL__)
 #include <algorithm>
 #include <immintrin.h>
-#include <omp.h>
+#include "openmp.h"
 #include <vector>
 
 namespace cagc {

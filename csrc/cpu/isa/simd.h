@@ -24,13 +24,15 @@ namespace {
 
 // kBytes: size of a register. kWide: floats of the widest vector in matrix products. kRegisters: how many such vectors
 // the registers hold.
-#if defined(__AVX512F__)
+#if defined(CAGC_WIDE)
+constexpr int kBytes = 16, kWide = CAGC_WIDE, kRegisters = CAGC_REGISTERS;  // what benchmarks/instructions.py tries
+#elif defined(__AVX512F__)
 constexpr int kBytes = 64, kWide = 16, kRegisters = 32;
 #elif defined(__AVX2__)
 constexpr int kBytes = 32, kWide = 8, kRegisters = 16;
 #elif defined(__aarch64__)
-// GCC 12 keeps vectors wider than a register in memory. For Clang, two registers a vector take fewer instructions than
-// one (benchmarks/results/instructions).
+// By count of instructions (docs/edge.md). GCC 12 keeps vectors wider than a register in memory; for Clang, vectors of
+// two registers take fewer instructions than those of one.
 #if defined(__clang__)
 constexpr int kBytes = 16, kWide = 8, kRegisters = 16;
 #else
