@@ -22,6 +22,7 @@ SMOOTHNESS = "<!-- smoothness:begin -->", "<!-- smoothness:end -->"
 STUDENTS = "<!-- students:begin -->", "<!-- students:end -->"
 PUBLISHED = "<!-- published:begin -->", "<!-- published:end -->"
 EDGE = "<!-- edge:begin -->", "<!-- edge:end -->"
+INSTRUCTIONS = "<!-- instructions:begin -->", "<!-- instructions:end -->"
 COMPATIBILITY = "<!-- compatibility:begin -->", "<!-- compatibility:end -->"
 
 
@@ -71,6 +72,13 @@ def compatibility(results: Path) -> Tables:
     return {COMPATIBILITY: "\n\n".join(parts)}
 
 
+def instructions(document: dict[str, Any]) -> str:
+    """Return a table of counted instructions, one row per target and student."""
+    rows = {(row["target"], row["student"], row["when"]): row for row in document["rows"]}
+    pairs = [(row, rows[target, student, "after"]) for (target, student, when), row in rows.items() if when == "before"]
+    return document_table("instructions", document, pairs=pairs)
+
+
 def _timed(row: dict[str, Any]) -> list[str]:
     low, high = row["spread_ms"]
     faster = f"{row['times_faster']:.1f}×" if "times_faster" in row else ""
@@ -79,7 +87,7 @@ def _timed(row: dict[str, Any]) -> list[str]:
 
 
 def edge(results: Path) -> Tables:
-    """Return the times of edge.json by generator, the pages with their sizes, and what they were measured with."""
+    """Return the tables of edge.json, times by generator and the pages with their sizes, and of instructions.json."""
     parts = []
     for document in _documents(results, "edge.json"):
         for name, rows in document["generators"].items():
@@ -91,7 +99,8 @@ def edge(results: Path) -> Tables:
         found, versions = document["machine"], document["versions"]
         named = ", ".join(f"{key} {versions[key]}" for key in ("browser", "onnxruntime-web", "cagc") if key in versions)
         parts.append(f"{found['cpu']}, {found['cores']} cores; {named}; commit {document['commit']}.")
-    return {EDGE: "\n\n".join(parts)}
+    counted = map(instructions, _documents(results, "instructions.json"))
+    return {EDGE: "\n\n".join(parts), INSTRUCTIONS: "\n\n".join(counted)}
 
 
 PAGES = {"edge": edge, "compatibility": compatibility, "editing": editing, "sngan": sngan}
