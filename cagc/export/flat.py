@@ -77,11 +77,10 @@ def flat_bytes(
             ``storage``, or the directions are of another length or number than it expects.
     """
     choice("storage", storage, STORAGES)
-    weights = generator.frozen_weights(mapping=mapping) if hasattr(generator, "frozen_weights") else None
-    if weights is None:
-        why = getattr(generator, "not_compiled", lambda mapping: None)(mapping)
-        why = why or f"got a {type(generator).__name__}, expected a StyleGAN2 generator of this package"
-        raise CagcError(f"export: {why}")
+    reason = generator.not_compiled(mapping) if hasattr(generator, "not_compiled") else "it draws StyleGAN2 alone"
+    if reason:
+        raise CagcError(f"export: got a generator that the C interface does not draw: {reason}")
+    weights = generator.frozen_weights(mapping)
     arrays = [*_network(generator, weights, mapping), *_layers(weights, storage, mapping)]
     if noise:
         arrays += _noise(generator, storage)
@@ -93,8 +92,8 @@ def flat_bytes(
 
 
 def _network(generator: AnyGenerator, weights: GeneratorWeights, mapping: bool) -> Iterator[_Array]:
-    depth = len(weights.mapping) if mapping else -1
-    yield _integers("sizes", [generator.z_dim, generator.w_dim, generator.num_ws, depth])
+    z_dim, depth = (generator.z_dim, len(weights.mapping)) if mapping else (generator.w_dim, -1)
+    yield _integers("sizes", [z_dim, generator.w_dim, generator.num_ws, depth])
     rows = [[c.resolution, c.up, c.w, -1 if c.to_rgb is None else c.to_rgb.w] for c in weights.convs]
     yield _integers("convs", rows)
     yield _numbers("strengths", torch.tensor([c.noise_strength for c in weights.convs]), "float32")
