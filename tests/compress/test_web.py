@@ -100,7 +100,7 @@ def expected(generator, directions, psi=0.7, morph=0.0, strengths=(0.0, 0.0), fr
     ws = torch.lerp(generator.w_avg, torch.lerp(w_a, w_b, share), psi)[None]
     for index, strength in enumerate(strengths):
         ws = directions.apply(ws, index, strength)
-    image = cagc.runtime.compile(generator).synthesis(ws, noise_mode=noise)[0]
+    image = cagc.runtime.compile(generator, weights="float32").synthesis(ws, noise_mode=noise)[0]
     return (image.clamp(-1, 1).permute(1, 2, 0) * 127.5 + 127.5).round().to(torch.int16).numpy()
 
 

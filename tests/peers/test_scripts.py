@@ -61,7 +61,7 @@ def test_image_generation(checkout, student, compiled, tmp_path, monkeypatch):  
     folder = checkout("stylegan3", ".")
     pytest.importorskip("click")
     module = script(folder / "gen_images.py")
-    network = cagc.runtime.compile(student) if compiled else student
+    network = cagc.runtime.compile(student, weights="float32") if compiled else student
     module.cagc = type("loader", (), {"load": staticmethod(lambda path: network)})
     label = ["--class", "1"] if student.c_dim else []
     arguments = ["--outdir", str(tmp_path), "--trunc", "0.7", "--seeds", "0,3", "--network", "student", *label]
@@ -96,7 +96,7 @@ def test_metrics(checkout, student, compiled, monkeypatch):  # noqa: F811
     checkout("stylegan3", ".")
     metric_utils = importlib.import_module("metrics.metric_utils")
     monkeypatch.setattr(metric_utils, "get_feature_detector", lambda **options: _Features())
-    network = cagc.runtime.compile(student) if compiled else student
+    network = cagc.runtime.compile(student, weights="float32") if compiled else student
     labels = iter(lambda: torch.eye(3)[[0, 1]] if student.c_dim else torch.zeros(2, 0), None)
     monkeypatch.setattr(metric_utils, "iterate_random_labels", lambda **options: labels)
     options = metric_utils.MetricOptions(G=network, device=torch.device("cpu"))
