@@ -160,9 +160,9 @@ function instantiate(module, memory) {
       throw new Error(`the runtime ended with code ${code}`);
     },
   };
-  const imports = { wasi_snapshot_preview1: {}, env: memory ? { memory } : {} };
+  const imports = { env: memory ? { memory } : {} };
   for (const { module: from, name, kind } of WebAssembly.Module.imports(module))
-    if (from === "wasi_snapshot_preview1" && kind === "function") imports[from][name] = calls[name] ?? (() => 52); // "not supported"
+    if (kind === "function") (imports[from] ??= {})[name] = calls[name] ?? (() => 52); // "not supported"
   exports = new WebAssembly.Instance(module, imports).exports;
   return exports;
 }
