@@ -20,7 +20,7 @@ GAP = 2
 STRENGTHS = (-3.0, -2.0, -1.0, 0.0, 1.0, 2.0, 3.0)
 """Standard deviations of w that an edit is shown at."""
 DIFFERENCE_GAIN = 3
-"""A good student's differences, about a tenth of the range, would be hard to see as they are."""
+"""Factor on shown differences: those of a good student, about a tenth of the range, would be hard to see."""
 OUTLINE = (255, 196, 0)
 """Colour of the content outline, readable on skin, hair and both backgrounds."""
 

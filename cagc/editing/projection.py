@@ -3,8 +3,7 @@
 As in the paper's evaluation, it starts in W+ at the mean w, optimises noise maps too, and weights squared error and
 perceptual distance equally. The paper's optimiser is full-batch L-BFGS; the default here is Adam: on the 64 px face
 teacher 100 of its updates take as long as 60 of L-BFGS and reach a quarter of the loss. (Abdal et al.,
-"Image2StyleGAN", ICCV 2019; Karras et
-al., CVPR 2020.)
+"Image2StyleGAN", ICCV 2019; Karras et al., CVPR 2020.)
 """
 
 from __future__ import annotations

@@ -51,7 +51,7 @@ class Module:
 
 @pytest.fixture(autouse=True)
 def _their_modules(monkeypatch):
-    """Where their pickles say that things come from; present only so that they can be written."""
+    """The modules that their pickles name, which must exist while a pickle is written."""
     for name, member in (("torch_utils.persistence", _reconstruct_persistent_obj), ("dnnlib.util", EasyDict)):
         package, _, _ = name.partition(".")
         for part in (package, name):
@@ -183,7 +183,7 @@ class _Call:
 
 def test_nothing_else_is_built(tmp_path, generator, capsys):
     whole = pickle.dumps({"G_ema": _theirs(generator)})
-    inner = torch.nn.Linear(1, 1)  # within bytes that a storage is to be read from
+    inner = torch.nn.Linear(1, 1)  # a pickle inside the bytes of a storage
     torch.save(inner, tmp_path / "inner.pt", _use_new_zipfile_serialization=False)
     cases = {
         "call": (pickle.dumps(_Call(print, "executed")), "builtins.print, which is refused"),

@@ -138,6 +138,6 @@ def test_without_modulation_the_styles_still_demodulate():
 
 
 def test_float32_factors_beside_half_precision():
-    """As mixed precision has them: only x is float16."""
+    """As under mixed precision: only x is float16."""
     arguments = {name: t if name != "x" else t.half() for name, t in tensors(1, 9, 6).items()}
     check(arguments, factor=3)

@@ -86,7 +86,7 @@ def test_images_are_the_generators(monkeypatch, batch, mode, dtype):
     program = compiled(generator, batch, dtype)
     image = program(z, truncation_psi=0.7, noise=given)
     oracle = generator.double()
-    # From the same w: what the mapping network rounds is not asked about here.
+    # From the same w, so that rounding in the mapping network does not count.
     ws = program.ws(z, truncation=0.7)
     want = oracle.synthesis(ws.double().cpu(), noise=[noise.double().cpu() for noise in given])
     expect_close(image, want, dtype)

@@ -1,9 +1,9 @@
-"""Timed winners on disk: the nearest to this machine is taken, once its output was found right.
+"""Tiles that were fastest in timings, on disk: the nearest to this machine is used, after a check of its output.
 
 A file of winners names the environment in which they were timed: device, architecture, driver, versions of torch,
-triton and cagc. For a problem, the files are asked in this order: same environment; same device; same architecture; of
-equals first those in the user's folder, then those that ship with the package. A winner that was not timed in this
-environment by this user is compared with the default tile before it is believed, and then kept in the user's folder.
+triton and cagc. Files are searched in this order: same environment; same device; same architecture. Among equals, the
+user's folder precedes the files of the package. A winner that was not timed in this environment by this user is
+compared with the default tile before it is used, and then stored in the user's folder.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from .configs import HALF, Config, Problem, default, timed
 
 SHIPPED = Path(__file__).parent.with_name("configs")
 MOST_BYTES = 2**24
-# Two tiles add in another order; what a wrong one writes is further off than this many tolerances.
+# Tiles add in different orders and so differ by rounding; one that differs by more than this many tolerances is wrong.
 FACTOR = 16
 SAME, SAME_DEVICE, SAME_ARCHITECTURE = range(3)
 
