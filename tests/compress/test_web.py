@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import importlib.util
 import json
+import re
 import threading
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
@@ -205,6 +206,25 @@ def test_the_picture_is_saved_as_png(browser, student, directions, tmp_path):
     assert (np.array(Image.open(tmp_path / "image-0.png").convert("RGBA")) == pixels).all()
 
 
+OPENED = """const read = async name => new Uint8Array(await (await fetch(name)).arrayBuffer());
+const runtime = await cagc.load({ module: name => read(`${name}.wasm`) }), file = await read("student.cagc");"""
+BAD_CALLS = {
+    "runtime.open(file.subarray(0, 999))": "truncated",
+    "file[200] ^= 1; runtime.open(file)": "damaged",
+    "runtime.open(file).map(cagc.latent(1, 31))": "z: got 31 numbers, expected 32",
+    "runtime.open(file).draw(new Float32Array(5))": "ws: got 5 numbers",
+    "runtime.open(file).draw(new Float32Array(320), { noise: 'loud' })": "noise: got loud",
+}
+
+
+def run_example(browser: Browser) -> np.ndarray:
+    """Pixels that the example of docs/edge.md draws."""
+    code = re.search(r"```js\n(.*?)```", (ROOT / "docs" / "edge.md").read_text(), re.S)[1]
+    code = re.sub(r"import (.*?) from (.*?);", r"const \1 = await import(\2);", code)
+    pixels = browser.evaluate(f"(async () => {{ {code} return [...image.data]; }})()")
+    return np.array(pixels, dtype=np.int16).reshape(64, 64, 4)
+
+
 @needs_browser
 def test_the_folder_draws_with_threads_where_memory_is_shared(browser, student, directions, tmp_path):
     options = PageOptions(directions=directions, storage="float32", seeds=SEEDS)
@@ -228,6 +248,10 @@ def test_the_folder_draws_with_threads_where_memory_is_shared(browser, student, 
         browser.open(f"http://127.0.0.1:{server.server_port}/")
         assert_same(drawn(browser), expected(student, directions))
         about = browser.evaluate("document.getElementById('about').textContent")
+        assert_same(run_example(browser), expected(student, directions))
+        for call, message in BAD_CALLS.items():
+            failing = f"import('./cagc.js').then(async cagc => {{ {OPENED} {call} }}).then(() => '', e => e.message)"
+            assert message in browser.evaluate(failing)
         hosts = {sent["request"]["url"].split("/")[2] for sent in browser.named("Network.requestWillBeSent")}
     finally:
         server.shutdown()
