@@ -19,6 +19,8 @@ GAP = 2
 """Pixels between neighbouring tiles."""
 STRENGTHS = (-3.0, -2.0, -1.0, 0.0, 1.0, 2.0, 3.0)
 """Standard deviations of w that an edit is shown at."""
+MOST_LABELS = 4
+"""Labels that the figure by label shows."""
 DIFFERENCE_GAIN = 3
 """Factor on shown differences: those of a good student, about a tenth of the range, would be hard to see."""
 OUTLINE = (255, 196, 0)
@@ -146,6 +148,22 @@ def _comparison(images: Mapping[str, Tensor], seeds: Sequence[int]) -> Figure:
     return Figure("comparison", "Before and after", caption, tuple(rows))
 
 
+def _by_label(
+    generators: Mapping[str, nn.Module], seeds: Sequence[int], truncation: float, noise: list[Tensor]
+) -> Figure:
+    """Figure of the same latents with each of a few labels, by teacher and student."""
+    teacher = next(iter(generators.values()))
+    z, _ = inputs_of_seeds(teacher, list(seeds))
+    rows = []
+    for name, label in teacher.labels.distinct(MOST_LABELS).items():
+        c = label.to(z).expand(len(z), -1)
+        for who, generator in generators.items():
+            images = generator(z, c, truncation_psi=truncation, noise=noise).clamp(-1, 1)
+            rows.append(_row(f"{who}, {name}", images, f"{who}: {len(z)} images with label {name}"))
+    caption = f"The same latents in every row, with labels {', '.join(teacher.labels.distinct(MOST_LABELS))}."
+    return Figure("labels", "By label", caption, tuple(rows))
+
+
 def _content(images: Tensor, mask: Tensor) -> Figure:
     share = f"{100 * float(mask.float().mean()):.0f} %"
     count = f"{len(images)} images"
@@ -214,8 +232,10 @@ def comparison_figures(
         _comparison(images, seeds),
         _content(images["Teacher"], parser(images["Teacher"], seeds=list(seeds))),
     ]
+    pair = {"Teacher": teacher, "Student": student}
+    if teacher.labels is not None:
+        figures.append(_by_label(pair, seeds, truncation, noise))
     if interpolations:
-        pair = {"Teacher": teacher, "Student": student}
         figures.append(_interpolation(pair, interpolations, truncation, noise))
         figures.append(edit_figure(pair, seeds[:2]))
     return figures

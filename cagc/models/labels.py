@@ -49,6 +49,14 @@ class Labels:
             return chosen.float()
         return torch.nn.functional.one_hot(chosen, self.c_dim).float()
 
+    def distinct(self, most: int) -> dict[str, Tensor]:
+        """The first ``most`` different labels [c_dim], float32, by a name for pictures."""
+        if self.rows.is_floating_point():
+            return {f"row {i}": row.float() for i, row in enumerate(self.rows[:most])}
+        classes = self.rows.unique()[:most].tolist()
+        one_hot = torch.nn.functional.one_hot(torch.tensor(classes), self.c_dim).float()
+        return {str(name): label for name, label in zip(classes, one_hot)}
+
     def shuffled(self) -> Labels:
         """The same rows in an order that depends on their number alone: neighbours in a file are often of one class."""
         order = torch.randperm(len(self), generator=torch.Generator().manual_seed(0))

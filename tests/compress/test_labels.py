@@ -247,6 +247,8 @@ def test_compress_and_every_other_command(teacher, images, tmp_path, capsys):
     student = load_generator(out / "student.safetensors")
     assert student.c_dim == CLASSES and student.z_dim == 12 and (out / "report.html").is_file()
     assert json.loads((out / "config.json").read_text())["labels"] == "data"
+    page = (out / "report.html").read_text()
+    assert "By label" in page and all(f"Student, {label}" in page for label in range(3)) and "Student, 3" not in page
     pair = "--teacher", teacher, "--student", out / "student.safetensors"
     run("evaluate", *pair, "--content", "everything", "--labels", 1, "--pairs", 2, "--metrics", "psnr")
     run("generate", "--generator", teacher, "--seeds", "0-3", "--labels", "0-3", "--out", tmp_path / "drawn")
