@@ -9,10 +9,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from benchmarks import generators, layers, peers, tables
+from benchmarks import generators, layers, peers, small_image, tables
 from benchmarks.grouped import grouped_synthesis
 from benchmarks.peers import Unavailable
 from cagc.models import GeneratorConfig
+from cagc_kernels import native
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -166,3 +167,18 @@ def test_the_gpu_script_refuses_other_options(arguments, tmp_path):
 def test_the_gpu_script_asks_for_a_gpu(tmp_path):
     run = run_script(str(tmp_path / "out"), "--only", "ops")
     assert run.returncode == 1 and "sees no CUDA device; --dry" in run.stderr
+
+
+@pytest.mark.skipif(native.REASON is not None, reason=str(native.REASON))
+def test_parts_of_a_small_image(capsys):
+    before = torch.get_num_threads()
+    try:
+        small_image.main(["faces64-student", "--rounds", "2", "--threads", "1", "--weights", "default", "int8"])
+    finally:
+        torch.set_num_threads(before)
+    header, rule, *rows = (line.strip("| ").split(" | ") for line in capsys.readouterr().out.splitlines()[3:])
+    assert header == ["generator", "weights", *small_image.PARTS, "share"] and len(rows) == 2
+    assert rows[0][1].startswith("default (") and rows[1][1] == "int8"
+    for row in rows:
+        assert all(float(cell) > 0 for cell in row[2:6]) and float(row[7]) > float(row[2])
+        assert float(row[-1]) == 1  # the first generator's own
