@@ -340,6 +340,8 @@ class Export(KeyOption):
     """Carry the mapping network in a page; without it, it is smaller and draws from principal components of w."""
     title: str = ""
     """Heading of a page."""
+    seeds: str = "0-11"
+    """Images that a page starts with, such as 0-11 or 3,7,11."""
     licence: str | None = None
     """Licence of the weights, a name or its text, which a flat file or page carries; known for the embedded ones."""
     overwrite: bool = False
@@ -365,7 +367,7 @@ class Export(KeyOption):
         if self.web is not None:
             options = PageOptions(
                 directions=directions, names=self.names, mapping=self.mapping, storage=self.storage or "int8",
-                title=self.title, licence=licence,
+                title=self.title, seeds=parse_seeds(self.seeds), licence=licence,
             )  # fmt: skip
             teacher = None if self.teacher is None else load_teacher(self.teacher)[0]
             targets[-1] = export_web(generator, self.web, teacher, options)

@@ -316,13 +316,27 @@ def test_the_command_writes_what_opens(browser, student, teacher, tmp_path, caps
         save_generator(generator, tmp_path / f"{name}.safetensors")
     options = ["--generator", str(tmp_path / "student.safetensors"), "--teacher", str(tmp_path / "teacher.safetensors")]
     page = tmp_path / "out.html"
-    command = ["export", "--web", str(page), *options, "--names", "Age", "--title", "Ours", "--licence", "CC0"]
+    command = [
+        "export",
+        "--web",
+        str(page),
+        *options,
+        "--names",
+        "Age",
+        "--title",
+        "Ours",
+        "--licence",
+        "CC0",
+        "--seeds",
+        "7,9",
+    ]
     main(command)
     assert capsys.readouterr().out.split() == [str(page)]
     browser.open(page.as_uri())
     drawn(browser, "teacher")
     assert browser.evaluate("document.querySelector('#directions label').textContent") == "Age"
     assert browser.evaluate("document.title") == "Ours" and "CC0" in page.read_text()
+    assert browser.evaluate("[...document.querySelectorAll('#strip button')].map(b => b.dataset.seed)") == ["7", "9"]
     for arguments, message in ((command, "add --overwrite"), (["export"], "got neither --out nor --web")):
         with pytest.raises(SystemExit):
             main(arguments)
