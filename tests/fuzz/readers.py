@@ -5,14 +5,12 @@ from __future__ import annotations
 import io
 import json
 import pickle
-import sys
 import tarfile
 import zipfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from random import Random
-from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -21,7 +19,7 @@ from PIL import Image
 from safetensors.torch import save
 
 from cagc import ChannelPlan, ChannelScores, content, plan_channels, score_channels
-from cagc.checkpoints import Checkpoint, load_checkpoint, save_checkpoint, to_rosinality
+from cagc.checkpoints import load_checkpoint, save_checkpoint, to_rosinality
 from cagc.common.errors import CagcError
 from cagc.common.fingerprint import fingerprint
 from cagc.common.reading import reading
@@ -35,17 +33,15 @@ from cagc.editing.projection import Projection
 from cagc.export import flat_bytes
 from cagc.latency.table import LatencyTable
 from cagc.metrics.frechet import FeatureStatistics
-from cagc.models import Discriminator, DiscriminatorConfig, Generator, GeneratorConfig
 from cagc.models.face_parser import FaceParser
 from cagc.report import training_curves
 from cagc_edge import EdgeError, random_z
 from cagc_edge import Generator as EdgeGenerator
 from cagc_kernels import native
-from tests.compress import test_nvlabs as nvlabs
-from tests.compress import test_stylegan3_files as stylegan3
 from tools.sngan.cifar_to_zip import read_images
 
 from . import mutations
+from .documents import basicsr, clean, generator, labelled_state, networks, snapshot, stylegan3_state, training_file
 
 Damage = Callable[[bytes, Random], bytes]
 
@@ -69,16 +65,6 @@ class Reader:
     covers: tuple[str, ...]
 
 
-def _generator() -> Generator:
-    torch.manual_seed(0)
-    return Generator(GeneratorConfig.uniform(16, 64, 6, style_dim=8, mapping_layers=2))
-
-
-def _networks() -> Checkpoint:
-    g = _generator()
-    return Checkpoint(g_ema=g, g=g, d=Discriminator(DiscriminatorConfig(16, {16: 3, 8: 4, 4: 5})))
-
-
 def _written(write: Callable[[Path], Any], suffix: str) -> bytes:
     import tempfile
 
@@ -98,51 +84,6 @@ def _tree(document: Callable[[], Any]) -> Damage:
     return lambda data, rng: _saved(mutations.damaged_tree(document(), rng), pickle_protocol=rng.choice((2, 4)))
 
 
-def _training_file() -> dict[str, Any]:
-    import argparse
-
-    document = to_rosinality(_networks())
-    return document | {"args": argparse.Namespace(lr=0.1, out=Path("a"), n=np.int64(3)), "best": np.float64(1.5)}
-
-
-def _basicsr() -> dict[str, Any]:
-    state = to_rosinality(_networks())["g_ema"]
-    return {"params_ema": {_basicsr_name(name): t for name, t in state.items() if not name.endswith("kernel")}}
-
-
-def _stylegan3() -> dict[str, Any]:
-    return {"G_ema": stylegan3.state(stylegan3.generator(num_layers=3))}
-
-
-def _basicsr_name(name: str) -> str:
-    renamed = {"input.input": "constant_input.weight", "noises.noise_": "noises.noise", "style.": "style_mlp."}
-    for ours, theirs in renamed.items():
-        if name.startswith(ours):
-            return theirs + name.removeprefix(ours)
-    name = f"style_{name}" if name.startswith("conv") else name
-    return name.replace(".noise.weight", ".weight").replace(".conv.", ".modulated_conv.")
-
-
-def _snapshot(protocol: int) -> bytes:
-    """An NVlabs snapshot; their modules are only there while it is written."""
-    places = {"torch_utils.persistence": nvlabs._reconstruct_persistent_obj, "dnnlib.util": nvlabs.EasyDict}
-    added = []
-    for name, member in places.items():
-        for part in (name.partition(".")[0], name):
-            if part not in sys.modules:
-                sys.modules[part] = ModuleType(part)
-                added.append(part)
-        setattr(sys.modules[name], member.__name__, member)
-        member.__module__ = name
-    try:
-        networks = _networks()
-        theirs = {"G_ema": nvlabs._theirs(networks.g_ema), "D": nvlabs._their_discriminator(networks.d)}
-        return pickle.dumps(theirs | {"training_set_kwargs": nvlabs.EasyDict(a=np.float64(1))}, protocol=protocol)
-    finally:
-        for part in added:
-            del sys.modules[part]
-
-
 def _load_all(path: Path) -> None:
     checkpoint = load_checkpoint(path)
     refused = None
@@ -153,7 +94,7 @@ def _load_all(path: Path) -> None:
             refused = error
         else:
             if name != "d" and network is not None:
-                network(torch.zeros(1, network.z_dim))
+                network(torch.zeros(1, network.z_dim), torch.zeros(1, network.c_dim))
     if refused is not None:
         raise refused
 
@@ -170,7 +111,7 @@ def _draw_flat(path: Path) -> None:
 
 
 def _scores() -> ChannelScores:
-    return score_channels(_generator(), "random")
+    return score_channels(generator(), "random")
 
 
 def _table() -> LatencyTable:
@@ -261,34 +202,38 @@ _CHECKPOINTS = ("__init__.py:load_checkpoint",)
 
 READERS: dict[str, Reader] = {
     "rosinality": Reader(
-        ".pt", lambda: _saved(_training_file()), _load_all, (*_TORCH, _tree(_training_file), _tree(_training_file)),
+        ".pt", lambda: _saved(training_file()), _load_all, (*_TORCH, _tree(training_file), _tree(training_file)),
         (*_CHECKPOINTS, "torch_files.py:_read_zip", "torch_files.py:_unpickle",
          "torch_files.py:_member", "torch_files.py:open_zip", "torch_files.py:open_document",
          "file_kinds.py:file_kind"),
     ),
     "rosinality-legacy": Reader(
-        ".pt", lambda: _saved(_training_file(), _use_new_zipfile_serialization=False), _load_all,
+        ".pt", lambda: _saved(training_file(), _use_new_zipfile_serialization=False), _load_all,
         (_BYTES, mutations.damaged_bytes), ("torch_files.py:_read_legacy",),
     ),
-    "basicsr": Reader(".pth", lambda: _saved(_basicsr()), _load_all, (*_TORCH, _tree(_basicsr)), _CHECKPOINTS),
+    "gfpgan-clean": Reader(".pth", lambda: _saved(clean()), _load_all, (*_TORCH, _tree(clean)), _CHECKPOINTS),
+    "nvlabs-labels": Reader(
+        ".pt", lambda: _saved(labelled_state()), _load_all, (*_TORCH, _tree(labelled_state)), _CHECKPOINTS
+    ),
+    "basicsr": Reader(".pth", lambda: _saved(basicsr()), _load_all, (*_TORCH, _tree(basicsr)), _CHECKPOINTS),
     "stylegan3": Reader(
-        ".pt", lambda: _saved(_stylegan3()), _load_all, (*_TORCH, _tree(_stylegan3)),
+        ".pt", lambda: _saved(stylegan3_state()), _load_all, (*_TORCH, _tree(stylegan3_state)),
         (*_CHECKPOINTS, "stylegan3.py:generator_from_stylegan3"),
     ),
     **{
         f"nvlabs-protocol-{protocol}": Reader(
-            ".pkl", lambda protocol=protocol: _snapshot(protocol), _load_all,
+            ".pkl", lambda protocol=protocol: snapshot(protocol), _load_all,
             (_BYTES, mutations.damaged_pickle, mutations.damaged_pickle), _CHECKPOINTS,
         )
         for protocol in (2, 3, 4, 5)
     },
     "native": Reader(
-        ".safetensors", lambda: _written(lambda path: save_checkpoint(path, _networks()), ".safetensors"), _load_all,
+        ".safetensors", lambda: _written(lambda path: save_checkpoint(path, networks()), ".safetensors"), _load_all,
         _TENSORS, ("native.py:native_networks", "documents.py:open_safetensors",
                    "reading.py:parse_json"),
     ),
     "safetensors": Reader(
-        ".safetensors", lambda: save(to_rosinality(_networks())["g_ema"]), _load_all, _TENSORS, _CHECKPOINTS
+        ".safetensors", lambda: save(to_rosinality(networks())["g_ema"]), _load_all, _TENSORS, _CHECKPOINTS
     ),
     "face-parser": Reader(
         ".safetensors",
@@ -301,7 +246,7 @@ READERS: dict[str, Reader] = {
         ("bisenet.py:_read_part",),
     ),
     "plan": Reader(
-        ".json", lambda: _written(plan_channels(_generator(), _scores(), keep=0.5, round_to=1).save, ".json"),
+        ".json", lambda: _written(plan_channels(generator(), _scores(), keep=0.5, round_to=1).save, ".json"),
         ChannelPlan.load, _JSON,
         ("plan.py:ChannelPlan.load", "documents.py:read_document", "reading.py:read_json"),
     ),
@@ -370,7 +315,7 @@ READERS: dict[str, Reader] = {
     ),
     **({} if native.REASON else {
         "flat": Reader(
-            ".cagc", lambda: flat_bytes(_generator(), storage="int8", licence="MIT"), _draw_flat,
+            ".cagc", lambda: flat_bytes(generator(), storage="int8", licence="MIT"), _draw_flat,
             (_BYTES, *(mutations.damaged_flat,) * 3), (),
         ),
     }),
