@@ -154,14 +154,17 @@ class _Process:
         if self._asked:
             return self._error
         self._asked = True
+        imported = ""
         for answer in self._process.stdout:
+            if answer.strip() == trial.IMPORTED:
+                imported = "yes, then "
             if answer.strip() == trial.READY:  # code bases print other lines
                 return None
         self._process.wait()
         self._errors.seek(0)
         last = (self._errors.read().strip().splitlines() or ["no output"])[-1]
         late = self._process.returncode == -9 and not self._timer.is_alive()
-        self._error = f"more than {self._timeout:.0f} s" if late else _shortened(last, self._root)
+        self._error = imported + (f"more than {self._timeout:.0f} s" if late else _shortened(last, self._root))
         return self._error
 
     def seconds(self) -> float | None:

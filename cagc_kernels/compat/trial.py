@@ -8,7 +8,9 @@ from __future__ import annotations
 import importlib
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from types import ModuleType
 from typing import NamedTuple
 
 import torch
@@ -20,6 +22,8 @@ from . import hook
 MODES = ("bare", "own", "kernels", "reference")
 # The line printed after a successful trial.
 READY = "{}"
+# The line that says that its import did.
+IMPORTED = "[]"
 # Name for a folder of ops without a generator.
 OPS = "ops"
 
@@ -123,6 +127,32 @@ def derivatives(draw: Callable[[Tensor], Tensor], z: Tensor) -> list[Tensor]:
     return [image.detach(), gradient.detach(), second]
 
 
+class _Doubled(ModuleType):
+    """``torch`` for code that casts its images to float32: it gets float64 under that name."""
+
+    float32 = torch.float64
+
+    def __getattr__(self, name: str) -> object:
+        return getattr(torch, name)
+
+
+@contextmanager
+def _in_double(root: str) -> Iterator[None]:
+    """Let the modules below ``root`` compute in float64."""
+    found = [m for m in list(sys.modules.values()) if str(getattr(m, "__file__", "") or "").startswith(root)]
+    changed = [module for module in found if vars(module).get("torch") is torch]
+    for module in changed:
+        module.torch = _Doubled("torch")
+    default = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float64)
+    try:
+        yield
+    finally:
+        torch.set_default_dtype(default)
+        for module in changed:
+            module.torch = torch
+
+
 def main(root: str, module: str, name: str, kind_name: str, mode: str, out: str) -> None:
     """Write image and gradients of ``name`` to ``out``, print a line, and time an image per line of standard input."""
     sys.path.insert(0, root)
@@ -135,6 +165,7 @@ def main(root: str, module: str, name: str, kind_name: str, mode: str, out: str)
         return
     if mode != "own" and "replaced" not in hook.explain_install():
         raise RuntimeError("imports no op that is served")
+    print(IMPORTED, flush=True)
     kind = KINDS[kind_name]
 
     def build(size: int) -> tuple[nn.Module, Tensor]:
@@ -146,7 +177,8 @@ def main(root: str, module: str, name: str, kind_name: str, mode: str, out: str)
 
     generator, z = build(SIZE)
     generator.double()
-    torch.save(derivatives(lambda z: kind.draw(generator, z), z.double()), out)
+    with _in_double(root):
+        torch.save(derivatives(lambda z: kind.draw(generator, z), z.double()), out)
     print(READY, flush=True)
     timed: tuple[nn.Module, Tensor] | None = None
     for _ in sys.stdin:

@@ -73,8 +73,9 @@ def verify(
 
     Layers of full and pruned 256-pixel generators, or smaller ones with ``quick``, are computed in each dtype, and by
     plain PyTorch in float64 from the same rounded operands. Errors are compared with :mod:`cagc_kernels.tolerances`,
-    times with the measured rates of memory copies and matrix products on the device. Operands that stay in a cache may
-    exceed the rate of copies.
+    times with the measured rates of memory copies and matrix products on the device. A share above 100 % is possible:
+    operands that stay in a cache move faster than copies, and the CPU's programs, and PyTorch's convolutions, may use
+    Winograd transforms, which multiply less than the convolution that is counted.
 
     Args:
         quick: use fewer channels and pixels, which takes seconds on a CPU.

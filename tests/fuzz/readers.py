@@ -38,6 +38,7 @@ from cagc.report import training_curves
 from cagc_edge import EdgeError, random_z
 from cagc_edge import Generator as EdgeGenerator
 from cagc_kernels import native
+from cagc_kernels.triton.gemm import configs, winners
 from tools.sngan.cifar_to_zip import read_images
 
 from . import mutations
@@ -124,6 +125,12 @@ def _picture(mode: str = "RGB", size: int = 16, form: str = "PNG") -> bytes:
     pixels = np.random.default_rng(0).integers(0, 255, (size, size, 3), np.uint8)
     Image.fromarray(pixels).convert(mode).save(stream, form)
     return stream.getvalue()
+
+
+def _tiles() -> bytes:
+    p = configs.Problem("float16", 1, 8, 8, 16, 16, 3)
+    entry = {"config": configs.default(p)._asdict(), "ms": 0.5}
+    return json.dumps({"environment": {"device": "GPU", "architecture": 90}, "winners": {p.key: entry}}).encode()
 
 
 def _cifar() -> bytes:
@@ -313,6 +320,7 @@ READERS: dict[str, Reader] = {
         ("state.py:_step_of", "state.py:RunFolder.metrics", "state.py:RunFolder._lines",
          "__init__.py:_records"),
     ),
+    "tiles": Reader(".json", _tiles, winners.read, _JSON, ()),
     **({} if native.REASON else {
         "flat": Reader(
             ".cagc", lambda: flat_bytes(generator(), storage="int8", licence="MIT"), _draw_flat,

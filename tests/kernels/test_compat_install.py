@@ -338,3 +338,14 @@ def test_networks_that_a_pickle_carries_as_text(write, imported):
         assert persistence._src_to_module("x = 1").x == 1
     assert carried.modulated_conv2d(0, 0, 0) == "theirs"
     assert importlib.import_module("torch_utils.persistence")._src_to_module.__module__ == "torch_utils.persistence"
+
+
+def test_installing_twice_nests(write):
+    write(op_package("twice/op"))
+    with compat.install():
+        module = importlib.import_module("twice.op.fused_act")
+        ours = module.fused_leaky_relu
+        with compat.install("twice.op", bias_axis=-1):
+            assert importlib.import_module("twice.op.fused_act").fused_leaky_relu is ours
+        assert module.fused_leaky_relu is ours and "replaced: fused_leaky_relu" in compat.explain_install()
+    assert "twice.op.fused_act" not in sys.modules and compat.explain_install().endswith("not installed")

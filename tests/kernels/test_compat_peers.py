@@ -72,7 +72,7 @@ def test_a_trial_draws_on_ours_or_on_theirs(write, capsys, monkeypatch, mode, er
     finally:
         compat.uninstall()
     if error is None:
-        ready, seconds = capsys.readouterr().out.splitlines()
+        _, ready, seconds = capsys.readouterr().out.splitlines()
         assert ready == "{}" and float(seconds) > 0
         torch.manual_seed(0)
         image, want = torch.load(folder / "out")[0], 7 * 2**0.5 * torch.randn(1, 64).double().view(1, 1, 8, 8) ** 2

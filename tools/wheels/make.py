@@ -17,6 +17,7 @@ import os
 import shutil
 import subprocess
 import sys
+import sysconfig
 import tarfile
 import venv
 from pathlib import Path
@@ -94,7 +95,8 @@ def cross(source: Path, out: Path, scratch: Path, target: str) -> Path:
         f"set(CMAKE_SYSTEM_NAME Linux)\nset(CMAKE_SYSTEM_PROCESSOR {processor})\nset(CMAKE_CXX_COMPILER {target}-g++)\n"
         f'set(PYTHON_MODULE_EXTENSION "{suffix}" CACHE STRING "" FORCE)\n'
     )
-    arguments = f"-DCMAKE_TOOLCHAIN_FILE={toolchain}"
+    # The headers of this Python: those of another processor of the same word size declare the same.
+    arguments = f"-DCMAKE_TOOLCHAIN_FILE={toolchain} -DPython_INCLUDE_DIR={sysconfig.get_paths()['include']}"
     tree = str(scratch / f"build-{processor}")
     environment = {"_PYTHON_HOST_PLATFORM": f"linux-{processor}", "CMAKE_ARGS": arguments, "CAGC_BUILD_DIR": tree}
     return repaired(wheel(source, scratch / processor, CAGC_CUDA="OFF", **environment), out)
