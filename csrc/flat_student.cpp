@@ -72,9 +72,34 @@ class StudentReader {
 
   static std::string part(uint32_t conv, const char *name) { return "convs." + std::to_string(conv) + "." + name; }
 
+  // How arrays are kept in memory: as in the file, where they are all alike and fit with the activation's gain.
+  Storage storage_of(const std::vector<std::string> &names) {
+    const FlatArray *first = names.empty() ? nullptr : file_.find(names[0]);
+    if (!first || (first->type != FlatType::int8_rows && first->type != FlatType::float16)) return Storage::float32;
+    for (const std::string &name : names) {
+      const FlatArray *a = file_.find(name);
+      if (!a || a->type != first->type) return Storage::float32;
+      for (uint64_t i = 1; a->type == FlatType::float16 && i < a->bytes; i += 2)
+        if ((a->data[i] & 0x7f) >= 0x78) return Storage::float32;  // 32768 and above
+    }
+    return first->type == FlatType::float16 ? Storage::float16 : Storage::int8;
+  }
+
+  PackingOptions options() {
+    std::vector<std::string> mapping, styles;
+    for (int32_t i = 0; i < mapping_layers_; i++) mapping.push_back("mapping." + std::to_string(i) + ".weight");
+    for (uint32_t i = 0; i < convs_.size(); i++) {
+      styles.push_back(part(i, "affine"));
+      if (convs_[i].rgb) styles.push_back(part(i, "rgb_affine"));
+    }
+    PackingOptions options;
+    options.mapping = storage_of(mapping), options.styles = storage_of(styles);
+    return options;
+  }
+
   bool pack(const Kernels &kernels) {
     const uint32_t f = u(student_.w_dim);
-    student_.network = std::make_unique<PackedNetwork>(kernels, convs_, f, PackingOptions{});
+    student_.network = std::make_unique<PackedNetwork>(kernels, convs_, f, options());
     Values constant, fir, clamp, w_avg;
     if (!numbers("constant", {u(convs_[0].in), 4, 4}, constant) || !numbers("fir", {4}, fir)) return false;
     if (!numbers("w_avg", {f}, w_avg)) return false;
