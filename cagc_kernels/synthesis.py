@@ -38,8 +38,9 @@ class Storage(NamedTuple):
 class SynthesisProgram(Protocol):
     """A generator's mapping and synthesis networks with frozen weights, packed from :class:`GeneratorWeights`.
 
-    ``cagc_kernels.native.synthesis.Program`` and ``cagc_kernels.triton.synthesis.Program`` implement it. The former
-    also draws images from latents in one call, ``generate``. Calls are not thread-safe.
+    ``cagc_kernels.native.synthesis.Program`` and ``cagc_kernels.triton.synthesis.Program`` implement it, and
+    ``cagc_kernels.native.sngan.Program`` for :class:`ResidualWeights`. Those of the native backend also draw images
+    from latents in one call, ``generate``. Calls are not thread-safe.
 
     Attributes:
         dtype, device: dtype and device of latents, noise and images.
@@ -140,6 +141,41 @@ class GeneratorWeights:
     fir: Sequence[float]
     style_dim: int
     clamp: float | None
+
+
+@dataclass(frozen=True)
+class ResidualConvWeights:
+    """Weights of one 3x3 convolution of an SN-GAN generator behind a ReLU, and of what follows it.
+
+    weight [O, I, 3, 3], bias [O]; ``resolution`` is the output's in pixels. The second convolution of a block has a 1x1
+    ``shortcut`` [O, I of the block], whose bias is part of ``bias``, and the normalisation of the sum: ``scale`` and
+    ``shift``, each [O].
+    """
+
+    weight: torch.Tensor
+    bias: torch.Tensor
+    resolution: int
+    shortcut: torch.Tensor | None = None
+    scale: torch.Tensor | None = None
+    shift: torch.Tensor | None = None
+
+
+@dataclass(frozen=True)
+class ResidualWeights:
+    """All weights of an SN-GAN generator at inference, as float64 tensors on the CPU.
+
+    Attributes:
+        projection, projection_bias: from z to the 4x4 image, [C, 4, 4, z_dim] and [C, 4, 4].
+        scale, shift: of the first normalisation, each [C].
+        convs: for each block the up-sampling convolution, with the normalisation behind it folded in, and the second
+            one; then the convolution to the image.
+    """
+
+    projection: torch.Tensor
+    projection_bias: torch.Tensor
+    scale: torch.Tensor
+    shift: torch.Tensor
+    convs: Sequence[ResidualConvWeights]
 
 
 def bytes_of(storage: str) -> int:

@@ -4,6 +4,7 @@
 #include "cagc/epilogue.h"
 #include "cagc/filtered_lrelu.h"
 #include "cagc/packing.h"
+#include "cagc/sngan.h"
 #include "cagc/sparse_channel_conv2d.h"
 #include "cagc/synthesis.h"
 #include "cagc/upfirdn2d.h"
@@ -332,6 +333,50 @@ void bind_synthesis(py::module_ &m) {
           py::kw_only(), py::arg("z"), py::arg("w"), py::arg("workspace"));
 }
 
+std::unique_ptr<cagc::ResidualNetwork> residual_network(const std::vector<cagc::ResidualConv> &convs, int64_t z_dim,
+                                                        int64_t width, Pointer projection, Pointer projection_bias,
+                                                        Pointer scale, Pointer shift, const std::string &instructions,
+                                                        int64_t batch) {
+  cagc::ResidualGenerator g;
+  g.convs = convs, g.z_dim = z_dim, g.width = width, g.projection = doubles(projection);
+  g.projection_bias = doubles(projection_bias), g.scale = doubles(scale), g.shift = doubles(shift);
+  const char *wrong = cagc::why_not_residual(g);
+  require(!wrong && batch >= 1, "sngan", wrong ? wrong : "batch is below 1");
+  const cagc::Kernels &kernels = kernels_of(instructions);
+  py::gil_scoped_release release;
+  return std::make_unique<cagc::ResidualNetwork>(kernels, *cagc::find_residual_kernels(instructions.c_str()), g, batch);
+}
+
+void bind_sngan(py::module_ &m) {
+#define F(member) CAGC_FIELD(cagc::ResidualConv, member)
+  cagc::bind_fields<cagc::ResidualConv>(m, "ResidualConv", {
+      F(resolution), CAGC_FIELD_AS("in_channels", cagc::ResidualConv, in),
+      CAGC_FIELD_AS("out_channels", cagc::ResidualConv, out), F(shortcut_in), F(weight), F(bias), F(shortcut), F(scale),
+      F(shift)});
+#undef F
+  py::class_<cagc::ResidualNetwork>(m, "ResidualNetwork")
+      .def(py::init(&residual_network), py::kw_only(), py::arg("convs"), py::arg("z_dim"), py::arg("width"),
+           py::arg("projection"), py::arg("projection_bias"), py::arg("scale"), py::arg("shift"),
+           py::arg("instructions"), py::arg("batch"))
+      .def_property_readonly("bytes", &cagc::ResidualNetwork::bytes)
+      .def_property_readonly("layers", &cagc::ResidualNetwork::convs);
+  py::class_<cagc::ResidualSynthesis>(m, "ResidualSynthesis")
+      .def(py::init([](const cagc::ResidualNetwork &network, int64_t batch, int threads) {
+             require(batch >= 1 && threads >= 1, "sngan", "batch or threads is below 1");
+             return std::make_unique<cagc::ResidualSynthesis>(network, batch, threads);
+           }),
+           py::keep_alive<1, 2>(), py::kw_only(), py::arg("network"), py::arg("batch"), py::arg("threads"))
+      .def_property_readonly("bytes", &cagc::ResidualSynthesis::bytes)
+      .def(
+          "run",
+          [](cagc::ResidualSynthesis &s, Pointer z, Pointer image, Pointer seconds) {
+            present(z && image, "sngan", "z or image");
+            py::gil_scoped_release release;
+            s.run(floats(z), writable(image), reinterpret_cast<double *>(seconds));
+          },
+          py::arg("z"), py::arg("image"), py::arg("seconds") = 0);
+}
+
 }  // namespace
 
 PYBIND11_MODULE(_C, m) {
@@ -339,6 +384,7 @@ PYBIND11_MODULE(_C, m) {
   bind_ops(m);
   bind_packing(m);
   bind_synthesis(m);
+  bind_sngan(m);
 #ifdef CAGC_CUDA_ARCHS
   m.attr("cuda_archs") = CAGC_CUDA_ARCHS;
 #else

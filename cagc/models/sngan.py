@@ -16,13 +16,14 @@ from torch.nn.utils.parametrizations import spectral_norm
 
 from cagc_kernels import bias_act
 from cagc_kernels.profiling import layer_range
+from cagc_kernels.synthesis import ResidualWeights
 
 from ..common.checks import at_least_one
 from .base import BaseGenerator, BaseMapping, BaseSynthesis
 from .labels import check_labels
 from .layers import ordered_channels
 from .protocol import LayerSpec, Noise
-from .sngan_folded import FoldedSynthesis
+from .sngan_folded import FoldedSynthesis, residual_weights
 from .stylegan2_config import block_resolutions
 
 
@@ -250,6 +251,10 @@ class SNGANGenerator(BaseGenerator):
 
     def estimate_w_avg(self, samples: int = 10_000, seed: int = 0) -> None:
         """The mean of z is known to be 0."""
+
+    def residual_weights(self) -> ResidualWeights:
+        """Weights for the compiled program, in float64 on the CPU, with batch normalisation as at inference."""
+        return residual_weights(self.synthesis)
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,6 @@
-"""The SN-GAN generator for inference: batch normalisation folded into convolutions, channels last.
+"""The SN-GAN generator for inference where no compiled program runs it, and the weights of that program.
+
+Batch normalisation is folded into convolutions, channels are last.
 
 A 3×3 convolution after nearest up-sampling equals four 2×2 convolutions of the image before it, one per parity of the
 output pixel. Together they are one transposed convolution of stride 2 with a 4×4 kernel: 16 multiplications instead of
@@ -8,11 +10,14 @@ the 3×3 convolution.
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+from cagc_kernels.synthesis import ResidualConvWeights, ResidualWeights
 
 from .base import BaseSynthesis
 
@@ -109,3 +114,19 @@ class FoldedSynthesis(BaseSynthesis):
 
 def _channels_last(weight: Tensor) -> Tensor:
     return weight.clone(memory_format=torch.channels_last)
+
+
+@torch.no_grad()
+def residual_weights(synthesis: Any) -> ResidualWeights:
+    """Weights of ``synthesis``, a :class:`cagc.models.sngan.SynthesisNetwork`, as the compiled program takes them."""
+    cpu = copy.deepcopy(synthesis).eval().to("cpu", torch.float64)
+    blocks = [getattr(cpu, f"b{r}") for r in cpu.resolutions]
+    convs = []
+    for r, block, after in zip(cpu.resolutions, blocks, [*(block.norm0 for block in blocks[1:]), cpu.norm]):
+        scale, shift = affine(block.norm1)
+        up = block.conv0.weight * scale[:, None, None, None]
+        convs.append(ResidualConvWeights(up, block.conv0.bias * scale + shift, r))
+        bias, shortcut = block.conv1.bias + block.skip.bias, block.skip.weight.flatten(1)
+        convs.append(ResidualConvWeights(block.conv1.weight, bias, r, shortcut, *affine(after)))
+    convs.append(ResidualConvWeights(cpu.to_rgb.weight, cpu.to_rgb.bias, cpu.resolutions[-1]))
+    return ResidualWeights(cpu.fc.weight, cpu.fc.bias, *affine(blocks[0].norm0), convs)

@@ -23,12 +23,12 @@ def mapping_of(generator: AnyGenerator, program: SynthesisProgram) -> Callable[.
 
 
 def maps(generator: AnyGenerator) -> bool:
-    """Whether the compiled programs run the mapping network of ``generator``."""
-    return generator.not_compiled() is None
+    """Whether the compiled programs compute w of ``generator``: SN-GAN's w is z."""
+    return hasattr(generator, "residual_weights") or generator.not_compiled() is None
 
 
 def weights_of(generator: AnyGenerator) -> GeneratorWeights:
-    """Weights of the compiled programs, without the mapping network if they do not run it."""
+    """Weights of StyleGAN2's compiled programs, without the mapping network if they do not run it."""
     return generator.frozen_weights(mapping=maps(generator))
 
 
@@ -39,12 +39,17 @@ def program_of(
     name = "triton" if device.type == "cuda" or backend.preferred() == "triton" else "native"
     if dtype == torch.float64:
         return None, "the compiled program computes in float32, not float64"
-    if not hasattr(generator, "frozen_weights"):
-        return None, "the compiled program runs StyleGAN2 alone"
+    residual = hasattr(generator, "residual_weights")
+    if not residual and not hasattr(generator, "frozen_weights"):
+        return None, "the compiled programs run StyleGAN2 and SN-GAN alone"
+    if residual and name != "native":
+        return None, "the compiled program of SN-GAN runs on the CPU alone"
     if reason := backend.refusal(name, "modulated_conv2d", device.type):
         return None, reason
     if backend.preferred() not in (None, name):
         return None, f"the {backend.preferred()} backend is preferred"
+    if residual:
+        return import_module("cagc_kernels.native.sngan").Program(generator.residual_weights(), batch), None
     if reason := generator.not_compiled(mapping=False):
         return None, reason
     weights = weights_of(generator)

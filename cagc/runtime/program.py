@@ -57,9 +57,9 @@ class ProgramSynthesis(BaseSynthesis):
 
     def maps(self, batch: int, noise: str | Sequence[Tensor]) -> Sequence[Tensor | None]:
         """Noise map of each convolution; None for each with ``noise`` "none"."""
-        given = self.check_noise("const", noise, batch)
-        if noise == "const":
+        if isinstance(noise, str) and noise == "const":  # the usual case, in which every microsecond shows
             return self.constants
+        given = self.check_noise("const", noise, batch)
         if noise == "random":
             return self.program.draw(batch, self.noise_shapes())
         return [None] * len(given) if noise == "none" else given
@@ -80,11 +80,12 @@ def eager_kernels(generator: AnyGenerator, batch: int, device: torch.device) -> 
 def profile_rows(config: AnyConfig, parts: Sequence[Part], batch: int) -> list[dict[str, Any]]:
     """Rows of :meth:`cagc.runtime.CompiledGenerator.profile`."""
     layers = config.layers()
-    counted = [("mapping", sum(spec.macs for spec in layers if spec.kind == "mapping"))]
+    counted = [("mapping", sum(spec.macs for spec in layers if spec.kind in ("mapping", "projection")))]
     counted.append(("styles", sum(spec.affine_macs for spec in layers)))
     for conv in convolutions(config):
         images = [spec for spec in layers if spec.kind == "to_rgb" and spec.reads == conv.writes]
-        counted.append((conv.name, sum(spec.macs for spec in (conv, *images))))
+        shortcuts = [spec for spec in layers if spec.kind == "conv" and spec.writes == conv.writes and spec != conv]
+        counted.append((conv.name, sum(spec.macs for spec in (conv, *shortcuts, *images))))
     return [
         {"name": name, "ms": part.seconds * 1e3, "macs": macs * batch, "multiplications": part.multiplications,
          "bytes": part.bytes, "kernel": part.kernel}

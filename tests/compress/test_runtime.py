@@ -13,6 +13,7 @@ import torch
 import cagc
 from cagc import runtime
 from cagc.assets import faces64
+from cagc.metrics.macs import count_macs
 from cagc.models import Generator, GeneratorConfig, SNGANConfig, SNGANGenerator
 from cagc.runtime import graph, storage
 from cagc.runtime.program import program
@@ -200,12 +201,24 @@ def test_half_precision_is_rounded_float32(generator, dtype):
     assert compiled.profile(z, repeats=1)
 
 
-def test_other_architectures_run_eagerly():
+@pytest.mark.parametrize("preferred", [None, "reference"])
+def test_sngan(preferred):
     torch.manual_seed(0)
-    generator = SNGANGenerator(SNGANConfig.uniform(8)).eval()
-    compiled, z = exactly(generator), torch.randn(2, generator.z_dim)
-    close(compiled(z), generator(z))
-    assert compiled.explain()[0]["kernel"] == "folded layer" and compiled.memory > 0
+    generator = SNGANGenerator(SNGANConfig.uniform(8, 20)).eval()
+    with use_backend(preferred):
+        compiled, z = runtime.compile(generator), torch.randn(2, generator.z_dim)
+        for psi, cutoff in ((1, None), (0.5, None), (0.5, 0)):
+            close(compiled(z, None, psi, cutoff), generator(z, None, psi, cutoff).detach())
+        close(compiled.synthesis(compiled.mapping(z)), generator(z).detach())
+        kernel = compiled.explain()[0]["kernel"]
+    assert compiled.memory > 0
+    if compiled.reason is None:
+        assert "nearest" in kernel
+        rows = compiled.profile(z, repeats=1)
+        assert [row["name"] for row in rows] == ["mapping", "styles", "b8.conv0", "b8.conv1"]
+        assert sum(row["macs"] for row in rows) == 2 * sum(count_macs(generator).values())
+    else:
+        assert kernel == "folded layer" and preferred == "reference" or native.REASON
 
 
 def test_filters_of_another_length_run_eagerly(generator):

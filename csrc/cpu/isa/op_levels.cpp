@@ -1,10 +1,12 @@
 // The ops of every instruction set, in the order of levels.cpp. The C interface does without this file.
+#include "../synthesis/residual_kernels.h"
 #include "cagc/bias_act.h"
 #include "cagc/epilogue.h"
 #include "cagc/filtered_lrelu.h"
 #include "cagc/sparse_channel_conv2d.h"
 #include "cagc/upfirdn2d.h"
 #include "levels.h"
+#include <cstring>
 
 namespace cagc {
 
@@ -15,6 +17,7 @@ namespace cagc {
   void filtered_lrelu(const FilteredLrelu &, int threads);                    \
   void sparse_channel_conv2d(const SparseChannelConv2d &, int threads);       \
   void upfirdn2d(const Upfirdn2d &, int threads);                             \
+  extern const ResidualKernels residual_kernels;                              \
   }
 CAGC_DECLARE(generic)
 #if defined(CAGC_X86_LEVELS)
@@ -30,10 +33,13 @@ struct Ops {
   void (*filtered_lrelu)(const FilteredLrelu &, int threads);
   void (*sparse_channel_conv2d)(const SparseChannelConv2d &, int threads);
   void (*upfirdn2d)(const Upfirdn2d &, int threads);
+  const char *name;
+  const ResidualKernels &residual;
 };
 
 #define CAGC_ROW(LEVEL) \
-  { LEVEL::bias_act, LEVEL::epilogue, LEVEL::filtered_lrelu, LEVEL::sparse_channel_conv2d, LEVEL::upfirdn2d }
+  { LEVEL::bias_act, LEVEL::epilogue, LEVEL::filtered_lrelu, LEVEL::sparse_channel_conv2d, LEVEL::upfirdn2d, \
+    #LEVEL, LEVEL::residual_kernels }
 
 const Ops kOps[] = {
 #if defined(CAGC_X86_LEVELS)
@@ -46,6 +52,13 @@ const Ops kOps[] = {
 const Ops &ops() { return kOps[current_level()]; }
 
 }  // namespace
+
+const ResidualKernels *find_residual_kernels(const char *instructions) {
+  if (!find_kernels(instructions)) return nullptr;
+  for (const Ops &row : kOps)
+    if (!std::strcmp(row.name, instructions)) return &row.residual;
+  return nullptr;
+}
 
 void bias_act_cpu(const BiasAct &p, int threads) { ops().bias_act(p, threads); }
 void upfirdn2d_cpu(const Upfirdn2d &p, int threads) { ops().upfirdn2d(p, threads); }
