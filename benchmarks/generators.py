@@ -27,6 +27,7 @@ from cagc_kernels import use_backend
 from . import peers
 from .grouped import grouped_synthesis
 from .peers import Unavailable
+from .rivals import MOBILE
 
 Image = Callable[[torch.Tensor], torch.Tensor]
 
@@ -193,7 +194,7 @@ OURS: dict[str, Callable[[Generator, int], Image]] = {
     "runtime": _runtime,
 }
 GRAPHS = {f"{name}+graph": partial(_replayed, make) for name, make in OURS.items() if name != "runtime"}
-RIVALS = {"torch.compile": _compiled, "onnxruntime": _onnxruntime, "openvino": _openvino}
+RIVALS = {"torch.compile": _compiled, "onnxruntime": _onnxruntime, "openvino": _openvino} | MOBILE
 
 
 def build(name: str, generator: Generator, batch: int, folder: Path | None) -> Image:
