@@ -5,7 +5,8 @@
 #pragma GCC diagnostic ignored "-Wpsabi"
 #pragma GCC diagnostic ignored "-Wuninitialized"  // in the compiler's own headers of AVX-512
 #pragma GCC diagnostic ignored "-Wmaybe-uninitialized"
-#include "filtered_lrelu_rows.h"
+#include "filtered_lrelu_walk.h"
+#include <memory>
 #include <numeric>
 #include "openmp.h"
 
@@ -48,6 +49,11 @@ Columns columns_under(const Leg &gather, int64_t begin, int64_t end, int64_t pha
   return {begin * gather.factor - gather.pad_x, count, phases, round_up((count + phases - 1) / phases, lanes)};
 }
 
+template <class T, class A> void interleave(const A *even, const A *odd, T *__restrict out, int64_t n) {
+  for (int64_t i = 0; i < n / 2; i++) out[2 * i] = static_cast<T>(even[i]), out[2 * i + 1] = static_cast<T>(odd[i]);
+  if (n % 2) out[n - 1] = static_cast<T>(even[n / 2]);
+}
+
 // One stripe of columns of the result, for any plane.
 template <class T> class Stripe {
   using A = acc_t<T>;
@@ -60,8 +66,11 @@ template <class T> class Stripe {
   const BiasActScalars<Elements<A>> scalars;
   Spread<T> x, g;
   const int64_t phases_out;  // phases of the result
-  std::vector<A> middle, sums, value, result;
+  Aligned<A> middle{0}, sums{0}, value{0}, result{0};
+  int64_t result_pitch;
   Sum<A> sum;
+  std::vector<Sum<A>> of_phase;  // of the result, of pixels along x
+  std::unique_ptr<Walk<T>> walk;  // where the layer is one that it takes
 
  public:
   Stripe(const FilteredLrelu &params, int64_t first, int64_t last, int64_t phases)
@@ -70,10 +79,19 @@ template <class T> class Stripe {
         x(spread_of_x(p), columns, p.in_h, p.in_w, p.stride_h),
         g(spread_of_g(p), columns, rows_of_g(p), columns_of_g(p), columns_of_g(p)), phases_out(phases / leg.factor) {
     const int64_t slack = leg.w / columns.phases + 1 + lanes;  // what the last vectors read beyond their row
-    middle.resize(leg.h * columns.elements());
-    sums.resize(groups.taps.size() * columns.elements() + slack);
-    value.resize(p.g ? columns.elements() : 0);
-    result.resize(round_up((end - begin + phases_out - 1) / phases_out, lanes) * phases_out);
+    result_pitch = round_up((end - begin + phases_out - 1) / phases_out, lanes);
+    result = Aligned<A>(result_pitch * std::min(phases_out, end - begin));
+    of_phase.resize(std::min(phases_out, end - begin));
+    for (Sum<A> &sum : of_phase)
+      for (const auto &taps : groups.taps)
+        for (A weight : taps) sum.add(nullptr, weight);
+    if (Walk<T>::takes(p)) {
+      walk = std::make_unique<Walk<T>>(p, columns, slack);
+      return;
+    }
+    middle = Aligned<A>(leg.h * columns.elements());
+    sums = Aligned<A>(groups.taps.size() * columns.elements() + slack);
+    value = Aligned<A>(p.g ? columns.elements() : 0);
   }
 
   // Rows [from, to) of a plane of the result.
@@ -84,6 +102,8 @@ template <class T> class Stripe {
     if (p.g) g.begin(static_cast<const T *>(p.g) + plane * rows_of_g(p) * columns_of_g(p), A(0));
     const int64_t width = columns_of_result(p);
     T *out = static_cast<T *>(p.out) + plane * rows_of_result(p) * width + begin;
+    if (walk)
+      return walk->rows(x, from, to, [&](int64_t o, const A *row) CAGC_LAMBDA { across(row, out + o * width); });
     int64_t next = from * leg.factor;
     for (int64_t o = from; o < to; o++) {
       const int64_t top = o * leg.factor;
@@ -118,16 +138,27 @@ template <class T> class Stripe {
       for (int64_t i : groups.rows[k]) sum.add(middle.data() + (top + i) % leg.h * elements, groups.column[i]);
       sum_rows(sum, sums.data() + k * elements, elements, Plain{});
     }
-    const int64_t width = end - begin;
-    for (int64_t s = 0; s < std::min(phases_out, width); s++) {
-      sum.clear();
-      for (size_t k = 0; k < groups.taps.size(); k++)
+    across(sums.data(), out);
+  }
+
+  // A row of the result from the sums of rows of each group.
+  void across(const A *rows, T *out) {
+    const int64_t width = end - begin, phases = std::min(phases_out, width);
+    for (int64_t s = 0; s < phases; s++) {
+      Sum<A> &sum = of_phase[s];
+      for (size_t k = 0, at = 0; k < groups.taps.size(); k++)
         for (int64_t j = 0; j < leg.w; j++)
-          sum.add(sums.data() + k * elements + place(s * leg.factor + j), groups.taps[k][j]);
-      const int64_t n = (width - s + phases_out - 1) / phases_out;
-      sum_rows(sum, result.data(), n, Plain{});
-      for (int64_t i = 0; i < n; i++) out[s + i * phases_out] = static_cast<T>(result[i]);
+          sum.in[at++] = rows + k * columns.elements() + place(s * leg.factor + j);
+      sum_rows(sum, result.data() + s * result_pitch, (width - s + phases_out - 1) / phases_out, Plain{});
     }
+    const A *from = result.data();
+    if (phases_out == 1)
+      for (int64_t i = 0; i < width; i++) out[i] = static_cast<T>(from[i]);
+    else if (phases_out == 2)
+      interleave(from, from + result_pitch, out, width);
+    else
+      for (int64_t s = 0; s < phases; s++)
+        for (int64_t i = s; i < width; i += phases_out) out[i] = static_cast<T>(from[s * result_pitch + i / phases_out]);
   }
 };
 

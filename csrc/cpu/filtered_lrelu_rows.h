@@ -10,6 +10,18 @@ namespace {
 
 CAGC_INLINE int64_t round_up(int64_t n, int64_t unit) { return (n + unit - 1) / unit * unit; }
 
+// n elements, aligned for whole vectors: of the loads that are not, each takes two cache lines.
+template <class A> class Aligned {
+  std::vector<A> storage;
+
+ public:
+  explicit Aligned(int64_t n) : storage(n ? n + 64 / sizeof(A) : 0) {}
+  A *data() {
+    const auto address = reinterpret_cast<uintptr_t>(storage.data());
+    return reinterpret_cast<A *>((address + 63) / 64 * 64);
+  }
+};
+
 // A weighted sum of rows: term j is weight[j] times the row at in[j].
 template <class A> struct Sum {
   std::vector<const A *> in;
@@ -82,9 +94,10 @@ template <class T> class Spread {
   const int64_t height, width, stride;
   int64_t cuts, low, cut_pitch, slots;
   std::vector<std::vector<Term>> terms;  // of each phase of columns
-  std::vector<A> cut, kept;
+  Aligned<A> cut{0}, kept{0};
   std::vector<int64_t> inside;  // which row a slot of `kept` has
   Sum<A> sum;
+  std::vector<Sum<A>> sums_of_pixels;  // of a separable leg: each phase, of the row in `cut`
   const T *plane = nullptr;
   A bias = A(0);
 
@@ -108,8 +121,12 @@ template <class T> class Spread {
     for (auto &phase : terms)
       for (Term &term : phase) term.offset = term.offset % cuts * cut_pitch + term.offset / cuts;
     slots = (leg.h + leg.factor - 1) / leg.factor + 1;
-    cut.resize(leg.separable ? cuts * cut_pitch : 0);
-    kept.resize(slots * slot());
+    cut = Aligned<A>(leg.separable ? cuts * cut_pitch : 0);
+    kept = Aligned<A>(slots * slot());
+    for (int64_t r = 0; leg.separable && r < columns.used(); r++) {
+      sums_of_pixels.emplace_back();
+      for (const Term &t : terms[r]) sums_of_pixels[r].add(cut.data() + t.offset, axis_tap<A>(leg, t.tap));
+    }
     inside.resize(slots);
   }
 
@@ -136,6 +153,14 @@ template <class T> class Spread {
       const int64_t at = r * columns.pitch;
       sum_rows(sum, out + at, columns.pitch, [&](auto v, int64_t i) CAGC_LAMBDA { return finish(v, at + i); });
     }
+  }
+
+  // Row y of the images filtered along x by a separable leg; zeros where there is none.
+  void filter_row(int64_t y, A *to) {
+    if (y < 0 || y >= height) return void(std::fill_n(to, columns.elements(), A(0)));
+    cut_row(y, cut.data());
+    for (int64_t r = 0; r < columns.used(); r++)
+      sum_rows(sums_of_pixels[r], to + r * columns.pitch, columns.pitch, Plain{});
   }
 
  private:
@@ -166,13 +191,7 @@ template <class T> class Spread {
       cut_row(y, to);
       return to;
     }
-    cut_row(y, cut.data());
-    Sum<A> phase;
-    for (int64_t r = 0; r < columns.used(); r++) {
-      phase.clear();
-      for (const Term &t : terms[r]) phase.add(cut.data() + t.offset, axis_tap<A>(leg, t.tap));
-      sum_rows(phase, to + r * columns.pitch, columns.pitch, Plain{});
-    }
+    filter_row(y, to);
     return to;
   }
 };

@@ -11,13 +11,19 @@ from cagc_kernels.tolerances import TOLERANCES, assert_close
 
 from .test_upfirdn2d import LAYOUTS, definition, images
 
-UP, UNEVEN = torch.rand(12) - 0.3, torch.rand(6, 6) - 0.3
-RADIAL = (torch.rand(6, 12) - 0.2).repeat(2, 1)
+RANDOM = torch.Generator().manual_seed(0)
+
+
+def taps(*size: int) -> torch.Tensor:
+    return torch.rand(size, generator=RANDOM) - 0.3
+
+
+UP, UNEVEN, RADIAL = taps(12), taps(6, 6), taps(12, 12)
 RADIAL[6:] = RADIAL[:6].flip(0)
 # (fu, fd, up, down, padding): layers of config T and R, factors that share no phase, crops, absent filters.
 CASES = {
-    "config T": (UP, torch.rand(12) - 0.3, 2, 2, (9, 8, 7, 10)),
-    "config T, up 4": (torch.rand(24) - 0.4, torch.rand(12) - 0.3, 4, 2, (11, 12, 13, 9)),
+    "config T": (UP, taps(12), 2, 2, (9, 8, 7, 10)),
+    "config T, up 4": (taps(24), taps(12), 4, 2, (11, 12, 13, 9)),
     "config R": (UP, RADIAL, 2, 2, (8, 9, 10, 7)),
     "toRGB": (None, None, 1, 1, (0, 0, 0, 0)),
     "crop": (UNEVEN, UP[:5], 2, 1, (-3, 9, 8, -2)),

@@ -23,9 +23,10 @@ template <class A> struct Elements {
 
   Elements() = default;
   CAGC_HD Elements(Vector w) : v(w) {}
-  CAGC_HD explicit Elements(int s) : v(Vector{} + static_cast<A>(s)) {}
-  CAGC_HD explicit Elements(float s) : v(Vector{} + static_cast<A>(s)) {}
-  CAGC_HD explicit Elements(double s) : v(Vector{} + static_cast<A>(s)) {}
+  // `s - 0` folds to a broadcast; `s + 0` does not, because -0 + 0 = +0.
+  CAGC_HD explicit Elements(int s) : v(static_cast<A>(s) - Vector{}) {}
+  CAGC_HD explicit Elements(float s) : v(static_cast<A>(s) - Vector{}) {}
+  CAGC_HD explicit Elements(double s) : v(static_cast<A>(s) - Vector{}) {}
   CAGC_HD Elements operator-() const { return -v; }
 };
 
