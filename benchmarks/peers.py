@@ -24,7 +24,7 @@ import torch.utils.cpp_extension
 
 from cagc.checkpoints import load_generator
 from cagc.checkpoints.rosinality import generator_from_rosinality, generator_to_rosinality
-from cagc.models import Generator
+from cagc.models import Generator, StyleGAN3Generator
 
 
 class Unavailable(Exception):
@@ -197,3 +197,24 @@ def ops(folder: Path | None, name: str, device: str) -> dict[str, Callable[..., 
             "blur": lambda x, f: resample.upfirdn2d(x, f, padding=1, gain=4),
             "up": lambda x, f: resample.upsample2d(x, f),
         }
+
+
+def stylegan3(folder: Path | None, ours: StyleGAN3Generator, device: str) -> Callable[[torch.Tensor], torch.Tensor]:
+    """Return NVlabs' StyleGAN3 generator as a function z [N, z_dim] → image, with the weights of ``ours``.
+
+    Raises Unavailable with the reason.
+    """
+    config = ours.config
+    with imported(folder, "stylegan3", device):
+        module = importlib.import_module("training.networks_stylegan3")
+        theirs = module.Generator(
+            config.z_dim, 0, config.w_dim, config.resolution, 3, mapping_kwargs={"num_layers": 2}, num_fp16_res=0,
+        )  # fmt: skip
+    layers = dict(zip(ours.synthesis.layers, theirs.synthesis.layer_names, strict=True))
+    state = theirs.state_dict()
+    for name, tensor in ours.state_dict().items():
+        network, layer, *rest = ("mapping.w_avg" if name == "w_avg" else name).split(".")
+        state[".".join([network, layers.get(layer, layer), *rest])] = tensor
+    theirs.load_state_dict(state)
+    theirs = theirs.to(device).eval().requires_grad_(False)
+    return lambda z: theirs(z, None)

@@ -158,7 +158,8 @@ template <class T> class Stripe {
       interleave(from, from + result_pitch, out, width);
     else
       for (int64_t s = 0; s < phases; s++)
-        for (int64_t i = s; i < width; i += phases_out) out[i] = static_cast<T>(from[s * result_pitch + i / phases_out]);
+        for (int64_t i = s; i < width; i += phases_out)
+          out[i] = static_cast<T>(from[s * result_pitch + i / phases_out]);
   }
 };
 
