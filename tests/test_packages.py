@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import sys
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 import pytest
@@ -98,3 +99,18 @@ def test_wheels_are_built_for_every_python_that_is_supported():
     assert [name[2:5] for name in wheels["build"].split()] == ["310", "311", "312", "313", "314"]
     assert wheels["linux"]["archs"] == ["x86_64", "aarch64"]
     assert "verify --quick" in wheels["test-command"]
+
+
+def test_what_is_installed_lies_within_the_bounds():
+    from packaging.requirements import Requirement  # pytest needs it
+
+    found = 0
+    for text in [r for r in requirements() if not r.startswith("cagc[")]:
+        requirement = Requirement(text)
+        try:
+            installed = version(requirement.name)
+        except PackageNotFoundError:
+            continue
+        found += 1
+        assert requirement.specifier.contains(installed, prereleases=True), (text, installed)
+    assert found >= len(WHOLE["project"]["dependencies"])
