@@ -200,15 +200,17 @@ def ops(folder: Path | None, name: str, device: str) -> dict[str, Callable[..., 
 
 
 def stylegan3(folder: Path | None, ours: StyleGAN3Generator, device: str) -> Callable[[torch.Tensor], torch.Tensor]:
-    """Return NVlabs' StyleGAN3 generator as a function z [N, z_dim] → image, with the weights of ``ours``.
+    """Return NVlabs' StyleGAN3 generator as a function z [N, z_dim] → image, with the weights of ``ours``, a full one.
 
     Raises Unavailable with the reason.
     """
-    config = ours.config
+    config, widths = ours.config, list(ours.config.channels.values())
+    sizes = {"channel_base": widths[-1] * config.resolution, "channel_max": max(widths)}
     with imported(folder, "stylegan3", device):
         module = importlib.import_module("training.networks_stylegan3")
         theirs = module.Generator(
             config.z_dim, 0, config.w_dim, config.resolution, 3, mapping_kwargs={"num_layers": 2}, num_fp16_res=0,
+            **sizes,
         )  # fmt: skip
     layers = dict(zip(ours.synthesis.layers, theirs.synthesis.layer_names, strict=True))
     state = theirs.state_dict()
