@@ -43,7 +43,7 @@ def _filtered(x, column, row, constant_y, constant_x, TERMS: tl.constexpr, KH: t
     bad = (x != x) | (tl.abs(x) == float("inf"))
     x = tl.where(bad, 0.0, x).to(ACC)
     total = tl.zeros([M, M], ACC)
-    for term in tl.static_range(TERMS):
+    for term in range(TERMS):
         down, in_down = _band(column + term * KH, constant_y, KH, SI, SM, M, SIDE, False)
         across, in_across = _band(row + term * KW, constant_x, KW, SI, SM, M, SIDE, True)
         half = tl.dot(down, x, input_precision="ieee", out_dtype=ACC)
