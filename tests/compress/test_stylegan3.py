@@ -185,7 +185,7 @@ def test_compiled_and_seeded():
 
 def test_compress(tmp_path, small_images):
     """End to end on random weights: T at 64 px."""
-    teacher = small(64, channel_base=1024, channel_max=32, margin_size=6)
+    teacher = small(64, channel_base=1024, channel_max=32, num_layers=3, margin_size=2)
     save_generator(teacher, tmp_path / "teacher.safetensors")
     judge = new_discriminator(teacher.config)
     assert judge(teacher(torch.randn(2, 16))).shape == (2, 1)
