@@ -60,14 +60,14 @@ def sngan(results: Path) -> Tables:
 
 
 def compatibility(results: Path) -> Tables:
-    """Return the rows of compat.jsonl, each with the commit of its checkout."""
+    """Return the rows of compat/rows.jsonl, each with the commit of its checkout."""
     parts = []
-    for path in sorted(results.glob("*/compat.jsonl")):
+    for path in sorted(results.glob("*/compat/rows.jsonl")):
         rows = [json.loads(text) for text in path.read_text().splitlines()]
         shown = [{**row, "code_base": f"{row['code_base']} {row['commit']}".strip()} for row in rows]
         versions = sorted({f"cagc {row['cagc']}, torch {row['torch']}" for row in rows})
         parts.append(
-            "\n".join([peers.heading(), *map(peers.line, shown), "", f"{path.parent.name}; {'; '.join(versions)}."])
+            "\n".join([peers.heading(), *map(peers.line, shown), "", f"{path.parents[1].name}; {'; '.join(versions)}."])
         )
     return {COMPATIBILITY: "\n\n".join(parts)}
 

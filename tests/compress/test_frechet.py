@@ -215,7 +215,7 @@ def test_another_input_size_is_another_feature_space(extractor):
 @pytest.mark.parametrize(
     "images, error",
     [
-        (torch.zeros(1, 1, 8, 8), ValueError),
+        (torch.zeros(1, 3, 0, 8), ValueError),
         (torch.zeros(3, 8, 8), ValueError),
         (torch.zeros(0, 3, 8, 8), ValueError),
         (torch.zeros(1, 3, 8, 8, dtype=torch.uint8), TypeError),
