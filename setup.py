@@ -50,6 +50,12 @@ class CMakeBuild(build_ext):
         subprocess.check_call([cmake, "--build", str(tree), *([f"-j{self.parallel}"] if self.parallel else [])])
         subprocess.check_call([cmake, "--install", str(tree), "--prefix", str(prefix)])
 
+    def copy_extensions_to_source(self) -> None:
+        """Copy the C library of cagc_edge beside its module too, for an editable installation."""
+        super().copy_extensions_to_source()
+        for library in (Path(self.build_lib) / "cagc_edge").glob("*cagc.*"):
+            shutil.copy2(library, ROOT / "cagc_edge")
+
 
 module = Extension("cagc_kernels.native._C", sources=[], optional=os.environ.get("CAGC_CUDA") != "ON")
 has_kernels = (ROOT / "CMakeLists.txt").is_file()  # the distribution cagc apart from cagc-kernels compiles nothing

@@ -151,15 +151,11 @@ class ToRGB(Conv2d):
 
 
 class LatentMapping(BaseMapping):
-    """Mapping without layers: w is z. Truncation multiplies it by ψ, because ``w_avg`` is 0."""
+    """Mapping without layers: w is z, whose mean ``w_avg`` is 0 unless it is set, so truncation multiplies it by ψ."""
 
     def w(self, z: torch.Tensor, c: torch.Tensor | None = None) -> torch.Tensor:
         """``z`` itself."""
         return z
-
-    def truncated(self, w: torch.Tensor, psi: float) -> torch.Tensor:
-        """``w`` times ``psi``."""
-        return w * psi
 
 
 class SynthesisBlock(nn.Module):

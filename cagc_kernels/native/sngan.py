@@ -121,8 +121,10 @@ class Program:
         w_avg: torch.Tensor | None = None,
         cutoff: int | None = None,
     ) -> torch.Tensor:
-        """Return new images [N, 3, R, R] for ``z`` [N, z_dim], times ``psi`` unless ``cutoff`` is 0."""
-        return self.images((z if psi == 1 or cutoff == 0 else z * psi)[:, None], noise)
+        """Return new images [N, 3, R, R] for ``z`` [N, z_dim], which ``psi`` truncates unless ``cutoff`` is 0."""
+        if psi != 1 and cutoff != 0:
+            z = z * psi if w_avg is None else torch.lerp(w_avg.expand_as(z), z, psi)
+        return self.images(z[:, None], noise)
 
     def profile(self, z: torch.Tensor, num_ws: int, noise: Sequence[torch.Tensor | None]) -> list[Part]:
         """Run one call on ``z``; return the costs of the projection, of no styles, and of each block's convolutions.

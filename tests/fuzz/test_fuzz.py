@@ -16,6 +16,7 @@ from random import Random
 import pytest
 
 import cagc
+from cagc_edge.library import library
 
 from .readers import EXEMPT, READERS
 from .sandbox import fault
@@ -32,6 +33,11 @@ _READING_IN_FULL = {"np.load", "torch.load", "json.load", "tarfile.open", "Image
 @pytest.mark.parametrize("name", READERS)
 def test_damaged_files(name, tmp_path):
     reader = READERS[name]
+    if name == "flat":
+        try:
+            library()
+        except OSError as error:
+            pytest.skip(f"no C library: {error}")
     sound = reader.sound()
     path = tmp_path / f"file{reader.suffix}"
     path.write_bytes(sound)
