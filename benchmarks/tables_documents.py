@@ -1,4 +1,4 @@
-"""Builds the tables of docs/edge.md, editing.md, sngan.md and compatibility.md from ``benchmarks/results/*/``."""
+"""Builds the tables of pages in docs (see ``PAGES``) from ``benchmarks/results/*/``."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from cagc_kernels.compat import peers
 from . import pages, tables_compression
 from .bench_compression import TEACHER
 from .results import Row, read
-from .tables import document_table, grid
+from .tables import document_table, faster, grid, milliseconds
 
 Tables = dict[tuple[str, str], str]
 """The text between each pair of markers of a page."""
@@ -23,6 +23,7 @@ STUDENTS = "<!-- students:begin -->", "<!-- students:end -->"
 PUBLISHED = "<!-- published:begin -->", "<!-- published:end -->"
 EDGE = "<!-- edge:begin -->", "<!-- edge:end -->"
 INSTRUCTIONS = "<!-- instructions:begin -->", "<!-- instructions:end -->"
+STYLEGAN3 = "<!-- stylegan3:begin -->", "<!-- stylegan3:end -->"
 COMPATIBILITY = "<!-- compatibility:begin -->", "<!-- compatibility:end -->"
 
 
@@ -103,4 +104,23 @@ def edge(results: Path) -> Tables:
     return {EDGE: "\n\n".join(parts), INSTRUCTIONS: "\n\n".join(counted)}
 
 
-PAGES = {"edge": edge, "compatibility": compatibility, "editing": editing, "sngan": sngan}
+def stylegan3(results: Path) -> Tables:
+    """Return the table of stylegan3.jsonl: the op at the shapes of layers, then the whole generator."""
+    parts = []
+    for path in sorted(results.glob("*/stylegan3.jsonl")):
+        rows, cells = list(read(path).latest().values()), []
+        for row in rows:
+            case, figures = row["case"], row["figures"]
+            name = f"filtered_lrelu, {case['layer']}, {case['channels']} channels" if "layer" in case else "generator"
+            share = f"{figures['copy_share']:.2f}" if "copy_share" in figures else "–"
+            cells.append([name, milliseconds(row), faster(row, "stylegan3"), share])
+            if "realised_share" in figures:
+                times = row["ms"]["median"] * row["ratios"]["student"]["median"]
+                cells.append([f"its student, {figures['macs_cut']:.2f}× fewer MACs", f"{times:.1f}", "–", "–"])
+                cells.append([f"realised share of the student {figures['realised_share']:.2f}", "", "", ""])
+        header = ("256 px, configuration T", "ms (10th–90th percentile)", "faster than NVlabs' code", "of a copy")
+        parts.append(grid(header, cells) + f"\n\n{pages.machine(rows)}, {pages.versions(rows)}.")
+    return {STYLEGAN3: "\n\n".join(parts)}
+
+
+PAGES = {"edge": edge, "compatibility": compatibility, "editing": editing, "sngan": sngan, "stylegan3": stylegan3}
