@@ -59,7 +59,7 @@ def compile(
         device: "cpu" or "cuda", with or without an index.
         weights: how the compiled program of the CPU stores the weights of the mapping network and the affine layers,
             most of the memory that a small image reads: "float32", "float16" or "int8" (per row, with a float scale);
-            None: the fewest bytes that change images by less than half a step of 8 bits (:mod:`cagc.runtime.storage`).
+            None: the fewest bytes that change images no more than rounding does (:mod:`cagc.runtime.storage`).
             All compute in float32.
 
     Raises:
