@@ -21,7 +21,6 @@ from cagc.latency.work import layer_work
 from cagc.models import AnyGenerator, Generator, GeneratorConfig
 from cagc.pruning.budget import removed_channels
 from cagc.runtime.graph import capture
-from cagc.runtime.storage import BOUND
 from cagc_kernels import use_backend
 
 from . import peers
@@ -204,16 +203,11 @@ def build(name: str, generator: Generator, batch: int, folder: Path | None) -> I
     return (OURS | GRAPHS | RIVALS)[name](generator, batch)
 
 
-def check_images(image: torch.Tensor, expected: torch.Tensor, stored: bool = False) -> float:
-    """Return the largest difference of two image tensors over the largest value. Raises Unavailable if too large.
-
-    ``stored``: the weights may be stored in fewer bytes, as `cagc.runtime.compile` does by default. Then the root mean
-    square difference counts, which is at most twice the bound that the runtime keeps to on images of its own.
-    """
+def check_images(image: torch.Tensor, expected: torch.Tensor) -> float:
+    """Return the largest difference of two image tensors over the largest value. Raises Unavailable if too large."""
     if image.shape != expected.shape:
         raise Unavailable(f"draws {list(image.shape)}, expected {list(expected.shape)}")
-    difference = image.float() - expected.float()
-    error = (difference.abs().max() / expected.float().abs().max()).item()
-    if not (error <= TOLERANCE[image.dtype] or (stored and difference.square().mean().sqrt().item() <= 2 * BOUND)):
+    error = ((image.float() - expected.float()).abs().max() / expected.float().abs().max()).item()
+    if not error <= TOLERANCE[image.dtype]:
         raise Unavailable(f"its images differ from the reference's by {error:.2g} of their largest value")
     return error

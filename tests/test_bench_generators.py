@@ -45,16 +45,13 @@ def test_every_way_draws_the_same_image(small, name):
         pytest.skip(str(reason))
     z = torch.randn(2, 16)
     with torch.inference_mode():
-        generators.check_images(image(z), small(z, noise="const"), stored=name == "runtime")
+        generators.check_images(image(z), small(z, noise="const"))
 
 
 def test_other_images_are_not_timed(small):
     image = torch.rand(1, 3, 8, 8)
     with pytest.raises(Unavailable, match="differ from the reference's by"):
         generators.check_images(image * 1.01, image)
-    assert 0 < generators.check_images(image + 0.005, image, stored=True) < 0.01
-    with pytest.raises(Unavailable, match="differ"):
-        generators.check_images(image + 0.02, image, stored=True)
     with pytest.raises(Unavailable, match="draws"):
         generators.check_images(image[..., 1:], image)
     with pytest.raises(Unavailable, match="nan"):

@@ -16,7 +16,6 @@ import cagc_kernels
 from cagc.checkpoints import convert, save_generator
 from cagc.cli import main
 from cagc.models import Generator, GeneratorConfig
-from cagc.runtime.storage import BOUND
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = [ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").rglob("*.md"))]
@@ -87,8 +86,8 @@ def test_the_readmes_python_runs(tmp_path, monkeypatch):
     exec(code.replace("samples=400", "samples=2"), names)
     z = torch.randn(1, 16)
     expected = names["student"](z, noise="const")
-    torch.testing.assert_close(names["small"](z, noise="const"), expected, rtol=1e-3, atol=1e-4)
-    assert (names["fast"](z) - expected).square().mean().sqrt() <= 2 * BOUND  # of weights in fewer bytes
+    for student in (names["fast"], lambda z: names["small"](z, noise="const")):
+        torch.testing.assert_close(student(z), expected, rtol=1e-3, atol=1e-4)
 
 
 def test_the_layer_is_what_the_readme_says_it_is():
