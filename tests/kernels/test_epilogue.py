@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from cagc_kernels import setup_filter, styled_conv2d
+from cagc_kernels import native, setup_filter, styled_conv2d
 from cagc_kernels.arguments import Epilogue, activation
 from cagc_kernels.ops import epilogue as ops
 from cagc_kernels.reference import epilogue as reference
@@ -102,6 +102,30 @@ def test_layouts_and_odd_widths(target, filtered, layout, width):
         g = torch.randn(y.shape[::-1], device=device).permute(3, 2, 1, 0)
         got, oracle = (torch.autograd.grad(t, x, g.to(t.dtype))[0] for t in (y, want))
         assert_close(got, oracle, x.dtype, factor=6)
+
+
+@pytest.mark.parametrize("dtype", TOLERANCES, ids=str)
+@pytest.mark.parametrize("layout", ("contiguous", "channels_last"))
+def test_gradients_of_runs_longer_than_a_vector(target, layout, dtype):
+    """Adjacent values, 27 channels or 35 pixels, are some vectors and a rest, for every instruction set."""
+    name, device = target
+    x, _ = inputs(2, 27, 5, 7, False, dtype, device, layout)
+    small, g = tensors(2, 27, 5, 7, dtype, device), torch.randn(2, 27, 5, 7, device=device).to(dtype)
+    wide = [t.double().requires_grad_() for t in (x, *small)]
+    rest = ((1, 1), (5, 7), "lrelu", None, 1.3, 1.5)
+    oracle = torch.autograd.grad(formula(wide[0], None, *wide[1:], *rest), wide, g.double())
+    leaves = [t.requires_grad_() for t in (x, *small)]
+    sets = native._C.instruction_sets() if target == ("native", "cpu") else [None]
+    try:
+        for instructions in sets:
+            if instructions:
+                native._C.use_instructions(instructions)
+            got = torch.autograd.grad(epilogue(x, None, *small, *rest, name), leaves, g)
+            for a, e in zip(got, oracle, strict=True):
+                assert_close(a, e, a.dtype, factor=20)
+    finally:
+        if sets[0]:
+            native._C.use_instructions(sets[0])
 
 
 @pytest.mark.parametrize("present", range(5))

@@ -46,20 +46,22 @@ template <class F> CAGC_HD void with_fused_act(Act act, F &&f) {
 // The scalars of an epilogue in the accumulate type.
 template <class A> struct EpilogueScalars {
   A alpha, gain, clamp;
-  explicit EpilogueScalars(const Epilogue &p) : alpha(A(p.alpha)), gain(A(p.gain)), clamp(A(p.clamp)) {}
+  bool clamped;
+  explicit EpilogueScalars(const Epilogue &p)
+      : alpha(A(p.alpha)), gain(A(p.gain)), clamp(A(p.clamp)), clamped(p.clamp >= 0) {}
 };
 
 template <Act ACT, class A> CAGC_HD A epilogue_value(A v, const EpilogueScalars<A> &k) {
   A a = k.gain * act_value<ACT>(v, k.alpha);
-  if (k.clamp < A(0)) return a;
-  a = a > k.clamp ? k.clamp : a;
-  return a < -k.clamp ? -k.clamp : a;
+  if (!k.clamped) return a;
+  a = select(a > k.clamp, k.clamp, a);
+  return select(a < -k.clamp, -k.clamp, a);
 }
 
 // Gradient of v for the gradient `ga` of a.
 template <Act ACT, class A> CAGC_HD A epilogue_gradient(A v, A a, A ga, const EpilogueScalars<A> &k) {
   const A out = ga * k.gain * act_gradient<ACT>(v, k.alpha);
-  return k.clamp < A(0) || (a > -k.clamp && a < k.clamp) ? out : A(0);
+  return k.clamped ? select(a > -k.clamp && a < k.clamp, out, A(0)) : out;
 }
 
 }  // namespace cagc
