@@ -48,6 +48,13 @@ template <class F> bool soon(F &&done) {
   return false;
 }
 
+// Sleeps until done() is true. In parts, because GCC 12 binds the unlimited wait to a symbol that older systems lack.
+template <class F> void sleep(std::condition_variable &changed, std::mutex &mutex, F &&done) {
+  std::unique_lock<std::mutex> lock(mutex);
+  while (!changed.wait_for(lock, std::chrono::seconds(1), done)) {
+  }
+}
+
 }  // namespace
 
 struct Barrier::State {
@@ -72,8 +79,7 @@ void Barrier::wait(int64_t threads) {
     }
     s.changed.notify_all();
   } else if (!soon(over)) {
-    std::unique_lock<std::mutex> lock(s.mutex);
-    s.changed.wait(lock, over);
+    sleep(s.changed, s.mutex, over);
   }
 }
 
@@ -126,10 +132,7 @@ struct Team::Crew {
   void work(Team &team, int thread, unsigned seen) {
     for (;; seen++) {
       const auto opened = [&] { return region.load(std::memory_order_acquire) != seen; };
-      if (!soon(opened)) {
-        std::unique_lock<std::mutex> lock(mutex);
-        changed.wait(lock, opened);
-      }
+      if (!soon(opened)) sleep(changed, mutex, opened);
       if (!call) return;
       const int64_t count = threads.size() + 1;
       call(body, {team, thread, count});
