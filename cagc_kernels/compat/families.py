@@ -9,8 +9,9 @@ from typing import NamedTuple
 
 import torch
 
-# A folder of ops is recognised by a file of one of these names together with upfirdn2d.py.
+# A folder of ops is recognised by a file of one of these names together with one that resamples.
 FAMILIES = ("fused_act", "bias_act", "fused_bias_leakyrelu")
+RESAMPLERS = {"upfirdn2d", "filtered_lrelu"}
 
 
 class Op(NamedTuple):
@@ -46,8 +47,14 @@ LEFT: dict[str, str] = {
 PACKAGES: set[str] = {"mmcv.ops"}
 # Files that run networks which a pickle carries as text, and their function that makes a module of the text.
 CARRIERS = {"persistence": "_src_to_module"}
-# Files of networks that also define an op; they are run unchanged.
-NETWORKS = ("networks", "networks_stylegan2")
+# The first word of the names of files of networks that also define an op, and their key in FILES; they run unchanged.
+NETWORKS = "networks"
+
+
+def file_key(module: str) -> str:
+    """Return the key of :data:`FILES` for the file of ``module``: the stem of its name, one for all files of networks."""
+    stem = module.rpartition(".")[2]
+    return NETWORKS if stem.partition("_")[0] == NETWORKS else stem
 
 
 def serve(family: str, files: Mapping[str, Mapping[str, Op | Layer]]) -> None:

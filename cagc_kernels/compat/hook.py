@@ -10,7 +10,7 @@ from importlib.util import find_spec
 from inspect import Signature, signature
 from types import ModuleType
 
-from .families import CARRIERS, FILES, LEFT, NETWORKS, PACKAGES, Layer, Op, follow, unserved
+from .families import CARRIERS, FILES, LEFT, NETWORKS, PACKAGES, Layer, Op, file_key, follow, unserved
 from .reading import Source, Unbuilt
 
 _OWN = __name__.partition(".")[0]
@@ -176,13 +176,13 @@ def _judge(source: Source, stem: str, named: bool) -> set[str] | str:
 
 
 def _may_hold_ops(name: str) -> bool:
-    stem = name.rpartition(".")[2]
+    stem = file_key(name)
     return stem in FILES or stem in LEFT or stem in CARRIERS or _state.named(name)
 
 
 def _read(name: str, path: str) -> tuple[Source, set[str]] | None:
     """Return the file and the names to replace in it; None, with a line for explain_install, if it is left alone."""
-    stem = name.rpartition(".")[2]
+    stem = file_key(name)
     try:
         source = Source(path)
     except (OSError, SyntaxError, ValueError) as error:
@@ -202,7 +202,7 @@ class _Finder:
     """Finds op modules by the finders after it, and gives them a loader of ours; ignores all other modules."""
 
     def find_spec(self, name: str, path: object = None, target: object = None) -> ModuleSpec | None:
-        stem = name.rpartition(".")[2]
+        stem = file_key(name)
         if name.partition(".")[0] == _OWN or not _may_hold_ops(name):
             return None
         spec = None
@@ -236,7 +236,7 @@ class _Loader(SourceFileLoader):
 
     def exec_module(self, module: ModuleType) -> None:
         source, names = self._read or (Source(self.path), set())
-        if module.__name__.rpartition(".")[2] in (*NETWORKS, *CARRIERS):
+        if file_key(module.__name__) in (NETWORKS, *CARRIERS):
             super().exec_module(module)
             passed = []
         else:
@@ -280,11 +280,11 @@ def _fill(module: ModuleType, source: Source, names: set[str]) -> None:
     """Set our functions in ``module`` under ``names``, before the classes that call them."""
     if _state.keeps_theirs:
         return
-    if (stem := module.__name__.rpartition(".")[2]) in CARRIERS:
+    if (stem := file_key(module.__name__)) in CARRIERS:
         _fill_carried(module, CARRIERS[stem])
         return
     options: dict[str, list[Op | Layer]] = {}
-    stem, families = module.__name__.rpartition(".")[2], source.families
+    families = source.families
     for file in (FILES.get(stem, {}), *FILES.values()):
         for name in names & file.keys() - options.keys():
             options[name] = [file[name][family] for family in sorted(file[name], key=lambda f: f not in families)]
@@ -320,7 +320,7 @@ def _fill_carried(module: ModuleType, maker: str) -> None:
             _state.told[carried.__name__] = [f"file: none, text that {module.__name__} was given"]
             with suppress(SyntaxError, ValueError):
                 source = Source(carried.__name__, text)
-                judged = _judge(source, NETWORKS[0], False)
+                judged = _judge(source, NETWORKS, False)
                 if isinstance(judged, set):
                     _fill(carried, source, judged)
         return carried

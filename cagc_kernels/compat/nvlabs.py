@@ -93,6 +93,22 @@ def modulated_conv2d(
     return ops.modulated_conv2d(x, weight, styles, noise, up, down, padding, resample_filter, demodulate, flip_weight)
 
 
+def normalised_conv2d(x, w, s, demodulate=True, padding=0, input_gain=None) -> torch.Tensor:
+    """Call :func:`cagc_kernels.modulated_conv2d` on normalised filters and styles, as StyleGAN3 does if it demodulates.
+
+    ``input_gain`` [], [I] or [N, I] multiplies the channels of ``x`` after demodulation; ``padding`` is a number or
+    ``[y, x]``.
+    """
+    if demodulate:
+        w = w * w.square().mean([1, 2, 3], keepdim=True).rsqrt()
+        s = s * s.square().mean().rsqrt()
+    if input_gain is not None:
+        x = x * as_dtype(input_gain, x).expand(s.shape)[:, :, None, None]
+    padding = whole("padding", padding)
+    padding = padding[::-1] if isinstance(padding, list) else padding
+    return ops.modulated_conv2d(x, w, as_dtype(s, x), padding=padding, demodulate=demodulate)
+
+
 class _Facts(dict):
     """A dictionary whose entries are also attributes, because the code bases use both forms."""
 
@@ -118,9 +134,11 @@ serve(
         "filtered_lrelu": {"filtered_lrelu": op(filtered_lrelu)},
         "fma": {"fma": op(fma)},
         "grid_sample_gradfix": {"grid_sample": op(grid_sample)},
-        **{file: {"modulated_conv2d": op(modulated_conv2d)._replace(works=True)} for file in NETWORKS},
+        NETWORKS: {"modulated_conv2d": op(modulated_conv2d)._replace(works=True)},
     },
 )
+# The networks of StyleGAN3 have another function of this name, which the signature tells.
+serve("filtered_lrelu", {NETWORKS: {"modulated_conv2d": op(normalised_conv2d)._replace(works=True)}})
 
 _installation = Installation(
     "nvlabs",

@@ -30,7 +30,6 @@ HEADINGS = {
     "against": "compared with", "image": "image", "gradient": "gradient", "second": "second gradient",
     "speed": "speed-up",
 }  # fmt: skip
-NO_OP = "RuntimeError: imports no op that is served"
 Row = dict[str, str]
 
 
@@ -58,12 +57,12 @@ def rows(folder: str | Path, timeout: float = TIMEOUT, speed: bool = False) -> I
     The differences are the largest ones of the image and of its first and second gradients with respect to the latent,
     in float64, relative to the largest value. They are compared with the code base's own functions on the CPU, without
     its extension, or with our reference where it has none. ``speed`` adds the speed-up of a float32 image of 128 px,
-    from the fastest of five rounds in turns. A process is stopped after ``timeout`` seconds.
+    from the fastest of five rounds in turns. A process is stopped if it has no answer for ``timeout`` seconds.
     """
     for checkout in sorted(path for path in Path(folder).iterdir() if path.is_dir()):
         found = [_row(checkout, generator, timeout, speed) for generator in _generators(checkout)]
         # Generators that use none of the ops have no row; a folder of ops without a known generator has one.
-        served = [row for row in found if row["with"] != NO_OP]
+        served = [row for row in found if not row["with"].endswith(trial.NO_OP)]
         for path in () if served else _folders_of_ops(checkout):
             served.append(_row(checkout, Place(path, trial.OPS, trial.OPS), timeout, speed))
         yield from served or [{**_named(checkout), "generator": "none found"}]
@@ -76,7 +75,7 @@ def _named(checkout: Path) -> Row:
 
 def _row(checkout: Path, place: Place, timeout: float, speed: bool) -> Row:
     path = place.path
-    roots = [folder for folder in reversed(path.parents) if folder == checkout or checkout in folder.parents]
+    roots = _roots(checkout, path)
     tried: dict[Path, Row] = {}
     for root in roots:
         with tempfile.TemporaryDirectory() as scratch:
@@ -89,6 +88,16 @@ def _row(checkout: Path, place: Place, timeout: float, speed: bool) -> Row:
         error = without.error()
     shown = f"`{path.relative_to(checkout).as_posix()}`" + (", ops alone" if place.name == trial.OPS else "")
     return {**_named(checkout), "generator": shown, "without": error or "yes", **tried[root]}
+
+
+def _roots(checkout: Path, path: Path) -> list[Path]:
+    """Return the folders that ``path`` may be imported from: first those with most of the modules that it imports."""
+    tree = ast.parse(path.read_bytes())
+    names = {alias.name for node in ast.walk(tree) if isinstance(node, ast.Import) for alias in node.names}
+    names |= {str(node.module) for node in ast.walk(tree) if isinstance(node, ast.ImportFrom) and not node.level}
+    tops = {name.partition(".")[0] for name in names}
+    folders = [folder for folder in reversed(path.parents) if folder == checkout or checkout in folder.parents]
+    return sorted(folders, key=lambda f: -sum((f / top).is_dir() or (f / f"{top}.py").is_file() for top in tops))
 
 
 def _tried(root: Path, place: Place, scratch: Path, timeout: float, speed: bool) -> Row:
@@ -122,7 +131,7 @@ def _differences(ours: list[torch.Tensor], theirs: list[torch.Tensor]) -> Row:
 
 
 class _Process:
-    """A running :mod:`.trial`, which is killed at the end of the block or after ``timeout`` seconds."""
+    """A running :mod:`.trial`, killed at the end of the block or if an answer takes more than ``timeout`` seconds."""
 
     def __init__(self, root: Path, place: Place, mode: str, out: str, timeout: float) -> None:
         module = ".".join(place.path.relative_to(root).with_suffix("").parts)
@@ -135,10 +144,14 @@ class _Process:
             command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._errors, text=True, cwd=root,
             env=environment,
         )  # fmt: skip
-        self._timer = Timer(timeout, self._process.kill)
-        self._timer.start()
+        self._timer = self._limit()
         self._error: str | None = None
         self._asked = False
+
+    def _limit(self) -> Timer:
+        timer = Timer(self._timeout, self._process.kill)
+        timer.start()
+        return timer
 
     def __enter__(self) -> _Process:
         return self
@@ -168,7 +181,9 @@ class _Process:
         return self._error
 
     def seconds(self) -> float | None:
-        """Return the time of one more image, or None if the process has ended."""
+        """Return the time of one more image, or None if the process has ended or takes too long."""
+        self._timer.cancel()
+        self._timer = self._limit()
         try:
             self._process.stdin.write("\n")
             self._process.stdin.flush()

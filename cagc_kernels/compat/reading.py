@@ -8,7 +8,7 @@ from inspect import Parameter, Signature
 from pathlib import Path
 from types import ModuleType
 
-from .families import FAMILIES
+from .families import FAMILIES, RESAMPLERS
 
 
 class Source:
@@ -38,7 +38,7 @@ class Source:
         """The families whose files are in its folder or the folder above, or are imported by it."""
         folders = (self.path.parent, self.path.parent.parent) if self._is_file else ()
         beside = *map(_stems, folders), self.imported
-        return [family for family in FAMILIES if any({"upfirdn2d", family} <= stems for stems in beside)]
+        return [family for family in FAMILIES if any(family in stems and stems & RESAMPLERS for stems in beside)]
 
     def bias_axis(self, function: str) -> int | None:
         """Return -1 if ``function`` tests for three dimensions, as copies that add [C] to [N, L, C] do; else None."""

@@ -10,7 +10,8 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from types import ModuleType
+from inspect import signature
+from types import FrameType, ModuleType
 from typing import NamedTuple
 
 import torch
@@ -28,14 +29,17 @@ IMPORTED = "[]"
 OPS = "ops"
 
 
-# Image side in pixels for the comparison of derivatives, and for timing.
-SIZE, TIMED_SIZE = 16, 128
+# Image sides in pixels for the comparison of derivatives, of which the first that a generator can draw is used, and the
+# one for timing.
+SIZES, TIMED_SIZE = (16, 64), 128
+# The end of the error of a generator without a use for the ops.
+NO_OP = "no op that is served"
 
 
 class Kind(NamedTuple):
-    """How to build a generator of a given size and draw its images."""
+    """How to build a generator of a given size and draw its images; ``build`` takes its class and the size."""
 
-    arguments: Callable[[int], tuple[object, ...]]
+    build: Callable[[Callable[..., nn.Module], int], nn.Module]
     draw: Callable[[Callable[..., object], Tensor], Tensor]
     shape: Callable[[int], tuple[int, ...]] = lambda size: (1, 64)
 
@@ -50,9 +54,38 @@ def _of_stages(generator: nn.Module, z: Tensor) -> Tensor:
     return generator(z)
 
 
-def _stages(size: int) -> tuple[object, ...]:
+def _stages(made: Callable[..., nn.Module], size: int) -> nn.Module:
     count = size.bit_length() - 2
-    return 64, [32] * count, [4] * count, [1] * count, 2
+    return made(64, [32] * count, [4] * count, [1] * count, 2)
+
+
+def _sized(made: Callable[..., nn.Module], size: int) -> nn.Module:
+    return made(size, 64, 2)
+
+
+# Values for the parameters of NVlabs' generators and of those made from them, by name. `size` stands for the image's.
+_GIVEN = {"z_dim": 64, "c_dim": 0, "w_dim": 64, "img_resolution": "size", "img_channels": 3, "square": True}
+# Arguments that some generators look up among those for their layers, without a default.
+_ASKED = {"conv_kernel": 3, "use_radial_filters": False}
+
+
+def _nvlabs(made: type[nn.Module], size: int) -> nn.Module:
+    """Build ``made`` with those of the known arguments that it takes, and those that it asks for by a KeyError."""
+    classes = made.__mro__[:-1]  # a decorator may hide the parameters of the class itself
+    taken = {name for cls in classes for name in signature(cls.__init__).parameters}
+    given = {name: size if value == "size" else value for name, value in _GIVEN.items() if name in taken}
+    # StyleGAN3 has fourteen layers of 36 px and more at any size of the image.
+    if size in SIZES and any("stylegan3" in cls.__module__ for cls in classes):
+        given |= {"channel_base": 1024, "channel_max": 64}
+    for _ in range(len(_ASKED)):
+        try:
+            return made(**given)
+        except KeyError as error:
+            asked = str(error.args[0])
+            if asked not in _ASKED or asked in given:
+                raise
+            given[asked] = _ASKED[asked]
+    return made(**given)
 
 
 def _restored(generator: Callable[..., object], image: Tensor) -> Tensor:
@@ -61,17 +94,17 @@ def _restored(generator: Callable[..., object], image: Tensor) -> Tensor:
 
 # Kinds by the first parameter of the class, or by its name.
 KINDS = {
-    "size": Kind(lambda size: (size, 64, 2), lambda g, z: g([z], randomize_noise=False)[0]),
-    "out_size": Kind(lambda size: (size, 64, 2), lambda g, z: g([z], randomize_noise=False)[0]),
-    "z_dim": Kind(lambda size: (64, 0, 64, size, 3), lambda g, z: g(z, None, noise_mode="const", force_fp32=True)),
-    "resolution": Kind(lambda size: (size, 64, 2), lambda g, z: g(z[:, None], randomize_noise=False)[0]),
+    "size": Kind(_sized, lambda g, z: g([z], randomize_noise=False)[0]),
+    "out_size": Kind(_sized, lambda g, z: g([z], randomize_noise=False)[0]),
+    "z_dim": Kind(_nvlabs, lambda g, z: g(z, None, noise_mode="const", force_fp32=True)),
+    "resolution": Kind(_sized, lambda g, z: g(z[:, None], randomize_noise=False)[0]),
     "NoiseDimension": Kind(_stages, _of_stages),
     "GFPGANv1": Kind(
-        lambda size: (size, 64, 1, (1, 3, 3, 1), None, True, 2, 0.01, False, True, 0.25),
+        lambda made, size: made(size, 64, 1, (1, 3, 3, 1), None, True, 2, 0.01, False, True, 0.25),
         _restored,
         lambda size: (1, 3, size, size),
     ),
-    OPS: Kind(lambda size: (), _of_ops),
+    OPS: Kind(lambda made, size: _ops(made), _of_ops),
 }
 NAMES = ("Generator", "StyleGAN2Generator", "GFPGANv1")
 
@@ -153,6 +186,24 @@ def _in_double(root: str) -> Iterator[None]:
             module.torch = torch
 
 
+@contextmanager
+def _watched() -> Iterator[set[str]]:
+    """Collect the names of our modules whose functions are called in the block."""
+    called: set[str] = set()
+    package = __name__.partition(".")[0]
+
+    def note(frame: FrameType, *_: object) -> None:
+        name = str(frame.f_globals.get("__name__"))
+        if name.startswith(package) and name != __name__:
+            called.add(name)
+
+    sys.setprofile(note)
+    try:
+        yield called
+    finally:
+        sys.setprofile(None)
+
+
 def main(root: str, module: str, name: str, kind_name: str, mode: str, out: str) -> None:
     """Write image and gradients of ``name`` to ``out``, print a line, and time an image per line of standard input."""
     sys.path.insert(0, root)
@@ -164,21 +215,28 @@ def main(root: str, module: str, name: str, kind_name: str, mode: str, out: str)
         print(READY, flush=True)
         return
     if mode != "own" and "replaced" not in hook.explain_install():
-        raise RuntimeError("imports no op that is served")
+        raise RuntimeError(f"imports {NO_OP}")
     print(IMPORTED, flush=True)
     kind = KINDS[kind_name]
 
     def build(size: int) -> tuple[nn.Module, Tensor]:
         torch.manual_seed(0)
-        # StyleGAN3 has fourteen layers of 36 px and more at any size of the image.
-        narrow = {"channel_base": 1024, "channel_max": 64} if "stylegan3" in module and size == SIZE else {}
-        made = _ops(loaded) if name == OPS else loaded(*kind.arguments(size), **narrow)
-        return made.eval(), torch.randn(kind.shape(size))
+        return kind.build(loaded, size).eval(), torch.randn(kind.shape(size))
 
-    generator, z = build(SIZE)
-    generator.double()
-    with _in_double(root):
-        torch.save(derivatives(lambda z: kind.draw(generator, z), z.double()), out)
+    def compare(size: int) -> list[Tensor]:
+        generator, z = build(size)
+        generator.double()
+        with _in_double(root):
+            return derivatives(lambda z: kind.draw(generator, z), z.double())
+
+    with _watched() as called:
+        try:
+            found = compare(SIZES[0])
+        except Exception:
+            found = compare(SIZES[1])
+    if mode != "own" and not called:
+        raise RuntimeError(f"calls {NO_OP}")
+    torch.save(found, out)
     print(READY, flush=True)
     timed: tuple[nn.Module, Tensor] | None = None
     for _ in sys.stdin:

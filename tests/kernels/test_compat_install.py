@@ -271,7 +271,7 @@ def test_the_command_runs_a_script(write, monkeypatch, capsys):
 
 NETWORKS = """
     import torch
-    from torch_utils.ops import bias_act, upfirdn2d
+    from torch_utils.ops import bias_act, {beside}
 
     def decorated(function):
         return lambda *args, **kwargs: function(*args, **kwargs)
@@ -286,12 +286,17 @@ MODULATED = (
 )
 
 
+def networks(signature, beside="upfirdn2d"):
+    return NETWORKS.format(signature=signature, beside=beside)
+
+
 def test_modulated_convolution_of_networks(write):
-    networks = {
-        "training/networks.py": NETWORKS.format(signature=MODULATED),
-        "training/networks_stylegan2.py": NETWORKS.format(signature="x, w, s, demodulate=True"),
+    files = {
+        "training/networks.py": networks(MODULATED),
+        "training/networks_student.py": networks(MODULATED),
+        "training/networks_stylegan2.py": networks("x, kernel, s, demodulate=True"),
     }
-    write({**NVLABS, "torch_utils/ops/bias_act.py": "def bias_act(): pass", **networks})
+    write({**NVLABS, "torch_utils/ops/bias_act.py": "def bias_act(): pass", **files})
     x, weight, styles = torch.randn(2, 3, 4, 4), torch.randn(5, 3, 3, 3), torch.randn(2, 3)
     noise = torch.randn(4, 4)
     with compat.install():
@@ -299,11 +304,33 @@ def test_modulated_convolution_of_networks(write):
         y = module.modulated_conv2d(x=x, weight=weight, styles=styles, noise=noise, padding=1, fused_modconv=False)
         assert importlib.import_module("training.networks_stylegan2").modulated_conv2d(0, 0, 0) == "theirs"
         assert "left alone: modulated_conv2d, which has another signature" in compat.explain_install()
+        student = importlib.import_module("training.networks_student")
+        torch.testing.assert_close(student.modulated_conv2d(x, weight, styles, noise, padding=1), y)
     w = weight * styles[:, None, :, None, None]
     w = w / (w.square().sum((2, 3, 4), keepdim=True) + 1e-8).sqrt()
     want = F.conv2d(x.view(1, 6, 4, 4), w.view(10, 3, 3, 3), padding=1, groups=2).view(2, 5, 4, 4) + noise
     torch.testing.assert_close(y, want, rtol=1e-4, atol=1e-5)
     assert module.modulated_conv2d(0, 0, 0) == "theirs"
+
+
+def test_modulated_convolution_of_stylegan3(write):
+    signature = "x, w, s, demodulate=True, padding=0, input_gain=None"
+    write({**NVLABS, "torch_utils/ops/bias_act.py": "def bias_act(): pass",
+           "torch_utils/ops/filtered_lrelu.py": "def filtered_lrelu(): pass",
+           "training/networks_stylegan3.py": networks(signature, "filtered_lrelu")})  # fmt: skip
+    x, weight, styles = torch.randn(2, 3, 4, 4), torch.randn(5, 3, 3, 3), torch.randn(2, 3)
+    gain, padding = torch.rand(2, 3), [2, 1]
+    with compat.install():
+        modulated_conv2d = importlib.import_module("training.networks_stylegan3").modulated_conv2d
+        y = modulated_conv2d(x, weight, styles, padding=padding, input_gain=gain)
+        plain = modulated_conv2d(x, w=weight, s=styles, demodulate=False, input_gain=gain[0, 0])
+    w = (weight / weight.square().mean((1, 2, 3), keepdim=True).sqrt())[None]
+    w = w * (styles / styles.square().mean().sqrt())[:, None, :, None, None]
+    w = w / (w.square().sum((2, 3, 4), keepdim=True) + 1e-8).sqrt() * gain[:, None, :, None, None]
+    want = F.conv2d(x.view(1, 6, 4, 4), w.view(10, 3, 3, 3), padding=padding, groups=2).view(2, 5, 6, 4)
+    torch.testing.assert_close(y, want, rtol=1e-4, atol=1e-5)
+    want = torch.stack([F.conv2d(a * s[:, None, None], weight) for a, s in zip(x, styles, strict=True)]) * gain[0, 0]
+    torch.testing.assert_close(plain, want, rtol=1e-4, atol=1e-5)
 
 
 PERSISTENCE = """
@@ -323,7 +350,7 @@ PERSISTENCE = """
 def test_networks_that_a_pickle_carries_as_text(write, imported):
     folder = write({**NVLABS, "torch_utils/persistence.py": PERSISTENCE})
     (folder / "torch_utils" / "ops" / "bias_act.py").write_text("def bias_act(): pass")
-    texts = [textwrap.dedent(NETWORKS.format(signature=s)) for s in (MODULATED, "x, w, s")]
+    texts = [textwrap.dedent(networks(s)) for s in (MODULATED, "x, w, styles")]
     if imported:
         before = importlib.import_module("torch_utils.persistence")._src_to_module(texts[0])
         assert before.modulated_conv2d(0, 0, 0) == "theirs"
