@@ -52,7 +52,7 @@ NETWORKS = "networks"
 
 
 def file_key(module: str) -> str:
-    """Return the key of :data:`FILES` for the file of ``module``: the stem of its name, one for all files of networks."""
+    """Return the key of :data:`FILES` for the file of ``module``: its stem, or one key for all files of networks."""
     stem = module.rpartition(".")[2]
     return NETWORKS if stem.partition("_")[0] == NETWORKS else stem
 
