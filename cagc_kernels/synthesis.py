@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
 import torch
+
+from .arguments import Filtering
 
 
 class Part(NamedTuple):
@@ -39,8 +41,9 @@ class SynthesisProgram(Protocol):
     """A generator's mapping and synthesis networks with frozen weights, packed from :class:`GeneratorWeights`.
 
     ``cagc_kernels.native.synthesis.Program`` and ``cagc_kernels.triton.synthesis.Program`` implement it, and
-    ``cagc_kernels.native.sngan.Program`` for :class:`ResidualWeights`. Those of the native backend also draw images
-    from latents in one call, ``generate``. Calls are not thread-safe.
+    ``cagc_kernels.native.sngan.Program`` for :class:`ResidualWeights`, both of which also draw images from latents in
+    one call, ``generate``; ``cagc_kernels.native.stylegan3.Program`` for :class:`FilteredWeights`, whose ``map`` takes
+    and returns w. Calls are not thread-safe.
 
     Attributes:
         dtype, device: dtype and device of latents, noise and images.
@@ -176,6 +179,38 @@ class ResidualWeights:
     scale: torch.Tensor
     shift: torch.Tensor
     convs: Sequence[ResidualConvWeights]
+
+
+@dataclass(frozen=True)
+class FilteredConvWeights:
+    """Weights of one modulated convolution of a StyleGAN3 generator with its filtered leaky ReLU, gains multiplied in.
+
+    weight [O, I, k, k] with k 1 or 3, affine [I, style_dim], affine_bias [I], bias [O]. ``input_gain`` is a factor on
+    the input that demodulation does not cancel, ``filtering`` what follows the convolution, which is padded by k - 1.
+    """
+
+    weight: torch.Tensor
+    affine: torch.Tensor
+    affine_bias: torch.Tensor
+    bias: torch.Tensor
+    input_gain: float
+    demodulate: bool
+    filtering: Filtering
+
+
+@dataclass(frozen=True)
+class FilteredWeights:
+    """All weights of a StyleGAN3 synthesis network, as float64 tensors on the CPU, and what makes its first features.
+
+    Attributes:
+        input: w [N, style_dim] → float32 [N, C, h, w], of the first of ws.
+        convs: in order of execution, of the following ws; the last one is toRGB.
+        output_scale: factor on the image.
+    """
+
+    input: Callable[[torch.Tensor], torch.Tensor]
+    convs: Sequence[FilteredConvWeights]
+    output_scale: float
 
 
 def bytes_of(storage: str) -> int:

@@ -1,30 +1,19 @@
 // The Python module. It passes structs of integers, numbers and addresses by name and turns errors into exceptions.
-// Only this file and module_fields.h include pybind11 or Python, so other languages can be bound to the same headers.
+// Only the files named module* include pybind11 or Python, so other languages can be bound to the same headers.
 #include "cagc/bias_act.h"
 #include "cagc/epilogue.h"
 #include "cagc/filtered_lrelu.h"
 #include "cagc/packing.h"
-#include "cagc/sngan.h"
 #include "cagc/sparse_channel_conv2d.h"
 #include "cagc/synthesis.h"
 #include "cagc/upfirdn2d.h"
+#include "module_checks.h"
 #include "module_fields.h"
 #include <algorithm>
 #include <pybind11/stl.h>
 
-namespace py = pybind11;
-using Pointer = std::uintptr_t;  // Tensor.data_ptr(), 0 where a tensor is absent
 
 namespace {
-
-void require(bool right, const char *op, const char *message) {
-  if (!right) throw std::invalid_argument(std::string(op) + ": " + message);
-}
-
-// Fake, meta and functional tensors have a data pointer of 0: refuse instead of crashing.
-void present(bool there, const char *op, const char *name) {
-  if (!there) require(false, op, (std::string(name) + " is null (a fake, meta or functional tensor?)").c_str());
-}
 
 void known(cagc::DType dtype, const char *op) {
   require(dtype >= cagc::DType::float32 && dtype <= cagc::DType::bfloat16, op, "unknown dtype code");
@@ -171,17 +160,6 @@ void bind_ops(py::module_ &m) {
   bind_op(m, "sparse_channel_conv2d", cagc::sparse_channel_conv2d_cpu, CAGC_ON_CUDA(cagc::sparse_channel_conv2d_cuda));
   bind_op(m, "epilogue", cagc::epilogue_cpu, CAGC_ON_CUDA(cagc::epilogue_cuda));
   bind_op(m, "filtered_lrelu", cagc::filtered_lrelu_cpu, CAGC_ON_CUDA(cagc::filtered_lrelu_cuda));
-}
-
-const float *floats(Pointer p) { return reinterpret_cast<const float *>(p); }
-const double *doubles(Pointer p) { return reinterpret_cast<const double *>(p); }
-float *writable(Pointer p) { return reinterpret_cast<float *>(p); }
-
-const cagc::Kernels &kernels_of(const std::string &instructions) {
-  const cagc::Kernels *kernels = cagc::find_kernels(instructions.c_str());
-  if (!kernels)
-    require(false, "synthesis", ("no kernels for instructions '" + instructions + "' here").c_str());
-  return *kernels;
 }
 
 void check(const cagc::ConvWeights &c) {
@@ -333,50 +311,6 @@ void bind_synthesis(py::module_ &m) {
           py::kw_only(), py::arg("z"), py::arg("w"), py::arg("workspace"));
 }
 
-std::unique_ptr<cagc::ResidualNetwork> residual_network(const std::vector<cagc::ResidualConv> &convs, int64_t z_dim,
-                                                        int64_t width, Pointer projection, Pointer projection_bias,
-                                                        Pointer scale, Pointer shift, const std::string &instructions,
-                                                        int64_t batch) {
-  cagc::ResidualGenerator g;
-  g.convs = convs, g.z_dim = z_dim, g.width = width, g.projection = doubles(projection);
-  g.projection_bias = doubles(projection_bias), g.scale = doubles(scale), g.shift = doubles(shift);
-  const char *wrong = cagc::why_not_residual(g);
-  require(!wrong && batch >= 1, "sngan", wrong ? wrong : "batch is below 1");
-  const cagc::Kernels &kernels = kernels_of(instructions);
-  py::gil_scoped_release release;
-  return std::make_unique<cagc::ResidualNetwork>(kernels, *cagc::find_residual_kernels(instructions.c_str()), g, batch);
-}
-
-void bind_sngan(py::module_ &m) {
-#define F(member) CAGC_FIELD(cagc::ResidualConv, member)
-  cagc::bind_fields<cagc::ResidualConv>(m, "ResidualConv", {
-      F(resolution), CAGC_FIELD_AS("in_channels", cagc::ResidualConv, in),
-      CAGC_FIELD_AS("out_channels", cagc::ResidualConv, out), F(shortcut_in), F(weight), F(bias), F(shortcut), F(scale),
-      F(shift)});
-#undef F
-  py::class_<cagc::ResidualNetwork>(m, "ResidualNetwork")
-      .def(py::init(&residual_network), py::kw_only(), py::arg("convs"), py::arg("z_dim"), py::arg("width"),
-           py::arg("projection"), py::arg("projection_bias"), py::arg("scale"), py::arg("shift"),
-           py::arg("instructions"), py::arg("batch"))
-      .def_property_readonly("bytes", &cagc::ResidualNetwork::bytes)
-      .def_property_readonly("layers", &cagc::ResidualNetwork::convs);
-  py::class_<cagc::ResidualSynthesis>(m, "ResidualSynthesis")
-      .def(py::init([](const cagc::ResidualNetwork &network, int64_t batch, int threads) {
-             require(batch >= 1 && threads >= 1, "sngan", "batch or threads is below 1");
-             return std::make_unique<cagc::ResidualSynthesis>(network, batch, threads);
-           }),
-           py::keep_alive<1, 2>(), py::kw_only(), py::arg("network"), py::arg("batch"), py::arg("threads"))
-      .def_property_readonly("bytes", &cagc::ResidualSynthesis::bytes)
-      .def(
-          "run",
-          [](cagc::ResidualSynthesis &s, Pointer z, Pointer image, Pointer seconds) {
-            present(z && image, "sngan", "z or image");
-            py::gil_scoped_release release;
-            s.run(floats(z), writable(image), reinterpret_cast<double *>(seconds));
-          },
-          py::arg("z"), py::arg("image"), py::arg("seconds") = 0);
-}
-
 }  // namespace
 
 PYBIND11_MODULE(_C, m) {
@@ -384,7 +318,8 @@ PYBIND11_MODULE(_C, m) {
   bind_ops(m);
   bind_packing(m);
   bind_synthesis(m);
-  bind_sngan(m);
+  cagc::bind_sngan(m);
+  cagc::bind_planar_conv(m);
 #ifdef CAGC_CUDA_ARCHS
   m.attr("cuda_archs") = CAGC_CUDA_ARCHS;
 #else

@@ -14,12 +14,14 @@ from torch import nn
 
 from cagc_kernels import filtered_lrelu, modulated_conv2d
 from cagc_kernels.profiling import layer_range
+from cagc_kernels.synthesis import FilteredWeights
 
 from .base import BaseGenerator, BaseSynthesis
 from .layers import FullyConnected, bounded, wide
 from .protocol import Noise
 from .stylegan2 import MappingNetwork
 from .stylegan3_config import LayerPlan, StyleGAN3Config, lowpass
+from .stylegan3_frozen import filtered_weights, not_compiled
 
 # Decay of the running mean square of a layer's input, per call.
 MAGNITUDE_DECAY = 0.999
@@ -229,3 +231,11 @@ class StyleGAN3Generator(BaseGenerator):
         self.config = config
         self.mapping = MappingNetwork(config)
         self.synthesis = SynthesisNetwork(config)
+
+    def no_filtered_weights(self) -> str | None:
+        """Why the compiled program of StyleGAN3 does not run this generator; None if it does."""
+        return not_compiled(self.config)
+
+    def filtered_weights(self) -> FilteredWeights:
+        """Weights of the synthesis network for the compiled program, in float64 on the CPU."""
+        return filtered_weights(self.synthesis)

@@ -6,11 +6,12 @@
 :meth:`CompiledGenerator.explain` says which of these runs it:
 
 - CPU: the compiled program of StyleGAN2 (:mod:`cagc_kernels.native.synthesis`) or of SN-GAN
-  (:mod:`cagc_kernels.native.sngan`), one call per image. It always computes in float32; with float16 and bfloat16 the
-  latents and images are converted.
+  (:mod:`cagc_kernels.native.sngan`), one call per image, or that of StyleGAN3 (:mod:`cagc_kernels.native.stylegan3`),
+  layer by layer. It always computes in float32; with float16 and bfloat16 the latents and images are converted.
 - CUDA: the Triton program (:mod:`cagc_kernels.triton.synthesis`), with one CUDA graph per batch size; it computes in
   the dtype that it was compiled for, sums and styles in float32.
-- With labels, or with z of another length than w, the mapping network runs as PyTorch's layers before either program.
+- With labels, with z of another length than w, and for StyleGAN3, the mapping network runs as PyTorch's layers before
+  the program.
 - Otherwise (float64, another architecture or shape of image, no compiled module or no Triton): a frozen copy that runs
   eagerly, on CUDA under a CUDA graph; an SN-GAN has its batch normalisation folded into its convolutions.
 """

@@ -23,7 +23,9 @@ def mapping_of(generator: AnyGenerator, program: SynthesisProgram) -> Callable[.
 
 
 def maps(generator: AnyGenerator) -> bool:
-    """Whether the compiled programs compute w of ``generator``: SN-GAN's w is z."""
+    """Whether the compiled programs compute w of ``generator``: SN-GAN's w is z, and StyleGAN3's is not theirs."""
+    if hasattr(generator, "filtered_weights"):
+        return False
     return hasattr(generator, "residual_weights") or generator.not_compiled() is None
 
 
@@ -39,17 +41,21 @@ def program_of(
     name = "triton" if device.type == "cuda" or backend.preferred() == "triton" else "native"
     if dtype == torch.float64:
         return None, "the compiled program computes in float32, not float64"
-    residual = hasattr(generator, "residual_weights")
-    if not residual and not hasattr(generator, "frozen_weights"):
-        return None, "the compiled programs run StyleGAN2 and SN-GAN alone"
-    if residual and name != "native":
-        return None, "the compiled program of SN-GAN runs on the CPU alone"
+    residual, filtered = hasattr(generator, "residual_weights"), hasattr(generator, "filtered_weights")
+    if not residual and not filtered and not hasattr(generator, "frozen_weights"):
+        return None, "the compiled programs run StyleGAN2, StyleGAN3 and SN-GAN alone"
+    if (residual or filtered) and name != "native":
+        return None, f"the compiled program of {'SN-GAN' if residual else 'StyleGAN3'} runs on the CPU alone"
     if reason := backend.refusal(name, "modulated_conv2d", device.type):
         return None, reason
     if backend.preferred() not in (None, name):
         return None, f"the {backend.preferred()} backend is preferred"
     if residual:
         return import_module("cagc_kernels.native.sngan").Program(generator.residual_weights(), batch), None
+    if filtered:
+        if reason := generator.no_filtered_weights():
+            return None, reason
+        return import_module("cagc_kernels.native.stylegan3").Program(generator.filtered_weights(), batch), None
     if reason := generator.not_compiled(mapping=False):
         return None, reason
     weights = weights_of(generator)

@@ -24,11 +24,16 @@ def _taps(f: torch.Tensor | None, x: torch.Tensor) -> torch.Tensor | None:
     return None if f is None else f.to(accumulator(x.dtype)).contiguous()
 
 
-def _run(route: int, lead: torch.Tensor, g, x, b, filtering: Filtering, size: tuple[int, int]) -> torch.Tensor:
-    """Launch the kernel; the result of ``size`` has the memory order of ``lead``, which is ``g`` or ``x``."""
+def _run(
+    route: int, lead: torch.Tensor, g, x, b, filtering: Filtering, size: tuple[int, int], out=None
+) -> torch.Tensor:
+    """Launch the kernel; the result of ``size`` has the memory order of ``lead``, which is ``g`` or ``x``.
+
+    ``out``: contiguous memory for the result of a contiguous ``lead``.
+    """
     last = layout.is_channels_last(lead)
     lead = _planes(lead)
-    out = layout.allocate_images(lead, *size)
+    out = layout.allocate_images(lead, *size) if out is None else out
     if out.numel() > 0:
         x, g = _planes(x), None if g is None else g.contiguous()
         fu, fd = _taps(filtering.up_filter, x), _taps(filtering.down_filter, x)
@@ -49,9 +54,14 @@ def _run(route: int, lead: torch.Tensor, g, x, b, filtering: Filtering, size: tu
     return out.contiguous(memory_format=torch.channels_last) if last else out
 
 
-def value(x: torch.Tensor, b: torch.Tensor | None, filtering: Filtering) -> torch.Tensor:
-    """Return the op on ``x`` [N, C, H, W]; see :func:`cagc_kernels.filtered_lrelu`."""
-    return _run(VALUE, x, None, x, b, filtering, filtering.output_size(x))
+def value(
+    x: torch.Tensor, b: torch.Tensor | None, filtering: Filtering, out: torch.Tensor | None = None
+) -> torch.Tensor:
+    """Return the op on ``x`` [N, C, H, W]; see :func:`cagc_kernels.filtered_lrelu`.
+
+    ``out``: contiguous [N, C, H', W'] of the dtype of ``x``, which must be contiguous too; filled and returned.
+    """
+    return _run(VALUE, x, None, x, b, filtering, filtering.output_size(x), out)
 
 
 def tangent(h: torch.Tensor, x: torch.Tensor, b: torch.Tensor | None, filtering: Filtering) -> torch.Tensor:

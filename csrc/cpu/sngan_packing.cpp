@@ -1,24 +1,13 @@
 // Chooses algorithms for SN-GAN's convolutions, transforms and packs their weights: once per network, in float64.
 #include "cagc/packing.h"
 #include "cagc/sngan.h"
+#include "winograd_filters.h"
 #include <algorithm>
 
 namespace cagc {
 namespace {
 
 int64_t padded(int64_t channels) { return (channels + kLanes - 1) / kLanes * kLanes; }
-
-// F(4, 3) of three taps at the points 0, 1, -1, 2, -2 and infinity: the polynomial of the taps at each point, divided
-// by the product of its distances to the others (Lavin and Gray, 2016).
-void transform(const double *taps, int64_t step, double *values) {
-  constexpr double points[] = {0, 1, -1, 2, -2};
-  for (int i = 0; i < 5; i++) {
-    double distances = 1;
-    for (int j = 0; j < 5; j++) distances *= i == j ? 1 : points[i] - points[j];
-    values[i] = (taps[0] + points[i] * (taps[step] + points[i] * taps[2 * step])) / distances;
-  }
-  values[5] = taps[2 * step];
-}
 
 }  // namespace
 
@@ -113,19 +102,7 @@ const float *ResidualNetwork::filter(const ResidualConv &conv, const StyledConv 
     return matrix(dense, 9 * to.in, to.out);
   }
   const int64_t size = to.in * to.out, kept = to.up == 2 ? 5 : 6;
-  std::vector<float> dense(36 * size);
-  for (int64_t o = 0; o < conv.out; o++)
-    for (int64_t i = 0; i < conv.in; i++) {
-      double columns[18], values[6];  // [6, 3]
-      for (int x = 0; x < 3; x++) {
-        transform(conv.weight + (o * conv.in + i) * 9 + x, 3, values);
-        for (int a = 0; a < 6; a++) columns[a * 3 + x] = values[a];
-      }
-      for (int a = 0; a < 6; a++) {
-        transform(columns + a * 3, 1, values);
-        for (int b = 0; b < 6; b++) dense[(a * 6 + b) * size + i * to.out + o] = static_cast<float>(values[b]);
-      }
-    }
+  const std::vector<float> dense = filters43(conv.weight, conv.in, conv.out, to.in, to.out);
   float *packed = own(kept * kept * size), *next = packed;
   for (int64_t p = 0; p < 36; p++) {
     if (to.up == 2 && (p / 6 == 2 || p % 6 == 2)) continue;  // of the point -1

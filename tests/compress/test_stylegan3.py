@@ -16,6 +16,7 @@ from cagc.metrics.macs import count_macs, total_macs, total_parameters
 from cagc.metrics.sampling import draw
 from cagc.models import StyleGAN3Config, StyleGAN3Generator, build_generator, new_discriminator
 from cagc.pruning.scores import METRICS
+from cagc_kernels import native
 
 from . import stylegan3_networks as networks
 from .commands import run
@@ -175,11 +176,24 @@ def test_pruned_generator_is_the_full_one_without_the_removed_channels(options, 
 
 
 def test_compiled_and_seeded():
-    generator = small()
+    generator = small(c_dim=2)
     compiled = cagc.runtime.compile(generator)
-    z = torch.randn(2, 16)
-    torch.testing.assert_close(compiled(z), generator(z))
-    assert compiled.reason and len(compiled.explain()) == 6
+    z, c = torch.randn(2, 16), torch.eye(2)
+    expected = generator(z, c, 0.7, 3)
+    torch.testing.assert_close(compiled(z, c, 0.7, 3), expected, rtol=1e-4, atol=1e-5)
+    rows = compiled.explain()
+    assert [row["layer"] for row in rows] == list(generator.config.channels)[1:]
+    if native.REASON is None:
+        assert all("winograd43 of planes" in row["kernel"] for row in rows)
+        profile = compiled.profile(z, repeats=1, c=c)
+        macs = sum(spec.macs for spec in generator.config.layers() if spec.kind in ("conv", "to_rgb"))
+        assert sum(row["macs"] for row in profile[2:]) == 2 * macs
+    with pytest.raises(TypeError, match="transform"):
+        compiled.synthesis(generator.mapping(z, c), transform=torch.eye(3))
+    other = cagc.runtime.compile(small(conv_kernel=5))
+    assert "5x5" in other.reason or native.REASON
+    assert len(other.explain()) == 6 and other(z).shape == expected.shape
+    generator = small()
     torch.testing.assert_close(draw(generator, [5]), draw(generator, range(4, 7))[1:2])
 
 

@@ -1,4 +1,5 @@
 // The ops of every instruction set, in the order of levels.cpp. The C interface does without this file.
+#include "../synthesis/planar_kernels.h"
 #include "../synthesis/residual_kernels.h"
 #include "cagc/bias_act.h"
 #include "cagc/epilogue.h"
@@ -18,6 +19,7 @@ namespace cagc {
   void sparse_channel_conv2d(const SparseChannelConv2d &, int threads);       \
   void upfirdn2d(const Upfirdn2d &, int threads);                             \
   extern const ResidualKernels residual_kernels;                              \
+  extern const PlanarKernels planar_kernels;                                  \
   }
 CAGC_DECLARE(generic)
 #if defined(CAGC_X86_LEVELS)
@@ -35,11 +37,12 @@ struct Ops {
   void (*upfirdn2d)(const Upfirdn2d &, int threads);
   const char *name;
   const ResidualKernels &residual;
+  const PlanarKernels &planar;
 };
 
 #define CAGC_ROW(LEVEL) \
   { LEVEL::bias_act, LEVEL::epilogue, LEVEL::filtered_lrelu, LEVEL::sparse_channel_conv2d, LEVEL::upfirdn2d, \
-    #LEVEL, LEVEL::residual_kernels }
+    #LEVEL, LEVEL::residual_kernels, LEVEL::planar_kernels }
 
 const Ops kOps[] = {
 #if defined(CAGC_X86_LEVELS)
@@ -51,13 +54,23 @@ const Ops kOps[] = {
 
 const Ops &ops() { return kOps[current_level()]; }
 
+const Ops *find_ops(const char *instructions) {
+  if (!find_kernels(instructions)) return nullptr;
+  for (const Ops &row : kOps)
+    if (!std::strcmp(row.name, instructions)) return &row;
+  return nullptr;
+}
+
 }  // namespace
 
 const ResidualKernels *find_residual_kernels(const char *instructions) {
-  if (!find_kernels(instructions)) return nullptr;
-  for (const Ops &row : kOps)
-    if (!std::strcmp(row.name, instructions)) return &row.residual;
-  return nullptr;
+  const Ops *row = find_ops(instructions);
+  return row ? &row->residual : nullptr;
+}
+
+const PlanarKernels *find_planar_kernels(const char *instructions) {
+  const Ops *row = find_ops(instructions);
+  return row ? &row->planar : nullptr;
 }
 
 void bias_act_cpu(const BiasAct &p, int threads) { ops().bias_act(p, threads); }

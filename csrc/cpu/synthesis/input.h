@@ -47,27 +47,6 @@ template <int Size> CAGC_INLINE void prefetch(const Patch &p, int64_t c) {
     for (int j = 0; j < 4; j++) __builtin_prefetch(p.ahead + i * p.pitch + j * p.column + c);
 }
 
-// Input transform of F(4x4, 3x3). at(i, j) returns a vector of the patch; the points are stored `step` floats apart.
-template <int W, class At> CAGC_INLINE void transform43(At &&at, float *v, int64_t step) {
-  vec<W> rows[6][6];
-  CAGC_UNROLL
-  for (int j = 0; j < 6; j++) {
-    vec<W> d[6], o[6];
-    CAGC_UNROLL
-    for (int i = 0; i < 6; i++) d[i] = at(i, j);
-    input43<W>(d, o);
-    CAGC_UNROLL
-    for (int i = 0; i < 6; i++) rows[i][j] = o[i];
-  }
-  CAGC_UNROLL
-  for (int i = 0; i < 6; i++) {
-    vec<W> o[6];
-    input43<W>(rows[i], o);
-    CAGC_UNROLL
-    for (int j = 0; j < 6; j++) store<W>(v + (i * 6 + j) * step, o[j]);
-  }
-}
-
 template <int W> void tile43(const Patch &p, int64_t in, const Block &block, int64_t tile) {
   for (int64_t c = 0; c < in; c += W) {
     prefetch<6>(p, c);

@@ -45,27 +45,6 @@ template <int W> void to_rgb(const ConvJob &job, const Place &at, const float *y
   }
 }
 
-// Output transform of F(4x4, 3x3) for points `step` floats apart; calls to(i, j, v) for each of the 4 x 4 outputs.
-template <int W, class To> CAGC_INLINE void inverse43(const float *m, int64_t step, To &&to) {
-  vec<W> rows[4][6];
-  CAGC_UNROLL
-  for (int j = 0; j < 6; j++) {
-    vec<W> d[6], o[4];
-    CAGC_UNROLL
-    for (int i = 0; i < 6; i++) d[i] = load<W>(m + (i * 6 + j) * step);
-    output43<W>(d, o);
-    CAGC_UNROLL
-    for (int i = 0; i < 4; i++) rows[i][j] = o[i];
-  }
-  CAGC_UNROLL
-  for (int i = 0; i < 4; i++) {
-    vec<W> o[4];
-    output43<W>(rows[i], o);
-    CAGC_UNROLL
-    for (int j = 0; j < 4; j++) to(i, j, o[j]);
-  }
-}
-
 template <int W> void tile43(const ConvJob &job, const Block &block, int64_t tile, float *scratch) {
   const int64_t out = job.conv->out, r = job.conv->resolution, step = block.count * out + kPointPad;
   const Place at = place(job, block.first + tile);

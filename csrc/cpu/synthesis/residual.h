@@ -5,7 +5,7 @@
 // -1 is zero, so that 25 of the 36 products of F(4x4, 3x3) remain.
 #pragma once
 #include "../isa/elements.h"
-#include "output.h"
+#include "input.h"
 #include "residual_kernels.h"
 
 namespace cagc {

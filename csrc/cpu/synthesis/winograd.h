@@ -1,4 +1,5 @@
-// One-dimensional Winograd (Toom-Cook) transforms. Points 0, ±1, ±2, ∞ for F(4, 3) and 0, ±1, 2, ∞ for F(4, 2).
+// Winograd (Toom-Cook) transforms along one axis, and of tiles by F(4x4, 3x3). Points 0, ±1, ±2, ∞ for F(4, 3) and
+// 0, ±1, 2, ∞ for F(4, 2).
 // Lavin and Gray, "Fast algorithms for convolutional neural networks", 2016.
 #pragma once
 #include "../isa/simd.h"
@@ -39,6 +40,48 @@ template <int W> CAGC_INLINE void output42(const vec<W> *m, vec<W> *y) {
   y[1] = b + 2.f * m[3];
   y[2] = a + 4.f * m[3];
   y[3] = b + 8.f * m[3] + m[4];
+}
+
+// Input transform of F(4x4, 3x3). at(i, j) returns a vector of the patch; the points are stored `step` floats apart.
+template <int W, class At> CAGC_INLINE void transform43(At &&at, float *v, int64_t step) {
+  vec<W> rows[6][6];
+  CAGC_UNROLL
+  for (int j = 0; j < 6; j++) {
+    vec<W> d[6], o[6];
+    CAGC_UNROLL
+    for (int i = 0; i < 6; i++) d[i] = at(i, j);
+    input43<W>(d, o);
+    CAGC_UNROLL
+    for (int i = 0; i < 6; i++) rows[i][j] = o[i];
+  }
+  CAGC_UNROLL
+  for (int i = 0; i < 6; i++) {
+    vec<W> o[6];
+    input43<W>(rows[i], o);
+    CAGC_UNROLL
+    for (int j = 0; j < 6; j++) store<W>(v + (i * 6 + j) * step, o[j]);
+  }
+}
+
+// Output transform of F(4x4, 3x3) for points `step` floats apart; calls to(i, j, v) for each of the 4 x 4 outputs.
+template <int W, class To> CAGC_INLINE void inverse43(const float *m, int64_t step, To &&to) {
+  vec<W> rows[4][6];
+  CAGC_UNROLL
+  for (int j = 0; j < 6; j++) {
+    vec<W> d[6], o[4];
+    CAGC_UNROLL
+    for (int i = 0; i < 6; i++) d[i] = load<W>(m + (i * 6 + j) * step);
+    output43<W>(d, o);
+    CAGC_UNROLL
+    for (int i = 0; i < 4; i++) rows[i][j] = o[i];
+  }
+  CAGC_UNROLL
+  for (int i = 0; i < 4; i++) {
+    vec<W> o[4];
+    output43<W>(rows[i], o);
+    CAGC_UNROLL
+    for (int j = 0; j < 4; j++) to(i, j, o[j]);
+  }
 }
 
 }  // namespace
