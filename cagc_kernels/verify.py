@@ -8,5 +8,7 @@ from .verification.command import main
 if __name__ == "__main__":
     sys.exit(main())
 
-# Importing this module would hide the function ``cagc_kernels.verify`` behind the module, so the function is restored.
+# Importing this module would hide the function ``cagc_kernels.verify`` behind the module, so the function is restored,
+# with what importlib.util.find_spec asks of a module.
+verify.__spec__ = __spec__
 sys.modules[__name__] = verify

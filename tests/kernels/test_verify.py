@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from importlib.util import find_spec
 
 import pytest
 import torch
@@ -109,3 +110,4 @@ def test_an_import_leaves_the_function():
     import cagc_kernels.verify  # noqa: F401
 
     assert cagc_kernels.verify is verify
+    assert find_spec("cagc_kernels.verify").name == "cagc_kernels.verify"
