@@ -13,7 +13,8 @@ import torch
 from rich.table import Table
 
 from . import __version__, assets
-from .checkpoints import save_generator
+from .checkpoints import Checkpoint, save_checkpoint, save_generator
+from .checkpoints.native import narrowest_dtype, round_to_float16
 from .common.checks import choice
 from .common.console import console, phase, plain_console
 from .common.documents import write_json
@@ -170,8 +171,7 @@ def _conclude(
     with phase("Evaluating") as track:
         variants = evaluate(
             student, loaded.teacher, loaded.parser, loaded.data, others, config.evaluation_samples,
-            config.pairs, config.features, seed=_HELD_OUT + config.seed, track=track,
-            metrics=config.evaluation_metrics,
+            config.pairs, config.features, seed=_HELD_OUT + config.seed, track=track, metrics=config.evaluation_metrics,
         )  # fmt: skip
     with phase("Writing the report"):
         report = _report(config, loaded, plan, variants, student, pruned)
@@ -180,7 +180,8 @@ def _conclude(
         page = write_report(config.out, report)
         metrics = {"generators": report.metrics(), "features": report.features, "provenance": dict(report.provenance)}
         write_json(config.out / "metrics.json", metrics)
-        save_generator(student, config.out / "student.safetensors", {"plan": plan.digest(), "teacher": plan.teacher})
+        saved = Checkpoint(g_ema=student, metadata={"plan": plan.digest(), "teacher": plan.teacher})
+        save_checkpoint(config.out / "student.safetensors", saved, narrowest_dtype(student))
     print_table(report)
     print(page)
     return report
@@ -301,7 +302,7 @@ def _distill(
             resume=resume and bool(run.checkpoints()), overwrite=resume,
             sources={name: str(path.resolve()) for name, path in files.items()} | config.inputs().to_dict(), plan=plan,
         )  # fmt: skip
-    return student, pruned.eval()
+    return round_to_float16(student), pruned.eval()
 
 
 def _report(

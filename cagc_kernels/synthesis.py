@@ -26,7 +26,8 @@ STORAGE = ("float32", "float16", "int8")
 class Storage(NamedTuple):
     """How the weights of fully connected layers are stored, each one of :data:`STORAGE`; all compute in float32.
 
-    int8 has a float scale for each output: the row's largest magnitude / 127.
+    int8 has a float scale for each output: the row's largest magnitude / 127. float16 has one scale for a layer;
+    it takes up the gain of weights that a checkpoint holds as float16, so that those are kept exactly.
 
     Attributes:
         mapping: of the mapping network.
@@ -221,7 +222,7 @@ def bytes_of(storage: str) -> int:
 def check_storage(weights: GeneratorWeights, storage: Storage) -> None:
     """Raise ValueError unless ``storage`` names storages of :data:`STORAGE` that can hold ``weights``.
 
-    float16 holds finite weights up to 65504, int8 finite ones.
+    float16 and int8 hold finite weights.
     """
     parts = {"mapping": [weight for weight, _ in weights.mapping], "styles": []}
     for conv in weights.convs:
@@ -232,7 +233,7 @@ def check_storage(weights: GeneratorWeights, storage: Storage) -> None:
         if stored == "float32":
             continue
         # The compiled module multiplies the activation's gain, the square root of two, into the mapping network.
-        bound = 65504 / 2**0.5 if stored == "float16" else float(torch.finfo(torch.float32).max) / 2
+        bound = float(torch.finfo(torch.float32).max) / 2
         most = max(
             (float(weight.abs().max()) for weight in parts[part]),
             key=lambda m: m if m == m else float("inf"),

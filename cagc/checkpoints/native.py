@@ -78,3 +78,21 @@ def native_file(networks: dict[str, Any], metadata: dict[str, Any] | None, dtype
             tensors[f"{name}.{key}"] = tensor.detach().to("cpu", dtype, copy=True).contiguous()
     header = {"format": FORMAT, "configs": json.dumps(configs), "metadata": json.dumps(metadata or {})}
     return save(tensors, header)
+
+
+def round_to_float16(network: Any) -> Any:
+    """Round the weights of ``network`` to float16, unless one is too large for it, and return the network.
+
+    A file then holds them in half the bytes, and compiled programs read them from half the bytes.
+    """
+    tensors = [tensor for tensor in network.state_dict().values() if tensor.is_floating_point()]
+    if all(tensor.half().isfinite().all() for tensor in tensors):
+        for tensor in tensors:
+            tensor.copy_(tensor.half())
+    return network
+
+
+def narrowest_dtype(network: Any) -> torch.dtype | None:
+    """float16 if it holds the weights of ``network`` as they are, otherwise None."""
+    tensors = [tensor for tensor in network.state_dict().values() if tensor.is_floating_point()]
+    return torch.float16 if all(torch.equal(tensor, tensor.half().to(tensor)) for tensor in tensors) else None

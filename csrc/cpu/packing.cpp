@@ -220,7 +220,7 @@ Dense PackedNetwork::dense(const double *weight, const double *bias, int64_t k, 
   for (int64_t c = 0; c < columns; c++)
     for (int64_t i = 0; i < k; i++) matrix[i * padded_columns + c] = static_cast<float>(weight[c * k + i] * gain);
   void *packed = own_dense(k * padded_columns * bytes_of(storage));
-  float *scale = storage == Storage::int8 ? own_dense(4 * padded_columns) : nullptr;
+  float *scale = storage != Storage::float32 ? own_dense(4 * padded_columns) : nullptr;
   float *biases = own_dense(4 * padded_columns);
   for (int64_t c = 0; c < columns; c++) biases[c] = static_cast<float>(bias[c] * gain);
   pack_dense(kernels_, storage, matrix.data(), k, padded_columns, packed, scale);

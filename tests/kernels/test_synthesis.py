@@ -88,6 +88,25 @@ def test_stored_weights(instructions, storage):
     assert (before < after) == (storage != "float32")
 
 
+@pytest.mark.parametrize("instructions", INSTRUCTIONS)
+def test_float16_keeps_weights_that_are_float16_but_for_their_gain(instructions):
+    generator = make(16, style_dim=21)
+    for name, parameter in generator.named_parameters():
+        if name.startswith("mapping.fc") or "affine" in name:
+            parameter.mul_(torch.rand_like(parameter) < 0.7)  # zeros are numbers of any scale
+            parameter.copy_((0.3 * parameter if "fc1" in name else parameter / 40).half())
+    compiled = program(generator, 1, instructions)
+    z = torch.randn(3, 21)
+    expected = compiled.map(z).clone()
+    compiled.store(generator.frozen_weights(), Storage("float16", "float16"))
+    assert torch.allclose(compiled.map(z), expected, rtol=1e-5, atol=1e-6)
+    expect_equal(generator, compiled, 3)
+    generator.mapping.fc1.weight.mul_(1 + 1e-4 * torch.rand_like(generator.mapping.fc1.weight))
+    close = program(generator, 1, instructions).map(z)
+    compiled.store(generator.frozen_weights(), Storage("float16", "float16"))
+    assert 1e-6 < ((compiled.map(z) - close).abs().max() / close.abs().max()) < 1e-3
+
+
 @pytest.mark.parametrize("batch", [0, 1, 5])
 def test_batches_other_than_the_compiled_one(batch):
     generator = make(8)

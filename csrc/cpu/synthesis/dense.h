@@ -106,9 +106,33 @@ void dense(const DenseJob &job, int64_t begin, int64_t end) {
 
 int64_t dense_panels(int64_t columns) { return Panels(columns, kDensePanel).count; }
 
+// Whether w / scale is a number of 11 bits, as float16 has, but for the rounding of w and of the scale to float32.
+inline bool has_bits_of_half(float w, double scale) {
+  int exponent;
+  const double significand = 2048 * std::frexp(w / scale, &exponent);
+  return std::fabs(significand - std::nearbyint(significand)) < 1. / 1024;
+}
+
+// A scale of which all numbers are multiples by a float16, with magnitudes below 2^15. Weights that a checkpoint holds
+// as float16 are such numbers times a gain, so that they are stored exactly; for others the scale is a power of two.
+inline float scale_of_halves(const float *b, int64_t count) {
+  float most = 0;
+  for (int64_t i = 0; i < count; i++) most = std::max(most, std::fabs(b[i]));
+  if (!(most > 1e-30f)) return 1;
+  for (int bits = 1024; bits < 2048; bits++) {  // of the largest magnitude
+    const double scale = most / (16. * bits);
+    if (std::all_of(b, b + count, [&](float w) { return has_bits_of_half(w, scale); }))
+      return static_cast<float>(scale);
+  }
+  int exponent;
+  std::frexp(most, &exponent);
+  return std::ldexp(1.f, exponent - 15);
+}
+
 // As pack(). int8: a column c is packed as the nearest of 255 multiples of scale[c], of which the largest has the
-// column's largest magnitude.
+// column's largest magnitude. float16: as multiples of one scale of all columns.
 void pack_dense(Storage storage, const float *b, int64_t k, int64_t columns, void *packed, float *scale) {
+  if (storage == Storage::float16) std::fill_n(scale, columns, scale_of_halves(b, k * columns));
   for (int64_t c = 0; storage == Storage::int8 && c < columns; c++) {
     float most = 0;
     for (int64_t i = 0; i < k; i++) most = std::max(most, std::fabs(b[i * columns + c]));
@@ -123,7 +147,7 @@ void pack_dense(Storage storage, const float *b, int64_t k, int64_t columns, voi
         const float w = b[i * columns + c];
         switch (storage) {
           case Storage::float32: static_cast<float *>(packed)[at] = w; break;
-          case Storage::float16: static_cast<half_bits *>(packed)[at] = to_half(w); break;
+          case Storage::float16: static_cast<half_bits *>(packed)[at] = to_half(w / scale[c]); break;
           case Storage::int8:
             static_cast<int8_t *>(packed)[at] = static_cast<int8_t>(scale[c] > 0 ? std::lrint(w / scale[c]) : 0);
         }

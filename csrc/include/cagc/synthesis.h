@@ -20,7 +20,7 @@ constexpr int64_t kLanes = 8;
 enum class Algorithm : int64_t { direct3 = 0, winograd43, transposed2, winograd42 };
 
 // How a fully connected layer's weights are stored. They are widened to float32 in registers.
-//   float16  finite weights up to 65504
+//   float16  finite weights; multiples of a scale, by which weights that are float16 times a gain are kept exactly
 //   int8     finite weights; multiples of a scale of each column, its largest magnitude / 127
 enum class Storage : int64_t { float32 = 0, float16, int8 };
 
@@ -31,7 +31,7 @@ constexpr int64_t bytes_of(Storage storage) {
 // A fully connected layer [k, columns].
 struct Dense {
   const void *weight = nullptr;  // packed by pack_dense
-  const float *scale = nullptr;  // [columns] of int8, or null
+  const float *scale = nullptr;  // [columns], or null for float32
   const float *bias = nullptr;   // [columns], or null
   Storage storage = Storage::float32;
 };
@@ -92,7 +92,7 @@ const Kernels *find_kernels(const char *instructions);
 void pack_matrix(const Kernels &kernels, const float *matrix, int64_t k, int64_t columns, float *packed);
 void pack_strips(const Kernels &kernels, const float *matrix, int64_t k, int64_t columns, float *packed);
 
-// The same for a fully connected layer: k * columns numbers of `storage`. scale: [columns], written for int8 alone.
+// The same for a fully connected layer: k * columns numbers of `storage`. scale: [columns], not written for float32.
 void pack_dense(const Kernels &kernels, Storage storage, const float *matrix, int64_t k, int64_t columns, void *packed,
                 float *scale);
 
