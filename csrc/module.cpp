@@ -260,7 +260,7 @@ void bind_packing(py::module_ &m) {
 #undef F
 #define F(member) CAGC_FIELD(cagc::PackingOptions, member)
   cagc::bind_fields<cagc::PackingOptions>(m, "PackingOptions", {
-      F(batch), F(algorithms), F(strip_bytes), F(mapping), F(styles)});
+      F(batch), F(algorithms), F(strip_bytes), F(read_cost), F(mapping), F(styles)});
 #undef F
   m.def("points", [](int64_t algorithm, int64_t size) {
     return cagc::points(static_cast<cagc::Algorithm>(algorithm), size);

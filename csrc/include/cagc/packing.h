@@ -37,6 +37,8 @@ struct PackingOptions {
   Preference algorithms = Preference::cheaper;
   // Most bytes of the transformed inputs and outputs of 16 tiles of a layer in strips: they must fit the L2 cache.
   int64_t strip_bytes = 5 << 18;
+  // Multiplications in the time of reading one float of weights; 0: those of this processor.
+  int64_t read_cost = 0;
   Storage mapping = Storage::float32, styles = Storage::float32;  // of mapping and affine layers
 };
 
