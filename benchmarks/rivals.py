@@ -1,4 +1,4 @@
-"""Runtimes for phones and browsers, timed beside ours where they are installed: ncnn, LiteRT and ExecuTorch.
+"""Runtimes for phones and browsers, timed beside ours where they are installed: ncnn, MNN, LiteRT and ExecuTorch.
 
 Each takes the graph of few, four-dimensional operators that ``cagc export --plain`` writes, in float32, and PyTorch's
 number of threads.
@@ -77,6 +77,34 @@ def ncnn(generator: AnyGenerator, batch: int) -> Image:
     return draw
 
 
+def mnn(generator: AnyGenerator, batch: int) -> Image:
+    """Draw by MNN, whose converter reads ONNX; its module is loaded for float32 arithmetic.
+
+    The compiled converter is called itself: the package ``MNN.tools`` around it installs others and reports its use.
+    """
+    module, _ = _installed("MNN", "_tools")
+    _plain(generator, batch)
+    with tempfile.TemporaryDirectory() as folder:
+        export_onnx(generator, Path(folder) / "model.onnx", plain=True)
+        convert = [sys.executable, "-c", "import sys, _tools; _tools.mnnconvert(sys.argv)", "-f", "ONNX"]
+        files = ["--modelFile", "model.onnx", "--MNNModel", "model.mnn", "--bizCode", "cagc"]
+        run = subprocess.run([*convert, *files], cwd=folder, capture_output=True, text=True)
+        model = Path(folder) / "model.mnn"
+        if not model.exists():
+            raise Unavailable(f"MNN does not convert it: {' '.join((run.stdout + run.stderr).split())[-160:]}")
+        options = {"backend": "CPU", "precision": "high", "numThread": torch.get_num_threads()}
+        manager = module.nn.create_runtime_manager((options,))
+        net = module.nn.load_module_from_file(str(model), ["z"], ["image"], runtime_manager=manager)
+
+    def draw(z: torch.Tensor) -> torch.Tensor:
+        given = module.expr.placeholder(list(z.shape), module.expr.NCHW, module.expr.float)
+        given.write(z.numpy())
+        drawn = module.expr.convert(net.forward([given])[0], module.expr.NCHW)
+        return torch.from_numpy(drawn.read().copy())
+
+    return draw
+
+
 def litert(generator: AnyGenerator, batch: int) -> Image:
     """Draw by LiteRT (TFLite) with its XNNPACK delegate."""
     interpreters, converter = _installed("ai_edge_litert.interpreter", "litert_torch")
@@ -112,4 +140,9 @@ def executorch(generator: AnyGenerator, batch: int) -> Image:
     return lambda z: method.execute([z])[0]
 
 
-MOBILE: dict[str, Callable[[AnyGenerator, int], Image]] = {"ncnn": ncnn, "litert": litert, "executorch": executorch}
+MOBILE: dict[str, Callable[[AnyGenerator, int], Image]] = {
+    "ncnn": ncnn,
+    "mnn": mnn,
+    "litert": litert,
+    "executorch": executorch,
+}
