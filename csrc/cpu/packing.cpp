@@ -32,7 +32,7 @@ int64_t padded(int64_t channels) { return (channels + kLanes - 1) / kLanes * kLa
 
 bool transforms(Algorithm a) { return a == Algorithm::winograd43 || a == Algorithm::winograd42; }
 
-// Multiplications in the time of reading one float of weights. Layers whose algorithm depends on it have few pixels, and
+// Multiplications in the time of reading one float of weights. Layers whose algorithm depends on it have few pixels and
 // read their weights from the last cache: 4 to 7 on an EPYC of Zen 4, but as many as from memory on Intel's Xeons.
 int64_t read_cost() {
 #if defined(CAGC_X86_LEVELS)
