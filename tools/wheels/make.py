@@ -6,8 +6,9 @@ OUT then holds the source distributions and wheels of cagc-kernels and of cagc, 
 The latter is compared with the files of the repository. All is built from it without an index; the wheel of the
 kernels is repaired by auditwheel; both are installed in an environment of their own, where ``verify --quick``, a
 selection of the tests and the command ``cagc`` run. ``--libraries`` is a site-packages folder with the dependencies,
-for machines that cannot download them. ``--cross`` adds a wheel for another processor, by the compiler ``<name>-g++``;
-it is linked and repaired, not run. Needs Python 3.11, a C++17 compiler, and the packages in REQUIREMENTS.
+for machines that cannot download them. ``--cross`` adds a wheel for another processor, by the compilers ``<name>-g++``
+and ``<name>-gcc``; it is linked and repaired, and its C library draws an image if ``qemu-<processor>`` is there. Needs
+Python 3.11, a C++17 compiler, and the packages in REQUIREMENTS.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ import sys
 import sysconfig
 import tarfile
 import venv
+import zipfile
 from pathlib import Path
 
 import split
@@ -28,6 +30,17 @@ REQUIREMENTS = (*split.whole()["build-system"]["requires"], "build", "auditwheel
 # PyTorch brings it, and a process has one OpenMP.
 EXCLUDED = "libgomp.so.1"
 TESTS = ("tests/kernels/test_bias_act.py", "tests/kernels/test_upfirdn2d.py", "-k", "layouts or empty or threads")
+# Compares an image in a file with the one that the installed C library draws of the same student.
+SAME = """
+import sys
+import numpy as np
+from cagc_edge import Generator, random_z
+g = Generator(sys.argv[1])
+expected = g.synthesis(g.mapping(random_z(0, 1, g.z_dim)))
+error = np.abs(np.fromfile(sys.argv[2], np.float32).reshape(expected.shape) - expected).max()
+print(f"the image differs by at most {error:.1e} from this machine's")
+sys.exit(not error < 1e-4)
+"""
 OFFLINE = {"PIP_NO_INDEX": "1", "PIP_DISABLE_PIP_VERSION_CHECK": "1"}
 
 
@@ -129,6 +142,21 @@ def check(python: Path, source: Path, scratch: Path) -> None:
     run(python.with_name("cagc"), "generate", "--seeds", "0-1", "--out", scratch / "images", cwd=outside)
 
 
+def emulate(python: Path, source: Path, scratch: Path, target: str, made: Path) -> None:
+    """Hold an image that the C library of the wheel ``made`` draws under emulation against that of ``python``'s."""
+    folder = scratch / target
+    library, program, student, image = (folder / name for name in ("cagc_edge", "draw", "student.cagc", "image.f32"))
+    with zipfile.ZipFile(made) as packed:
+        packed.extract("cagc_edge/libcagc.so", folder)
+    (library / "libcagc.so.1").symlink_to("libcagc.so")
+    code = ("-I", source / "csrc" / "include", source / "benchmarks" / "edge_images.c", "-L", library, "-lcagc")
+    run(f"{target}-gcc", *code, "-o", program)
+    run(python.with_name("cagc"), "export", "--generator", "faces64-student", "--out", student, cwd=scratch)
+    emulator = (f"qemu-{target.partition('-')[0]}", "-L", f"/usr/{target}", "-E", f"LD_LIBRARY_PATH={library}")
+    run(*emulator, program, student, 1, image)
+    run(python, "-c", SAME, student, image, cwd=scratch)
+
+
 def main() -> int:
     """Make and check the packages; 1 if the source distribution is not complete."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -150,7 +178,11 @@ def main() -> int:
     wheels = [repaired(wheel(trees["cagc-kernels"], scratch / "kernels", CAGC_CUDA="OFF"), out)]
     wheels.append(Path(shutil.copy(wheel(trees["cagc"], scratch / "rest"), out)))
     others = [cross(trees["cagc-kernels"], out, scratch, target) for target in options.cross]
-    check(install(wheels, scratch, options.libraries), source, scratch)
+    python = install(wheels, scratch, options.libraries)
+    check(python, source, scratch)
+    for target, made in zip(options.cross, others, strict=True):
+        if shutil.which(f"qemu-{target.partition('-')[0]}"):
+            emulate(python, source, scratch, target, made)
     print("\nmade and checked:" if not others else f"\nmade and checked, but for {', '.join(w.name for w in others)}:")
     for path in sorted([*out.glob("*.whl"), *out.rglob("*.tar.gz")]):
         print(f"{path.stat().st_size / 1e6:8.2f} MB  {path.relative_to(out)}")
