@@ -25,6 +25,7 @@ from .reading import Source
 
 TIMEOUT = 120.0  # seconds of one process
 ROUNDS = 6  # the first one is a warm-up
+LONGEST = 60.0  # seconds of all rounds, after which three are enough
 HEADINGS = {
     "code_base": "code base", "generator": "generator", "without": "import without", "with": "import with",
     "against": "compared with", "image": "image", "gradient": "gradient", "second": "second gradient",
@@ -57,7 +58,8 @@ def rows(folder: str | Path, timeout: float = TIMEOUT, speed: bool = False) -> I
     The differences are the largest ones of the image and of its first and second gradients with respect to the latent,
     in float64, relative to the largest value. They are compared with the code base's own functions on the CPU, without
     its extension, or with our reference where it has none. ``speed`` adds the speed-up of a float32 image of 128 px,
-    from the fastest of five rounds in turns. A process is stopped if it has no answer for ``timeout`` seconds.
+    from the fastest of five rounds in turns, or of two if they take a minute. A process is stopped if it has no answer
+    for ``timeout`` seconds.
     """
     for checkout in sorted(path for path in Path(folder).iterdir() if path.is_dir()):
         found = [_row(checkout, generator, timeout, speed) for generator in _generators(checkout)]
@@ -115,10 +117,21 @@ def _tried(root: Path, place: Place, scratch: Path, timeout: float, speed: bool)
             if error := theirs.error():
                 return {"with": "yes", "against": error}
         found = {"with": "yes", "against": against} | _differences(torch.load(ours.out), torch.load(theirs.out))
-        times = [(ours.seconds(), theirs.seconds()) for _ in range(ROUNDS if speed else 0)][1:]
-        if times and all(None not in pair for pair in times):
-            found["speed"] = f"{min(t for _, t in times) / min(t for t, _ in times):.2f}"
+        if speed and (ratio := _speed_up(ours, theirs)):
+            found["speed"] = ratio
         return found
+
+
+def _speed_up(ours: _Process, theirs: _Process) -> str | None:
+    """Return the ratio of the fastest images of rounds in turns; None if a process has ended."""
+    rounds: list[tuple[float, float]] = []
+    while len(rounds) < ROUNDS and (len(rounds) < 3 or sum(map(sum, rounds)) < LONGEST):
+        ours_took, theirs_took = ours.seconds(), theirs.seconds()
+        if ours_took is None or theirs_took is None:
+            return None
+        rounds.append((ours_took, theirs_took))
+    ours_least, theirs_least = map(min, zip(*rounds[1:], strict=True))
+    return f"{theirs_least / ours_least:.2f}"
 
 
 def _differences(ours: list[torch.Tensor], theirs: list[torch.Tensor]) -> Row:

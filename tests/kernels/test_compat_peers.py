@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from contextlib import nullcontext
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -56,6 +57,15 @@ def test_a_code_base_that_takes_too_long_is_a_row(write):
     folder = write({"slow/model.py": GENERATOR})
     (row,) = peers.rows(folder, timeout=0.5)
     assert row["with"] == "more than 0 s" and row["code_base"] == "slow"
+
+
+def test_the_speed_up_is_of_the_fastest_images_after_a_first_round():
+    def images(*seconds):
+        return SimpleNamespace(seconds=iter(seconds).__next__)
+
+    assert peers._speed_up(images(1, 5, 2, 5, 5, 5), images(1, 9, 9, 9, 5, 9)) == "2.50"
+    assert peers._speed_up(images(30, 10, 20), images(30, 25, 30)) == "2.50", "two rounds are enough if they take long"
+    assert peers._speed_up(images(1, None), images(1, 1)) is None
 
 
 @pytest.mark.parametrize("mode,error", (("own", None), ("kernels", None), ("kernels", "imports no op")))
