@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
-from math import isfinite, nan
+from math import isfinite, log, nan
 
 import torch
 from torch import Tensor
@@ -51,6 +51,8 @@ REFERENCE_STEPS = 6
 # The rounding error of a sum of n products grows with √n: one more tolerance for each 16 of √n. Half precision is
 # summed in float32, whose errors are negligible beside the last rounding.
 ROOT_OF_PRODUCTS = 16
+# The largest of n rounding errors grows with √(log n). The limits of half precision are those of so many elements.
+ELEMENTS = 4096
 # A gradient consists of two convolutions, with respect to x and to the weight; its gradient of four.
 CONVOLUTIONS = {"forward": 1, "gradient": 2, "second": 4}
 
@@ -218,18 +220,25 @@ def verify_case(
         roundings = ROUNDINGS[order][case.op]
         roundings *= REFERENCE_STEPS if backend == "reference" and dtype in HALF else 1
         roundings *= 1.0 if dtype in HALF else 1 + _summed(case, order) ** 0.5 / ROOT_OF_PRODUCTS
-        limit = roundings * TOLERANCES[dtype].relative
+        tolerance = _widened(TOLERANCES[dtype], max(want.numel() for want in expected[order]), dtype)
+        limit = roundings * tolerance.relative
         check = {"op": case.op, "case": case.name, "backend": backend, "dtype": name, "order": order, "limit": limit}
         try:
             with poisoned():
                 results = getattr(run, order)()
-            error, wrong = compare(results, expected[order], TOLERANCES[dtype], roundings)
+            error, wrong = compare(results, expected[order], tolerance, roundings)
             moved, work = run.bytes(order, results), CONVOLUTIONS[order] * case.multiplications
             took = timing(run.timed(order), device, dtype, quick, moved, work)
         except Exception as failure:  # compilers and drivers raise many types, and each is reported
             yield Check(**check, error=nan, wrong=one_line(failure))
             return
         yield Check(**check, error=error, wrong=wrong, **took)
+
+
+def _widened(tolerance: Tolerance, elements: int, dtype: torch.dtype) -> Tolerance:
+    """Return the tolerance for the largest error of ``elements``."""
+    wider = max(1.0, log(max(elements, 1)) / log(ELEMENTS)) ** 0.5 if dtype in HALF else 1.0
+    return tolerance._replace(relative=wider * tolerance.relative)
 
 
 def _summed(case: Case, order: str) -> int:
