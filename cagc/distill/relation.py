@@ -15,11 +15,15 @@ from .draws import SampleStreams
 def relation_layers(generator: AnyGenerator, resolutions: Sequence[int]) -> list[str]:
     """Layers whose features are compared: the last convolution at each of ``resolutions`` that ``generator`` has.
 
+    Its output is at least as high as the resolution, and lower than the next power of two: the layers of StyleGAN3 have
+    margins.
+
     Raises:
         CagcError: ``generator`` has none of the resolutions.
     """
     found = _convolutions(generator)
-    names = [found[r][-1].name for r in resolutions if r in found]
+    heights = [[height for height in found if r <= height < 2 * r] for r in resolutions]
+    names = [found[fitting[-1]][-1].name for fitting in heights if fitting]
     if not names:
         raise CagcError(f"relation_resolutions: got {list(resolutions)}, expected some up to {max(found)}")
     return names
@@ -39,8 +43,8 @@ def latent_directions(generator: AnyGenerator, resolutions: Sequence[int], count
     """Unit directions of w [D, w_dim] along which the styles change most.
 
     Let A be the weights of both affine layers at a resolution, with rows scaled to length 1. The directions are the
-    ``count`` leading eigenvectors of AᵀA, for every resolution from 8 up to the largest of ``resolutions`` that
-    ``generator`` has.
+    ``count`` leading eigenvectors of AᵀA, for every height of convolutions from 8 to those of the largest of
+    ``resolutions``.
 
     Raises:
         CagcError: the layers of ``generator`` are not modulated.
@@ -49,7 +53,7 @@ def latent_directions(generator: AnyGenerator, resolutions: Sequence[int], count
         raise CagcError(f"relation_weight: got a {generator.config.architecture} teacher, expected 0: it has no styles")
     directions = []
     for height, specs in _convolutions(generator).items():
-        if not 8 <= height <= max(resolutions):
+        if not 8 <= height < 2 * max(resolutions):
             continue
         rows = torch.cat([generator.get_submodule(spec.module).affine.weight for spec in specs]).double()
         rows = torch.nn.functional.normalize(rows, dim=1)

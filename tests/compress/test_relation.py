@@ -11,7 +11,7 @@ from cagc.distill import DistillConfig, LiveTeacher, Trainer
 from cagc.distill.draws import SampleStreams
 from cagc.distill.losses import relation_loss
 from cagc.distill.relation import draw_offsets, latent_directions, relation_layers
-from cagc.models import Generator, GeneratorConfig
+from cagc.models import Generator, GeneratorConfig, StyleGAN3Config, StyleGAN3Generator
 
 from .test_trainer import generator, recorded, student_of
 
@@ -79,6 +79,21 @@ def test_training_with_the_relation_loss_teaches_the_relation():
     assert losses[-1] < 0.5 * losses[0]
     same = Trainer(teacher, LiveTeacher(teacher), None, CONFIG)
     assert same.iteration(None, same.draw()).losses.relation.item() < 1e-6
+
+
+def test_stylegan3():
+    """Its layers but the last are as high as their rate and two margins: 36, 52, 52 and 32 pixels."""
+    config = StyleGAN3Config.uniform(32, channel_base=128, channel_max=8, num_layers=4, style_dim=12)
+    teacher = StyleGAN3Generator(config).requires_grad_(False)
+    assert relation_layers(teacher, (16, 32, 64)) == ["L3"]
+    with torch.device("meta"):
+        published = StyleGAN3Generator(StyleGAN3Config.uniform(256))
+    assert relation_layers(published, CONFIG.relation_resolutions) == ["L4", "L6", "L9"]
+    student = StyleGAN3Generator(replace(config, channels={layer: 4 for layer in config.channels}))
+    run = Trainer(student, LiveTeacher(teacher), None, replace(CONFIG, relation_resolutions=(32,)))
+    draws = run.draw()
+    losses = [run.iteration(None, draws).losses.relation.item() for _ in range(2)]
+    assert 0 < losses[1] < losses[0]
 
 
 def test_other_draws_do_not_depend_on_the_relation_loss():
