@@ -24,6 +24,7 @@ PUBLISHED = "<!-- published:begin -->", "<!-- published:end -->"
 EDGE = "<!-- edge:begin -->", "<!-- edge:end -->"
 INSTRUCTIONS = "<!-- instructions:begin -->", "<!-- instructions:end -->"
 STYLEGAN3 = "<!-- stylegan3:begin -->", "<!-- stylegan3:end -->"
+LABELS = "<!-- labels:begin -->", "<!-- labels:end -->"
 COMPATIBILITY = "<!-- compatibility:begin -->", "<!-- compatibility:end -->"
 
 
@@ -123,4 +124,25 @@ def stylegan3(results: Path) -> Tables:
     return {STYLEGAN3: "\n\n".join(parts)}
 
 
-PAGES = {"edge": edge, "compatibility": compatibility, "editing": editing, "sngan": sngan, "stylegan3": stylegan3}
+def labels(results: Path) -> Tables:
+    """Return the table of labels.json, which tools/labelled64/examine.py writes: one row a label."""
+    parts = []
+    for document in _documents(results, "labels.json"):
+        header = ("label", "teacher on its side", "student on its side", "L1", "PSNR")
+        rows = [
+            [str(row["label"]), f"{row['teacher']:.1%}", f"{row['student']:.1%}", f"{row['l1']:.4f}",
+             f"{row['psnr_db']:.2f} dB"]
+            for row in document["labels"]
+        ]  # fmt: skip
+        parts.append(grid(header, rows) + f"\n\n{document['samples']} images a label.")
+    return {LABELS: "\n\n".join(parts)}
+
+
+PAGES = {
+    "edge": edge,
+    "compatibility": compatibility,
+    "editing": editing,
+    "labels": labels,
+    "sngan": sngan,
+    "stylegan3": stylegan3,
+}

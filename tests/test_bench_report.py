@@ -124,6 +124,7 @@ def project(tmp_path, monkeypatch):
         "docs/editing.md": (*tables_documents.PROJECTION, *tables_documents.SMOOTHNESS),
         "docs/compatibility.md": tables_documents.COMPATIBILITY,
         "docs/sngan.md": (*tables_documents.STUDENTS, *tables_documents.PUBLISHED),
+        "docs/labels.md": tables_documents.LABELS,
         "docs/stylegan3.md": tables_documents.STYLEGAN3,
         "docs/students.md": (*tables_compression.MARKERS, *tables_compression.STEPS),
     }

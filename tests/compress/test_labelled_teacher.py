@@ -6,15 +6,17 @@ import importlib.util
 import json
 import sys
 import zipfile
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
-from cagc.checkpoints import Checkpoint, load_generator, save_checkpoint
+from cagc.checkpoints import Checkpoint, load_checkpoint, load_generator, save_checkpoint
+from cagc.common.errors import CagcError
 from cagc.data.dataset import ImageDataset
-from cagc.models import Generator, GeneratorConfig
+from cagc.models import Discriminator, DiscriminatorConfig, Generator, GeneratorConfig
 from cagc.pictures import image_grid
 
 TOOLS = Path(__file__).resolve().parents[2] / "tools" / "labelled64"
@@ -79,3 +81,22 @@ def test_the_table_by_label(made, tmp_path, capsys):
     rows = json.loads((tmp_path / "out" / "table.json").read_text())["labels"]
     assert [row["label"] for row in rows] == [0, 1] and all(row["l1"] == 0 for row in rows)
     assert (tmp_path / "out" / "label-1.png").is_file() and "teacher on its side" in capsys.readouterr().out
+
+
+def test_trained_against_its_labelled_images(made, tmp_path):
+    """The discriminator starts with the logits of the unlabelled one for every label."""
+    tool, d = _tool("train_teacher"), Discriminator(DiscriminatorConfig.uniform(16, 64, 6))
+    images = torch.randn(4, 3, 16, 16)
+    judge = tool.with_labels(d, 2)
+    for label in torch.eye(2):
+        torch.testing.assert_close(judge(images, label.expand(4, 2)), d(images), rtol=1e-4, atol=1e-5)
+    with pytest.raises(CagcError, match="discriminator: got c_dim 2, expected one without labels"):
+        tool.with_labels(judge, 2)
+    g = load_generator(made / "init.safetensors")
+    save_checkpoint(tmp_path / "d.safetensors", Checkpoint(g_ema=g, d=d))
+    folder, config = made / "made", replace(tool.recipe(), steps=2, batch_size=2, gan_delay=0, gan_ramp=0)
+    tool.main(tool.Options(folder / "teacher.safetensors", folder / "images.zip", tmp_path / "d.safetensors",
+                           tmp_path / "run", config=config))  # fmt: skip
+    before, after = (load_generator(f) for f in (folder / "teacher.safetensors", tmp_path / "run/teacher.safetensors"))
+    assert after.c_dim == 2 and not torch.equal(after.synthesis.b16.conv1.weight, before.synthesis.b16.conv1.weight)
+    assert load_checkpoint(tmp_path / "run" / "teacher.safetensors").d.config.c_dim == 2
