@@ -23,6 +23,7 @@ STUDENTS = "<!-- students:begin -->", "<!-- students:end -->"
 PUBLISHED = "<!-- published:begin -->", "<!-- published:end -->"
 EDGE = "<!-- edge:begin -->", "<!-- edge:end -->"
 INSTRUCTIONS = "<!-- instructions:begin -->", "<!-- instructions:end -->"
+CONTENTION = "<!-- contention:begin -->", "<!-- contention:end -->"
 STYLEGAN3 = "<!-- stylegan3:begin -->", "<!-- stylegan3:end -->"
 LABELS = "<!-- labels:begin -->", "<!-- labels:end -->"
 COMPATIBILITY = "<!-- compatibility:begin -->", "<!-- compatibility:end -->"
@@ -88,8 +89,23 @@ def _timed(row: dict[str, Any]) -> list[str]:
     return [row["program"], f"{row['ms']:.3g} ({low:.3g}–{high:.3g})", f"{1000 / row['ms']:.3g}", faster, memory]
 
 
+def contention(document: dict[str, Any]) -> str:
+    """Return the tables of programs that share the machine, one per generator."""
+    parts, found = [], document["machine"]
+    for name, rows in document["generators"].items():
+        cells = []
+        for row in rows:
+            low, high = row["spread"]
+            slower = f"{row['slower']:.2f}× ({low:.2f}–{high:.2f})"
+            cells.append([row["team"], f"{row['alone_ms']:.3g}", f"{row['beside_ms']:.3g}", slower])
+        header = (f"{name}, {document['threads']} threads", "ms an image, alone", "ms, two at once", "slower (range)")
+        parts.append(grid(header, cells))
+    parts.append(f"{found['cpu']}, {found['cores']} cores; commit {document['commit']}.")
+    return "\n\n".join(parts)
+
+
 def edge(results: Path) -> Tables:
-    """Return the tables of edge.json, times by generator and the pages with their sizes, and of instructions.json."""
+    """Return the tables of docs/edge.md: of edge.json (times, pages), instructions.json and contention.json."""
     parts = []
     for document in _documents(results, "edge.json"):
         for name, rows in document["generators"].items():
@@ -102,7 +118,8 @@ def edge(results: Path) -> Tables:
         named = ", ".join(f"{key} {versions[key]}" for key in ("browser", "onnxruntime-web", "cagc") if key in versions)
         parts.append(f"{found['cpu']}, {found['cores']} cores; {named}; commit {document['commit']}.")
     counted = map(instructions, _documents(results, "instructions.json"))
-    return {EDGE: "\n\n".join(parts), INSTRUCTIONS: "\n\n".join(counted)}
+    shared = map(contention, _documents(results, "contention.json"))
+    return {EDGE: "\n\n".join(parts), INSTRUCTIONS: "\n\n".join(counted), CONTENTION: "\n\n".join(shared)}
 
 
 def stylegan3(results: Path) -> Tables:

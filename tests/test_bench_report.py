@@ -120,7 +120,7 @@ def project(tmp_path, monkeypatch):
     markers = {
         "README.md": (*report.headline.MARKERS, *report.PERFORMANCE, *report.FIGURES, *tables_compression.MARKERS),
         "docs/performance.md": report.DETAILS,
-        "docs/edge.md": (*tables_documents.EDGE, *tables_documents.INSTRUCTIONS),
+        "docs/edge.md": (*tables_documents.EDGE, *tables_documents.INSTRUCTIONS, *tables_documents.CONTENTION),
         "docs/editing.md": (*tables_documents.PROJECTION, *tables_documents.SMOOTHNESS),
         "docs/compatibility.md": tables_documents.COMPATIBILITY,
         "docs/sngan.md": (*tables_documents.STUDENTS, *tables_documents.PUBLISHED),
