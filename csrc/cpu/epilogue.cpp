@@ -1,9 +1,5 @@
 // The epilogue of a modulated convolution on the CPU and its gradient: one pass over memory, split among threads.
-#pragma GCC diagnostic ignored "-Wpsabi"
-#pragma GCC diagnostic ignored "-Wuninitialized"  // in the compiler's own headers of AVX-512
-#pragma GCC diagnostic ignored "-Wmaybe-uninitialized"
 #include "epilogue_operands.h"
-#include "isa/elements.h"
 
 namespace cagc {
 
@@ -14,52 +10,10 @@ void filtered_epilogue(const Epilogue &, int threads);
 
 namespace {
 
-// A run of values is read by vectors V = Elements<A> or, if it is shorter than one, by numbers V = A.
-template <class V, class T> CAGC_HD V read(const T *p) {
-  if constexpr (std::is_same_v<V, acc_t<T>>) return static_cast<V>(*p);
-  else return load(p);
-}
-template <class V, class T> CAGC_HD void write(T *p, V v) {
-  if constexpr (std::is_same_v<V, acc_t<T>>) *p = static_cast<T>(v);
-  else store(p, v);
-}
-
-// Factors of the values of a run. ACROSS: the values are the channels of one pixel; otherwise pixels of one channel.
-template <class V, bool ACROSS, class A> struct RunFactors {
-  const Factors<A> k;
-  const A *const noise;
-  const V d0, b0, s0, noise0;
-  CAGC_HD RunFactors(const Factors<A> &k, const A *noise)
-      : k(k), noise(noise), d0(*k.d), b0(*k.b), s0(*k.s), noise0(noise ? *noise : A(0)) {}
-
-  CAGC_HD V d(int64_t i) const { return ACROSS ? read<V>(k.d + i) : d0; }
-  CAGC_HD V s(int64_t i) const { return ACROSS ? read<V>(k.s + i) : s0; }
-  CAGC_HD V bias(int64_t i) const {
-    if (ACROSS) return noise0 + read<V>(k.b + i);
-    return noise ? read<V>(noise + i) + b0 : b0;
-  }
-};
-
-template <class T, Act ACT, bool ACROSS, class V, class A>
-CAGC_HD V value_at(const T *x, const RunFactors<V, ACROSS, A> &k, const EpilogueScalars<V> &scalars, int64_t i) {
-  return epilogue_value<ACT>(read<V>(x + i) * k.d(i) + k.bias(i), scalars) * k.s(i);
-}
-
 template <class T, Act ACT, bool ACROSS, class A>
-CAGC_HD void value_loop(const T *x, const A *noise, const Factors<A> &factors, T *out, int64_t n, const Epilogue &p) {
-  using V = Elements<A>;
-  if (n < V::lanes) {
-    const RunFactors<A, ACROSS, A> k(factors, noise);
-    const EpilogueScalars<A> scalars(p);
-    for (int64_t i = 0; i < n; i++) write<A>(out + i, value_at<T, ACT>(x, k, scalars, i));
-    return;
-  }
-  const RunFactors<V, ACROSS, A> k(factors, noise);
-  const EpilogueScalars<V> scalars(p);
-  // The last vector overlaps the one before it. It is computed first, because `out` may be `x`.
-  const V last = value_at<T, ACT>(x, k, scalars, n - V::lanes);
-  for (int64_t i = 0; i + V::lanes <= n; i += V::lanes) write<V>(out + i, value_at<T, ACT>(x, k, scalars, i));
-  write<V>(out + n - V::lanes, last);
+CAGC_HD void value_loop(const T *x, const A *noise, const Factors<A> &k, T *out, int64_t n, const Epilogue &p) {
+  run<T, ACT, ACROSS>([x](auto number, int64_t i) CAGC_LAMBDA { return read<decltype(number)>(x + i); }, noise, k, out,
+                      n, p);
 }
 
 // Pixels [begin, end) of a sample that is channels_last.
