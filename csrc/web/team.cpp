@@ -9,7 +9,7 @@
 namespace cagc {
 namespace {
 
-constexpr int kSpins = 4000;  // of a few nanoseconds each, before a thread sleeps
+constexpr int kSpins = 50000;  // about 20 µs (0.35 ns each in V8, Zen 4), before a thread sleeps
 
 // Returns when `word` is no longer `old`.
 void wait_while(std::atomic<int> &word, int old) {

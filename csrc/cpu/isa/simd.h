@@ -4,6 +4,8 @@
 #include <cstdint>
 #if defined(__SSE2__)
 #include <immintrin.h>
+#elif defined(__wasm_simd128__)
+#include <wasm_simd128.h>
 #endif
 
 #ifndef CAGC_LEVEL
@@ -47,7 +49,8 @@ constexpr int kBytes = 16, kWide = 8, kRegisters = 8;  // a vector of 8 takes tw
 template <int W> struct Vector {
   typedef float type __attribute__((vector_size(W * 4), aligned(4), may_alias));
   typedef uint32_t words __attribute__((vector_size(W * 4)));
-  typedef uint16_t halves __attribute__((vector_size(W * 2)));
+  typedef int32_t signed_words __attribute__((vector_size(W * 4)));
+  typedef int16_t shorts __attribute__((vector_size(W * 2)));
   typedef int8_t bytes __attribute__((vector_size(W)));
 };
 template <int W> using vec = typename Vector<W>::type;
@@ -66,13 +69,13 @@ template <int W> CAGC_INLINE vec<W> load(const half_bits *p) {
 #if defined(__F16C__)
   if constexpr (W == 8) return _mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i *>(p)));
 #endif
-  // Moved to the place of a float's exponent and fraction, a number is 2^112 times too small. Not for infinities.
+  // Moved to the place of a float's exponent and fraction, a number is 2^112 times too small. The sign is extended to
+  // the top bit, and its copies in the exponent are cleared. Not for infinities.
   using Words = typename Vector<W>::words;
-  typename Vector<W>::halves h;
+  typename Vector<W>::shorts h;
   __builtin_memcpy(&h, p, sizeof(h));
-  const Words w = __builtin_convertvector(h, Words);
-  const vec<W> magnitude = (vec<W>)((w & 0x7fff) << 13) * 0x1p112f;
-  return (vec<W>)((Words)magnitude | (w & 0x8000) << 16);
+  const Words w = (Words)__builtin_convertvector(h, typename Vector<W>::signed_words);
+  return (vec<W>)((w << 13) & 0x8fffffff) * 0x1p112f;
 }
 
 template <int W> CAGC_INLINE vec<W> load(const int8_t *p) {
@@ -89,6 +92,17 @@ template <int W> CAGC_INLINE vec<W> load(const int8_t *p) {
     const __m128i b = _mm_loadl_epi64(reinterpret_cast<const __m128i *>(p)), pairs = _mm_unpacklo_epi8(b, b);
     const __m128i low = _mm_unpacklo_epi16(pairs, pairs), high = _mm_unpackhi_epi16(pairs, pairs);
     const __m128 halves[] = {_mm_cvtepi32_ps(_mm_srai_epi32(low, 24)), _mm_cvtepi32_ps(_mm_srai_epi32(high, 24))};
+    vec<W> v;
+    __builtin_memcpy(&v, halves, sizeof(v));
+    return v;
+  }
+#elif defined(__wasm_simd128__)
+  if constexpr (W == 8) {  // likewise; where the bytes are extended step by step, Clang 22 takes them apart one by one
+    const v128_t b = wasm_v128_load64_zero(p);
+    const v128_t low = wasm_i8x16_shuffle(b, b, 0, 0, 0, 0, 1, 1, 1, 1, 2, 2, 2, 2, 3, 3, 3, 3);
+    const v128_t high = wasm_i8x16_shuffle(b, b, 4, 4, 4, 4, 5, 5, 5, 5, 6, 6, 6, 6, 7, 7, 7, 7);
+    const v128_t halves[] = {wasm_f32x4_convert_i32x4(wasm_i32x4_shr(low, 24)),
+                             wasm_f32x4_convert_i32x4(wasm_i32x4_shr(high, 24))};
     vec<W> v;
     __builtin_memcpy(&v, halves, sizeof(v));
     return v;
