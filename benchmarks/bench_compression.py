@@ -118,10 +118,10 @@ class Bench:
         self.classes = {name: content.load(settings.content, [name]) for name in getattr(self.parser, "classes", ())}
         self.extractor = feature_registry.load(settings.features)
         self.distance = FeatureDistance(feature_registry.load(settings.features.partition("@")[0]))
-        path = assets.faces64() / "images.zip" if data is None and teacher is None else data
+        embedded = assets.embedded(teacher)
         self.real = None
-        if path is not None:
-            images = ImageDataset(path, self.teacher.img_resolution)
+        if data is not None or embedded:
+            images = ImageDataset(data or embedded.images, self.teacher.img_resolution)
             self.real = dataset_statistics(images, features=self.extractor)
         found = self.features(self.teacher, REFERENCE_SEEDS)
         self.reference = self.statistics(found)
@@ -275,7 +275,7 @@ def main(arguments: list[str] | None = None) -> None:
     """Command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("runs", nargs="*", type=Run.parse, metavar="RUN")
-    parser.add_argument("--teacher", type=Path)
+    parser.add_argument("--teacher", type=Path, default=Path("faces64"))
     parser.add_argument("--data", type=Path)
     parser.add_argument("--out", type=Path)
     parser.add_argument("--timing", action="store_true")

@@ -53,7 +53,7 @@ def measure(
 def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("student", type=Path)
-    parser.add_argument("--teacher", type=Path, help="default: the embedded face generator")
+    parser.add_argument("--teacher", type=Path, default=Path("faces64"))
     parser.add_argument("--content", default="faces")
     parser.add_argument("--samples", type=int, default=500, help="pairs of images for each path length")
     parser.add_argument("--out", type=Path, required=True)

@@ -9,6 +9,7 @@ in the same rounds. "score kept" is what both rules maximise: the geometric mean
 from __future__ import annotations
 
 import math
+from pathlib import Path
 
 import pytest
 import torch
@@ -33,7 +34,7 @@ SHARE = 1 / 11
 
 def teacher_and_scores(case: str, device: str, samples: int) -> tuple[Generator, ChannelScores]:
     if case == "faces64":
-        teacher = load_teacher(None, device)[0]
+        teacher = load_teacher(Path("faces64"), device)[0]
         return teacher, score_channels(teacher, "content-aware", "faces", samples)
     teacher = generators.random_generator(GeneratorConfig.uniform(256), device)
     return teacher, score_channels(teacher, "l1-out", samples=20)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
+from pathlib import Path
 from statistics import median
 
 import pytest
@@ -38,7 +39,7 @@ def test_score(benchmark, session, case, metric):
         pytest.skip("--quick: two scores")
     samples = 20 if session.quick else 400
     if case == "faces64":
-        generator = load_teacher(None, session.device)[0]
+        generator = load_teacher(Path("faces64"), session.device)[0]
     else:
         generator = generators.random_generator(GeneratorConfig.uniform(256), session.device)
     parser = content.load("faces" if case == "faces64" else "everything", device=session.device)

@@ -9,6 +9,7 @@ that a step runs, forward and backward (:mod:`benchmarks.counting`).
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from statistics import median
 
 import pytest
@@ -35,7 +36,7 @@ PRECISIONS = ("float32", "float16", "bfloat16") if CUDA else ("float32",)
 def networks(case: str, device: str) -> tuple[Generator, Discriminator, Generator]:
     """Create a teacher, its discriminator, and a student with 0.3 of every layer, rounded up to multiples of 8."""
     if case == "faces64":
-        teacher, checkpoint = load_teacher(None, device)
+        teacher, checkpoint = load_teacher(Path("faces64"), device)
         discriminator = checkpoint.d
         full = teacher.config.channels
         kept = {name: min(c, -(-(c - int(0.7 * c)) // 8) * 8) for name, c in full.items()}

@@ -67,12 +67,14 @@ def documents() -> dict[Path, str]:
             PERFORMANCE: performance(),
             headline.MARKERS: headline.text(list(devices().values()), runs),
             FIGURES: "\n\n".join(document_table("compress", run) for run in runs),
-            tables_compression.MARKERS: tables_compression.tables(RESULTS, tables_compression.HEADLINE),
         },
         DOCS: {DETAILS: details()},
         DOCS.parent / "students.md": {
+            tables_compression.MARKERS: tables_compression.tables(RESULTS, tables_compression.FACES128),
+        },
+        RESULTS / "students64.md": {
             tables_compression.STEPS: tables_compression.steps_tables(RESULTS),
-            tables_compression.MARKERS: tables_compression.tables(RESULTS),
+            tables_compression.MARKERS: tables_compression.tables(RESULTS, tables_compression.FACES64),
         },
     } | {DOCS.parent / f"{name}.md": make(RESULTS) for name, make in tables_documents.PAGES.items()}
     found = {page: page.read_text() for page in tables_of}

@@ -1,4 +1,4 @@
-"""Draws the README's picture of teacher, student and their difference: ``python -m benchmarks.student_grid``.
+"""Draws pictures of a teacher, its students and their differences: ``python -m benchmarks.student_grid``.
 
 The images are those of the first evaluation seeds of :mod:`benchmarks.bench_compression`; they are not hand-picked.
 """
@@ -22,26 +22,34 @@ OUT = Path(__file__).resolve().parents[1] / "docs" / "students.png"
 
 
 @torch.inference_mode()
-def grid(teacher: Generator, student: Generator, count: int, tile: int) -> Figure:
-    """Draw rows of ``count`` images, ``tile`` px each, of the same latents and noise; the difference last."""
+def grid(teacher: Generator, students: dict[str, Generator], count: int, tile: int) -> Figure:
+    """Draw rows of ``count`` images, ``tile`` px each, of the same latents and noise.
+
+    Below the teacher's row are two for each student (label → generator): its images, and their differences.
+    """
     seeds = range(STUDENT_SEEDS, STUDENT_SEEDS + count)
-    images = {"Teacher": draw(teacher, seeds), "Student": draw(student, seeds)}
-    gap = difference(images["Student"], images["Teacher"], DIFFERENCE_GAIN)
-    images[f"|Difference| x{DIFFERENCE_GAIN}"] = gap
+    images = {"Teacher": draw(teacher, seeds)}
+    for label, student in students.items():
+        images[label] = draw(student, seeds)
+        images[f"{label}, difference x{DIFFERENCE_GAIN}"] = difference(
+            images[label], images["Teacher"], DIFFERENCE_GAIN
+        )
     rows = tuple(Row(name, name, image_grid(batch, tile=tile)) for name, batch in images.items())
-    return Figure("students", "Teacher and student", "", rows)
+    return Figure("students", "Teacher and students", "", rows)
 
 
 def main(arguments: list[str] | None = None) -> None:
     """Command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--teacher", type=Path, default=Path("faces64"))
-    parser.add_argument("--student", type=Path, default=Path("faces64-student"))
+    parser.add_argument("--students", nargs="+", metavar="[LABEL=]CHECKPOINT", default=["Student=faces64-student"])
     parser.add_argument("--count", type=int, default=8)
-    parser.add_argument("--tile", type=int, default=80)
+    parser.add_argument("--tile", type=int, default=96)
     parser.add_argument("--out", type=Path, default=OUT)
     given = parser.parse_args(arguments)
-    figure = grid(load_generator(given.teacher), load_generator(given.student), given.count, given.tile)
+    pairs = [text.rpartition("=") for text in given.students]
+    students = {label or "Student": load_generator(path) for label, _, path in pairs}
+    figure = grid(load_generator(given.teacher), students, given.count, given.tile)
     given.out.parent.mkdir(parents=True, exist_ok=True)
     with atomic_write(given.out) as temporary:
         figure.composite().save(temporary, "PNG", optimize=True)

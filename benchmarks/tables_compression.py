@@ -1,11 +1,11 @@
-"""Builds the tables of students in README and docs/students.md from ``benchmarks/results/*/compression.json``."""
+"""Builds the tables of students in docs/students.md and benchmarks/results/students64.md from committed documents."""
 
 from __future__ import annotations
 
 import json
 import re
 import statistics
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,34 +15,22 @@ from .tables import document_table, grid
 MARKERS = "<!-- compression:begin -->", "<!-- compression:end -->"
 STEPS = "<!-- steps:begin -->", "<!-- steps:end -->"
 AGNOSTIC, USUAL_STEPS = "content-agnostic", 1000
-# Rows of the README's table; docs/students.md has all rows.
-HEADLINE = (
-    TEACHER,
-    "content-aware",
-    "content-agnostic",
-    "l1-out",
-    "content-aware, paper, 120 steps of 16",
-    "content-aware, 12,500 steps",
-    "content-agnostic, 12,500 steps",
-    "content-aware, face only, L1 by area, 12,500 steps",
-)
+# Documents of :mod:`benchmarks.bench_compression` in the folder of a device, by the teacher of their students.
+FACES64, FACES128 = "compression.json", "compression128.json"
 
 
-def students(
-    document: dict[str, Any], labels: Sequence[str] | None = None, table: str = "students", **values: object
-) -> str:
+def students(document: dict[str, Any], table: str = "students", **values: object) -> str:
     """Return a table with one row per label: means over training seeds, ± their standard deviation."""
     groups: dict[str, list[dict[str, Any]]] = {}
     for row in document["rows"].values():
-        if labels is None or row["label"] in labels:
-            groups.setdefault(row["label"], []).append(row)
+        groups.setdefault(row["label"], []).append(row)
     error = max(draws_error(row) for row in document["rows"].values())
     return document_table(table, document, groups=groups, teacher=TEACHER, error=error, **values)
 
 
-def tables(results: Path, labels: Sequence[str] | None = None) -> str:
-    """Return the tables of :func:`students` for every machine."""
-    return "\n".join(students(document, labels) for document in _documents(results))
+def tables(results: Path, name: str) -> str:
+    """Return the tables of :func:`students` of the documents ``name``, one for every machine."""
+    return "\n".join(students(document) for document in _documents(results, name))
 
 
 def steps_table(document: dict[str, Any]) -> str:
@@ -81,8 +69,8 @@ def average(rows: list[dict[str, Any]], key: str) -> float:
 
 def steps_tables(results: Path) -> str:
     """Return the tables of students by steps for every machine."""
-    return "\n\n".join(map(steps_table, _documents(results)))
+    return "\n\n".join(map(steps_table, _documents(results, FACES64)))
 
 
-def _documents(results: Path) -> list[dict[str, Any]]:
-    return [json.loads(path.read_text()) for path in sorted(results.glob("*/compression.json"))]
+def _documents(results: Path, name: str) -> list[dict[str, Any]]:
+    return [json.loads(path.read_text()) for path in sorted(results.glob(f"*/{name}"))]

@@ -318,7 +318,7 @@ def _report(
     machine = latency.machine
     return Report(
         title="Content-aware compression",
-        summary=f"{config.teacher or 'faces64'} at {teacher.img_resolution} px: {plan.describe()}.",
+        summary=f"{config.teacher or assets.DEFAULT} at {teacher.img_resolution} px: {plan.describe()}.",
         teacher=variants["Teacher"],
         student=variants["Student"],
         others=[v for name, v in variants.items() if name not in ("Teacher", "Student")],

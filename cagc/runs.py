@@ -76,7 +76,7 @@ class TeacherOptions(KeyOption, LabelOption, DeviceOption):
     """Options of commands that work on a generator."""
 
     teacher: Path | None = None
-    """Checkpoint of the generator; the embedded face generator if left out."""
+    """Checkpoint of the generator, or faces64 for the small embedded one; the embedded faces128 if left out."""
 
     def load_teacher(self, data: ImageDataset | None = None) -> tuple[AnyGenerator, Checkpoint]:
         """Return the generator, with its labels, and its checkpoint; see :func:`load_teacher`.
@@ -113,13 +113,13 @@ class ImageOptions:
 
 @dataclass(frozen=True, kw_only=True)
 class Inputs(TeacherOptions, ContentOptions, ImageOptions):
-    """Options of a run's inputs, by path; by default the embedded face generator and its images.
+    """Options of a run's inputs, by path; by default the embedded generator faces128 and its images.
 
     For distillation with a GAN loss, the teacher's checkpoint must also hold its discriminator.
     """
 
     data: Path | None = None
-    """Folder or zip of real images; the embedded faces if --teacher is left out too."""
+    """Folder or zip of real images; those of the embedded generator where --teacher is one."""
 
     def load(self, need_data: bool = True) -> LoadedInputs:
         """Load all inputs.
@@ -132,8 +132,8 @@ class Inputs(TeacherOptions, ContentOptions, ImageOptions):
         # Only training with data uses the discriminator, so other commands do not fail over an unreadable one.
         discriminator = checkpoint.d if need_data else None
         path = self.data
-        if path is None and self.teacher is None:
-            path = assets.faces64() / "images.zip"
+        if path is None and (embedded := assets.embedded(self.teacher)):
+            path = embedded.images
         if path is None and need_data:
             raise CagcError("data: got none, expected a folder or zip of real images to go with the teacher")
         parser = self.load_parser(device)
@@ -186,7 +186,7 @@ def load_teacher(
     Raises:
         CagcError: the checkpoint cannot be read or holds no generator.
     """
-    checkpoint = load_checkpoint(path or "faces64", device, key)
+    checkpoint = load_checkpoint(path or assets.DEFAULT, device, key)
     generator = checkpoint.g_ema or checkpoint.g
     if generator is None:
         raise CagcError(f"checkpoint {path}: holds no generator ('g_ema' or 'g'){checkpoint.unknown}")
@@ -246,4 +246,5 @@ def _distill(
 
 
 def _absolute(path: Path | None) -> str | None:
-    return None if path is None else str(assets.checkpoint(path).resolve())
+    """Return the absolute path, which resumes from any folder; the name of an embedded generator stays as it is."""
+    return None if path is None else str(path) if assets.embedded(path) else str(path.resolve())

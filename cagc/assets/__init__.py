@@ -2,30 +2,55 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 
-CHECKPOINTS = {"faces64": "teacher.safetensors", "faces64-student": "student.safetensors"}
-"""Embedded generators by name: the teacher, and its student at an eleventh of the MACs."""
+_FOLDER = Path(__file__).parent
+
+
+@dataclass(frozen=True)
+class Embedded:
+    """Paths of an embedded generator's checkpoint and of the real images that it was made to resemble."""
+
+    checkpoint: Path
+    images: Path
+
+
+GENERATORS = {
+    "faces128": Embedded(_FOLDER / "faces128" / "teacher.safetensors", _FOLDER / "faces128" / "images.zip"),
+    "faces64": Embedded(_FOLDER / "faces64" / "teacher.safetensors", _FOLDER / "faces64" / "images.zip"),
+    "faces64-student": Embedded(_FOLDER / "faces64" / "student.safetensors", _FOLDER / "faces64" / "images.zip"),
+}
+"""Embedded generators by name: two teachers, and the student of the smaller one at an eleventh of its MACs."""
+
+DEFAULT = "faces128"
+"""Name of the teacher that commands use where none is given."""
 
 
 def faces64() -> Path:
-    """Folder of the embedded default: teacher, student, face parser and image set at 64 px, with PROVENANCE.md."""
-    return Path(__file__).parent / "faces64"
-
-
-def checkpoint(path: str | Path) -> Path:
-    """The file behind a name of ``CHECKPOINTS``; any other path as it is."""
-    return faces64() / CHECKPOINTS[str(path)] if str(path) in CHECKPOINTS else Path(path)
+    """Return the folder with teacher, student, face parser and images at 64 px, described in its PROVENANCE.md."""
+    return _FOLDER / "faces64"
 
 
 def sngan32() -> Path:
-    """Folder of a small SN-GAN with its discriminator, trained on faces at 32 px, with PROVENANCE.md."""
-    return Path(__file__).parent / "sngan32"
+    """Return the folder with an SN-GAN and its discriminator, trained on faces at 32 px; see its PROVENANCE.md."""
+    return _FOLDER / "sngan32"
+
+
+def embedded(name: str | Path | None) -> Embedded | None:
+    """Return the embedded generator ``name``, the default one for None, or None where no generator has that name."""
+    return GENERATORS.get(DEFAULT if name is None else str(name))
+
+
+def checkpoint(path: str | Path) -> Path:
+    """Return the checkpoint behind a name of ``GENERATORS``; any other path as it is."""
+    found = embedded(path)
+    return found.checkpoint if found else Path(path)
 
 
 def licence(path: str | Path | None) -> str:
-    """Licence of the weights behind a name of ``CHECKPOINTS``, or None, the teacher, as text; "" for other files."""
-    if path is not None and str(path) not in CHECKPOINTS:
+    """Return the licence of the weights behind a name of ``GENERATORS`` or None, as text; "" for other files."""
+    if embedded(path) is None:
         return ""
     return (
         "For research and evaluation only. Derived from NVIDIA's StyleGAN2 of FFHQ (Nvidia Source Code License-NC) "

@@ -100,7 +100,7 @@ def load_checkpoint(
     """Find the networks in a file of any layout; each is read at first access, in float32 and frozen.
 
     Args:
-        path: a file, or the name of an embedded generator, "faces64" or "faces64-student".
+        path: a file, or the name of an embedded generator, of :data:`cagc.assets.GENERATORS`.
         device: device of the networks.
         key: selects one of several networks, by a name that the error about an ambiguous file lists.
         assume: what the file does not store, by a name of :data:`ASSUMPTIONS`; see docs/checkpoints.md.

@@ -6,6 +6,7 @@ import hashlib
 import math
 import os
 import warnings
+from collections import Counter
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -73,17 +74,22 @@ def _decode(data: bytes, form: Form, convert: bool) -> tuple[np.ndarray, str]:
     """Return uint8 [channels, height, width], and a description of the conversions, "" if there were none."""
     with open_image(data) as image:
         _check_form(image, form, convert)
-        mode, as_is = image.mode, has_form(image, form.channels)
-        image = to_form(image, data, form.channels)
-        (width, height), pixels = image.size, _fitted(image, form)
+        converted = to_form(image, data, form.channels)
+        return _fitted(converted, form), _conversions(image, converted.size, form)
+
+
+def _conversions(image: Image.Image, size: tuple[int, int], form: Form) -> str:
+    """Return what turns an opened image, upright of ``size``, into ``form``, in words, "" if it has that form."""
+    width, height = size
     across, down = width * form.height, height * form.width
     steps = {
-        f"{mode} turned into {FORMS[form.channels]}": not as_is and mode != FORMS[form.channels],
+        f"{image.mode} turned into {FORMS[form.channels]}": not has_form(image, form.channels)
+        and image.mode != FORMS[form.channels],
         "centre-cropped": across != down,
         f"resized to {form}": min(across, down) != form.height * form.width,
     }
     done = ", ".join(step for step, taken in steps.items() if taken)
-    return pixels, done and f"{width} x {height} px, {done}"
+    return done and f"{width} x {height} px, {done}"
 
 
 class _WrongForm(CagcError):
@@ -131,7 +137,7 @@ class ImageDataset(Sequence[Tensor]):
     Attributes:
         names: names of the usable images.
         skipped: name → reason, of images that cannot be read.
-        changed: name → description of the conversions, of decoded images that were converted.
+        changed: name → description of the conversions, of images that are converted.
         form: height, width and channels of the images.
 
     Raises:
@@ -190,6 +196,8 @@ class ImageDataset(Sequence[Tensor]):
     def _check_header(self, name: str, data: bytes) -> None:
         with open_image(data) as image:
             _check_form(image, self.form, self.convert)
+            if done := _conversions(image, image.size, self.form):
+                self.changed[name] = done
 
     def _decode(self, name: str, data: bytes) -> np.ndarray:
         pixels, done = _decode(data, self.form, self.convert)
@@ -279,9 +287,12 @@ class ImageDataset(Sequence[Tensor]):
         return hashlib.sha256(repr(content).encode()).hexdigest()[:16]
 
     def describe(self) -> str:
-        """Return one line for a log or a report: name, images used, images skipped."""
+        """Return one line for a log: name, images used, images converted and how most are, images skipped."""
         skipped = f", {len(self.skipped)} skipped" if self.skipped else ""
-        return f"{printable(self.path.name)}: {len(self):,} images at {self.form}{skipped}"
+        changed = ""
+        if self.changed:
+            changed = f", {len(self.changed):,} converted ({Counter(self.changed.values()).most_common(1)[0][0]})"
+        return f"{printable(self.path.name)}: {len(self):,} images at {self.form}{changed}{skipped}"
 
 
 def _attempt(read: Callable[[str], Any], name: str) -> Any:

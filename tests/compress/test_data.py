@@ -202,7 +202,10 @@ def test_zip_equals_folder_and_ignores_junk(tmp_path):
     assert from_zip.names == from_folder.names == [f"deep/{i:03d}.png" for i in range(3)]
     assert not from_zip.skipped
     assert torch.equal(from_zip.batch(range(3)), from_folder.batch(range(3)))
-    assert from_zip.describe() == "set.zip: 3 images at 8 px"
+    assert from_zip.describe() == "set.zip: 3 images at 8 px, 3 converted (16 x 16 px, resized to 8 px)"
+    assert ImageDataset(folder, 16).describe() == "images: 3 images at 16 px"
+    late = ImageDataset(folder, 8, cache_bytes=0)
+    assert late.changed == from_zip.changed and not late.is_cached
 
 
 def test_one_place_opens_images():
