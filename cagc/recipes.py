@@ -56,7 +56,7 @@ _DCP = replace(_STYLEKD, metric="diversity", samples=1000)
 # 1400 / 8 = 175 batches with every 4th step on whole images: each batch occurs with and without content masks.
 _QUICK = Recipe(
     distillation=DistillConfig(
-        steps=1000,
+        steps=800,
         batch_size=8,
         learning_rate=0.004,
         lr_schedule="cosine",

@@ -51,7 +51,7 @@ def test_recipes_survive_json(name):
 
 def test_what_is_given_goes_before_the_recipe():
     plain = CompressConfig().resolve()
-    assert (plain.metric, plain.samples, plain.content, plain.steps) == ("content-aware", 400, "faces", 1000)
+    assert (plain.metric, plain.samples, plain.content, plain.steps) == ("content-aware", 400, "faces", 800)
     assert plain.distillation == RECIPES["quick"].distillation
     given = CompressConfig(recipe="everything", steps=7, seed=3, samples=9).resolve()
     assert (given.content, given.samples, given.rescale) == ("everything", 9, "none")
