@@ -23,6 +23,7 @@ from .tables import between, document_table
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
 DOCS = ROOT / "docs" / "performance.md"
+STUDENTS64 = RESULTS / "students64.md"
 FIGURES = "<!-- figures:begin -->", "<!-- figures:end -->"
 PERFORMANCE = "<!-- performance:begin -->", "<!-- performance:end -->"
 # Command of the README's table; docs/performance/<device>/runs.md has that of each row.
@@ -72,7 +73,7 @@ def documents() -> dict[Path, str]:
         DOCS.parent / "students.md": {
             tables_compression.MARKERS: tables_compression.tables(RESULTS, tables_compression.FACES128),
         },
-        RESULTS / "students64.md": {
+        STUDENTS64: {
             tables_compression.STEPS: tables_compression.steps_tables(RESULTS),
             tables_compression.MARKERS: tables_compression.tables(RESULTS, tables_compression.FACES64),
         },

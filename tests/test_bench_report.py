@@ -135,6 +135,7 @@ def project(tmp_path, monkeypatch):
     monkeypatch.setattr(report, "ROOT", tmp_path)
     monkeypatch.setattr(report, "DOCS", tmp_path / "docs" / "performance.md")
     monkeypatch.setattr(report, "RESULTS", tmp_path / "results")
+    monkeypatch.setattr(report, "STUDENTS64", tmp_path / "results" / "students64.md")
     results.append(tmp_path / "results" / "a-device" / "generators.jsonl", generator_rows())
     results.append(tmp_path / "results" / "local" / "generators.jsonl", generator_rows(2.0))
     return tmp_path
