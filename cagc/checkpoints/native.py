@@ -93,6 +93,6 @@ def round_to_float16(network: Any) -> Any:
 
 
 def narrowest_dtype(network: Any) -> torch.dtype | None:
-    """float16 if it holds the weights of ``network`` as they are, otherwise None."""
+    """Return float16 if it holds the weights of ``network`` exactly, otherwise None."""
     tensors = [tensor for tensor in network.state_dict().values() if tensor.is_floating_point()]
     return torch.float16 if all(torch.equal(tensor, tensor.half().to(tensor)) for tensor in tensors) else None

@@ -75,7 +75,7 @@ class Compress(CompressConfig):
     """Compress a generator: score, plan, prune, distil, evaluate, and write a report.
 
     Without options it compresses the embedded face generator, faces128, to an eleventh of its MACs; --teacher faces64
-    is four times faster.
+    takes one of half the MACs.
     """
 
     macs: Ratio | None = None
