@@ -1,8 +1,8 @@
 """Times programs that share the machine: ``python -m benchmarks.contention && python -m benchmarks.report``.
 
 Two processes draw images, each with as many threads as the machine has cores: first one alone, then both at once. A
-team of threads whose barriers spin loses far more than half of its speed then, because the thread that the others wait
-for may not be running. Writes contention.json of this machine's results.
+team of threads whose barriers spin may lose far more than half of its speed then, because the thread that the others
+wait for may not be running. Processes that are not timed are stopped. Writes contention.json of this machine's results.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import signal
 import statistics
 import subprocess
 import sys
@@ -83,7 +84,10 @@ def work(program: str, stem: Path, threads: int) -> None:
 
 
 class Worker:
-    """A process that draws images by one program."""
+    """A process that draws images by one program; it is stopped while it has nothing to draw.
+
+    Threads that wait for work by spinning would otherwise take time from the processes that are timed.
+    """
 
     def __init__(self, team: str, stem: Path, threads: int) -> None:
         program, environment = TEAMS[team]
@@ -94,14 +98,19 @@ class Worker:
             words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=kept | environment, cwd=ROOT
         )  # fmt: skip
         assert self.process.stdout.readline() == "ready\n", f"{team}: did not start"
+        self.process.send_signal(signal.SIGSTOP)
 
     def begin(self, seconds: float) -> None:
+        self.process.send_signal(signal.SIGCONT)
         print(seconds, file=self.process.stdin, flush=True)
 
     def result(self) -> float:
-        return float(self.process.stdout.readline())
+        taken = float(self.process.stdout.readline())
+        self.process.send_signal(signal.SIGSTOP)
+        return taken
 
     def close(self) -> None:
+        self.process.send_signal(signal.SIGCONT)
         self.process.stdin.close()
         self.process.wait()
 

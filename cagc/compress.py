@@ -13,7 +13,7 @@ import torch
 from rich.table import Table
 
 from . import __version__, assets
-from .checkpoints import Checkpoint, save_checkpoint, save_generator
+from .checkpoints import save_generator
 from .checkpoints.native import narrowest_dtype, round_to_float16
 from .common.checks import choice
 from .common.console import console, phase, plain_console
@@ -180,8 +180,8 @@ def _conclude(
         page = write_report(config.out, report)
         metrics = {"generators": report.metrics(), "features": report.features, "provenance": dict(report.provenance)}
         write_json(config.out / "metrics.json", metrics)
-        saved = Checkpoint(g_ema=student, metadata={"plan": plan.digest(), "teacher": plan.teacher})
-        save_checkpoint(config.out / "student.safetensors", saved, narrowest_dtype(student))
+        made_by = {"plan": plan.digest(), "teacher": plan.teacher}
+        save_generator(student, config.out / "student.safetensors", made_by, narrowest_dtype(student))
     print_table(report)
     print(page)
     return report

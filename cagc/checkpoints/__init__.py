@@ -201,9 +201,14 @@ def save_checkpoint(path: str | Path, checkpoint: Checkpoint, dtype: torch.dtype
         temporary.write_bytes(native_file(networks, checkpoint.metadata, dtype))
 
 
-def save_generator(generator: AnyGenerator, path: str | Path, metadata: dict[str, Any] | None = None) -> None:
+def save_generator(
+    generator: AnyGenerator,
+    path: str | Path,
+    metadata: dict[str, Any] | None = None,
+    dtype: torch.dtype | None = None,
+) -> None:
     """Write one generator to a native file; see :func:`save_checkpoint`."""
-    save_checkpoint(path, Checkpoint(g_ema=generator, metadata=metadata))
+    save_checkpoint(path, Checkpoint(g_ema=generator, metadata=metadata), dtype)
 
 
 def convert(
