@@ -33,6 +33,7 @@ struct ResidualSynthesis::State {
   const int64_t batch;
   const int threads;
   Team team;
+  Pace pace;
   std::vector<Plan> plans;
   int64_t raw = 0, shortcut = 0, x[2] = {}, block = 0, block_size = 0, scratch = 0, scratch_size = 0, size = 0;
   AlignedFloats memory;
@@ -180,7 +181,7 @@ size_t ResidualSynthesis::bytes() const { return state_->size * sizeof(float); }
 void ResidualSynthesis::run(const float *z, float *image, double *seconds) {
   State &s = *state_;
   const size_t count = s.network.convs_.size();
-  s.team.run([&](Member member) {
+  s.team.run(s.pace, [&](Member member) {
     Clock clock(member.thread == 0 ? seconds : nullptr, 1 + static_cast<int64_t>(count));
     s.project(z, member);
     clock.lap(0);

@@ -31,6 +31,7 @@ struct Synthesis::State : SynthesisNetwork {
   int64_t w = 0, w_truncated = 0;
   int64_t t_size = 0, rows = 0, rows_size = 0;  // per thread: t, and the rows of y between paired layers
   mutable Team team;
+  mutable Pace pace, mapping_pace;
 
   State(SynthesisNetwork network, const Kernels &kernels, int64_t batch, int threads)
       : SynthesisNetwork(std::move(network)), kernels(kernels), batch(batch), threads(threads), team(threads) {
@@ -353,7 +354,7 @@ int64_t Synthesis::map_workspace() const { return 2 * state_->hidden[1]; }
 void Synthesis::run(const SynthesisCall &call) const {
   const State &s = *state_;
   const int64_t count = static_cast<int64_t>(call.layers ? call.layers : s.convs.size());
-  s.team.run([&](Member member) {
+  s.team.run(s.pace, [&](Member member) {
     Clock clock(member.thread == 0 ? call.seconds : nullptr, 1 + count);
     float *here = call.workspace + s.scratch + member.thread * s.scratch_size;
     const float *below = nullptr;
@@ -383,7 +384,7 @@ void Synthesis::run(const SynthesisCall &call) const {
 }
 
 void Synthesis::map(const float *z, float *w, float *workspace) const {
-  state_->team.run([&](Member member) { state_->map(z, w, workspace, member); });
+  state_->team.run(state_->mapping_pace, [&](Member member) { state_->map(z, w, workspace, member); });
 }
 
 }  // namespace cagc

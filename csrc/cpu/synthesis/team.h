@@ -7,6 +7,7 @@
 #include <memory>
 #include <type_traits>
 #include <vector>
+#include "pace.h"
 
 namespace cagc {
 
@@ -46,7 +47,21 @@ class Team {
 
   // Calls body(Member) on every thread of the team, the caller's among them.
   template <class F> void run(F &&body) {
+    for (Share &share : shares_) share.loops = 0;  // the last region may have had fewer threads
     start([](void *f, Member member) { (*static_cast<std::remove_reference_t<F> *>(f))(member); }, &body);
+  }
+
+  // The same, on the caller's thread alone where `pace` says so.
+  template <class F> void run(Pace &pace, F &&body) {
+    if (threads_ == 1) return run(body);
+    const auto start = std::chrono::steady_clock::now();
+    if (pace.alone()) {
+      shares_[0].loops = 0;
+      body(Member{*this, 0, 1});
+    } else {
+      run(body);
+    }
+    pace.took(std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count());
   }
 
  private:
