@@ -23,13 +23,14 @@ _HOME = {
     "BACKENDS": "backend",
     "explain": "backend",
     "use_backend": "backend",
+    "without_packing": "backend",
     "verify": "verification",
 }
 
 __all__ = ["__version__", *_HOME]
 
 if TYPE_CHECKING:
-    from .backend import BACKENDS, explain, use_backend
+    from .backend import BACKENDS, explain, use_backend, without_packing
     from .ops.bias_act import bias_act, fused_leaky_relu
     from .ops.filtered_lrelu import filtered_lrelu
     from .ops.modulated_conv2d import modulated_conv2d, styled_conv2d

@@ -37,7 +37,8 @@ NOTES = {
     "bias_act": "gain <= 0 and lrelu with alpha < 0 use the reference: kernels derive gradients from the output's sign",
     "upfirdn2d": "a filter that requires a gradient uses the reference",
     "filtered_lrelu": "a filter that requires a gradient uses the reference",
-    "modulated_conv2d": "native runs PyTorch's convolution and one kernel for all steps after it (several kernels for"
+    "modulated_conv2d": "native runs PyTorch's convolution (on the CPU in float32, Winograd's for a 3x3 weight that two"
+    " calls have seen unchanged) and one kernel for all steps after it (several kernels for"
     " smooth activations, for noise per channel, and for up-sampling other than by 2 with 4 x 4 taps); the backward"
     " pass of triton uses the reference formula",
     "sparse_channel_conv2d": "up-sampling takes a second kernel, upfirdn2d; the backward pass is PyTorch's convolution"
@@ -48,6 +49,7 @@ DTYPES = ("float32", "float64", "float16", "bfloat16")
 
 # A plain global: torch.compile guards on it and recompiles when it changes.
 _preferred: str | None = os.environ.get("CAGC_BACKEND") or None
+_packing = True
 
 
 # Faults found at first use, by (backend, op, device type); such a backend runs only if the call names it.
@@ -81,6 +83,26 @@ def use_backend(name: str | None) -> Iterator[None]:
         yield
     finally:
         _preferred = before
+
+
+@contextmanager
+def without_packing() -> Iterator[None]:
+    """Pack no weight and use no pack inside the block, in all threads.
+
+    The bits of a result then do not depend on the calls before it, as they do where the second call with a weight packs
+    it: a resumed training repeats an uninterrupted one. ``torch.use_deterministic_algorithms(True)`` does the same.
+    """
+    global _packing
+    before, _packing = _packing, False
+    try:
+        yield
+    finally:
+        _packing = before
+
+
+def packing() -> bool:
+    """Whether weights may be packed: not inside of :func:`without_packing`."""
+    return _packing
 
 
 def preferred() -> str | None:

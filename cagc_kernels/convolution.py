@@ -17,12 +17,14 @@ DEMODULATION_EPS = 1e-8
 
 
 def operands(
-    weight: torch.Tensor, styles: torch.Tensor, dtype: torch.dtype, demodulate: bool, modulate: bool = True
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]:
+    weight: torch.Tensor, styles: torch.Tensor, dtype: torch.dtype, demodulate: bool, modulate: bool = True,
+    energy: torch.Tensor | None = None,
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]:  # fmt: skip
     """Return weight and styles [N, I] in ``dtype`` for a modulated convolution, and the factor [N, O] of its result.
 
     With ``demodulate`` the factor is ``d[n, o] = rsqrt(sum_i styles[n, i]^2 * sum_k weight[o, i, k]^2 + 1e-8)``
-    (StyleGAN2, eq. 3), otherwise None. For half precision it is computed and returned in float32.
+    (StyleGAN2, eq. 3), otherwise None. For half precision it is computed and returned in float32. ``energy`` [O, I] is
+    the sum over k where it is known.
 
     For float16, each filter is divided by its largest absolute value and the square root of its fan-in, and each
     sample's styles by their largest absolute value, so that no sum overflows; the factor, then never None, multiplies
@@ -41,7 +43,8 @@ def operands(
         eps = eps / scale.square()
     d = scale
     if demodulate:
-        d = (styles.square() @ weight.square().sum(dim=(2, 3)).t() + eps).rsqrt()
+        energy = weight.square().sum(dim=(2, 3)) if energy is None else energy
+        d = (styles.square() @ energy.t() + eps).rsqrt()
     return weight.to(dtype), styles.to(dtype), d
 
 

@@ -1,4 +1,5 @@
 // The part of the Python module for layers and generators with frozen weights other than StyleGAN2's.
+#include "cagc/fingerprint.h"
 #include "cagc/planar_conv.h"
 #include "cagc/sngan.h"
 #include "module_checks.h"
@@ -55,15 +56,16 @@ void cagc::bind_sngan(py::module_ &m) {
 
 namespace {
 
-std::unique_ptr<cagc::PlanarConv> planar_conv(Pointer weight, int64_t in, int64_t out,
+std::unique_ptr<cagc::PlanarConv> planar_conv(Pointer weight, int64_t in, int64_t out, int64_t up,
                                               const std::string &instructions) {
   const char *op = "planar_conv";
   present(weight, op, "weight");
   require(in >= 1 && out >= 1 && in <= 1 << 16 && out <= 1 << 16, op, "channels: expected 1 to 65536");
+  require(up == 1 || up == 2, op, "up: expected 1 or 2");
   const cagc::Kernels &kernels = kernels_of(instructions);
   py::gil_scoped_release release;
   return std::make_unique<cagc::PlanarConv>(kernels, *cagc::find_planar_kernels(instructions.c_str()), doubles(weight),
-                                            in, out);
+                                            in, out, up);
 }
 
 cagc::PlanarCall planar_call(int64_t n, int64_t h, int64_t w, int64_t padding) {
@@ -77,9 +79,15 @@ cagc::PlanarCall planar_call(int64_t n, int64_t h, int64_t w, int64_t padding) {
 
 void cagc::bind_planar_conv(py::module_ &m) {
   using Conv = cagc::PlanarConv;
+  m.def("fingerprint", [](Pointer values, int64_t count, int threads) {
+    require(count >= 0 && threads >= 1, "fingerprint", "count or threads is off");
+    present(values || !count, "fingerprint", "values");
+    py::gil_scoped_release release;
+    return cagc::fingerprint(floats(values), count, threads);
+  }, py::kw_only(), py::arg("values"), py::arg("count"), py::arg("threads"));
   py::class_<Conv>(m, "PlanarConv")
       .def(py::init(&planar_conv), py::kw_only(), py::arg("weight"), py::arg("in_channels"), py::arg("out_channels"),
-           py::arg("instructions"))
+           py::arg("up"), py::arg("instructions"))
       .def_property_readonly("bytes", &Conv::bytes)
       .def("multiplications", [](const Conv &conv, int64_t n, int64_t h, int64_t w, int64_t padding) {
             return conv.multiplications(planar_call(n, h, w, padding));
@@ -91,6 +99,7 @@ void cagc::bind_planar_conv(py::module_ &m) {
       .def("run", [](const Conv &conv, Pointer x, Pointer scale, Pointer demod, Pointer y, Pointer workspace, int64_t n,
                      int64_t h, int64_t w, int64_t padding, int threads) {
             cagc::PlanarCall call = planar_call(n, h, w, padding);
+            require(conv.up() == 1 || padding == 1, "planar_conv", "padding: expected 1");
             require(threads >= 1, "planar_conv", "threads is below 1");
             present(x && y && workspace, "planar_conv", "x, y or workspace");
             call.x = floats(x), call.scale = floats(scale), call.demod = floats(demod);

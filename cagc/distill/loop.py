@@ -13,6 +13,8 @@ from typing import Any
 
 import torch
 
+from cagc_kernels import without_packing
+
 from .. import content
 from ..checkpoints import Checkpoint, save_checkpoint, save_generator
 from ..common import distributed
@@ -224,7 +226,7 @@ class _Run:
             self._announce()
         reporter = Reporter(progress if main else False, steps, start, self.config.batch_size)
         try:
-            with self._keeping(), reporter, _interruption() as received:
+            with self._keeping(), without_packing(), reporter, _interruption() as received:
                 self._steps(reporter, received)
         finally:
             if self.board is not None:

@@ -1,7 +1,7 @@
-"""A modulated 3x3 convolution with frozen weights, packed once for Winograd's F(4x4, 3x3): float32, CPU, no gradients.
+"""A modulated 3x3 convolution with frozen weights, packed once for Winograd's algorithm: float32, CPU, no gradients.
 
-See csrc/include/cagc/planar_conv.h. It takes 4 to 9 times fewer multiplications than the convolution itself, less the
-tiles that reach beyond the image.
+See csrc/include/cagc/planar_conv.h. F(4x4, 3x3) takes a quarter of the convolution's multiplications; where the image
+is up-sampled, F(4, 2) of its even rows and columns takes 9 of 16. Tiles that reach beyond the image are computed whole.
 """
 
 from __future__ import annotations
@@ -17,24 +17,28 @@ class PlanarConv:
 
     Args:
         weight: floating point [O, I, 3, 3].
+        up: 1 correlates as ``torch.nn.functional.conv2d``; 2 is its ``conv_transpose2d`` of stride 2, without padding.
         instructions: one of :func:`~cagc_kernels.native.synthesis.instruction_sets`; None takes the best.
 
     Raises:
-        ValueError: ``weight`` has another shape, or ``instructions`` is not available on this processor.
+        ValueError: ``weight`` has another shape, ``up`` is another number, or ``instructions`` is not available on this
+            processor.
     """
 
-    def __init__(self, weight: torch.Tensor, instructions: str | None = None) -> None:
+    def __init__(self, weight: torch.Tensor, instructions: str | None = None, up: int = 1) -> None:
         available = instruction_sets()
         self.instructions = available[0] if instructions is None else instructions
         if self.instructions not in available:
             raise ValueError(f"instructions: got {instructions!r}, expected one of {', '.join(available)}")
         if weight.ndim != 4 or tuple(weight.shape[2:]) != (3, 3):
             raise ValueError(f"weight: got {list(weight.shape)}, expected [O, I, 3, 3]")
-        self.out_channels, self.in_channels = weight.shape[:2]
+        if up not in (1, 2):
+            raise ValueError(f"up: got {up}, expected 1 or 2")
+        self.up, (self.out_channels, self.in_channels) = up, weight.shape[:2]
         dense = weight.detach().to("cpu", torch.float64).contiguous()
         self._conv = _C.PlanarConv(
             weight=dense.data_ptr(), in_channels=self.in_channels, out_channels=self.out_channels,
-            instructions=self.instructions,
+            up=up, instructions=self.instructions,
         )  # fmt: skip
 
     @property
@@ -44,6 +48,8 @@ class PlanarConv:
 
     def output_size(self, height: int, width: int, padding: int) -> tuple[int, int]:
         """Height and width of the result."""
+        if self.up == 2:
+            return 2 * height + 1, 2 * width + 1
         return height + 2 * padding - 2, width + 2 * padding - 2
 
     def multiplications(self, n: int, height: int, width: int, padding: int) -> int:
@@ -65,11 +71,11 @@ class PlanarConv:
         out: torch.Tensor | None = None,
         workspace: torch.Tensor | None = None,
     ) -> torch.Tensor:
-        """demod · (scale · ``x`` convolved with the weight), [N, O, h + 2 padding - 2, w + 2 padding - 2].
+        """demod · (scale · ``x`` convolved with the weight), of :meth:`output_size`.
 
         Args:
             x: float32 [N, I, h, w], contiguous. scale: float32 [N, I]; None: ones. demod: float32 [N, O]; None: ones.
-            padding: zeros around ``x``.
+            padding: zeros around ``x``; 1 with ``up`` 2.
             out: contiguous, to be filled and returned. workspace: memory of at least :meth:`workspace` floats. Both are
                 allocated where they are None.
 

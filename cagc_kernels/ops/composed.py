@@ -12,10 +12,9 @@ from ..convolution import conv2d_resample, conv_transpose2d, operands, transpose
 from ..reference.bias_act import PIECEWISE_LINEAR
 from .bias_act import bias_act, sign_is_kept
 from .epilogue import epilogue as fused_epilogue
+from .packed_conv2d import arrange, convolve, find
 from .upfirdn2d import resample
 
-# From this many pixels on, oneDNN convolves faster in channels_last, forward and backward.
-CHANNELS_LAST_PIXELS = 256
 # Up to this many outputs, a 1x1 convolution modulates its weight: N·O·I products instead of N·I·H·W.
 FEW_OUTPUTS = 16
 
@@ -27,29 +26,35 @@ def composed(
     resampling: Resampling, epilogue: Epilogue, backend: str,
 ) -> torch.Tensor:  # fmt: skip
     """Return the output [N, O, H', W'] of a generator layer, with the kernels of ``backend`` around the convolution."""
-    weight, styles, scale = operands(weight, styles, x.dtype, demodulate, modulate)
-    finish = _fused if implements(backend, "epilogue") else _unfused
-    finish = partial(finish, scale=scale, epilogue=epilogue, backend=backend)
-    if modulate and len(weight) <= FEW_OUTPUTS and weight.shape[2:] == (1, 1) and resampling[1:4] == Resampling()[1:4]:
-        return finish(_pointwise(x, weight, styles))
-    x = arrange(x * styles[:, :, None, None] if modulate else x)
+    pack = find(x, weight, styles, flip_weight, resampling, backend)
+    energy = None if pack is None or torch.is_grad_enabled() and weight.requires_grad else pack.energy
+    weight, styles, scale = operands(weight, styles, x.dtype, demodulate, modulate, energy)
     margins = transposed_margins(weight, resampling) if implements(backend, "epilogue") else None
+    if pack is None:
+        y = _convolved(x, weight, styles if modulate else None, flip_weight, resampling, margins is not None, backend)
+    else:
+        padding, mirrored = (resampling.padding[0], not flip_weight) if margins is None else (1, flip_weight)
+        y, scale = convolve(x, weight, styles if modulate else None, scale, pack, padding, mirrored)
+    finish = _fused if implements(backend, "epilogue") else _unfused
+    finish = partial(finish, y, scale=scale, epilogue=epilogue, backend=backend)
     if margins is None:
-        return finish(conv2d_resample(x, weight, resampling, flip_weight, partial(resample, backend=backend)))
+        return finish()
     before_x, after_x, before_y, after_y = margins
-    y = conv_transpose2d(x, weight, flip_weight, (2, 2))
     size = y.shape[2] + before_y + after_y - 3, y.shape[3] + before_x + after_x - 3
     f = resampling.filter
     f = (f if f.ndim == 2 else f.outer(f)).to(accumulator(x.dtype)) * 4
-    return finish(y, f=f.flip(0, 1), padding=(before_x, before_y), size=size)
+    return finish(f=f.flip(0, 1), padding=(before_x, before_y), size=size)
 
 
-def arrange(x: torch.Tensor) -> torch.Tensor:
-    """Return ``x`` in the memory format that PyTorch convolves fastest on the CPU; on a GPU it stays as it is."""
-    if x.device.type != "cpu":
-        return x
-    last = x.shape[2] * x.shape[3] >= CHANNELS_LAST_PIXELS
-    return x.contiguous(memory_format=torch.channels_last if last else torch.contiguous_format)
+def _convolved(x, weight, styles, flip_weight, resampling, transposed, backend) -> torch.Tensor:
+    """Return the convolution by PyTorch of ``x`` times ``styles``; ``transposed``: before the epilogue filters it."""
+    plain = resampling[1:4] == Resampling()[1:4]
+    if styles is not None and len(weight) <= FEW_OUTPUTS and weight.shape[2:] == (1, 1) and plain:
+        return _pointwise(x, weight, styles)
+    x = arrange(x if styles is None else x * styles[:, :, None, None])
+    if transposed:
+        return conv_transpose2d(x, weight, flip_weight, (2, 2))
+    return conv2d_resample(x, weight, resampling, flip_weight, partial(resample, backend=backend))
 
 
 def _pointwise(x: torch.Tensor, weight: torch.Tensor, styles: torch.Tensor) -> torch.Tensor:

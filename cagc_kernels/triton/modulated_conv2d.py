@@ -15,6 +15,9 @@ from .gemm.configs import POLYPHASE, TRANSPOSED, Config, Problem
 from .gemm.packing import PackedWeight, pack, separable
 from .gemm.winners import choose
 
+# It packs weights itself, for its own kernels.
+packed = None
+
 
 def composed_because(x: torch.Tensor, weight: torch.Tensor, resampling: Resampling, epilogue: Epilogue) -> str | None:
     """Return why one kernel cannot compute the whole layer, or None if it can."""

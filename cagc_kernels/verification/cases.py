@@ -153,6 +153,22 @@ def _modulated(n: int, inputs: int, outputs: int, size: int, k: int, down: int =
     return Case("modulated_conv2d", name, shapes, call, work, fixed, _FACTORS)
 
 
+def _frozen(n: int, inputs: int, outputs: int, size: int, up: int = 1) -> Case:
+    """Return a case of a second call with the same weight, which the CPU's kernels then have packed."""
+
+    def call(given: Operands, backend: str) -> Tensor:
+        weight = given["weight"] / (9 * inputs) ** 0.5
+        arguments = given["x"], weight, given["styles"], None, up, 1, 1, given["f"], True, up == 1
+        if backend != "reference":
+            modulated_conv2d(*arguments, backend=backend)
+        return modulated_conv2d(*arguments, backend=backend)
+
+    shapes = {"x": (n, inputs, size, size), "weight": (outputs, inputs, 3, 3), "styles": (n, inputs)}
+    name = f"second call, {n}x{inputs}x{size}x{size} to {outputs}x{size * up}x{size * up}"
+    work = 9 * n * inputs * outputs * size**2
+    return Case("modulated_conv2d", name, shapes, call, work, {"f": setup_filter(TAPS)}, _FACTORS)
+
+
 def _sparse(n: int, width: int, kept: int, size: int, up: int = 1) -> Case:
     def call(given: Operands, backend: str) -> Tensor:
         return sparse_channel_conv2d(**given, up=up, backend=backend)
@@ -216,6 +232,7 @@ def cases(size: str = "full") -> list[Case]:
             _epilogue(2, 77, 16, False), _epilogue(1, 39, 32, True),
             _styled(2, 77, 64, 8), _styled(1, 77, 39, 16, 2), _styled(1, 39, 39, 32, act="swish"),
             _modulated(2, 77, 3, 16, 1), _modulated(1, 32, 32, 16, 3, 2),
+            _frozen(2, 77, 39, 9), _frozen(1, 77, 39, 11, 2),
             _sparse(2, 128, 39, 16), _sparse(1, 128, 39, 8, 2),
             _filtered_lrelu((2, 39, 20, 20)), _filtered_lrelu((1, 16, 16, 24), 4),
             _filtered_lrelu((1, 16, 20, 20), 2, True),
@@ -232,6 +249,7 @@ def cases(size: str = "full") -> list[Case]:
         _styled(2, 154, 154, 32), _styled(1, 154, 77, 64, 2), _styled(1, 39, 39, 256),
         _styled(1, 77, 77, 128, act="swish"),
         _modulated(1, 512, 3, 32, 1), _modulated(1, 128, 3, 256, 1), _modulated(1, 128, 256, 64, 3, 2),
+        _frozen(1, 512, 256, 32), _frozen(1, 512, 256, 32, 2),
         _sparse(1, 512, 154, 32), _sparse(1, 512, 154, 32, 2), _sparse(2, 256, 77, 64),
         _filtered_lrelu((1, 512, 36, 36)), _filtered_lrelu((1, 362, 150, 150)), _filtered_lrelu((1, 512, 54, 54), 4),
         _filtered_lrelu((2, 154, 86, 86)), _filtered_lrelu((1, 512, 52, 52), 2, True),

@@ -2,8 +2,9 @@
 #include "cagc/planar_conv.h"
 #include "synthesis/planar_kernels.h"
 #include "synthesis/team.h"
-#include "winograd_filters.h"
 #include <algorithm>
+#include <cmath>
+#include <vector>
 
 namespace cagc {
 namespace {
@@ -18,6 +19,56 @@ constexpr int64_t kTilesOfOwn = 25;
 int64_t round_up(int64_t n, int64_t unit) { return (n + unit - 1) / unit * unit; }
 int64_t divide(int64_t n, int64_t by) { return (n + by - 1) / by; }
 
+// What the three taps of an axis are multiplied by for each of its six indices (synthesis/planar_winograd.h): of
+// F(4, 3) the polynomial of the taps at each point, divided by the product of its distances to the others; with up = 2
+// that of taps 2 and 0, and at last tap 1 itself.
+using FilterTransform = double[6][3];
+
+void filter_transform(int64_t up, FilterTransform &g) {
+  const double finite[2][5] = {
+      {0, std::sqrt(.5), -std::sqrt(.5), std::sqrt(2.), -std::sqrt(2.)}, {1.25, -1.25, .5, -.5}};
+  const double *points = finite[up - 1];
+  const int count = up == 1 ? 5 : 4;
+  std::fill_n(&g[0][0], 18, 0.);
+  for (int i = 0; i < count; i++) {
+    double distances = 1;
+    for (int j = 0; j < count; j++) distances *= i == j ? 1 : points[i] - points[j];
+    const double first = 1 / distances, second = points[i] / distances;
+    if (up == 1) g[i][0] = first, g[i][1] = second, g[i][2] = second * points[i];
+    else g[i][2] = first, g[i][0] = second;
+  }
+  if (up == 1) g[5][2] = 1;
+  else g[4][0] = g[5][1] = 1;
+}
+
+// The 36 matrices [in, columns] of a weight [out, in, 3, 3]; columns from `out` on are zero.
+std::vector<float> filters(const double *weight, int64_t in, int64_t out, int64_t columns, int64_t up) {
+  constexpr int64_t kTogether = 16;  // output channels, so that whole cache lines are written
+  FilterTransform g;
+  filter_transform(up, g);
+  std::vector<float> dense(36 * in * columns);
+  for (int64_t first = 0; first < out; first += kTogether) {
+    const int64_t count = std::min(kTogether, out - first);
+    for (int64_t i = 0; i < in; i++) {
+      double taps[9][kTogether] = {}, along_y[6][3][kTogether];
+      for (int64_t o = 0; o < count; o++)
+        for (int t = 0; t < 9; t++) taps[t][o] = weight[((first + o) * in + i) * 9 + t];
+      for (int a = 0; a < 6; a++)
+        for (int x = 0; x < 3; x++)
+          for (int64_t o = 0; o < kTogether; o++)
+            along_y[a][x][o] = g[a][0] * taps[x][o] + g[a][1] * taps[3 + x][o] + g[a][2] * taps[6 + x][o];
+      for (int p = 0; p < 36; p++) {
+        const auto &row = along_y[p / 6];
+        const double *factors = g[p % 6];
+        float *to = dense.data() + (p * in + i) * columns + first;
+        for (int64_t o = 0; o < count; o++)
+          to[o] = static_cast<float>(factors[0] * row[0][o] + factors[1] * row[1][o] + factors[2] * row[2][o]);
+      }
+    }
+  }
+  return dense;
+}
+
 }  // namespace
 
 struct PlanarConv::Layout {
@@ -29,12 +80,12 @@ struct PlanarConv::Layout {
 };
 
 PlanarConv::PlanarConv(const Kernels &kernels, const PlanarKernels &loops, const double *weight, int64_t in,
-                       int64_t out)
-    : kernels_(kernels), loops_(loops), in_(in), out_(out), in_padded_(round_up(in, lanes_of(kernels))),
+                       int64_t out, int64_t up)
+    : kernels_(kernels), loops_(loops), in_(in), out_(out), up_(up), in_padded_(round_up(in, lanes_of(kernels))),
       out_padded_(round_up(out, std::max<int64_t>(kLanes, lanes_of(kernels)))),
       weight_(36 * in_ * out_padded_, false) {
   prefer_huge_pages(weight_.data(), bytes());
-  const std::vector<float> dense = filters43(weight, in_, out_, in_, out_padded_);
+  const std::vector<float> dense = filters(weight, in_, out_, out_padded_, up_);
   for (int64_t p = 0; p < 36; p++) {
     const int64_t at = p * in_ * out_padded_;
     pack_matrix(kernels_, dense.data() + at, in_, out_padded_, weight_.data() + at);
@@ -45,10 +96,12 @@ PlanarConv::Layout PlanarConv::lay_out(const PlanarCall &call, int threads) cons
   Layout l{};
   PlanarJob &job = l.job;
   job.call = call, job.in = in_, job.out = out_, job.in_padded = in_padded_, job.out_padded = out_padded_;
-  job.out_h = call.h + 2 * call.padding - 2, job.out_w = call.w + 2 * call.padding - 2;
-  job.rows = divide(job.out_h, 4), job.side = divide(job.out_w, 4);
+  job.up = up_;
+  job.out_h = up_ == 2 ? 2 * call.h + 1 : call.h + 2 * call.padding - 2;
+  job.out_w = up_ == 2 ? 2 * call.w + 1 : call.w + 2 * call.padding - 2;
+  job.rows = divide(job.out_h, 4 * up_), job.side = divide(job.out_w, 4 * up_);
   l.shared = 36 * in_ * out_padded_ > kOwnWeights || call.n * job.rows * job.side < kTilesOfOwn * threads;
-  const int64_t tile = 36 * (in_padded_ + out_padded_);
+  const int64_t rows = planar_rows(up_), lanes = lanes_of(kernels_), tile = rows * (in_padded_ + out_padded_);
   const int64_t fit = l.shared ? std::max<int64_t>(4, kSharedBlock / tile)
                                : std::clamp(kOwnBlock / tile, kFewestTiles, kMostTiles);
   job.parts = divide(job.side, fit);
@@ -56,9 +109,10 @@ PlanarConv::Layout PlanarConv::lay_out(const PlanarCall &call, int threads) cons
   const int64_t longest = job.parts == 1 ? job.side : std::min(job.side, divide(job.side, job.parts) + 3);
   l.runs = std::max<int64_t>(1, fit / longest);
   l.tiles = l.runs * longest;
-  l.v = round_up(36 * (l.tiles * in_padded_ + kPointPad), 16);
-  l.block = l.v + round_up(36 * (l.tiles * out_padded_ + kPointPad), 16);
-  l.scratch = round_up(planar_scratch(longest, lanes_of(kernels_)), 16);
+  l.v = round_up(rows * l.tiles * in_padded_ + 36 * kPointPad, 16);
+  l.block = l.v + round_up(rows * l.tiles * out_padded_ + 36 * kPointPad, 16);
+  const int64_t most = l.tiles * planar_point(up_, 35).rows;
+  l.scratch = round_up(std::max(planar_scratch(up_, longest, lanes), multiply_scratch(most, lanes)), 16);
   return l;
 }
 
@@ -69,7 +123,7 @@ int64_t PlanarConv::workspace(const PlanarCall &call, int threads) const {
 
 int64_t PlanarConv::multiplications(const PlanarCall &call) const {
   const Layout l = lay_out(call, 1);
-  return call.n * l.job.rows * l.job.side * 36;
+  return call.n * l.job.rows * l.job.side * planar_rows(up_);
 }
 
 void PlanarConv::run(const PlanarCall &call, int threads) const {
@@ -99,9 +153,10 @@ void PlanarConv::run(const PlanarCall &call, int threads) const {
       loops_.output(job, b, run, tiles_before(run) - b.first, unit % groups_out, scratch);
     };
     const auto multiply = [&](const Block &b, int64_t point, int64_t begin, int64_t end) {
-      kernels_.gemm(b.v + point * (b.count * in_padded_ + kPointPad), in_padded_, b.count, in_,
-                    weight_.data() + point * in_ * out_padded_, out_padded_, begin, end,
-                    b.m + point * (b.count * out_padded_ + kPointPad), out_padded_);
+      const PlanarPoint p = planar_point(up_, point);
+      loops_.multiply(b.v + p.before * b.count * in_padded_ + point * kPointPad, in_padded_, b.count * p.rows, in_,
+                      weight_.data() + point * in_ * out_padded_, out_padded_, begin, end,
+                      b.m + p.before * b.count * out_padded_ + point * kPointPad, out_padded_, scratch);
     };
     if (!l.shared)
       return member.each(number, [&](int64_t i) {

@@ -4,6 +4,6 @@
 
 namespace cagc {
 namespace CAGC_LEVEL {
-extern const PlanarKernels planar_kernels = {planar_input, planar_output};
+extern const PlanarKernels planar_kernels = {planar_input, planar_output, planar_multiply};
 }
 }  // namespace cagc

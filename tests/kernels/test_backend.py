@@ -72,7 +72,7 @@ def test_explain_names_the_taken_and_the_reasons():
 def test_explain_tells_what_the_reference_computes():
     assert "gain <= 0 and lrelu with alpha < 0 use the reference" in explain("bias_act")
     assert "a filter that requires a gradient uses the reference" in explain("upfirdn2d")
-    assert "native runs PyTorch's convolution and one kernel" in explain("modulated_conv2d")
+    assert "native runs PyTorch's convolution (on the CPU in float32, Winograd's" in explain("modulated_conv2d")
 
 
 @native

@@ -43,22 +43,33 @@ def test_against_float64(instructions, shape):
     torch.testing.assert_close(out.double(), expected, rtol=0, atol=2e-5 * float(expected.abs().max() + 1))
 
 
+@pytest.mark.parametrize("instructions", INSTRUCTIONS)
+@pytest.mark.parametrize("shape", [*SHAPES[:4], (2, 19, 40, 5, 100, 1), (1, 300, 100, 10, 21, 1)])
+def test_transposed(instructions, shape):
+    x, weight, scale, demod, _ = case(*shape)
+    scaled = x.double() * scale.double()[:, :, None, None]
+    expected = F.conv_transpose2d(scaled, weight.double().transpose(0, 1), stride=2) * demod.double()[:, :, None, None]
+    out = PlanarConv(weight, instructions, 2)(x, scale, demod)
+    torch.testing.assert_close(out.double(), expected, rtol=0, atol=1e-5 * float(expected.abs().max() + 1))
+
+
 @pytest.mark.parametrize("threads", [1, 2, 3])
 def test_threads(threads):
     """The same numbers, bit for bit, whichever thread computes a tile, in memory that holds NaN."""
     before = torch.get_num_threads()
     for shape in SHAPES[-2:]:
         x, weight, scale, demod, _ = case(*shape)
-        conv = PlanarConv(weight)
-        torch.set_num_threads(1)
-        expected = conv(x, scale, demod, 2)
-        torch.set_num_threads(threads)
-        try:
-            memory = torch.full([conv.workspace(len(x), *x.shape[2:], 2)], torch.nan)
-            out = conv(x, scale, demod, 2, torch.full_like(expected, torch.nan), memory)
-        finally:
-            torch.set_num_threads(before)
-        assert torch.equal(out, expected)
+        for up, padding in ((1, 2), (2, 1)):
+            conv = PlanarConv(weight, up=up)
+            torch.set_num_threads(1)
+            expected = conv(x, scale, demod, padding)
+            torch.set_num_threads(threads)
+            try:
+                memory = torch.full([conv.workspace(len(x), *x.shape[2:], padding)], torch.nan)
+                out = conv(x, scale, demod, padding, torch.full_like(expected, torch.nan), memory)
+            finally:
+                torch.set_num_threads(before)
+            assert torch.equal(out, expected)
 
 
 def test_without_factors():
@@ -72,6 +83,10 @@ def test_what_it_refuses():
         PlanarConv(weight[:, :, :1, :1])
     with pytest.raises(ValueError, match="instructions: got 'sse9'"):
         PlanarConv(weight, "sse9")
+    with pytest.raises(ValueError, match="up: got 3, expected 1 or 2"):
+        PlanarConv(weight, up=3)
+    with pytest.raises(ValueError, match="padding: expected 1"):
+        PlanarConv(weight, up=2)(x, padding=2)
     conv = PlanarConv(weight)
     for bad in ({"x": x[:, 1:]}, {"scale": scale[:1]}, {"demod": demod.double()}, {"x": x.mT}):
         name = next(iter(bad))

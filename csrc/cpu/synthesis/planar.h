@@ -2,8 +2,8 @@
 // has lanes are transposed in registers.
 #pragma once
 #include "../isa/simd.h"
-#include "planar_kernels.h"
-#include "winograd.h"
+#include "gemm.h"
+#include "planar_winograd.h"
 #include <algorithm>
 #include <cstring>
 #include <utility>
@@ -41,9 +41,10 @@ template <int W> CAGC_INLINE vec<W> pixels_at(const float *row, int64_t at, int6
   return load<W>(inside);
 }
 
-// The pixels of a run, and those around it, of one vector of channels: to [6, pitch, W]. Zeros outside of the image.
+// The pixels of a run, and those around it, of one vector of channels: to [rows, pitch, W]. Zeros outside of the image.
 template <int W>
-CAGC_NOINLINE void gather(const PlanarJob &job, const Run &run, int64_t group, int64_t row_pitch, float *to) {
+CAGC_NOINLINE void gather(const PlanarJob &job, const Run &run, int64_t group, int64_t rows, int64_t row_pitch,
+                          float *to) {
   const PlanarCall &call = job.call;
   const int64_t top = run.row * 4 - call.padding, left = run.first * 4 - call.padding, plane = call.h * call.w;
   const int64_t first = group * W, channels = std::min<int64_t>(W, job.in - first);
@@ -51,7 +52,7 @@ CAGC_NOINLINE void gather(const PlanarJob &job, const Run &run, int64_t group, i
   float scale[W] = {};
   for (int64_t c = 0; c < channels; c++) scale[c] = call.scale ? call.scale[run.n * job.in + first + c] : 1.f;
   const vec<W> scales = load<W>(scale);
-  for (int64_t i = 0; i < 6; i++) {
+  for (int64_t i = 0; i < rows; i++) {
     float *out = to + i * row_pitch * W;
     if (top + i < 0 || top + i >= call.h) {
       std::memset(out, 0, row_pitch * W * sizeof(float));
@@ -73,25 +74,33 @@ CAGC_NOINLINE void gather(const PlanarJob &job, const Run &run, int64_t group, i
   }
 }
 
-void planar_input(const PlanarJob &job, const Block &block, const Run &run, int64_t tile, int64_t group,
-                  float *scratch) {
-  constexpr int W = kWide;
-  const int64_t row_pitch = 4 * run.count + 2 + W, step = block.count * job.in_padded + kPointPad;
-  gather<W>(job, run, group, row_pitch, scratch);
+template <int W, int Up>
+void input(const PlanarJob &job, const Block &block, const Run &run, int64_t tile, int64_t group, float *scratch) {
+  const int64_t row_pitch = 4 * run.count + 2 + W;
+  gather<W>(job, run, group, Axis<Up>::kSize, row_pitch, scratch);
   for (int64_t t = 0; t < run.count; t++) {
     const float *from = scratch + 4 * t * W;
+    float *v = block.v + group * W;
     const auto at = [&](int i, int j) CAGC_LAMBDA { return load<W>(from + (i * row_pitch + j) * W); };
-    transform43<W>(at, block.v + (tile + t) * job.in_padded + group * W, step);
+    transform<W, Up>(at, [&](int a, int b, int ja, int jb, vec<W> value) CAGC_LAMBDA {
+      store<W>(v + place_of<Up>(block.count, tile + t, job.in_padded, a, b, ja, jb), value);
+    });
   }
 }
 
-// Writes the outputs [4, pitch, W] of a run and one vector of channels to their planes.
+void planar_input(const PlanarJob &job, const Block &block, const Run &run, int64_t tile, int64_t group,
+                  float *scratch) {
+  if (job.up == 1) input<kWide, 1>(job, block, run, tile, group, scratch);
+  else input<kWide, 2>(job, block, run, tile, group, scratch);
+}
+
+// Writes the outputs [4 up, pitch, W] of a run and one vector of channels to their planes.
 template <int W>
 CAGC_NOINLINE void scatter(const PlanarJob &job, const Run &run, int64_t group, int64_t row_pitch, const float *from) {
-  const int64_t top = run.row * 4, left = run.first * 4, plane = job.out_h * job.out_w, first = group * W;
-  const int64_t channels = std::min<int64_t>(W, job.out - first);
-  const int64_t columns = std::min(4 * run.count, job.out_w - left);
-  for (int64_t i = 0; i < std::min<int64_t>(4, job.out_h - top); i++) {
+  const int64_t step = 4 * job.up, top = run.row * step, left = run.first * step, plane = job.out_h * job.out_w;
+  const int64_t first = group * W, channels = std::min<int64_t>(W, job.out - first);
+  const int64_t columns = std::min(step * run.count, job.out_w - left);
+  for (int64_t i = 0; i < std::min<int64_t>(step, job.out_h - top); i++) {
     float *out = job.call.y + (run.n * job.out + first) * plane + (top + i) * job.out_w + left;
     for (int64_t j = 0; j < columns; j += W) {
       vec<W> block[W];
@@ -109,21 +118,62 @@ CAGC_NOINLINE void scatter(const PlanarJob &job, const Run &run, int64_t group, 
   }
 }
 
-void planar_output(const PlanarJob &job, const Block &block, const Run &run, int64_t tile, int64_t group,
-                   float *scratch) {
-  constexpr int W = kWide;
-  const int64_t row_pitch = 4 * run.count + W, step = block.count * job.out_padded + kPointPad, first = group * W;
+template <int W, int Up>
+void output(const PlanarJob &job, const Block &block, const Run &run, int64_t tile, int64_t group, float *scratch) {
+  const int64_t row_pitch = 4 * Up * run.count + W, first = group * W;
   float demod[W] = {};
   for (int64_t c = 0; c < std::min<int64_t>(W, job.out - first); c++)
     demod[c] = job.call.demod ? job.call.demod[run.n * job.out + first + c] : 1.f;
   const vec<W> factors = load<W>(demod);
   for (int64_t t = 0; t < run.count; t++) {
-    float *to = scratch + 4 * t * W;
-    inverse43<W>(block.m + (tile + t) * job.out_padded + first, step, [&](int i, int j, vec<W> m) CAGC_LAMBDA {
-      store<W>(to + (i * row_pitch + j) * W, m * factors);
+    float *to = scratch + 4 * Up * t * W;
+    const float *m = block.m + first;
+    const auto from = [&](int a, int b, int ja, int jb) CAGC_LAMBDA {
+      return load<W>(m + place_of<Up>(block.count, tile + t, job.out_padded, a, b, ja, jb));
+    };
+    inverse<W, Up>(from, [&](int i, int j, vec<W> value) CAGC_LAMBDA {
+      store<W>(to + (i * row_pitch + j) * W, value * factors);
     });
   }
   scatter<W>(job, run, group, row_pitch, scratch);
+}
+
+void planar_output(const PlanarJob &job, const Block &block, const Run &run, int64_t tile, int64_t group,
+                   float *scratch) {
+  if (job.up == 1) output<kWide, 1>(job, block, run, tile, group, scratch);
+  else output<kWide, 2>(job, block, run, tile, group, scratch);
+}
+
+// Channels of a partial sum: one sum of 512 products of float32 has three times the rounding error.
+constexpr int64_t kPart = 64;
+
+// Adds part [rows, columns] to out.
+template <int W> CAGC_NOINLINE void add(const float *part, int64_t rows, int64_t columns, float *out, int64_t ldo) {
+  for (int64_t r = 0; r < rows; r++)
+    for (int64_t c = 0; c < columns; c += W)
+      store<W>(out + r * ldo + c, load<W>(out + r * ldo + c) + load<W>(part + r * columns + c));
+}
+
+template <int W>
+void panel_in_parts(int64_t vectors, int64_t rows, const float *a, int64_t lda, int64_t k, const float *b, float *out,
+                    int64_t ldo, float *scratch) {
+  const int64_t columns = vectors * W;
+  any_panel<W, kPanel>(vectors, rows, a, lda, std::min(k, kPart), b, out, ldo);
+  for (int64_t i = kPart; i < k; i += kPart) {
+    any_panel<W, kPanel>(vectors, rows, a + i, lda, std::min(k - i, kPart), b + i * columns, scratch, columns);
+    add<W>(scratch, rows, columns, out, ldo);
+  }
+}
+
+void planar_multiply(const float *a, int64_t lda, int64_t rows, int64_t k, const float *b, int64_t columns,
+                     int64_t begin, int64_t end, float *out, int64_t ldo, float *scratch) {
+  const Panels panels(columns);
+  for (int64_t p = begin; p < end; p++) {
+    const int64_t first = panels.first(p), vectors = panels.first(p + 1) - first, column = first * panels.lanes;
+    const float *from = b + column * k;
+    if (panels.lanes == 8) panel_in_parts<8>(vectors, rows, a, lda, k, from, out + column, ldo, scratch);
+    else panel_in_parts<kWide>(vectors, rows, a, lda, k, from, out + column, ldo, scratch);
+  }
 }
 
 }  // namespace
