@@ -101,7 +101,7 @@ PlanarConv::Layout PlanarConv::lay_out(const PlanarCall &call, int threads) cons
   job.out_w = up_ == 2 ? 2 * call.w + 1 : call.w + 2 * call.padding - 2;
   job.rows = divide(job.out_h, 4 * up_), job.side = divide(job.out_w, 4 * up_);
   l.shared = 36 * in_ * out_padded_ > kOwnWeights || call.n * job.rows * job.side < kTilesOfOwn * threads;
-  const int64_t rows = planar_rows(up_), lanes = lanes_of(kernels_), tile = rows * (in_padded_ + out_padded_);
+  const int64_t rows = planar_rows(up_), tile = rows * (in_padded_ + out_padded_);
   const int64_t fit = l.shared ? std::max<int64_t>(4, kSharedBlock / tile)
                                : std::clamp(kOwnBlock / tile, kFewestTiles, kMostTiles);
   job.parts = divide(job.side, fit);
@@ -111,8 +111,7 @@ PlanarConv::Layout PlanarConv::lay_out(const PlanarCall &call, int threads) cons
   l.tiles = l.runs * longest;
   l.v = round_up(rows * l.tiles * in_padded_ + 36 * kPointPad, 16);
   l.block = l.v + round_up(rows * l.tiles * out_padded_ + 36 * kPointPad, 16);
-  const int64_t most = l.tiles * planar_point(up_, 35).rows;
-  l.scratch = round_up(std::max(planar_scratch(up_, longest, lanes), multiply_scratch(most, lanes)), 16);
+  l.scratch = round_up(planar_scratch(up_, longest, lanes_of(kernels_)), 16);
   return l;
 }
 
@@ -156,7 +155,7 @@ void PlanarConv::run(const PlanarCall &call, int threads) const {
       const PlanarPoint p = planar_point(up_, point);
       loops_.multiply(b.v + p.before * b.count * in_padded_ + point * kPointPad, in_padded_, b.count * p.rows, in_,
                       weight_.data() + point * in_ * out_padded_, out_padded_, begin, end,
-                      b.m + p.before * b.count * out_padded_ + point * kPointPad, out_padded_, scratch);
+                      b.m + p.before * b.count * out_padded_ + point * kPointPad, out_padded_);
     };
     if (!l.shared)
       return member.each(number, [&](int64_t i) {

@@ -147,32 +147,68 @@ void planar_output(const PlanarJob &job, const Block &block, const Run &run, int
 // Channels of a partial sum: one sum of 512 products of float32 has three times the rounding error.
 constexpr int64_t kPart = 64;
 
-// Adds part [rows, columns] to out.
-template <int W> CAGC_NOINLINE void add(const float *part, int64_t rows, int64_t columns, float *out, int64_t ldo) {
-  for (int64_t r = 0; r < rows; r++)
-    for (int64_t c = 0; c < columns; c += W)
-      store<W>(out + r * ldo + c, load<W>(out + r * ldo + c) + load<W>(part + r * columns + c));
+// As product() of gemm.h, but each part of k is summed from zero and then added to out.
+template <int W, int V, int R>
+CAGC_NOINLINE void product_in_parts(const float *a, int64_t lda, int64_t k, const float *b, float *out, int64_t ldo) {
+  for (int64_t begin = 0; begin < k; begin += kPart) {
+    vec<W> sum[R][V];
+    CAGC_UNROLL
+    for (int r = 0; r < R; r++)
+      CAGC_UNROLL
+      for (int v = 0; v < V; v++) sum[r][v] = vec<W>{};
+    const int64_t end = std::min(k, begin + kPart);
+    for (int64_t i = begin; i < end; i++, b += V * W) {
+      vec<W> row[V];
+      CAGC_UNROLL
+      for (int v = 0; v < V; v++) row[v] = load<W>(b + v * W);
+      CAGC_UNROLL
+      for (int r = 0; r < R; r++) {
+        const vec<W> s = broadcast<W>(a[r * lda + i]);
+        CAGC_UNROLL
+        for (int v = 0; v < V; v++) sum[r][v] += s * row[v];
+      }
+    }
+    CAGC_UNROLL
+    for (int r = 0; r < R; r++)
+      CAGC_UNROLL
+      for (int v = 0; v < V; v++) {
+        float *to = out + r * ldo + v * W;
+        store<W>(to, begin ? load<W>(to) + sum[r][v] : sum[r][v]);
+      }
+  }
 }
 
-template <int W>
+// A register tile of at most R rows.
+template <int W, int V, int R>
+void rest_in_parts(int64_t rows, const float *a, int64_t lda, int64_t k, const float *b, float *out, int64_t ldo) {
+  if constexpr (R > 0) {
+    if (rows == R) product_in_parts<W, V, R>(a, lda, k, b, out, ldo);
+    else rest_in_parts<W, V, R - 1>(rows, a, lda, k, b, out, ldo);
+  }
+}
+
+// A panel of at most V vectors.
+template <int W, int V>
 void panel_in_parts(int64_t vectors, int64_t rows, const float *a, int64_t lda, int64_t k, const float *b, float *out,
-                    int64_t ldo, float *scratch) {
-  const int64_t columns = vectors * W;
-  any_panel<W, kPanel>(vectors, rows, a, lda, std::min(k, kPart), b, out, ldo);
-  for (int64_t i = kPart; i < k; i += kPart) {
-    any_panel<W, kPanel>(vectors, rows, a + i, lda, std::min(k - i, kPart), b + i * columns, scratch, columns);
-    add<W>(scratch, rows, columns, out, ldo);
+                    int64_t ldo) {
+  if constexpr (V > 0) {
+    if (vectors != V) return panel_in_parts<W, V - 1>(vectors, rows, a, lda, k, b, out, ldo);
+    const int64_t blocks = (rows + rows_of(V) - 1) / rows_of(V);
+    for (int64_t i = 0; i < blocks; i++) {
+      const int64_t r = rows * i / blocks, count = rows * (i + 1) / blocks - r;
+      rest_in_parts<W, V, rows_of(V)>(count, a + r * lda, lda, k, b, out + r * ldo, ldo);
+    }
   }
 }
 
 void planar_multiply(const float *a, int64_t lda, int64_t rows, int64_t k, const float *b, int64_t columns,
-                     int64_t begin, int64_t end, float *out, int64_t ldo, float *scratch) {
+                     int64_t begin, int64_t end, float *out, int64_t ldo) {
   const Panels panels(columns);
   for (int64_t p = begin; p < end; p++) {
     const int64_t first = panels.first(p), vectors = panels.first(p + 1) - first, column = first * panels.lanes;
     const float *from = b + column * k;
-    if (panels.lanes == 8) panel_in_parts<8>(vectors, rows, a, lda, k, from, out + column, ldo, scratch);
-    else panel_in_parts<kWide>(vectors, rows, a, lda, k, from, out + column, ldo, scratch);
+    if (panels.lanes == 8) panel_in_parts<8, kPanel>(vectors, rows, a, lda, k, from, out + column, ldo);
+    else panel_in_parts<kWide, kPanel>(vectors, rows, a, lda, k, from, out + column, ldo);
   }
 }
 

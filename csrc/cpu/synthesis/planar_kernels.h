@@ -42,17 +42,14 @@ struct PlanarKernels {
   // Tile `tile` of the block is the run's first; `group`: which vector of channels.
   void (*input)(const PlanarJob &, const Block &, const Run &, int64_t tile, int64_t group, float *scratch);
   void (*output)(const PlanarJob &, const Block &, const Run &, int64_t tile, int64_t group, float *scratch);
-  // Panels [begin, end) of a product as Kernels::gemm, summed in parts of the channels, with multiply_scratch floats.
+  // Panels [begin, end) of a product as Kernels::gemm, summed in parts of the channels.
   void (*multiply)(const float *a, int64_t lda, int64_t rows, int64_t k, const float *b, int64_t columns, int64_t begin,
-                   int64_t end, float *out, int64_t ldo, float *scratch);
+                   int64_t end, float *out, int64_t ldo);
 };
 
 // Floats of scratch memory for runs of `tiles` tiles.
 inline int64_t planar_scratch(int64_t up, int64_t tiles, int64_t lanes) {
   return up == 1 ? 6 * (4 * tiles + 2 + lanes) * lanes : 8 * (8 * tiles + 2 + lanes) * lanes;
 }
-
-// Floats of scratch memory of a product with as many rows.
-inline int64_t multiply_scratch(int64_t rows, int64_t lanes) { return rows * 5 * lanes; }
 
 }  // namespace cagc
