@@ -76,7 +76,8 @@ class TeacherOptions(KeyOption, LabelOption, DeviceOption):
     """Options of commands that work on a generator."""
 
     teacher: Path | None = None
-    """Checkpoint of the generator, or faces64 for the small embedded one; the embedded faces128 if left out."""
+    """Checkpoint of the generator, or the name of an embedded one: faces128 (if left out), faces256 or
+    faces64."""
 
     def load_teacher(self, data: ImageDataset | None = None) -> tuple[AnyGenerator, Checkpoint]:
         """Return the generator, with its labels, and its checkpoint; see :func:`load_teacher`.

@@ -17,11 +17,12 @@ class Embedded:
 
 
 GENERATORS = {
+    "faces256": Embedded(_FOLDER / "faces256" / "teacher.safetensors", _FOLDER / "faces256" / "images.zip"),
     "faces128": Embedded(_FOLDER / "faces128" / "teacher.safetensors", _FOLDER / "faces128" / "images.zip"),
     "faces64": Embedded(_FOLDER / "faces64" / "teacher.safetensors", _FOLDER / "faces64" / "images.zip"),
     "faces64-student": Embedded(_FOLDER / "faces64" / "student.safetensors", _FOLDER / "faces64" / "images.zip"),
 }
-"""Embedded generators by name: two teachers, and the student of the smaller one at an eleventh of its MACs."""
+"""Embedded generators by name: three teachers, and the student of the smallest one at an eleventh of its MACs."""
 
 DEFAULT = "faces128"
 """Name of the teacher that commands use where none is given."""

@@ -75,7 +75,7 @@ class Compress(CompressConfig):
     """Compress a generator: score, plan, prune, distil, evaluate, and write a report.
 
     Without options it compresses the embedded face generator, faces128, to an eleventh of its MACs; --teacher faces64
-    takes one of half the MACs.
+    takes one of half the MACs, --teacher faces256 one of larger images and half as many MACs again.
     """
 
     macs: Ratio | None = None
@@ -252,7 +252,7 @@ class Generate(KeyOption, LabelOption, DeviceOption):
     """Generate images, named by their seeds."""
 
     generator: Path | None = None
-    """Checkpoint, or the name of an embedded generator: faces128 (if left out), faces64 or faces64-student."""
+    """Checkpoint, or the name of an embedded generator: faces128 (if left out), faces256, faces64, faces64-student."""
     seeds: str = "0-15"
     """Seeds such as 0-15 or 3,7,11."""
     out: Path = Path("images")

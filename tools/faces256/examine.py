@@ -1,4 +1,4 @@
-"""Measures and shows held-out seeds: ours, and the embedded 64 px teacher enlarged, against recorded images."""
+"""Measures and shows held-out seeds: ours, and the generator that training began with, against recorded images."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ BATCH = 20
 
 
 def enlarged(run: Run, w: Tensor) -> Tensor:
-    """Draw images of the embedded 64 px teacher, enlarged to the stage's resolution by bicubic interpolation."""
-    size = (run.stage.resolution,) * 2
-    return F.interpolate(synthesise(run.small.g_ema, w, 64), size=size, mode="bicubic").clamp(-1, 1)
+    """Draw images of the generator that training began with, resized to the stage's resolution (bicubic)."""
+    images = synthesise(run.start, w, run.start.config.resolution)
+    return F.interpolate(images, size=(run.stage.resolution,) * 2, mode="bicubic").clamp(-1, 1)
 
 
 def ours(run: Run, w: Tensor) -> Tensor:
@@ -58,7 +58,7 @@ def examine(run: Run, seeds: list[int]) -> dict[str, float]:
 
 @torch.no_grad()
 def save_grid(run: Run, seeds: list[int], path: Path) -> None:
-    """Save a PNG with three rows: recorded images, the 64 px teacher enlarged, ours."""
+    """Save a PNG with three rows: recorded images, the generator that training began with, ours."""
     w = run.w[seeds]
     rows = torch.cat([run.faces.batch(seeds, run.stage.resolution), enlarged(run, w), ours(run, w)])
     image_grid(rows, columns=len(seeds), tile=run.stage.resolution).save(path)

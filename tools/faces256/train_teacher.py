@@ -4,7 +4,7 @@
 
 Stages run in the order of ``STAGES``, each from the averaged weights of the previous one; the same command resumes from
 the last checkpoint in `run`. After each stage `run` holds STAGE.safetensors, figures on held-out seeds in log.jsonl,
-and grids of recorded images, the embedded teacher enlarged (bicubic), and ours. The discriminator in a checkpoint is
+and grids of recorded images, the generator that training began with, and ours. The discriminator in a checkpoint is
 that of the embedded teacher, grown but not trained, for further training by tools/faces64/train_teacher.py.
 """
 
@@ -19,6 +19,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 import tyro
 from examine import examine, save_grid
 from faces import Faces
@@ -46,6 +47,8 @@ class Stage:
         rate, critic_rate: learning rates of Adam; ``rate`` falls to zero as a cosine.
         crop: side of the random window of the image that is computed; None for the whole image.
         size: side that images are resized to for the features.
+        windows: steps alternate between images of half the resolution, of which there may be more, compared with the
+            drawn ones area-averaged, and features of a random window of side ``size`` at full resolution.
         fine, perceptual, critics: weights of L1 at full resolution within the multi-scale L1, of the perceptual
             distance, and of the critics, which start after ``warm_up`` steps.
     """
@@ -58,6 +61,7 @@ class Stage:
     critic_rate: float = 0.002
     crop: int | None = None
     size: int = 128
+    windows: bool = False
     fine: float = 0.3
     perceptual: float = 2.0
     critics: float = 0.05
@@ -69,7 +73,7 @@ STAGES = {
     "new128": Stage(128, 128, 150, batch=32, rate=0.006, crop=64, size=64, fine=0.1),
     "all128": Stage(128, 4, 1000, rate=0.002, critics=0.12),
     "new256": Stage(256, 256, 150, batch=32, rate=0.006, crop=96, size=96, fine=0.1),
-    "all256": Stage(256, 4, 1000, batch=8, rate=0.001, size=192, critics=0.1),
+    "all256": Stage(256, 4, 4000, batch=8, rate=0.0015, size=160, windows=True, critics=0.12),
 }
 
 
@@ -111,8 +115,8 @@ class Run:
         self.extractor, self.critics = features.load(), FeatureCritics()
         self.small = load_checkpoint(faces64() / "teacher.safetensors")
         torch.manual_seed(0)
-        start = load_checkpoint(options.init).g_ema if options.init else self.small.g_ema
-        self.average = grow_generator(start, WIDTHS)
+        self.start = load_checkpoint(options.init).g_ema if options.init else self.small.g_ema
+        self.average = grow_generator(self.start, WIDTHS)
         self.begin(options.stages[0])
         if (options.out / "state.pt").exists():
             self.load(torch.load(options.out / "state.pt", weights_only=True))
@@ -137,6 +141,7 @@ class Run:
         self.faces.scan()
         seeds = self.faces.seeds(self.stage.resolution)
         self.seeds = [seed for seed in seeds if seed < self.first_held_out]
+        self.seeds_at_half = [s for s in self.faces.seeds(self.stage.resolution // 2) if s < self.first_held_out]
         self.unseen = [seed for seed in seeds if seed >= self.first_held_out]
 
     def networks(self) -> dict[str, torch.nn.Module | torch.optim.Optimizer]:
@@ -162,13 +167,23 @@ class Run:
     def draw(self) -> tuple[Tensor, Tensor, tuple[int, int, int] | None]:
         """Return w [N, 512] and images of step ``self.step``, and the window to compute."""
         stage, rng = self.stage, np.random.default_rng([self.step, *self.name.encode()])
-        seeds = [self.seeds[i] for i in rng.integers(len(self.seeds), size=stage.batch)]
-        images, corner = self.faces.batch(seeds, stage.resolution), None
+        at_half = stage.windows and self.step % 2 == 0
+        pool, resolution = (self.seeds_at_half, stage.resolution // 2) if at_half else (self.seeds, stage.resolution)
+        seeds = [pool[i] for i in rng.integers(len(pool), size=stage.batch)]
+        images, corner = self.faces.batch(seeds, resolution), None
         if stage.crop:
             top, left = (int(i) for i in rng.integers((stage.resolution - stage.crop) // 2 + 1, size=2))
             corner = (top, left, stage.crop // 2)
             images = images[..., 2 * top : 2 * top + stage.crop, 2 * left : 2 * left + stage.crop]
         return self.w[seeds], images.contiguous(), corner
+
+    def window(self, *batches: Tensor) -> list[Tensor]:
+        """Return the same random window, of side ``self.stage.size``, of batches that are larger."""
+        size, side = self.stage.size, batches[0].shape[-1]
+        if not self.stage.windows or side <= size:
+            return list(batches)
+        top, left = (int(i) for i in np.random.default_rng([self.step, 1]).integers(side - size + 1, size=2))
+        return [batch[..., top : top + size, left : left + size].contiguous() for batch in batches]
 
     def update(self) -> dict[str, float]:
         """Update generator and critics on the same images, and return the unweighted losses."""
@@ -177,9 +192,13 @@ class Run:
         self.optimizer.param_groups[0]["lr"] = stage.rate * self.schedule()
         with torch.autocast("cpu", torch.bfloat16):
             drawn = synthesise(self.generator, w, stage.resolution, stage.train_from, corner)
+        if images.shape[-1] < drawn.shape[-1]:
+            drawn = F.avg_pool2d(drawn, 2)
+        real_part, drawn_part = self.window(images, drawn)
+        size = real_part.shape[-1] if stage.windows else stage.size
         with torch.no_grad():
-            real = feature_maps(self.extractor, images, stage.size)
-        fake = feature_maps(self.extractor, drawn, stage.size)
+            real = feature_maps(self.extractor, real_part, size)
+        fake = feature_maps(self.extractor, drawn_part, size)
         losses = {"l1": multiscale_l1(drawn, images, stage.fine), "perceptual": map_distance(fake, real)}
         if self.step >= stage.warm_up:
             losses["critics"] = self.critics.praise(fake)
