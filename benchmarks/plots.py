@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from .headline import USUAL
 from .results import Row
 from .tables import ORDER, WIDTHS, multiplications, of, roof_ms
 
@@ -64,7 +65,8 @@ def widths(rows: Sequence[Row]) -> Any:
 def realised(rows: Sequence[Row]) -> Any:
     """Plot the realised share of the MAC cut by resolution and batch, with one bar per way of running."""
     found = [row for row in of(rows, "generators") if row["cache"] == "warm" and row["figures"].get("realised share")]
-    found = [row for row in found if row["case"]["widths"] == WIDTHS[1] and row["allocator"] == found[0]["allocator"]]
+    usual = [row for row in found if row["allocator"] == USUAL["allocator"]] or found
+    found = [row for row in usual if row["case"]["widths"] == WIDTHS[1]]
     cases = sorted({(r["case"]["resolution"], r["case"]["batch"], r["dtype"]) for r in found})
     names = sorted({r["implementation"] for r in found}, key=lambda n: (ORDER.index(n) if n in ORDER else 99, n))
     if not cases:
