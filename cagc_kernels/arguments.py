@@ -17,6 +17,11 @@ def accumulator(dtype: torch.dtype) -> torch.dtype:
     return torch.float64 if dtype == torch.float64 else torch.float32
 
 
+def cast(t: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+    """Return ``t`` in ``dtype``: :meth:`torch.Tensor.to`, which takes 0.9 µs where there is nothing to do."""
+    return t if t.dtype == dtype else t.to(dtype)
+
+
 class Resampling(NamedTuple):
     """Up-sampling by zeros, padding, FIR filter and down-sampling of images [N, C, H, W].
 

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 
 from . import layout
-from .arguments import HALF, Resampling
+from .arguments import HALF, Resampling, cast
 
 DEMODULATION_EPS = 1e-8
 
@@ -44,8 +44,8 @@ def operands(
     d = scale
     if demodulate:
         energy = weight.square().sum(dim=(2, 3)) if energy is None else energy
-        d = (styles.square() @ energy.t() + eps).rsqrt()
-    return weight.to(dtype), styles.to(dtype), d
+        d = F.linear(styles.square(), energy).add_(eps).rsqrt_()
+    return cast(weight, dtype), cast(styles, dtype), d
 
 
 def conv2d(x: torch.Tensor, weight: torch.Tensor, flip_weight: bool, **options) -> torch.Tensor:
@@ -92,16 +92,16 @@ def conv2d_resample(
     if is_empty(x, weight):  # PyTorch refuses to convolve these; the empty sums keep zeros differentiable
         zero = x[:0].sum() + weight[:0].sum()
         return zero.expand(len(x), len(weight), *resampling.output_size(x, weight.shape[2:])).clone()
+    f, (up_x, up_y), (down_x, down_y), (x0, x1, y0, y1), *_ = resampling
+    if up_x == up_y == down_x == down_y == 1 and x0 == x1 >= 0 and y0 == y1 >= 0:
+        return conv2d(x, weight, flip_weight, padding=(y0, x0))
     (kh, kw), (fh, fw) = weight.shape[2:], resampling.filter_size
-    f, (up_x, up_y), (down_x, down_y), (x0, x1, y0, y1) = resampling[:4]
     x0, x1 = x0 + (fw + up_x - 1) // 2 * (up_x > 1), x1 + (fw - up_x) // 2 * (up_x > 1)
     y0, y1 = y0 + (fh + up_y - 1) // 2 * (up_y > 1), y1 + (fh - up_y) // 2 * (up_y > 1)
     x0, x1 = x0 + (fw - down_x + 1) // 2 * (down_x > 1), x1 + (fw - down_x) // 2 * (down_x > 1)
     y0, y1 = y0 + (fh - down_y + 1) // 2 * (down_y > 1), y1 + (fh - down_y) // 2 * (down_y > 1)
     up, down, gain = max(up_x, up_y), max(down_x, down_y), float(up_x * up_y)
 
-    if up == 1 and down == 1 and x0 == x1 >= 0 and y0 == y1 >= 0:
-        return conv2d(x, weight, flip_weight, padding=(y0, x0))
     if up == 1 and down > 1:
         x = resample(x, Resampling(f, padding=(x0, x1, y0, y1)))
         return conv2d(x, weight, flip_weight, stride=(down_y, down_x))

@@ -61,16 +61,18 @@ def packed(x: torch.Tensor) -> tuple[torch.Tensor, bool]:
 
 
 def empty_images(
-    x: torch.Tensor, height: int, width: int, dtype: torch.dtype | None = None, channels: int | None = None
+    x: torch.Tensor, height: int, width: int, channels: int | None = None, dtype: torch.dtype | None = None
 ) -> torch.Tensor:
     """Return an uninitialised [N, channels, height, width], channels_last if ``x`` is, else contiguous.
 
     N is that of ``x`` [N, C, H, W]; ``channels`` and ``dtype`` default to those of ``x``.
     """
-    size = (x.shape[0], x.shape[1] if channels is None else channels, height, width)
+    n, c, *_ = x.shape
+    c = c if channels is None else channels
     if is_channels_last(x):
+        size = (n, c, height, width)
         return torch.empty(size, dtype=dtype or x.dtype, device=x.device, memory_format=torch.channels_last)
-    return x.new_empty(size, dtype=dtype)
+    return x.new_empty(n, c, height, width, dtype=dtype)  # PyTorch reads a tuple of sizes more slowly
 
 
 def allocate_images(x: torch.Tensor, height: int, width: int, channels: int | None = None) -> torch.Tensor:

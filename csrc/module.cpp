@@ -316,6 +316,7 @@ void bind_synthesis(py::module_ &m) {
 PYBIND11_MODULE(_C, m) {
   m.doc() = "Compiled kernels on raw pointers. Call them through cagc_kernels.native.";
   bind_ops(m);
+  cagc::bind_tensors(m);
   bind_packing(m);
   bind_synthesis(m);
   cagc::bind_sngan(m);

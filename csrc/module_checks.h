@@ -11,6 +11,7 @@ using Pointer = std::uintptr_t;  // Tensor.data_ptr(), 0 where a tensor is absen
 
 namespace cagc {
 
+void bind_tensors(py::module_ &m);  // of module_tensors.cpp
 // Of module_frozen.cpp.
 void bind_sngan(py::module_ &m);
 void bind_planar_conv(py::module_ &m);

@@ -1,5 +1,5 @@
-// Exposes structs of plain fields as Python classes. Fields are given and read by name, pointers as integers (0: null);
-// a field that is not given keeps its default.
+// Exposes structs of plain fields as Python classes. Fields are given and read by name; a field that is not given keeps
+// its default. A pointer is given as a tensor, as None or as an integer (0: null), and read as an integer.
 #pragma once
 #include <pybind11/pybind11.h>
 #include <cstddef>
@@ -10,14 +10,25 @@
 
 namespace cagc {
 
+// Returns the address that an integer is, or that of a tensor's elements, by Tensor.data_ptr(); null for None.
+inline void *address_of(PyObject *from) {
+  if (PyLong_Check(from)) return reinterpret_cast<void *>(PyLong_AsSize_t(from));
+  if (from == Py_None) return nullptr;
+  static PyObject *const name = PyUnicode_InternFromString("data_ptr");
+  const auto address = pybind11::reinterpret_steal<pybind11::object>(PyObject_CallMethodNoArgs(from, name));
+  return address ? reinterpret_cast<void *>(PyLong_AsSize_t(address.ptr())) : nullptr;
+}
+
 template <class M> void assign(M &to, pybind11::handle from) {
   if constexpr (std::is_array_v<M>) {
     const auto values = pybind11::reinterpret_borrow<pybind11::sequence>(from);
     if (!PySequence_Check(from.ptr()) || values.size() != std::extent_v<M>)
       throw std::invalid_argument("expected a sequence of " + std::to_string(std::extent_v<M>));
     for (size_t i = 0; i < std::extent_v<M>; i++) assign(to[i], values[i]);
+  } else if constexpr (std::is_same_v<M, PyObject *>) {
+    to = from.ptr();  // borrowed
   } else if constexpr (std::is_pointer_v<M>) {
-    to = reinterpret_cast<M>(PyLong_AsSize_t(from.ptr()));
+    to = static_cast<M>(address_of(from.ptr()));
   } else if constexpr (std::is_same_v<M, bool>) {
     to = PyObject_IsTrue(from.ptr()) == 1;
   } else if constexpr (std::is_floating_point_v<M>) {
@@ -29,7 +40,9 @@ template <class M> void assign(M &to, pybind11::handle from) {
 }
 
 template <class M> pybind11::object value_of(const M &from) {
-  if constexpr (std::is_array_v<M>) {
+  if constexpr (std::is_same_v<M, PyObject *>) {
+    return pybind11::reinterpret_borrow<pybind11::object>(from);
+  } else if constexpr (std::is_array_v<M>) {
     pybind11::tuple values(std::extent_v<M>);
     for (size_t i = 0; i < std::extent_v<M>; i++) values[i] = value_of(from[i]);
     return values;
@@ -70,6 +83,20 @@ inline size_t find(const std::vector<Field> &fields, PyObject *name, size_t firs
 #define CAGC_FIELD(STRUCT, MEMBER) ::cagc::Field::of<decltype(STRUCT::MEMBER)>(#MEMBER, offsetof(STRUCT, MEMBER))
 #define CAGC_FIELD_AS(NAME, STRUCT, MEMBER) ::cagc::Field::of<decltype(STRUCT::MEMBER)>(NAME, offsetof(STRUCT, MEMBER))
 
+// Returns f(), or null with the Python error of what it throws.
+template <class F> PyObject *guarded(F &&f) noexcept {
+  try {
+    return f();
+  } catch (pybind11::error_already_set &error) {
+    error.restore();
+  } catch (const pybind11::builtin_exception &error) {
+    error.set_error();
+  } catch (const std::exception &error) {
+    PyErr_SetString(PyExc_ValueError, error.what());
+  }
+  return nullptr;
+}
+
 template <class S> struct Fields {
   static inline std::vector<Field> all;
   static inline const char *type;
@@ -89,17 +116,10 @@ template <class S> struct Fields {
   // Construction with fields by name, through Python's vectorcall protocol: pybind11 would build a dictionary of them,
   // which takes as long as the rest of a call of a small op.
   static PyObject *construct(PyObject *, PyObject *const *values, size_t count, PyObject *names) noexcept {
-    try {
+    return guarded([&] {
       if (PyVectorcall_NARGS(count)) throw pybind11::type_error(std::string(type) + " takes fields by name alone");
       return pybind11::cast(named(values, names)).release().ptr();
-    } catch (pybind11::error_already_set &error) {
-      error.restore();
-    } catch (const pybind11::builtin_exception &error) {
-      error.set_error();
-    } catch (const std::exception &error) {
-      PyErr_SetString(PyExc_ValueError, error.what());
-    }
-    return nullptr;
+    });
   }
 };
 

@@ -10,7 +10,7 @@ import torch
 from .. import layout
 from ..arguments import Epilogue, accumulator
 from . import _C, launch
-from .bias_act import ACTS, DTYPES, _pointer
+from .bias_act import ACTS, DTYPES
 
 # Values of a sample per partial sum of the gradients; independent of the number of threads, for reproducible results.
 _CHUNK = {"cpu": 65536, "cuda": 16384}
@@ -58,11 +58,10 @@ def _launch(x, g, f, scale, epilogue, out, sums, dnoise, last, padding, chunk) -
     f, scale, noise, bias, next_styles = (
         None if t is None else t.contiguous() for t in (f, scale, noise, bias, next_styles)
     )
-    n, c, height, width = out.shape
+    (n, c, height, width), (_, _, in_h, in_w) = out.shape, x.shape
     launch("epilogue", x, _C.Epilogue(
-        x=x.data_ptr(), g=_pointer(g), f=_pointer(f), d=_pointer(scale), noise=_pointer(noise), b=_pointer(bias),
-        s=_pointer(next_styles), out=out.data_ptr(), sums=_pointer(sums), dnoise=_pointer(dnoise), n=n, c=c,
-        in_h=x.shape[2], in_w=x.shape[3], out_h=height, out_w=width, pad_x=padding[0], pad_y=padding[1],
+        x=x, g=g, f=f, d=scale, noise=noise, b=bias, s=next_styles, out=out, sums=sums, dnoise=dnoise, n=n, c=c,
+        in_h=in_h, in_w=in_w, out_h=height, out_w=width, pad_x=padding[0], pad_y=padding[1],
         noise_step=0 if noise is None or noise.shape[0] == 1 else height * width, chunk=chunk, channels_last=last,
         alpha=alpha, gain=gain, clamp=clamp, act=ACTS[act], dtype=DTYPES[x.dtype],
     ))  # fmt: skip

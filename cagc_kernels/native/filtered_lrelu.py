@@ -8,9 +8,9 @@ from __future__ import annotations
 import torch
 
 from .. import layout
-from ..arguments import Filtering, accumulator
-from . import _C, launch
-from .bias_act import DTYPES, _pointer
+from ..arguments import Filtering
+from . import _C, launch, wide_operand
+from .bias_act import DTYPES
 
 # Codes of Route in csrc/include/cagc/filtered_lrelu.h
 VALUE, TANGENT, GRADIENT = 0, 1, 2
@@ -18,10 +18,6 @@ VALUE, TANGENT, GRADIENT = 0, 1, 2
 
 def _planes(x: torch.Tensor) -> torch.Tensor:
     return x.contiguous() if layout.is_channels_last(x) else layout.images(x)
-
-
-def _taps(f: torch.Tensor | None, x: torch.Tensor) -> torch.Tensor | None:
-    return None if f is None else f.to(accumulator(x.dtype)).contiguous()
 
 
 def _run(
@@ -36,20 +32,19 @@ def _run(
     out = layout.allocate_images(lead, *size) if out is None else out
     if out.numel() > 0:
         x, g = _planes(x), None if g is None else g.contiguous()
-        fu, fd = _taps(filtering.up_filter, x), _taps(filtering.down_filter, x)
-        b = None if b is None else b.to(accumulator(x.dtype)).contiguous()
+        fu, fd, b = (wide_operand(t, x) for t in (filtering.up_filter, filtering.down_filter, b))
         (fu_h, fu_w), (fd_h, fd_w) = filtering.upsampling.filter_size, filtering.downsampling.filter_size
         (mid_h, mid_w), (out_h, out_w) = filtering.upsampling.output_size(x), filtering.output_size(x)
         pad_x, _, pad_y, _ = filtering.padding
         n, c, in_h, in_w = x.shape
         stride_n, stride_c, stride_h, _ = x.stride()
         launch("filtered_lrelu", x, _C.FilteredLrelu(
-            x=x.data_ptr(), b=_pointer(b), g=_pointer(g), fu=_pointer(fu), fd=_pointer(fd), out=out.data_ptr(), n=n,
-            c=c, in_h=in_h, in_w=in_w, mid_h=mid_h, mid_w=mid_w, out_h=out_h, out_w=out_w, stride_n=stride_n,
-            stride_c=stride_c, stride_h=stride_h, up=filtering.up, down=filtering.down, pad_x=pad_x, pad_y=pad_y,
-            fu_h=fu_h, fu_w=fu_w, fd_h=fd_h, fd_w=fd_w, fu_separable=fu is not None and fu.ndim == 1,
-            fd_separable=fd is not None and fd.ndim == 1, flip=filtering.flip_filter, gain=filtering.gain,
-            slope=filtering.slope, clamp=filtering.clamp, route=route, dtype=DTYPES[x.dtype],
+            x=x, b=b, g=g, fu=fu, fd=fd, out=out, n=n, c=c, in_h=in_h, in_w=in_w, mid_h=mid_h, mid_w=mid_w,
+            out_h=out_h, out_w=out_w, stride_n=stride_n, stride_c=stride_c, stride_h=stride_h, up=filtering.up,
+            down=filtering.down, pad_x=pad_x, pad_y=pad_y, fu_h=fu_h, fu_w=fu_w, fd_h=fd_h, fd_w=fd_w,
+            fu_separable=fu is not None and fu.ndim == 1, fd_separable=fd is not None and fd.ndim == 1,
+            flip=filtering.flip_filter, gain=filtering.gain, slope=filtering.slope, clamp=filtering.clamp, route=route,
+            dtype=DTYPES[x.dtype],
         ))  # fmt: skip
     return out.contiguous(memory_format=torch.channels_last) if last else out
 

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from math import inf
+from math import inf, prod
 from numbers import Real
 from operator import index
 
 import torch
+from torch.compiler import is_compiling
 
 from ..arguments import HALF
 
@@ -56,7 +57,7 @@ def number(name: str, value: object, minimum: float = -inf, optional: bool = Tru
     """Return ``value`` as a float >= ``minimum`` (infinity passes), or finite without one; None stays None."""
     if value is None and optional or (type(value) is float and minimum == -inf < value < inf):
         return value
-    if isinstance(value, bool) or not isinstance(value, Real):
+    if type(value) is not int and (isinstance(value, bool) or not isinstance(value, Real)):
         raise TypeError(f"{name}: got {type(value).__name__}, expected a number{' or None' if optional else ''}")
     try:
         found = float(value)
@@ -90,11 +91,10 @@ def integers(name: str, value: object, lengths: Sequence[int], minimum: int = -_
         return (value,)
     alone = not isinstance(value, (tuple, list))
     items = (value,) if alone else tuple(value)
-    if set(map(type, items)) != {int}:
-        items = tuple(map(_integer, items))
-        if any(item is None for item in items):
-            got = type(value).__name__ if isinstance(value, torch.Tensor) else repr(value)
-            raise TypeError(f"{name}: got {got}, expected an integer{' or a sequence of integers' if lengths else ''}")
+    for item in items:
+        if type(item) is not int:
+            items = _converted(name, value, items, "an integer" + " or a sequence of integers" * bool(lengths))
+            break
     if not alone and len(items) not in lengths:
         expected = " or ".join(map(str, lengths)) or "one without a sequence"
         raise ValueError(f"{name}: got {len(items)} integers, expected {expected}")
@@ -120,6 +120,15 @@ def margins(name: str, value: object) -> tuple[int, int, int, int]:
     return x, x, y, y
 
 
+def _converted(name: str, value: object, items: tuple, expected: str) -> tuple[int, ...]:
+    """Return ``items`` of the argument ``value`` as integers."""
+    found = tuple(map(_integer, items))
+    if any(item is None for item in found):
+        got = type(value).__name__ if isinstance(value, torch.Tensor) else repr(value)
+        raise TypeError(f"{name}: got {got}, expected {expected}")
+    return found
+
+
 def _integer(value: object) -> int | None:
     """Return an int, NumPy integer or 0-d integer tensor (a size under torch.jit.trace) as an integer, else None."""
     if isinstance(value, (int, torch.SymInt)):
@@ -134,10 +143,5 @@ def _integer(value: object) -> int | None:
 
 def addressable(name: str, *sizes: int) -> None:
     """Check that an array of ``sizes`` is addressable; whether memory suffices shows only at allocation."""
-    if torch.compiler.is_compiling():
-        return
-    elements = 1
-    for size in sizes:
-        elements *= size
-    if elements > _ELEMENTS:
+    if not is_compiling() and prod(sizes) > _ELEMENTS:
         raise ValueError(f"{name}: got an array of {list(sizes)}, expected at most 2**60 elements")

@@ -6,7 +6,7 @@ from functools import partial
 
 import torch
 
-from ..arguments import HALF, Epilogue, Resampling, accumulator
+from ..arguments import HALF, Epilogue, Resampling, accumulator, cast
 from ..backend import implements
 from ..convolution import conv2d_resample, conv_transpose2d, operands, transposed_margins
 from ..reference.bias_act import PIECEWISE_LINEAR
@@ -42,7 +42,7 @@ def composed(
     before_x, after_x, before_y, after_y = margins
     size = y.shape[2] + before_y + after_y - 3, y.shape[3] + before_x + after_x - 3
     f = resampling.filter
-    f = (f if f.ndim == 2 else f.outer(f)).to(accumulator(x.dtype)) * 4
+    f = cast(f if f.ndim == 2 else f.outer(f), accumulator(x.dtype)) * 4
     return finish(f=f.flip(0, 1), padding=(before_x, before_y), size=size)
 
 
@@ -51,7 +51,7 @@ def _convolved(x, weight, styles, flip_weight, resampling, transposed, backend) 
     plain = resampling[1:4] == Resampling()[1:4]
     if styles is not None and len(weight) <= FEW_OUTPUTS and weight.shape[2:] == (1, 1) and plain:
         return _pointwise(x, weight, styles)
-    x = arrange(x if styles is None else x * styles[:, :, None, None])
+    x = arrange(x if styles is None else x * styles.view(*styles.shape, 1, 1))
     if transposed:
         return conv_transpose2d(x, weight, flip_weight, (2, 2))
     return conv2d_resample(x, weight, resampling, flip_weight, partial(resample, backend=backend))
@@ -60,7 +60,7 @@ def _convolved(x, weight, styles, flip_weight, resampling, transposed, backend) 
 def _pointwise(x: torch.Tensor, weight: torch.Tensor, styles: torch.Tensor) -> torch.Tensor:
     """Convolve ``x`` [N, I, H, W] with one modulated 1x1 weight per sample."""
     n, channels, height, width = x.shape
-    modulated = weight[None, :, :, 0, 0] * styles[:, None]
+    modulated = weight.view(1, *weight.shape[:2]) * styles.view(n, 1, channels)
     if x.stride(1) == 1 and x.shape[1] > 1:
         y = torch.bmm(x.permute(0, 2, 3, 1).reshape(n, height * width, channels), modulated.transpose(1, 2))
         return y.reshape(n, height, width, len(weight)).permute(0, 3, 1, 2)
@@ -72,7 +72,7 @@ def _fused(y, scale, epilogue, backend, f=None, padding=(0, 0), size=None) -> to
     if f is None and scale is None and epilogue.is_identity:
         return y
     wide, size = accumulator(y.dtype), size or tuple(y.shape[2:])
-    scale, noise, bias, next_styles = (None if t is None else t.to(wide) for t in (scale, *epilogue[:3]))
+    scale, noise, bias, next_styles = (None if t is None else cast(t, wide) for t in (scale, *epilogue[:3]))
     if noise is not None:
         noise = noise.reshape((1,) * (4 - noise.ndim) + noise.shape)
         if noise.shape[1] != 1:

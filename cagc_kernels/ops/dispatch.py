@@ -17,6 +17,9 @@ from .. import backend as _backend
 
 _modules: dict[tuple[str, str], ModuleType] = {}
 
+# The ways of a call, see route().
+KERNEL, AUTOGRAD, DISPATCHER = "kernel", "autograd", "dispatcher"
+
 # On these device types an op's first use verifies its kernels: users have GPUs that were never tested.
 CHECKED_DEVICES = ("cuda",)
 _settled: set[tuple[str, str | None]] = set()
@@ -24,17 +27,21 @@ _settled: set[tuple[str, str | None]] = set()
 
 def kernels(op: str, backend: str) -> ModuleType:
     """Return the module with the kernels of ``op`` in ``backend``, importing it on first use."""
-    if (op, backend) not in _modules:
-        _modules[op, backend] = import_module(f"cagc_kernels.{backend}.{op}")
-    return _modules[op, backend]
+    found = _modules.get((op, backend))
+    if found is None:
+        found = _modules[op, backend] = import_module(f"cagc_kernels.{backend}.{op}")
+    return found
 
 
-def _select(op: str, backend: str | None, preferred: str | None, device: torch.device) -> str:
-    """Choose the backend; under torch.compile a constant, guarded by the arguments, including the preferred one."""
-    kind = device.type
+def _select(op: str, backend: str | None, preferred: str | None, device: torch.device | None) -> str:
+    """Choose the backend; under torch.compile a constant, guarded by the arguments, including the preferred one.
+
+    ``device`` is None for the CPU, because the type of a device takes a call as long as the choice itself.
+    """
+    kind = "cpu" if device is None else device.type
     chosen = _backend.select(op, backend, preferred, kind)
     if kind in CHECKED_DEVICES and backend is None and chosen != "reference" and (op, preferred) not in _settled:
-        chosen = _first_use(op, chosen, preferred, device)
+        chosen = _first_use(op, chosen, preferred, device or torch.device("cpu"))
     if (op, chosen) not in _modules:
         kernels(op, chosen)  # torch.compile cannot trace an import
     return chosen
@@ -65,10 +72,11 @@ def choose(op: str, backend: str | None, x: torch.Tensor) -> str:
     """
     if backend is not None:
         _backend.check_name(backend)
-    if (is_compiling() or _get_tracing_state() is not None) and _exporting_to_onnx():
+    compiling = is_compiling()
+    if (compiling or _get_tracing_state() is not None) and _exporting_to_onnx():
         return "reference"
-    chosen = _select(op, backend, _backend.preferred(), x.device)
-    if chosen == "reference" or is_compiling() or not _transformed():
+    chosen = _select(op, backend, _backend.preferred(), None if x.is_cpu else x.device)
+    if chosen == "reference" or compiling or not _transformed():
         return chosen
     if backend is not None:
         raise ValueError(
@@ -88,6 +96,24 @@ _exporting_to_onnx._dynamo_marked_constant = True
 def _transformed() -> bool:
     """Whether the call runs in forward-mode differentiation or in a torch.func transform (vmap, grad, ...)."""
     return forward_ad._current_level >= 0 or peek_interpreter_stack() is not None
+
+
+def usual(op: str, backend: str | None) -> Callable[..., torch.Tensor | None] | None:
+    """Return the compiled module's function for calls of ``op`` as they usually are; None where it may not be used.
+
+    The function takes the arguments of the public op as they are, but ``backend``, and returns None unless they are
+    valid ones of tensors on the CPU that need neither a copy nor a gradient. Checks, choice of backend and dispatch in
+    Python take longer than the kernel of a small image.
+    """
+    if _watched() or _is_any_autocast_enabled():
+        return None
+    if backend is None:
+        chosen = _select(op, None, _backend.preferred(), None)
+    elif isinstance(backend, str) and backend == "native":
+        chosen = _backend.select(op, None, backend, "cpu")
+    else:
+        return None
+    return kernels(op, chosen).at_once if chosen == "native" else None
 
 
 def autocast_dtype(x: object) -> torch.dtype | None:
@@ -128,11 +154,24 @@ def _watched() -> bool:
     )
 
 
-def is_plain(tensors: Iterable[torch.Tensor]) -> bool:
+def is_plain(tensors: Iterable[torch.Tensor | None]) -> bool:
     """Whether all tensors are ordinary CPU or CUDA ones and nothing intercepts calls: the dispatcher can be skipped."""
+    return route(tensors) != DISPATCHER
+
+
+def route(tensors: Iterable[torch.Tensor | None]) -> str:
+    """Return how an eager call with these tensors reaches a kernel.
+
+    :data:`DISPATCHER` through PyTorch, unless all tensors are ordinary CPU or CUDA ones and nothing intercepts calls;
+    then :data:`AUTOGRAD` if a gradient is needed, and straight to the :data:`KERNEL` if not.
+    """
     if _watched():
-        return False
+        return DISPATCHER
+    needed = False
     for t in tensors:
+        if t is None:
+            continue
         if type(t) not in _PLAIN or not (t.is_cpu or t.is_cuda) or t.is_neg():
-            return False
-    return True
+            return DISPATCHER
+        needed = needed or t.requires_grad
+    return AUTOGRAD if needed and torch.is_grad_enabled() else KERNEL

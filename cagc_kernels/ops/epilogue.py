@@ -15,7 +15,7 @@ import torch
 
 from .. import layout, profiling
 from ..arguments import ACTIVATION_SCHEMA, HALF, Epilogue, Resampling, accumulator
-from .dispatch import kernels
+from .dispatch import KERNEL, kernels, route
 from .registration import register
 from .upfirdn2d import call as upfirdn2d
 
@@ -23,14 +23,10 @@ from .upfirdn2d import call as upfirdn2d
 # margins before the first pixel and the output size before the backend.
 
 
-def _run_value(x, f, scale, *rest, **inplace):
+def _run_value(x, f, scale, *rest):
     *epilogue, pad_x, pad_y, height, width, backend = rest
     run = kernels("epilogue", backend).epilogue
-    return run(x, f, scale, Epilogue(*epilogue), (pad_x, pad_y), (height, width), **inplace)
-
-
-def _run_in_place(*arguments):
-    return _run_value(*arguments, inplace=True)
+    return run(x, f, scale, Epilogue(*epilogue), (pad_x, pad_y), (height, width))
 
 
 def _run_gradient(g, x, scale, *epilogue_backend):
@@ -120,7 +116,7 @@ _FACTORS = "Tensor? scale, Tensor? noise, Tensor? bias, Tensor? next_styles"
 _value = register(
     f"epilogue(Tensor x, Tensor? f, {_FACTORS}, {ACTIVATION_SCHEMA}, SymInt pad_x, SymInt pad_y, SymInt height, "
     "SymInt width, str backend) -> Tensor",
-    _run_value, _fake_value, _save_value, _backward_value, _run_in_place,
+    _run_value, _fake_value, _save_value, _backward_value,
 )  # fmt: skip
 _gradient = register(
     f"epilogue_gradient(Tensor g, Tensor x, {_FACTORS}, {ACTIVATION_SCHEMA}, str backend) "
@@ -138,7 +134,13 @@ def epilogue(
     Overwrites ``x`` where autograd does not keep it. ``padding`` is (x, y) before the first pixel, ``size`` (height,
     width) of the output; shapes and dtypes as in :func:`cagc_kernels.native.epilogue.epilogue`.
     """
-    arguments = (f, scale, *epilogue, *padding, *size, backend)
+    arguments = (f, scale, epilogue, padding, size, backend)
     if profiling.active:
-        return profiling.ranged(f"epilogue {'fir ' * (f is not None)}{epilogue.act}", _value, x, *arguments)
-    return _value(x, *arguments)
+        return profiling.ranged(f"epilogue {'fir ' * (f is not None)}{epilogue.act}", _call, x, *arguments)
+    return _call(x, *arguments)
+
+
+def _call(x, f, scale, epilogue, padding, size, backend) -> torch.Tensor:
+    if route((x, f, scale, *epilogue[:3])) == KERNEL:
+        return kernels("epilogue", backend).epilogue(x, f, scale, epilogue, padding, size, inplace=True)
+    return _value(x, f, scale, *epilogue, *padding, *size, backend)

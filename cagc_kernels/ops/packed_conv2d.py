@@ -21,7 +21,7 @@ CHANNELS_LAST_PIXELS = 256
 
 def arrange(x: torch.Tensor) -> torch.Tensor:
     """Return ``x`` in the memory format that PyTorch convolves fastest on the CPU; on a GPU it stays as it is."""
-    if x.device.type != "cpu":
+    if not x.is_cpu:
         return x
     last = x.shape[2] * x.shape[3] >= CHANNELS_LAST_PIXELS
     return x.contiguous(memory_format=torch.channels_last if last else torch.contiguous_format)
@@ -31,12 +31,12 @@ def find(
     x: torch.Tensor, weight: torch.Tensor, styles: torch.Tensor, flip_weight: bool, resampling: Resampling, backend: str
 ) -> Pack | None:
     """Return the pack by which ``backend`` convolves these tensors faster than PyTorch; None without one."""
-    if not x.is_cpu or not is_plain((x, weight, styles)):
+    packed = kernels("modulated_conv2d", backend).packed
+    if packed is None or not x.is_cpu or weight.shape[2:] != (3, 3) or not is_plain((x, weight, styles)):
         return None
     if not packing() or torch.are_deterministic_algorithms_enabled():
         return None
-    packed = kernels("modulated_conv2d", backend).packed
-    return None if packed is None else packed(x, weight, resampling, flip_weight)
+    return packed(x, weight, resampling, flip_weight)
 
 
 def convolve(

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import torch
 
-from .dispatch import is_plain
+from .dispatch import AUTOGRAD, DISPATCHER, route
 
 _library = torch.library.Library("cagc", "FRAGMENT")
 
@@ -48,11 +48,9 @@ def register(
     function = type(name, (torch.autograd.Function,), methods)
 
     def call(*arguments):
-        tensors = [t for t in arguments[:count] if t is not None]
-        if not is_plain(tensors):
+        way = route(arguments[:count])
+        if way == DISPATCHER:
             return op(*arguments)
-        if torch.is_grad_enabled() and any(t.requires_grad for t in tensors):
-            return function.apply(*arguments)
-        return eager(*arguments)
+        return function.apply(*arguments) if way == AUTOGRAD else eager(*arguments)
 
     return call

@@ -17,7 +17,7 @@ from ..convolution import gather, is_empty, operands, scattered, sparse_output
 from ..reference import sparse_channel_conv2d as reference
 from . import checks
 from .composed import composed
-from .dispatch import choose, is_plain, kernels, outside_autocast
+from .dispatch import choose, is_plain, kernels, outside_autocast, usual
 from .registration import register
 from .upfirdn2d import check_filter, resample
 
@@ -89,6 +89,12 @@ def _sparse_channel_conv2d(
     x, weight, in_channels, out_channels, styles, demodulate, padding, flip_weight, scatter, up, resample_filter,
     backend,
 ) -> torch.Tensor:  # fmt: skip
+    run = usual("sparse_channel_conv2d", backend)
+    if run is not None and type(up) is int and up == 1 and scatter is False and resample_filter is None:
+        known = _known_copies(x, weight, in_channels, out_channels)
+        y = None if known is None else run(x, weight, *known, styles, demodulate, padding, flip_weight)
+        if y is not None:
+            return y
     for name, value in (("demodulate", demodulate), ("flip_weight", flip_weight), ("scatter", scatter)):
         checks.flag(name, value)
     resampling = _gather(x, weight, in_channels, out_channels, styles, padding, up, resample_filter)
@@ -184,15 +190,9 @@ def _checked_copy(name: str, index: torch.Tensor, width: int) -> torch.Tensor:
     bounds. Writes through NumPy or ``.data`` do not change the tensor's version: on the CPU they are found by comparing
     values; on a GPU that would synchronise, and the values checked first stay in use.
     """
-    facts = None if index.is_inference() else (index._version, width)
-    known = _checked.get(index)
-    if (
-        facts is not None
-        and known is not None
-        and known[0] == facts
-        and (index.is_cuda or torch.equal(index, known[1]))
-    ):
-        return known[1]
+    known = _known_copy(index, width)
+    if known is not None:
+        return known
     copy = index.detach().clone()
     values = copy.tolist()
     for a, b in pairwise(values):
@@ -202,9 +202,30 @@ def _checked_copy(name: str, index: torch.Tensor, width: int) -> torch.Tensor:
     for value in (values[0], values[-1]):
         if not 0 <= value < width:
             raise ValueError(f"{name}: got {value}, expected 0 to {width - 1} as weight")
-    if facts is not None:
-        _checked[index] = facts, copy
+    if not index.is_inference():
+        _checked[index] = (index._version, width), copy
     return copy
+
+
+def _known_copy(index: torch.Tensor, width: int) -> torch.Tensor | None:
+    """Return the copy of ``index`` that was checked before, if it still has the same values."""
+    known = _checked.get(index)
+    if known is None or known[0] != (index._version, width):
+        return None
+    same = index.is_cuda or (index.dtype == torch.int64 and torch.equal(index, known[1]))
+    return known[1] if same else None
+
+
+def _known_copies(x, weight, in_channels, out_channels) -> tuple[torch.Tensor, torch.Tensor] | None:
+    """Return :func:`_known_copy` of both index tensors; None if one is not known or gradients are needed."""
+    tensors = x, weight, in_channels, out_channels
+    if not all(isinstance(t, torch.Tensor) for t in tensors) or weight.ndim != 4:
+        return None
+    if torch.is_grad_enabled() and (x.requires_grad or weight.requires_grad):
+        return None
+    outputs, inputs, *_ = weight.shape
+    known = _known_copy(in_channels, inputs), _known_copy(out_channels, outputs)
+    return None if known[0] is None or known[1] is None else known
 
 
 def _checked_copies(in_channels, out_channels, weight) -> tuple[torch.Tensor, torch.Tensor]:

@@ -15,7 +15,7 @@ from .. import layout, profiling
 from ..arguments import RESAMPLING_SCHEMA, Resampling
 from ..reference import upfirdn2d as reference
 from . import checks
-from .dispatch import choose, kernels
+from .dispatch import KERNEL, choose, kernels, route, usual
 from .registration import register
 
 
@@ -123,11 +123,22 @@ def upfirdn2d(
     raises. The kernels keep channels_last, take taps in float32 (float64 for float64 ``x``) and round the result once;
     the reference rounds taps and sums to the dtype of ``x``.
     """
-    return resample(x, _gather(x, f, up, down, padding, flip_filter, gain), backend)
+    y = _at_once(x, f, up, down, padding, flip_filter, gain, backend)
+    return _checked(x, _gather(x, f, up, down, padding, flip_filter, gain), backend) if y is None else y
+
+
+def _at_once(x, f, up, down, padding, flip_filter, gain, backend) -> torch.Tensor | None:
+    run = None if profiling.active else usual("upfirdn2d", backend)
+    return None if run is None else run(x, f, up, down, padding, flip_filter, gain)
 
 
 def resample(x: torch.Tensor, resampling: Resampling, backend: str | None) -> torch.Tensor:
     """Run :func:`upfirdn2d` on arguments that are already checked."""
+    y = _at_once(x, *resampling, backend)
+    return _checked(x, resampling, backend) if y is None else y
+
+
+def _checked(x: torch.Tensor, resampling: Resampling, backend: str | None) -> torch.Tensor:
     if profiling.active:
         label = f"upfirdn2d up={resampling.up[0]} down={resampling.down[0]}"
         return profiling.ranged(label, _resample, x, resampling, backend)
@@ -253,4 +264,6 @@ _call = register(
 
 def call(x: torch.Tensor, resampling: Resampling, backend: str) -> torch.Tensor:
     """Call the registered op with the given ``backend``, without checks."""
+    if route((x, resampling.filter)) == KERNEL:
+        return kernels("upfirdn2d", backend).upfirdn2d(x, resampling)
     return _call(x, resampling.filter, *resampling.numbers, backend)

@@ -91,7 +91,7 @@ def upfirdn2d(x: torch.Tensor, resampling: Resampling) -> torch.Tensor:
     taps = accumulator(x.dtype)
     f = torch.ones(1, 1, device=x.device, dtype=taps) if f is None else f.to(taps).contiguous()
     if f.ndim == 1:
-        rows = layout.empty_images(x, x.shape[2], width, taps)
+        rows = layout.empty_images(x, x.shape[2], width, dtype=taps)
         _launch(x, f[None], rows, (up[0], 1), (down[0], 1), (padding[0], 0), flip, 1.0)
         x, f, up, down, padding = rows, f[:, None], (1, up[1]), (1, down[1]), (0, padding[1])
     _launch(x, f, out, up, down, padding, flip, gain)

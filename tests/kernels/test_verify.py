@@ -66,6 +66,7 @@ def does_not_compile(kernel):
     (does_not_compile, "RuntimeError: ptxas fatal: no kernel image"),
 ))  # fmt: skip
 def test_planted_faults_are_reported(monkeypatch, fault, says):
+    monkeypatch.setattr(upfirdn2d, "at_once", lambda *_: None)
     monkeypatch.setattr(upfirdn2d, "upfirdn2d", fault(upfirdn2d.upfirdn2d))
     report = check("upfirdn2d")
     assert not report.ok and says in report.wrong[0].wrong
@@ -88,6 +89,7 @@ def test_a_wrong_program_is_found(monkeypatch):
 def test_the_command(monkeypatch, capsys):
     assert main("--ops", "upfirdn2d") == 0
     assert "of copy" in capsys.readouterr().out
+    monkeypatch.setattr(upfirdn2d, "at_once", lambda *_: None)
     monkeypatch.setattr(upfirdn2d, "upfirdn2d", wrong_value(upfirdn2d.upfirdn2d))
     assert main("--ops", "upfirdn2d", "--json") == 1
     report = json.loads(capsys.readouterr().out)
