@@ -59,14 +59,21 @@ template <class V> struct Terms {
 
 template <class V, class A> CAGC_HD void add(A *to, V terms) { write<V>(to, read<V>(to) + terms); }
 
-// Computes gv, the gradient of v, for the values at i, and adds their terms as far as `kept` selects them.
-template <class T, Act ACT, bool ACROSS, class V, class A, class Kept>
-CAGC_HD void gradient_at(const T *x, const T *g, const RunFactors<V, ACROSS, A> &k, T *out, const Sums<A> &to,
-                         Terms<V> &total, int64_t i, const EpilogueScalars<V> &scalars, Kept &&kept) {
+// Writes the gradient of x for the values at i, and returns the terms of their gv, the gradient of v.
+template <class T, Act ACT, class V, class K>
+CAGC_HD Terms<V> terms_at(const T *x, const T *g, const K &k, T *out, int64_t i, const EpilogueScalars<V> &scalars) {
   const V d = k.d(i), u = read<V>(x + i), gi = read<V>(g + i), v = u * d + k.bias(i);
   const V a = epilogue_value<ACT>(v, scalars), gv = epilogue_gradient<ACT>(v, a, gi * k.s(i), scalars);
   write<V>(out + i, gv * d);
-  const V one = kept(gv), by_u = kept(gv * u), by_a = kept(gi * a);
+  return {gv * u, gv, gi * a};
+}
+
+// Adds the terms of the values at i as far as `kept` selects them.
+template <class T, Act ACT, bool ACROSS, class V, class A, class Kept>
+CAGC_HD void gradient_at(const T *x, const T *g, const RunFactors<V, ACROSS, A> &k, T *out, const Sums<A> &to,
+                         Terms<V> &total, int64_t i, const EpilogueScalars<V> &scalars, Kept &&kept) {
+  const Terms<V> terms = terms_at<T, ACT>(x, g, k, out, i, scalars);
+  const V one = kept(terms.one), by_u = kept(terms.u), by_a = kept(terms.a);
   total.one = total.one + one;
   if (ACROSS) {
     add(to.du_u + i, by_u), add(to.du_1 + i, one), add(to.g_a + i, by_a);
@@ -117,10 +124,55 @@ CAGC_HD void gradient_loop(const T *x, const T *g, const A *noise, const Factors
   finish<ACROSS>(total, to);
 }
 
+// Factors of two adjacent pixels, of as many channels as half of a vector has lanes.
+template <class V, class A> struct PairFactors {
+  static constexpr int half = V::lanes / 2;
+  V d0, b0, s0;
+  const A *const noise;
+  CAGC_HD PairFactors(const Factors<A> &k, const A *noise) : noise(noise) {
+    for (int j = 0; j < V::lanes; j++) d0.v[j] = k.d[j % half], b0.v[j] = k.b[j % half], s0.v[j] = k.s[j % half];
+  }
+
+  CAGC_HD V d(int64_t) const { return d0; }
+  CAGC_HD V s(int64_t) const { return s0; }
+  CAGC_HD V bias(int64_t i) const {
+    if (!noise) return b0;
+    V of_pixel;
+    for (int j = 0; j < V::lanes; j++) of_pixel.v[j] = noise[i / half + j / half];
+    return of_pixel + b0;
+  }
+};
+
+// Pixels whose channels fill half of a vector, two at a time: alone, each of them would be computed by numbers. Returns
+// how many were computed.
+template <class T, Act ACT, class A>
+CAGC_HD int64_t gradient_pairs(const T *x, const T *g, const A *noise, const Factors<A> &factors, T *out,
+                               const Sums<A> &to, int64_t pixels, const Epilogue &p) {
+  using V = Elements<A>;
+  constexpr int half = V::lanes / 2;
+  const PairFactors<V, A> k(factors, noise);
+  const EpilogueScalars<V> scalars(p);
+  Terms<V> total;
+  const int64_t even = pixels / 2 * 2;
+  for (int64_t i = 0; i < even; i += 2) {
+    const Terms<V> terms = terms_at<T, ACT>(x, g, k, out, i * half, scalars);
+    total.u = total.u + terms.u, total.one = total.one + terms.one, total.a = total.a + terms.a;
+    A first(0), second(0);
+    for (int j = 0; j < half; j++) first += terms.one.v[j], second += terms.one.v[half + j];
+    to.dnoise[i] += first, to.dnoise[i + 1] += second;
+  }
+  for (int j = 0; j < V::lanes; j++)
+    to.du_u[j % half] += total.u.v[j], to.du_1[j % half] += total.one.v[j], to.g_a[j % half] += total.a.v[j];
+  return even;
+}
+
 template <class T, Act ACT, class A>
 CAGC_NOINLINE void gradient_pixels(const T *x, const T *g, const A *noise, Factors<A> k, T *out, Sums<A> to,
                                    int64_t pixels, const Epilogue &p) {
-  for (int64_t i = 0; i < pixels; i++, to.dnoise++)
+  const bool pairs = 2 * p.c == Elements<A>::lanes;
+  const int64_t done = pairs ? gradient_pairs<T, ACT>(x, g, noise, k, out, to, pixels, p) : 0;
+  to.dnoise += done;
+  for (int64_t i = done; i < pixels; i++, to.dnoise++)
     gradient_loop<T, ACT, true>(x + i * p.c, g + i * p.c, noise ? noise + i : nullptr, k, out + i * p.c, to, p.c, p);
 }
 

@@ -105,12 +105,13 @@ def test_layouts_and_odd_widths(target, filtered, layout, width):
 
 
 @pytest.mark.parametrize("dtype", TOLERANCES, ids=str)
+@pytest.mark.parametrize("channels", (27, 8, 4, 2))
 @pytest.mark.parametrize("layout", ("contiguous", "channels_last"))
-def test_gradients_of_runs_longer_than_a_vector(target, layout, dtype):
-    """Adjacent values, 27 channels or 35 pixels, are some vectors and a rest, for every instruction set."""
+def test_gradients_of_every_instruction_set(target, layout, channels, dtype):
+    """Of adjacent values, 27 channels or 35 pixels are vectors and a rest, and 8, 4 or 2 channels half of a vector."""
     name, device = target
-    x, _ = inputs(2, 27, 5, 7, False, dtype, device, layout)
-    small, g = tensors(2, 27, 5, 7, dtype, device), torch.randn(2, 27, 5, 7, device=device).to(dtype)
+    x, _ = inputs(2, channels, 5, 7, False, dtype, device, layout)
+    small, g = tensors(2, channels, 5, 7, dtype, device), torch.randn(2, channels, 5, 7, device=device).to(dtype)
     wide = [t.double().requires_grad_() for t in (x, *small)]
     rest = ((1, 1), (5, 7), "lrelu", None, 1.3, 1.5)
     oracle = torch.autograd.grad(formula(wide[0], None, *wide[1:], *rest), wide, g.double())
