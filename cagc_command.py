@@ -7,10 +7,12 @@ def main() -> None:
     """Run :func:`cagc.cli.main`; an interrupt before it has begun ends with one line and status 130."""
     try:
         from cagc.cli import main as run
+        from cagc.common.allocator import keep_memory
     except KeyboardInterrupt:
         if sys.stderr is not None:
             print("interrupted", file=sys.stderr)
         raise SystemExit(130) from None
+    keep_memory()
     run()
 
 

@@ -7,7 +7,6 @@ warm unless they are flushed before each call. The machine's roofs are measured 
 
 from __future__ import annotations
 
-import ctypes
 import gc
 import os
 import statistics
@@ -17,26 +16,16 @@ from pathlib import Path
 
 import torch
 
+from cagc.common.allocator import keep_memory as keep_freed_memory
+from cagc.common.allocator import libc
 from cagc.latency.measure import measure_latency
 
 Call = Callable[[], object]
 
 
-def _libc():
-    try:
-        return ctypes.CDLL(None)
-    except OSError:
-        return None
-
-
 def keep_memory() -> bool:
     """Make glibc keep freed memory, so that no candidate pays for fresh pages; returns whether this succeeded."""
-    trim_threshold, mmap_max = -1, -4
-    try:
-        mallopt = _libc().mallopt
-    except AttributeError:
-        return False
-    kept = bool(mallopt(mmap_max, 0) and mallopt(trim_threshold, 2**31 - 1))
+    kept = keep_freed_memory()
     keep_memory.done = keep_memory.done or kept
     return kept
 
@@ -153,7 +142,7 @@ def memory(device: str) -> int | None:
         torch.cuda.synchronize()
         return torch.cuda.memory_allocated()
     try:
-        _libc().malloc_trim(0)
+        libc().malloc_trim(0)
         return _resident("VmRSS")
     except (AttributeError, OSError, StopIteration):
         return None

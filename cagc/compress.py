@@ -33,7 +33,7 @@ from .pictures import comparison_figures
 from .pruning.budget import ChannelPlan, plan_channels
 from .pruning.prune import RESCALES, prune
 from .pruning.scores import METRICS, score_channels
-from .recipes import recipe
+from .recipes import adapted, recipe
 from .report import Report, Variant, layer_table, training_curves, write_report
 from .runs import Inputs, LoadedInputs
 
@@ -50,12 +50,12 @@ class CompressConfig(Inputs):
     """Settings of a compression; None means the recipe's value."""
 
     recipe: str = "quick"
-    """Recipe with the defaults of the options below: quick (minutes) or, for days on GPUs, paper, everything, stylekd,
-    dcp, svs or sngan."""
+    """Recipe with the defaults of the options below: quick (minutes; above 128 px with fewer samples, targets and
+    steps) or, for days on GPUs, paper, everything, stylekd, dcp, svs or sngan."""
     metric: str | None = None
     """Channel score, as in cagc score; the recipe's if left out."""
     samples: int | None = None
-    """Images that channels are scored on; the recipe's if left out."""
+    """Images that channels are scored on; the recipe's for the teacher's resolution if left out."""
     batch_rule: str | None = None
     """per-sample, or batch-sum as in the authors' code; the recipe's if left out."""
     rescale: str | None = None
@@ -69,9 +69,10 @@ class CompressConfig(Inputs):
     round_to: int = 8
     """Widths become multiples of this; 1 gives the paper's widths."""
     steps: int | None = None
-    """Updates of the distillation; the recipe's if left out."""
+    """Updates of the distillation; the recipe's for the teacher's resolution if left out."""
     distillation: DistillConfig | None = None
-    """Settings of the distillation; its steps and seed are those given here."""
+    """Settings of the distillation; its steps and seed are those given here. What is left as in the recipe follows the
+    teacher's resolution as the recipe does."""
     baseline: str | None = None
     """Also prune by this score, such as l1-out, distil as long, and report it beside the student."""
     evaluation_samples: int = 1000
@@ -90,16 +91,16 @@ class CompressConfig(Inputs):
     overwrite: bool = False
     """Replace an earlier compression in --out."""
 
-    def resolve(self) -> CompressConfig:
-        """The settings with the recipe's values in place of None.
+    def resolve(self, side: int = 0) -> CompressConfig:
+        """The settings for a teacher's images of ``side`` pixels, with the recipe's values in place of None.
 
         Raises:
             CagcError: there is no such recipe.
         """
-        chosen = recipe(self.recipe)
+        chosen = recipe(self.recipe, side)
         names = ("metric", "samples", "batch_rule", "rescale")
         filled = {name: getattr(chosen, name) for name in names if getattr(self, name) is None}
-        training = self.distillation or chosen.distillation
+        training = adapted(self.distillation or chosen.distillation, self.recipe, side)
         steps = training.steps if self.steps is None else self.steps
         return replace(
             self,
@@ -135,11 +136,13 @@ def compress(config: CompressConfig, resume: bool = False) -> Report:
     Raises:
         CagcError: an input cannot be used, the budget cannot be met, or the folder exists; before anything is written.
     """
-    config = config.resolve()
+    asked, config = config, config.resolve()
     if not resume:
         _check_out(config)
     with phase("Opening teacher, images and content parser"):
         loaded = config.inputs().load(need_data=config.distillation.gan_weight > 0)
+    if not resume:
+        config = asked.resolve(max(loaded.teacher.img_size))
     _describe(loaded)
     _check_request(config, loaded)
     folders = {config.metric: config.out} | ({config.baseline: config.out / "baseline"} if config.baseline else {})

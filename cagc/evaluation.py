@@ -8,11 +8,12 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from . import content
+from . import content, runtime
 from .common import distributed
 from .common.callbacks import Track
 from .common.checks import at_least_one
@@ -150,17 +151,42 @@ def evaluate(
     parser = content.load(parser, device=teacher.w_avg.device)
     generators = {"Teacher": teacher, **(others or {}), "Student": student}
     track = track or (lambda title: lambda done, total: None)
-    figures: dict[str, Figures] = {name: {} for name in generators}
+    figures, drawn = {name: {} for name in generators}, {name: drawing(g) for name, g in generators.items()}
     parts = [
-        _fidelity(tools, generators, parser, pairs, seed, track),
+        _fidelity(tools, drawn, parser, pairs, seed, track),
         _paths(tools, generators, pairs, seed, track),
-        _sets(tools, generators, data, samples, seed, track),
+        _sets(tools, drawn, data, samples, seed, track),
         _disentanglement(tools, generators, parser, samples, seed, track),
     ]
     for name, found in (item for part in parts for item in part.items()):
         figures[name] |= found
-    latency = _latency(generators, batch, repeats, track)
-    return {name: Variant.of(name, g, latency=latency.get(name), **figures[name]) for name, g in generators.items()}
+    times = _latency(generators, batch, repeats, track)
+    return {name: Variant.of(name, g, latency=times.get(name), **figures[name]) for name, g in generators.items()}
+
+
+class _Drawing:
+    """A generator whose images its compiled program draws, its own up to rounding; all else is the generator's."""
+
+    def __init__(self, generator: AnyGenerator, compiled: runtime.CompiledGenerator) -> None:
+        self._generator, self._compiled = generator, compiled
+
+    def __call__(self, *latents: Tensor | None, **options: Any) -> Tensor:
+        """Images, as the generator's."""
+        return self._compiled(*latents, **options)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._generator, name)
+
+
+def drawing(generator: AnyGenerator) -> _Drawing | AnyGenerator:
+    """Return the generator with its images by the compiled program of the CPU, which draws them three times as fast.
+
+    It is returned as it is where no such program runs it, on a GPU, and in training mode.
+    """
+    if generator.training or generator.w_avg.device.type != "cpu":
+        return generator
+    compiled = runtime.compile(generator, dtype=generator.w_avg.dtype, weights="float32")
+    return generator if compiled.reason else _Drawing(generator, compiled)
 
 
 def _latency(generators, batch: int, repeats: int, track: Track) -> Mapping[str, LatencyResult]:

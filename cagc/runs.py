@@ -76,7 +76,7 @@ class TeacherOptions(KeyOption, LabelOption, DeviceOption):
     """Options of commands that work on a generator."""
 
     teacher: Path | None = None
-    """Checkpoint of the generator, or the name of an embedded one: faces128 (if left out), faces256 or
+    """Checkpoint of the generator, or the name of an embedded one: faces256 (if left out), faces128 or
     faces64."""
 
     def load_teacher(self, data: ImageDataset | None = None) -> tuple[AnyGenerator, Checkpoint]:
@@ -114,7 +114,7 @@ class ImageOptions:
 
 @dataclass(frozen=True, kw_only=True)
 class Inputs(TeacherOptions, ContentOptions, ImageOptions):
-    """Options of a run's inputs, by path; by default the embedded generator faces128 and its images.
+    """Options of a run's inputs, by path; by default the embedded generator faces256 and its images.
 
     For distillation with a GAN loss, the teacher's checkpoint must also hold its discriminator.
     """

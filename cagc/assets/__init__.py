@@ -24,7 +24,7 @@ GENERATORS = {
 }
 """Embedded generators by name: three teachers, and the student of the smallest one at an eleventh of its MACs."""
 
-DEFAULT = "faces128"
+DEFAULT = "faces256"
 """Name of the teacher that commands use where none is given."""
 
 

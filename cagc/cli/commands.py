@@ -74,14 +74,15 @@ _METRICS = (
 class Compress(CompressConfig):
     """Compress a generator: score, plan, prune, distil, evaluate, and write a report.
 
-    Without options it compresses the embedded face generator, faces128, to an eleventh of its MACs; --teacher faces64
-    takes one of half the MACs, --teacher faces256 one of larger images and half as many MACs again.
+    Without options it compresses the embedded face generator, faces256, to an eleventh of its MACs; --teacher faces128
+    and --teacher faces64 take those of smaller images.
     """
 
     macs: Ratio | None = None
     """Budget of MACs: a share of the teacher's if at most 1, else a number; 1/11 without any budget."""
     distillation: DistillConfig = RECIPES["quick"].distillation
-    """Settings of the distillation, with the recipe's as defaults."""
+    """Settings of the distillation, with the recipe's as defaults. What is left as in the recipe follows the teacher's
+    resolution as the recipe does."""
     resume: bool = False
     """Continue the interrupted compression in --out with its own options."""
 
@@ -252,7 +253,7 @@ class Generate(KeyOption, LabelOption, DeviceOption):
     """Generate images, named by their seeds."""
 
     generator: Path | None = None
-    """Checkpoint, or the name of an embedded generator: faces128 (if left out), faces256, faces64, faces64-student."""
+    """Checkpoint, or the name of an embedded generator: faces256 (if left out), faces128, faces64, faces64-student."""
     seeds: str = "0-15"
     """Seeds such as 0-15 or 3,7,11."""
     out: Path = Path("images")
@@ -319,7 +320,7 @@ class Export(KeyOption):
     web: Path | None = None
     """Page that draws in a browser: one file, .html, or a folder for a web server."""
     generator: Path | None = None
-    """Checkpoint, or the name of an embedded generator; faces128 if left out."""
+    """Checkpoint, or the name of an embedded generator; faces256 if left out."""
     teacher: Path | None = None
     """Checkpoint of the teacher that a page draws beside the generator, such as faces64."""
     batch: int = 1

@@ -71,8 +71,11 @@ class DistillConfig:
         perceptual_weight: of the perceptual distance; 0 leaves it out.
         perceptual: name of its features: "efficientnet-lite0", or "lpips-vgg" where lpips is installed.
         perceptual_size: side in pixels that images are resized to for it; None: not resized, 256 px at most.
+        perceptual_limit: longer side in pixels above which images are averaged by area for it, before any resizing;
+            None: 256, above which they are interpolated as in the paper.
         feature_weight: of the distance between the student's features and the same channels of the teacher's, times the
             schedule's factor of the learning rate; 0 leaves it out. It is not restricted to the content.
+        feature_limit: resolution above which layers are left out of this distance; None: no layer is left out.
         relation_weight: of the relation loss of StyleKD; 0 leaves it out.
         relation_strength: standard deviation of the moves of w along unit latent directions in the relation loss.
         relation_directions: number of latent directions per resolution, those along which the styles change most.
@@ -131,7 +134,9 @@ class DistillConfig:
     perceptual_weight: Weight = 3.0
     perceptual: str = "efficientnet-lite0"
     perceptual_size: _PerceptualSize | None = None
+    perceptual_limit: _PerceptualSize | None = None
     feature_weight: Weight = 0.0
+    feature_limit: Count | None = None
     relation_weight: Weight = 0.0
     relation_strength: Positive = 5.0
     relation_directions: Count = 5

@@ -137,21 +137,24 @@ def _similarities(features: Tensor, moved: Tensor) -> Tensor:
 
 
 def perceptual_loss(
-    student: Tensor, teacher: Tensor, distance: PerceptualDistance, mask: Tensor | None = None
+    student: Tensor,
+    teacher: Tensor,
+    distance: PerceptualDistance,
+    mask: Tensor | None = None,
+    limit: int | None = None,
 ) -> Tensor:
     """Perceptual distance between two batches of images [N, 3, R, R] in [-1, 1], scalar; gradients reach ``student``.
 
-    With a ``mask`` [N, 1, R, R] both are multiplied by it first. Above 256 px both are compared
-    on a bilinear 256 px copy.
+    With a ``mask`` [N, 1, R, R] both are multiplied by it first. Images whose longer side is above ``limit`` are then
+    averaged by area to it; without a limit, images above 256 px are compared on a bilinear 256 px copy.
     """
     if mask is not None:
         student, teacher = apply_mask(student, mask), apply_mask(teacher, mask)
+    most, mode = (PERCEPTUAL_MAX_SIZE, "bilinear") if limit is None else (limit, "area")
     longer = max(student.shape[-2:])
-    if longer > PERCEPTUAL_MAX_SIZE:
-        size = [max(1, side * PERCEPTUAL_MAX_SIZE // longer) for side in student.shape[-2:]]
-        student, teacher = (
-            F.interpolate(x, size=size, mode="bilinear", align_corners=False) for x in (student, teacher)
-        )
+    if longer > most:
+        size = [max(1, side * most // longer) for side in student.shape[-2:]]
+        student, teacher = (F.interpolate(x, size=size, mode=mode) for x in (student, teacher))
     return distance(student, teacher.detach())
 
 

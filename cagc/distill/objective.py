@@ -98,8 +98,7 @@ class Objective:
                 raise CagcError(f"{name}: expected 0 for recorded images, which have no features")
         if config.feature_weight and kept is None:
             raise CagcError("feature_weight: expected 0, or the student's plan, which says what channels it kept")
-        # The constant input is left out: it does not depend on the latents.
-        self._kept = {name: torch.tensor(indices, device=device) for name, indices in list((kept or {}).items())[1:]}
+        self._kept = self._compared(kept or {}, device) if config.feature_weight else {}
         if config.relation_weight:
             self._layers = relation_layers(teacher.generator, config.relation_resolutions)
             self.directions = latent_directions(
@@ -107,6 +106,25 @@ class Objective:
             )
         self._coverage = ContentCoverage()
         self._blind_after = min(_BLIND_SAMPLES, config.steps * config.batch_size)
+
+    def _compared(self, kept: Mapping[str, Sequence[int]], device: torch.device) -> dict[str, Tensor]:
+        """Layer → kept channels, of the layers that the feature loss compares.
+
+        Raises:
+            CagcError: ``config.feature_limit`` leaves out every layer.
+        """
+        limit = self.config.feature_limit
+        # A group of channels that several layers write is as large as the first of them draws it.
+        sizes = {spec.writes: max(spec.size) for spec in reversed(self.teacher.generator.config.layers())}
+        # The constant input is left out: it does not depend on the latents.
+        found = {
+            name: torch.tensor(indices, device=device)
+            for name, indices in list(kept.items())[1:]
+            if limit is None or sizes[name] <= limit
+        }
+        if not found:
+            raise CagcError(f"feature_limit: got {limit}, expected at least the resolution of a layer, {sizes}")
+        return found
 
     def weights(self, step: int = 0) -> dict[str, float]:
         """Weight by name of the losses of :meth:`compare` at ``step``."""
@@ -172,7 +190,8 @@ class Objective:
         if config.rgb_weight:
             losses["rgb"] = rgb_loss(rgbs, targets.rgbs, targets.mask, config.kd_mode, config.normalize_by_area)
         if config.perceptual_weight:
-            losses["perceptual"] = perceptual_loss(rgbs[-1], targets.rgbs[-1], self.perceptual, targets.mask)
+            limit = config.perceptual_limit
+            losses["perceptual"] = perceptual_loss(rgbs[-1], targets.rgbs[-1], self.perceptual, targets.mask, limit)
         if config.feature_weight:
             losses["feature"] = feature_loss([features[name] for name in self._kept], targets.kept)
         if offsets is not None:

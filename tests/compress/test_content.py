@@ -68,6 +68,11 @@ def test_masks_of_the_embedded_faces_cover_the_middle_and_not_the_corners(parser
     assert mask[:, :, :6, :6].mean() < 0.4
 
 
+def test_labels_are_those_of_argmax():
+    for logits in (torch.randn(2, 3, 9, 7), torch.randn(2, 3, 9, 7).round()):  # with ties too
+        assert torch.equal(face_parser.largest(logits), logits.argmax(dim=1))
+
+
 def test_the_face_lies_inside_the_person(parser):
     face = content.load("faces", classes="face")(faces())
     assert 0.12 < face.mean() < 0.45

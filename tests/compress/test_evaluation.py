@@ -22,6 +22,7 @@ from cagc.metrics.kid import kernel_distance
 from cagc.metrics.ppl import perceptual_path_length
 from cagc.metrics.precision_recall import density_coverage, precision_recall
 from cagc.metrics.reference import reference_statistics
+from cagc.metrics.sampling import draw
 
 FEATURES = "efficientnet-lite0@32"
 
@@ -75,6 +76,14 @@ def test_every_metric_is_what_its_function_says(measured, student, small_teacher
     assert 0 < found["ppl_authors[efficientnet-lite0]"] < found["ppl_wfull[efficientnet-lite0]"]
     assert found["image_ssim"] == found["content_ssim"] < 1
     assert 0 < found["image_perceptual[efficientnet-lite0]"] < 2 and 1 <= found["separability"]
+
+
+def test_images_of_the_compiled_program_are_the_generators(student):
+    g = load_generator(student).eval()
+    drawing = evaluation.drawing(g)
+    assert type(drawing) is not type(g) and evaluation.drawing(g.train()) is g
+    for noise in ("random", "const"):
+        torch.testing.assert_close(draw(drawing, [1, 5], noise), draw(g, [1, 5], noise), rtol=0, atol=1e-4)
 
 
 def test_a_teacher_is_not_compared_with_itself(measured):

@@ -71,6 +71,20 @@ def test_its_weight_follows_the_schedule():
     assert objective.weights(0)["feature"] == 2 and objective.weights(5)["feature"] == pytest.approx(1)
 
 
+def test_layers_above_the_limit_are_left_out():
+    teacher = generator(seed=4)
+    plan = half(teacher)
+    student, parts = prune(teacher, plan), {}
+    for limit in (None, 16, 8):
+        run = Trainer(student, LiveTeacher(teacher), None, replace(CONFIG, feature_limit=limit), kept=plan.kept)
+        targets = run.objective.targets(run.draw().generator, None)
+        parts[limit] = [tuple(features.shape[2:]) for features in targets.kept]
+    assert parts[None] == parts[16] and max(parts[16]) == (16, 16)
+    assert parts[8] == [size for size in parts[16] if size <= (8, 8)] and max(parts[8]) == (8, 8)
+    with pytest.raises(CagcError, match="feature_limit: got 3, expected at least"):
+        Trainer(student, LiveTeacher(teacher), None, replace(CONFIG, feature_limit=3), kept=plan.kept)
+
+
 def test_it_needs_the_plan_and_a_live_teacher(tmp_path):
     teacher = generator(seed=4)
     plan = half(teacher)

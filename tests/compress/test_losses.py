@@ -103,6 +103,14 @@ def test_large_images_are_compared_at_256_pixels(resolution, seen):
     assert sizes == [seen, seen]
 
 
+@pytest.mark.parametrize("limit, seen", [(32, (32, 16)), (64, (64, 32)), (128, (64, 32))])
+def test_with_a_limit_larger_images_are_averaged_by_area(limit, seen):
+    compared = []
+    image = torch.randn(1, 3, 64, 32)
+    perceptual_loss(image, image, lambda a, b: compared.append(a) or a.sum(), limit=limit)
+    torch.testing.assert_close(compared[0], torch.nn.functional.adaptive_avg_pool2d(image, seen))
+
+
 def test_perceptual_names(monkeypatch):
     with pytest.raises(CagcError, match="perceptual: got 'vgg', expected lpips-vgg or efficientnet-lite0$"):
         load_perceptual("vgg")

@@ -5,11 +5,13 @@ import sys
 from dataclasses import replace
 
 import pytest
+import torch
 
+from cagc import recipes
 from cagc.checkpoints import load_generator
 from cagc.cli import main
 from cagc.common.errors import CagcError
-from cagc.compress import CompressConfig
+from cagc.compress import CompressConfig, compress, resume_compress
 from cagc.distill import DistillConfig
 from cagc.recipes import RECIPES, Recipe, recipe
 
@@ -62,6 +64,39 @@ def test_what_is_given_goes_before_the_recipe():
     assert given.resolve() == given
     with pytest.raises(CagcError, match="recipe: got 'papers', expected one of quick, paper, everything"):
         CompressConfig(recipe="papers").resolve()
+
+
+def test_large_images_have_fewer_steps_samples_and_targets_where_none_were_given():
+    small, large = CompressConfig().resolve(128), CompressConfig().resolve(256)
+    assert small == CompressConfig().resolve() and recipe("paper", 1024) == recipe("paper")
+    assert (large.samples, large.steps, large.distillation.target_pool) == (100, 500, 1000)
+    expected = replace(RECIPES["quick"].distillation, steps=500, target_pool=1000)
+    assert large.distillation == expected == recipe("quick", 256).distillation
+    typed = CompressConfig(steps=800, samples=400, distillation=replace(expected, target_pool=1400, batch_size=4))
+    assert CompressConfig(distillation=RECIPES["quick"].distillation).resolve(256) == large
+    assert (typed.resolve(256).steps, typed.resolve(256).samples) == (800, 400)
+    assert typed.resolve(256).distillation.batch_size == 4
+    assert CompressConfig(distillation=replace(expected, steps=600)).resolve(256).steps == 600
+    assert large.resolve(256) == large
+
+
+def test_a_run_on_large_images_goes_on_as_it_began(tmp_path, small_teacher, small_images, monkeypatch):
+    quick = RECIPES["quick"]
+    large = replace(quick, samples=3, distillation=replace(quick.distillation, steps=2, target_pool=8))
+    config = CompressConfig(
+        teacher=small_teacher, data=small_images, content="everything", evaluation_samples=24, web=False, macs=0.5,
+        features="efficientnet-lite0@32", distillation=replace(quick.distillation, perceptual_weight=0), out=tmp_path,
+    )  # fmt: skip
+    with monkeypatch.context() as patch:
+        patch.setattr(recipes, "_LARGE", {"quick": (8, large)})
+        compress(config)
+    written = json.loads((tmp_path / "config.json").read_text())
+    assert (written["samples"], written["steps"], written["distillation"]["target_pool"]) == (3, 2, 8)
+    (tmp_path / "distill" / "checkpoints" / "step-000000002.pt").unlink()  # as if it had been stopped at the first step
+    before = load_generator(tmp_path / "student.safetensors").state_dict()
+    resume_compress(tmp_path)
+    after = load_generator(tmp_path / "student.safetensors").state_dict()
+    assert all(torch.equal(after[name], value) for name, value in before.items())
 
 
 def test_a_run_by_recipe_prints_it_in_full_and_its_options_can_be_overridden(tmp_path, small_teacher, small_images):
