@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 
 from .. import layout
+from ..arguments import cast
 from ..layout import channel_step, dense, dense_like
 from ..reference.bias_act import ACTIVATIONS
 from . import _C, direct, launch
@@ -79,7 +80,7 @@ def gradient_and_sums(g, x, b, y, dim, act, alpha, gain, clamp) -> tuple[torch.T
         x=x, b=b, y=y, g=g, out=out, numel=g.numel(), step=step, channels=channels, alpha=alpha, gain=gain,
         clamp=clamp, act=ACTS[act], mode=GRADIENT, dtype=DTYPES[g.dtype], sums=sums, chunk=chunk,
     ))  # fmt: skip
-    return out, sums.sum([i for i in range(sums.ndim) if i != 1]).to(g.dtype)
+    return out, cast(sums.sum([i for i in range(sums.ndim) if i != 1]), g.dtype)
 
 
 def second_gradient(h, g, x, b, dim, act, alpha, gain, clamp) -> torch.Tensor:

@@ -65,7 +65,7 @@ def bias_act(
 
 
 def _bias_act(x, b, dim, act, alpha, gain, clamp, backend) -> torch.Tensor:
-    run = usual("bias_act", backend)
+    run = usual("bias_act", backend, x)
     y = None if run is None else run(x, b, dim, act, alpha, gain, clamp)
     if y is not None:
         return y

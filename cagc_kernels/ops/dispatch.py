@@ -98,14 +98,15 @@ def _transformed() -> bool:
     return forward_ad._current_level >= 0 or peek_interpreter_stack() is not None
 
 
-def usual(op: str, backend: str | None) -> Callable[..., torch.Tensor | None] | None:
-    """Return the compiled module's function for calls of ``op`` as they usually are; None where it may not be used.
+def usual(op: str, backend: str | None, x: object) -> Callable[..., torch.Tensor | None] | None:
+    """Return the compiled module's function for usual calls of ``op`` on ``x``; None where it may not be used.
 
     The function takes the arguments of the public op as they are, but ``backend``, and returns None unless they are
     valid ones of tensors on the CPU that need neither a copy nor a gradient. Checks, choice of backend and dispatch in
     Python take longer than the kernel of a small image.
     """
-    if _watched() or _is_any_autocast_enabled():
+    needed = torch.is_grad_enabled() and getattr(x, "requires_grad", False)
+    if needed or _watched() or _is_any_autocast_enabled():
         return None
     if backend is None:
         chosen = _select(op, None, _backend.preferred(), None)

@@ -26,7 +26,7 @@ def register(
         save: the ``setup_context(ctx, inputs, output)`` of the backward pass.
         backward: ``backward(ctx, *output_gradients)`` returns the gradients of all arguments; differentiable if the ops
             it calls are.
-        eager: replaces ``run`` for plain tensors that need no gradient; None uses ``run``.
+        eager: replaces ``run`` for plain tensors; None uses ``run``.
     """
     name, _, parameters = schema.partition("(")
     count = parameters.partition("->")[0].count("Tensor")
@@ -40,7 +40,7 @@ def register(
 
     # Not setup_context: with it, a Function inspects the signature of its forward in every call.
     def forward(ctx, *arguments):
-        output = run(*arguments)
+        output = eager(*arguments)
         save(ctx, arguments, output)
         return output
 

@@ -89,7 +89,7 @@ def _sparse_channel_conv2d(
     x, weight, in_channels, out_channels, styles, demodulate, padding, flip_weight, scatter, up, resample_filter,
     backend,
 ) -> torch.Tensor:  # fmt: skip
-    run = usual("sparse_channel_conv2d", backend)
+    run = usual("sparse_channel_conv2d", backend, x)
     if run is not None and type(up) is int and up == 1 and scatter is False and resample_filter is None:
         known = _known_copies(x, weight, in_channels, out_channels)
         y = None if known is None else run(x, weight, *known, styles, demodulate, padding, flip_weight)

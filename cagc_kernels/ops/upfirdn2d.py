@@ -128,7 +128,7 @@ def upfirdn2d(
 
 
 def _at_once(x, f, up, down, padding, flip_filter, gain, backend) -> torch.Tensor | None:
-    run = None if profiling.active else usual("upfirdn2d", backend)
+    run = None if profiling.active else usual("upfirdn2d", backend, x)
     return None if run is None else run(x, f, up, down, padding, flip_filter, gain)
 
 

@@ -17,6 +17,7 @@ REASON = backend.unavailable("native")
 pytestmark = pytest.mark.skipif(REASON is not None or backend.preferred() is not None, reason=str(REASON))
 
 MODULES = [import_module(f"cagc_kernels.native.{op}") for op in ("bias_act", "upfirdn2d", "sparse_channel_conv2d")]
+X = torch.zeros(1)
 INPUTS, OUTPUTS = torch.tensor([1, 3, 4]), torch.tensor([0, 5])
 
 
@@ -79,7 +80,7 @@ def test_defaults_of_activations(taken, act):
 
 def test_arguments_that_are_not_taken():
     x, b, f = images("contiguous"), torch.randn(3), setup_filter([1, 3, 3, 1])
-    activate, resample = usual("bias_act", None), usual("upfirdn2d", None)
+    activate, resample = usual("bias_act", None, X), usual("upfirdn2d", None, X)
     plain = dict(dim=1, act="lrelu", alpha=None, gain=None, clamp=None)
     for other in (
         dict(dim=True), dict(dim=4), dict(dim=0), dict(act="gelu"), dict(act=["lrelu"]), dict(alpha=-1.0), dict(gain=0),
@@ -101,14 +102,14 @@ def test_arguments_that_are_not_taken():
 
 
 def test_where_it_may_not_be_used():
-    assert usual("bias_act", "reference") is None and usual("bias_act", ["native"]) is None
+    assert usual("bias_act", "reference", X) is None and usual("bias_act", ["native"], X) is None
     with backend.use_backend("reference"):
-        assert usual("bias_act", None) is None
+        assert usual("bias_act", None, X) is None
     with torch.autocast("cpu"):
-        assert usual("bias_act", None) is None
+        assert usual("bias_act", None, X) is None
     with cagc_kernels.use_backend("native"):
-        assert usual("bias_act", None) is not None
-    assert torch.func.vmap(lambda x: torch.zeros(()) if usual("bias_act", None) is None else x)(torch.ones(1)) == 0
+        assert usual("bias_act", None, X) is not None
+    assert torch.func.vmap(lambda x: torch.zeros(()) if usual("bias_act", None, X) is None else x)(torch.ones(1)) == 0
 
 
 def test_a_write_to_the_indices_is_seen():
