@@ -199,7 +199,7 @@ void Synthesis::State::multiply(const ConvJob &job, const Block &b, int64_t begi
   }
 }
 
-// Computes tiles [first, first + count) with all threads; ends in a barrier.
+// Computes tiles [first, first + count) of a layer that is not in strips with all threads; ends in a barrier.
 void Synthesis::State::blocks(const ConvJob &job, const LayerPlan &p, int64_t first, int64_t count,
                               float *workspace, Member member) const {
   const StyledConv &c = *job.conv;
@@ -209,7 +209,7 @@ void Synthesis::State::blocks(const ConvJob &job, const LayerPlan &p, int64_t fi
   // that threads would wait for each other.
   const int64_t whole = p.shared ? 1 : threads, parts = (count + p.tiles - 1) / p.tiles;
   const int64_t number = std::min(count, (parts + whole - 1) / whole * whole);
-  const bool fours = c.up == 1 && c.strips == 1 && (c.algorithm == Algorithm::direct3 || count >= 8 * number);
+  const bool fours = c.up == 1 && (c.algorithm == Algorithm::direct3 || count >= 8 * number);
   const int64_t unit = fours ? 4 : 1;
   const int64_t v_size = aligned(v_floats(c, most(c, p))), thread = member.thread;
   float *here = workspace + scratch + thread * scratch_size;
@@ -240,6 +240,13 @@ void Synthesis::State::blocks(const ConvJob &job, const LayerPlan &p, int64_t fi
 void Synthesis::State::conv(const ConvJob &job, const LayerPlan &p, float *workspace, Member member) const {
   const StyledConv &c = *job.conv;
   const int64_t tile_rows = tile_rows_of(c), rows = tile_rows * batch, r = c.resolution, step = t_rows_of(c);
+  if (c.strips > 1) {  // whole rows of tiles, whose images a thread keeps
+    const int64_t whole = std::max<int64_t>(1, p.tiles / job.side), pieces = (rows + whole - 1) / whole;
+    return member.each(pieces, [&](int64_t i) {
+      const int64_t first = i * whole, count = std::min(whole, rows - first);
+      own_blocks(job, p, first * job.side, count * job.side, workspace, member.thread);
+    });
+  }
   float *here = workspace + scratch + member.thread * scratch_size;
   int64_t done = 0;
   for (int64_t row = 0; row < rows; row += p.band) {
@@ -364,8 +371,8 @@ void Synthesis::run(const SynthesisCall &call) const {
       const int64_t last = l + s.paired(l);
       ConvJob job = s.job(last, call);
       if (job.rgb_weight) {
-        job.rgb = last + 1 == count ? call.image : call.workspace + s.rgb[images++ % 2];
-        s.skip(*job.conv, below, job.rgb, here, member);
+        job.rgb = last + 1 == count ? call.image : call.workspace + s.rgb[images++ % 2], job.below = below;
+        if (job.conv->strips == 1) s.skip(*job.conv, below, job.rgb, here, member);
         below = job.rgb;
       }
       const ConvJob first = last == l ? job : s.job(l, call);

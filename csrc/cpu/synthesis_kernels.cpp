@@ -1,7 +1,7 @@
 // The vector loops of the synthesis network, for one row of isa/levels.cpp.
 #pragma GCC diagnostic ignored "-Wpsabi"
 #include "synthesis/dense.h"
-#include "synthesis/strips.h"
+#include "synthesis/strips_filter.h"
 
 namespace cagc {
 

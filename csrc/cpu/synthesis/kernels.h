@@ -15,6 +15,13 @@ __attribute__((always_inline)) inline int64_t strips_pitch(int64_t size, int64_t
   return channel_pitch(size) * channels + 16;
 }
 
+// For layers in strips: where the images of a row of tiles lie in a thread's scratch memory. What input() and output()
+// need for a tile is before them.
+__attribute__((always_inline)) inline int64_t image_rows_offset(const StyledConv &c) {
+  const int64_t tile = 16 * c.out * c.strips, row = c.resolution + 2 * c.strips;
+  return tile > row ? tile : row;
+}
+
 // The arguments of one layer in one call. t is the output of the transposed convolution of an up-sampling layer.
 struct ConvJob {
   const StyledConv *conv;
@@ -25,7 +32,8 @@ struct ConvJob {
   const float *noise;       // [r, r] of sample n at + n * noise_sample, or null
   int64_t noise_sample;
   const float *rgb_weight;  // [batch, 3, out_padded], modulated, or null
-  float *rgb;               // [batch, 3, r, r]; toRGB adds to it
+  float *rgb;               // [batch, 3, r, r]; toRGB adds to it, or in strips to the up-sampled `below`
+  const float *below;       // strips: [batch, 3, r / 2, r / 2], the image of the layers before, or null for zeros
   int64_t x_rows, y_rows;   // strips: rows in the ring buffers of x and y; row i is at i % x_rows
   float *t;                 // up: ring buffer with `ring` rows of the transposed convolution
   int64_t ring;

@@ -55,7 +55,7 @@ inline int64_t most(const StyledConv &c, const LayerPlan &p) { return p.tiles + 
 // Floats of scratch memory that a thread needs besides its block.
 inline int64_t scratch_of(const StyledConv &c) {
   if (c.strips > 1)
-    return std::max({16 * c.out * c.strips, (2 * c.in + c.out) * c.strips, 3 * (c.resolution + c.strips)});
+    return std::max({image_rows_offset(c) + 12 * c.resolution, (2 * c.in + c.out) * c.strips, 3 * c.resolution});
   const int64_t strip = 2 * (std::max<int64_t>(kStrip / c.out, 8) + 3) * c.out;
   return std::max({36 * c.in, 16 * c.out, strip, c.resolution + 2});
 }

@@ -189,55 +189,77 @@ CAGC_INLINE void four_of_each(const float *row, int64_t step, float scale, float
   for (int i = 0; i < 4; i++) store<kWide>(out + i * kWide, v[i] * scale);
 }
 
-// Adds toRGB of u [4][out][4][kWide] to rgb.
-void rgb_strips(const ConvJob &job, const Place &at, const float *u) {
+// Writes toRGB of u [4][out][4][kWide] to `rows` [3][4][column][kWide], the images of a row of tiles.
+void rgb_strips(const ConvJob &job, const Place &at, const float *u, float *rows) {
   constexpr int W = kWide;
-  const int64_t out = job.conv->out, r = job.conv->resolution, stride = job.conv->out_padded, width = r / W;
+  const int64_t out = job.conv->out, r = job.conv->resolution, stride = job.conv->out_padded;
   const vec<W> clamp = broadcast<W>(job.clamp);
   float sums[3][4][W];
   for (int64_t i = 0; i < 4; i++, u += out * 4 * W) {
     product<W, 4, 3>(job.rgb_weight + at.n * 3 * stride, stride, out, u, &sums[0][0][0], 4 * W);
     for (int64_t k = 0; k < 3; k++) {
-      float *to = job.rgb + ((at.n * 3 + k) * r + at.y * 4 + i) * r + at.x * 4;
-      vec<W> v[4];
+      const vec<W> bias = broadcast<W>(job.conv->rgb_bias[k]);
+      float *to = rows + (k * 4 + i) * r + at.x * 4 * W;
       CAGC_UNROLL
-      for (int j = 0; j < 4; j++) v[j] = bounded(load<W>(sums[k][j]) + broadcast<W>(job.conv->rgb_bias[k]), clamp);
-      transpose4(v, Indices());
-      CAGC_UNROLL
-      for (int l = 0; l < W; l++) {
-        vec<4> pixels;
-        __builtin_memcpy(&pixels, reinterpret_cast<const float *>(&v[l % 4]) + l / 4 * 4, sizeof(pixels));
-        store<4>(to + l * width, load<4>(to + l * width) + pixels);
-      }
+      for (int j = 0; j < 4; j++) store<W>(to + j * W, bounded(load<W>(sums[k][j]) + bias, clamp));
     }
   }
 }
 
-void output_strips43(const ConvJob &job, const Block &block, int64_t tile, float *scratch) {
+// Writes rows [4 at.y, 4 at.y + 4) of the image: those of toRGB, and the image below up-sampled by two.
+void image_rows(const ConvJob &job, const Place &at, const float *rows, float *scratch) {
+  constexpr int W = kWide;
+  const int64_t r = job.conv->resolution, h = r / 2, width = r / W;
+  for (int64_t k = 0; k < 3; k++) {
+    const int64_t plane = at.n * 3 + k;
+    float *to = job.rgb + (plane * r + at.y * 4) * r;
+    skip(job.below ? job.below + plane * h * h : nullptr, h, job.fir, at.y * 4, at.y * 4 + 4, job.rgb + plane * r * r,
+         scratch);
+    for (int64_t i = 0; i < 4; i++, rows += r, to += r)
+      for (int64_t j = 0; j < width; j += 4) {
+        vec<W> v[4];
+        CAGC_UNROLL
+        for (int x = 0; x < 4; x++) v[x] = load<W>(rows + (j + x) * W);
+        transpose4(v, Indices());
+        CAGC_UNROLL
+        for (int l = 0; l < W; l++) {
+          vec<4> pixels;
+          __builtin_memcpy(&pixels, reinterpret_cast<const float *>(&v[l % 4]) + l / 4 * 4, sizeof(pixels));
+          float *four = to + l * width + j;
+          store<4>(four, load<4>(four) + pixels);
+        }
+      }
+  }
+}
+
+template <bool Last> void output_strips43(const ConvJob &job, const Block &block, int64_t tile, float *scratch) {
   constexpr int W = kWide;
   const int64_t out = job.conv->out, r = job.conv->resolution, step = block.count * out * W + kPointPad;
   const Place at = place(job, block.first + tile);
   const EpilogueInputs e(job, at.n);
-  float noise[4][4][W] = {};
+  float noise[4][4][W] = {}, *rows = scratch + image_rows_offset(*job.conv);
   for (int64_t i = 0; i < 4 && e.noise; i++)
     four_of_each(e.noise + (at.y * 4 + i) * r + at.x * 4, r / W, e.strength, noise[i][0]);
   const int64_t row = strips_pitch(r, out), channel = channel_pitch(r);
-  float *y = job.y ? job.y + (at.n * r + at.y * 4) * row + at.x * 4 * W : nullptr;
   const vec<W> clamp = broadcast<W>(job.clamp);
-  for (int64_t c = 0; c < out; c++) {
+  const float *m = block.m + tile * out * W;
+  float *y = Last ? nullptr : job.y + (at.n * r + at.y * 4) * row + at.x * 4 * W, *u = scratch;
+  for (int64_t c = 0; c < out; c++, m += W, u += 4 * W) {
     const vec<W> demod = broadcast<W>(e.demod[c]), bias = broadcast<W>(e.bias[c]);
-    const vec<W> next = broadcast<W>(y ? e.next[c] : 0.f);
-    if (y) {
+    const vec<W> next = broadcast<W>(Last ? 0.f : e.next[c]);
+    if (!Last) {
       CAGC_UNROLL
-      for (int i = 0; i < 16; i++) __builtin_prefetch(y + i / 4 * row + (c + 1) * channel + i % 4 * W, 1);
+      for (int i = 0; i < 16; i++) __builtin_prefetch(y + i / 4 * row + channel + i % 4 * W, 1);
     }
-    inverse43<W>(block.m + (tile * out + c) * W, step, [&](int i, int j, vec<W> m) CAGC_LAMBDA {
-      const vec<W> u = activate<W>(m * demod + (bias + load<W>(noise[i][j])), clamp);
-      if (job.rgb_weight) store<W>(scratch + ((i * out + c) * 4 + j) * W, u);
-      if (y) store<W>(y + i * row + c * channel + j * W, u * next);
+    inverse43<W>(m, step, [&](int i, int j, vec<W> v) CAGC_LAMBDA {
+      const vec<W> a = activate<W>(v * demod + (bias + load<W>(noise[i][j])), clamp);
+      store<W>(u + (i * out * 4 + j) * W, a);
+      if (!Last) store<W>(y + i * row + j * W, a * next);
     });
+    if (!Last) y += channel;
   }
-  if (job.rgb_weight) rgb_strips(job, at, scratch);
+  rgb_strips(job, at, scratch, rows);
+  if (at.x == job.side - 1) image_rows(job, at, rows, scratch);
 }
 
 void output_strips42(const ConvJob &job, const Block &block, int64_t tile) {
@@ -252,9 +274,10 @@ void output_strips42(const ConvJob &job, const Block &block, int64_t tile) {
 }
 
 void output_strips(const ConvJob &job, const Block &block, int64_t begin, int64_t end, float *scratch) {
+  const auto output43 = job.y ? output_strips43<false> : output_strips43<true>;
   for (int64_t tile = begin; tile < end; tile++) {
     if (job.conv->up == 2) output_strips42(job, block, tile);
-    else output_strips43(job, block, tile, scratch);
+    else output43(job, block, tile, scratch);
   }
 }
 
@@ -277,49 +300,6 @@ void edge_strips(const ConvJob &job, int64_t n, int64_t begin, float *scratch) {
     gemm_strips(x, 1, odd ? in : 2 * in, conv.edge_weight + odd * 2 * in * out, out, 0, blocks, t);
     for (int64_t l = 0; l < rows; l++)
       for (int64_t c = 0; c < out; c++) edge[(2 * l + odd) * out + c] = t[c * W + l];
-  }
-}
-
-void filter_strips(const ConvJob &job, int64_t begin, int64_t end, float *scratch) {
-  constexpr int W = kWide;
-  const int64_t out = job.conv->out, r = job.conv->resolution, width = r / W, pitch = channel_pitch(r);
-  float *zeros = scratch, *noise = zeros + r, *u = noise + r;  // u: columns -1 to width + 1
-  const vec<W> clamp = broadcast<W>(job.clamp);
-  zero(zeros, r), zero(noise, r);
-  for (int64_t at = begin; at < end; at++) {
-    const int64_t n = at / r, i = at % r;
-    const EpilogueInputs e(job, n);
-    for (int64_t j = 0; j < width && e.noise; j += 4)
-      four_of_each(e.noise + i * r + j, width, e.strength, noise + j * W);
-    const float *rows[4], *edge[4];
-    int64_t channel[4];
-    for (int k = 0; k < 4; k++) {
-      const int64_t line = i - 1 + k;
-      const bool inside = line >= 0 && line <= r;
-      rows[k] = inside ? t_row(job, n * job.t_rows + line) : zeros, channel[k] = inside ? pitch : 0;
-      edge[k] = inside ? job.edge + (n * job.t_rows + line) * out : nullptr;
-    }
-    float *y = job.y + at % job.y_rows * strips_pitch(r, out);
-    for (int64_t c = 0; c < out; c++, y += pitch) {
-      const float *lines[] = {rows[0], rows[1], rows[2], rows[3]};
-      combine<W>(lines, job.fir, r, u + W);
-      float behind = 0;
-      for (int k = 0; k < 4; k++) {
-        behind += edge[k] ? edge[k][c] * job.fir[k] : 0.f;
-        rows[k] += channel[k];
-      }
-      store<W>(u, from_left(load<W>(u + r)));
-      store<W>(u + r + W, from_right(load<W>(u + W)));
-      store<W>(u + r + 2 * W, from_right(load<W>(u + 2 * W)));
-      u[r + 2 * W - 1] = behind;
-      const float f0 = job.fir[0], f1 = job.fir[1], f2 = job.fir[2], f3 = job.fir[3];
-      const vec<W> demod = broadcast<W>(e.demod[c]), bias = broadcast<W>(e.bias[c]), next = broadcast<W>(e.next[c]);
-      for (int64_t j = 0; j < r; j += W) {
-        const vec<W> a = load<W>(u + j) * f0 + load<W>(u + j + W) * f1 + load<W>(u + j + 2 * W) * f2 +
-                         load<W>(u + j + 3 * W) * f3;
-        store<W>(y + j, activate<W>(a * demod + (bias + load<W>(noise + j)), clamp) * next);
-      }
-    }
   }
 }
 

@@ -43,45 +43,58 @@ template <int W> CAGC_INLINE void output42(const vec<W> *m, vec<W> *y) {
 }
 
 // Input transform of F(4x4, 3x3). at(i, j) returns a vector of the patch; the points are stored `step` floats apart.
+// Two rows of points at a time, for which the patch is read again, because registers do not hold all of them.
 template <int W, class At> CAGC_INLINE void transform43(At &&at, float *v, int64_t step) {
-  vec<W> rows[6][6];
-  CAGC_UNROLL
-  for (int j = 0; j < 6; j++) {
-    vec<W> d[6], o[6];
-    CAGC_UNROLL
-    for (int i = 0; i < 6; i++) d[i] = at(i, j);
+  const auto row = [&](int i, const vec<W> *d) CAGC_LAMBDA {
+    vec<W> o[6];
     input43<W>(d, o);
     CAGC_UNROLL
-    for (int i = 0; i < 6; i++) rows[i][j] = o[i];
-  }
-  CAGC_UNROLL
-  for (int i = 0; i < 6; i++) {
-    vec<W> o[6];
-    input43<W>(rows[i], o);
-    CAGC_UNROLL
     for (int j = 0; j < 6; j++) store<W>(v + (i * 6 + j) * step, o[j]);
+  };
+  vec<W> p[6], q[6];
+  CAGC_UNROLL
+  for (int j = 0; j < 6; j++) {
+    const vec<W> a = at(4, j) - 4.f * at(2, j), b = at(3, j) - 4.f * at(1, j);
+    p[j] = a + b, q[j] = a - b;
   }
+  row(1, p), row(2, q);
+  CAGC_UNROLL
+  for (int j = 0; j < 6; j++) {
+    const vec<W> c = at(4, j) - at(2, j), e = at(3, j) - at(1, j);
+    p[j] = c + 2.f * e, q[j] = c - 2.f * e;
+  }
+  row(3, p), row(4, q);
+  CAGC_UNROLL
+  for (int j = 0; j < 6; j++) {
+    p[j] = 4.f * at(0, j) - 5.f * at(2, j) + at(4, j);
+    q[j] = 4.f * at(1, j) - 5.f * at(3, j) + at(5, j);
+  }
+  row(0, p), row(5, q);
 }
 
 // Output transform of F(4x4, 3x3) for points `step` floats apart; calls to(i, j, v) for each of the 4 x 4 outputs.
+// Two rows of outputs at a time, likewise.
 template <int W, class To> CAGC_INLINE void inverse43(const float *m, int64_t step, To &&to) {
-  vec<W> rows[4][6];
-  CAGC_UNROLL
-  for (int j = 0; j < 6; j++) {
-    vec<W> d[6], o[4];
-    CAGC_UNROLL
-    for (int i = 0; i < 6; i++) d[i] = load<W>(m + (i * 6 + j) * step);
+  const auto at = [&](int i, int j) CAGC_LAMBDA { return load<W>(m + (i * 6 + j) * step); };
+  const auto row = [&](int i, const vec<W> *d) CAGC_LAMBDA {
+    vec<W> o[4];
     output43<W>(d, o);
     CAGC_UNROLL
-    for (int i = 0; i < 4; i++) rows[i][j] = o[i];
-  }
-  CAGC_UNROLL
-  for (int i = 0; i < 4; i++) {
-    vec<W> o[4];
-    output43<W>(rows[i], o);
-    CAGC_UNROLL
     for (int j = 0; j < 4; j++) to(i, j, o[j]);
+  };
+  vec<W> p[6], q[6];
+  CAGC_UNROLL
+  for (int j = 0; j < 6; j++) {
+    const vec<W> a = at(1, j) + at(2, j), c = at(3, j) + at(4, j);
+    p[j] = at(0, j) + a + c, q[j] = a + 4.f * c;
   }
+  row(0, p), row(2, q);
+  CAGC_UNROLL
+  for (int j = 0; j < 6; j++) {
+    const vec<W> b = at(1, j) - at(2, j), e = at(3, j) - at(4, j);
+    p[j] = b + 2.f * e, q[j] = b + 8.f * e + at(5, j);
+  }
+  row(1, p), row(3, q);
 }
 
 }  // namespace
