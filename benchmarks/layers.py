@@ -3,7 +3,9 @@
 The roof of a layer is the longer of two times: its multiplications at the matrix rate, and its bytes at the copy
 bandwidth, both rates measured in the same run. A layer at 100 % is as fast as the machine allows; above 100 % its data
 comes from a cache. Multiplications are those of the algorithm that runs: Winograd's needs fewer than the MACs say.
-"to gain" is the time above the roof: start with the largest.
+A second roof adds the operations of transforms, filters, epilogues and toRGB ("elementwise"), each of which takes as
+long as a multiplication with an addition. It is no strict bound: some processors have further units for additions, and
+may run them beside multiplications. "to gain" is the time above it: start with the largest.
 """
 
 from __future__ import annotations
@@ -37,6 +39,7 @@ def as_rows(rows: list[dict], case: dict, config: GeneratorConfig, executor: str
     for row in rows:
         times = {executor: [row["ms"] / 1e3]}
         figures = {"kernel": row["kernel"], "multiplications": multiplications(row)}
+        figures["elementwise"] = row.get("elementwise", 0)
         named = case | {"layer": row["name"]}
         work = {"shape": shape(config, case["batch"], row["name"]), "bytes": row["bytes"], "macs": row["macs"]}
         made.append(make_row("layers", executor, named, times, device, **work, figures=figures))

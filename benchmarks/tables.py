@@ -5,6 +5,7 @@ Each function selects and sorts its rows; the macro of the same name in ``templa
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Sequence
 from functools import cache, partial
 from pathlib import Path
@@ -170,6 +171,7 @@ def _layer_groups(rows: Sequence[Row]) -> list[tuple[str, list[dict], dict[str, 
                 "name": row["case"]["layer"], "kernel": row["figures"]["kernel"], "macs": row["macs"],
                 "bytes": row["bytes"], "ms": row["ms"]["median"],
                 "multiplications": row["figures"].get("multiplications"),
+                "elementwise": row["figures"].get("elementwise", 0),
             }
             for row in group
         ]  # fmt: skip
@@ -182,18 +184,29 @@ def multiplications(row: dict) -> int:
     return row.get("multiplications") or row["macs"]
 
 
-def roof_ms(row: dict, measured: dict[str, float]) -> tuple[float, str]:
-    """Return the roof of a layer in milliseconds, and what bounds it, "arithmetic" or "memory"."""
-    arithmetic = 2 * multiplications(row) / measured["matrix_gflops"] / 1e6
+def roof_ms(row: dict, measured: dict[str, float], elementwise: bool = False) -> tuple[float, str]:
+    """Return the roof of a layer in milliseconds, and what bounds it, "arithmetic" or "memory".
+
+    Args:
+        row: a layer of ``benchmarks.layers``.
+        measured: roofs of the machine.
+        elementwise: counts the operations outside the matrix products too.
+    """
+    operations = multiplications(row) + (row.get("elementwise") or 0) * elementwise
+    arithmetic = 2 * operations / measured["matrix_gflops"] / 1e6
     memory = row["bytes"] / measured["copy_gbs"] / 1e6
     return max(arithmetic, memory), "arithmetic" if arithmetic >= memory else "memory"
 
 
 def layer_table(found: list[dict], measured: dict[str, float]) -> str:
     """Return a Markdown table of the layers in the order in which they run, with their sum."""
-    lines = [(row, multiplications(row), *roof_ms(row, measured)) for row in found]
-    sums = {name: sum(row[name] for row in found) for name in ("macs", "bytes", "ms")}
-    return table("layers", lines, whole=sums, done=sum(n for _, n, *_ in lines), roof=sum(r for *_, r, _ in lines))
+    lines = [
+        {"elementwise": 0} | row | {"products": multiplications(row), "roof": roof_ms(row, measured)[0]}
+        | dict(zip(("all", "bound"), roof_ms(row, measured, elementwise=True), strict=True))
+        for row in found
+    ]  # fmt: skip
+    names = ("macs", "bytes", "ms", "products", "elementwise", "roof", "all")
+    return table("layers", lines, whole={name: sum(line.get(name) or 0 for line in lines) for name in names})
 
 
 def layers(rows: Sequence[Row]) -> str:
@@ -207,10 +220,17 @@ def layer_sums(rows: Sequence[Row]) -> str:
     """Table of generators beside the sum of their layers' roofs, with the layer that has the most to gain."""
     lines = []
     for title, found, roofs in _layer_groups(rows):
-        roof = [roof_ms(layer, roofs)[0] for layer in found]
-        gain, far = max((layer["ms"] - least, layer["name"]) for layer, least in zip(found, roof, strict=True))
-        whole = {"ms": sum(layer["ms"] for layer in found), "roof": sum(roof), "roofs": roof_line(roofs)}
-        lines.append(whole | {"title": title, "layer": far, "gain": gain})
+        least = [roof_ms(layer, roofs, elementwise=True)[0] for layer in found]
+        gain, far = max((layer["ms"] - roof, layer["name"]) for layer, roof in zip(found, least, strict=True))
+        sums = {name: sum(layer[name] for layer in found) for name in ("ms", "macs")}
+        roof = {"roof": sum(roof_ms(layer, roofs)[0] for layer in found), "all": sum(least), "roofs": roof_line(roofs)}
+        lines.append(sums | roof | {"title": title, "layer": far, "gain": gain, "share": None, "limit": None})
+    full = {line["title"]: line for line in lines}
+    for line in lines:
+        of_full = full.get(re.sub("widths .*, batch", "widths full, batch", line["title"]))
+        if of_full and of_full is not line:
+            cut = of_full["macs"] / line["macs"]
+            line["share"], line["limit"] = (of_full[name] / line[name] / cut for name in ("ms", "all"))
     return table("layer_sums", lines)
 
 

@@ -12,12 +12,19 @@ from .arguments import Filtering
 
 
 class Part(NamedTuple):
-    """Profile of one part of a synthesis: seconds, multiplications, bytes moved and name of the kernel."""
+    """Profile of one part of a synthesis: seconds, multiplications, bytes moved and name of the kernel.
+
+    Attributes:
+        multiplications: of the matrix products.
+        elementwise: the other operations, of transforms, filters, activations and toRGB, where they are counted; a
+            multiplication with an addition is one.
+    """
 
     seconds: float
     multiplications: int
     bytes: int
     kernel: str
+    elementwise: int = 0
 
 
 STORAGE = ("float32", "float16", "int8")

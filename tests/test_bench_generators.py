@@ -131,8 +131,25 @@ def test_layers_are_held_against_their_roofs(small):
     assert tables.roof_ms(rows[0], measured) == (20.0, "arithmetic")
     assert tables.roof_ms(rows[1], measured) == (10.0, "memory")
     assert tables.roof_ms(rows[0] | {"multiplications": 10**9 // 4}, measured) == (5.0, "arithmetic")
+    rows[0]["elementwise"] = 5 * 10**8
+    assert tables.roof_ms(rows[0], measured) == (20.0, "arithmetic")
+    assert tables.roof_ms(rows[0], measured, elementwise=True) == (30.0, "arithmetic")
     lines = tables.layer_table(rows, measured).splitlines()
-    assert "| 80% | arithmetic | 20.00 | 50% | 20.00 |" in lines[2] and "| 50.00 | 100% | | 30.00 | 60% |" in lines[4]
+    assert "| 80% | 20.00 | 50% | 30.00 | 75% | arithmetic | 10.00 |" in lines[2]
+    assert "| 50.00 | 100% | 30.00 | 60% | 40.00 | 80% | | 10.00 |" in lines[4]
+
+
+def test_shares_of_layers_stand_beside_those_that_the_roofs_allow():
+    roofs, made = {"copy_gbs": 1e9, "matrix_gflops": 2.0}, []
+    for width, macs, elementwise, ms in (("full", 8 * 10**6, 0, 10.0), ("0.3", 10**6, 10**6, 2.5)):
+        made.append({
+            "benchmark": "layers", "implementation": "runtime", "macs": macs, "bytes": 1, "ms": {"median": ms},
+            "case": {"resolution": 64, "widths": width, "batch": 1, "layer": "b4.conv1"}, "roofs": roofs,
+            "figures": {"kernel": "k", "multiplications": macs, "elementwise": elementwise},
+        })  # fmt: skip
+    full, narrow = tables.layer_sums(made).splitlines()[2:4]
+    assert "| 10.0 | 8.0 | 80% | 8.0 | 80% | – | – |" in full
+    assert "| 2.5 | 1.0 | 40% | 2.0 | 80% | 0.50 | 0.50 |" in narrow
 
 
 def test_rows_of_layers_hold_their_shapes(small):

@@ -345,11 +345,13 @@ class CompiledGenerator(GeneratorNames):
     def profile(
         self, z: Tensor, noise: Noise = "const", repeats: int = 5, c: Tensor | None = None
     ) -> list[dict[str, Any]]:
-        """Time of each part of an image: rows of name, ms, macs, multiplications, bytes and kernel.
+        """Time of each part of an image: rows of name, ms, macs, multiplications, elementwise, bytes and kernel.
 
         The rows are "mapping", "styles" (affine layers and demodulation), and each convolution with its toRGB. ms: the
         minimum over ``repeats`` calls. macs: by the convention of :mod:`cagc.metrics.macs`; multiplications: the number
-        that the kernel executes, padding included; bytes: activations read and written once, packed weights read once.
+        that the kernel executes, padding included; elementwise: its other operations, of transforms, filter, epilogue
+        and toRGB, where they are counted (StyleGAN2 on the CPU; else 0); bytes: activations read and written once,
+        packed weights read once.
         A mapping network with labels runs as PyTorch's layers, and its row has their time.
 
         Raises:

@@ -88,6 +88,6 @@ def profile_rows(config: AnyConfig, parts: Sequence[Part], batch: int) -> list[d
         counted.append((conv.name, sum(spec.macs for spec in (conv, *shortcuts, *images))))
     return [
         {"name": name, "ms": part.seconds * 1e3, "macs": macs * batch, "multiplications": part.multiplications,
-         "bytes": part.bytes, "kernel": part.kernel}
+         "elementwise": part.elementwise, "bytes": part.bytes, "kernel": part.kernel}
         for (name, macs), part in zip(counted, parts, strict=True)
     ]  # fmt: skip

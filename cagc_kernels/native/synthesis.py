@@ -13,6 +13,7 @@ from __future__ import annotations
 import operator
 import time
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import torch
 
@@ -28,6 +29,22 @@ WHY = {
     "transposed2": "few pixels: transformed weights would cost more to read than they save",
     "winograd42": "transposed convolution by F(4, 2) per parity: 81 multiplications where 144 are due",
 }
+
+
+class Transform(NamedTuple):
+    """Points of a Winograd tile, and operations of a channel's transforms before and after the products."""
+
+    points: int
+    before: int
+    after: int
+
+
+TRANSFORMS = {"winograd43": Transform(36, 12 * 12, 10 * 10), "winograd42": Transform(81, 9 * 14, 8 * 17)}
+"""By algorithm: operations of one transform times their number, as csrc/cpu/synthesis/winograd.h has them."""
+
+FILTER, EPILOGUE, TO_RGB, IMAGE = 8, 7, 3, 21
+"""Operations of a pixel: of each channel in the filter, in the epilogue (the last has no style of a next layer: one
+less) and in toRGB; and of the image, three colours up-sampled, clamped and added."""
 
 
 class _Arrays:
@@ -145,6 +162,15 @@ class Program:
         """Whether a convolution and the next one run together, so that the activations between them stay in cache."""
         return index >= 0 and self.strips[index] > 1 and self._layers[index].up == 2
 
+    def _points(self, index: int) -> int:
+        """Multiplications per weight of a convolution and image."""
+        layer = self._layers[index]
+        size = layer.resolution // layer.up
+        count = _C.points(layer.algorithm, size)
+        if layer.strips > 1 and layer.up == 2:  # one more row of tiles, and no more columns
+            count = count * size // (size + 4)
+        return count
+
     def conv_cost(self, index: int, batch: int) -> tuple[int, int]:
         """Return a convolution's multiplications, and the bytes of its activations (in and out) and packed weights."""
         layer, name = self._layers[index], self.algorithms[index]
@@ -152,10 +178,18 @@ class Program:
         weights = (36 if name.startswith("winograd") else 9) * inputs * out
         read = 0 if self._pair(index - 1) else size**2 * inputs
         written = 0 if self._pair(index) or index + 1 == len(self._layers) else layer.resolution**2 * out
-        count = _C.points(layer.algorithm, size)
-        if layer.strips > 1 and layer.up == 2:  # one more row of tiles, and no more columns
-            count = count * size // (size + 4)
-        return batch * count * inputs * out, 4 * (weights + batch * (read + written))
+        return batch * self._points(index) * inputs * out, 4 * (weights + batch * (read + written))
+
+    def elementwise_cost(self, index: int, batch: int) -> int:
+        """Return the operations of a convolution and its toRGB outside the matrix products of the convolution."""
+        layer, transform = self._layers[index], TRANSFORMS.get(self.algorithms[index])
+        inputs, out, last = layer.in_channels, layer.out_channels, index + 1 == len(self._layers)
+        work = layer.resolution**2 * (out * (EPILOGUE - last + (TO_RGB if layer.up == 1 else FILTER)))
+        if layer.up == 1:
+            work += layer.resolution**2 * IMAGE
+        if transform:
+            work += self._points(index) // transform.points * (inputs * transform.before + out * transform.after)
+        return batch * work
 
     def styles_cost(self, batch: int) -> tuple[int, int]:
         """Return the multiplications and bytes of the affine layers and demodulation."""
@@ -221,7 +255,7 @@ class Program:
         costs = zip((mapping, styles), (self.mapping_cost(n), self.styles_cost(n)), self.storage)
         rows = [Part(spent, *cost, f"dense, {stored} weights") for spent, cost, stored in costs]
         for i, (spent, name) in enumerate(zip(convs, self.algorithms)):
-            rows.append(Part(spent, *self.conv_cost(i, n), name))
+            rows.append(Part(spent, *self.conv_cost(i, n), name, self.elementwise_cost(i, n)))
         return rows
 
     def generate(

@@ -201,6 +201,12 @@ def test_explain_and_costs_of_strips():
     multiplications, moved = compiled.conv_cost(len(compiled.widths) - 2, 1)
     assert multiplications == 81 * 16 * 17 * inputs * out
     assert moved == 4 * (36 * inputs * out + 64 * 64 * inputs)  # what follows takes its output from the cache
+    # 14 transforms per tile and channel before the products, 17 after them; then the filter and the epilogue.
+    assert compiled.elementwise_cost(len(compiled.widths) - 2, 1) == (
+        16 * 17 * (14 * 9 * inputs + 17 * 8 * out) + 128**2 * out * (8 + 7)
+    )
+    inputs, out = compiled.widths[0]
+    assert compiled.elementwise_cost(0, 2) == 2 * 4**2 * (out * (7 + 3) + 21)
 
 
 def test_asymmetric_filter_clamp_and_no_mapping():
