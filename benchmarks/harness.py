@@ -110,13 +110,17 @@ def milliseconds(times: list[float]) -> tuple[float, float, float]:
     return tuple(1e3 * t for t in spread(times))
 
 
-@cache
 def roofs(device: str, dtype: torch.dtype) -> dict[str, float]:
-    """Measure the machine's roofs, once per process.
+    """Measure the machine's roofs, once per process and number of threads.
 
     "copy_gbs" counts the bytes read and written by a copy (256 MB in all). "matrix_gflops" is a matrix product of 2048³
     on the CPU and 8192³ on a GPU, with PyTorch's current TF32 setting.
     """
+    return _roofs(device, dtype, torch.get_num_threads())
+
+
+@cache
+def _roofs(device: str, dtype: torch.dtype, threads: int) -> dict[str, float]:
     size = 2048 if device == "cpu" else 8192
     source, target = torch.zeros(2, 2**25, device=device).unbind()
     a, b = torch.randn(2, size, size, device=device).to(dtype).unbind()

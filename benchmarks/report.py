@@ -71,7 +71,7 @@ def documents() -> dict[Path, str]:
         },
         DOCS: {DETAILS: details()},
         DOCS.parent / "students.md": {
-            tables_compression.MARKERS: tables_compression.tables(RESULTS, tables_compression.FACES128),
+            tables_compression.MARKERS: tables_compression.tables(RESULTS, tables_compression.FACES256),
         },
         STUDENTS64: {
             tables_compression.STEPS: tables_compression.steps_tables(RESULTS),

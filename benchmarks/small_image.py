@@ -3,7 +3,8 @@
 One image of each generator, by `cagc.runtime.compile`: the mapping network, the styles, the layers below 32 px, the
 other layers, and what is left of the whole call, which is Python. Generators and storages of weights take turns round
 after round; a figure is the median over the rounds. "share" is the realised share: the ratio of the times of the first
-generator and this one, over the ratio of their MACs.
+generator and this one, over the ratio of their MACs. "roof" is the sum of the layers' roofs of all operations (see
+benchmarks.layers), and "of roofs" the realised share that they give.
 """
 
 from __future__ import annotations
@@ -21,9 +22,11 @@ from cagc.assets import checkpoint
 from cagc.common.seeds import z_batch
 from cagc.metrics.macs import count_macs
 
-from .harness import keep_memory, pin_threads
+from .harness import keep_memory, pin_threads, roofs
+from .tables import roof_ms
 
 PARTS = ("mapping", "styles", "below 32 px", "other layers", "Python", "whole")
+COLUMNS = ("generator", "weights", *PARTS, "share", "roof", "of roofs")
 
 
 def parts(compiled: runtime.CompiledGenerator, z: torch.Tensor) -> dict[str, float]:
@@ -42,7 +45,7 @@ def parts(compiled: runtime.CompiledGenerator, z: torch.Tensor) -> dict[str, flo
 
 
 def table(paths: Sequence[str], storages: Sequence[str], rounds: int) -> list[dict[str, object]]:
-    """Return rows of generator, weights, :data:`PARTS` in milliseconds, and realised share."""
+    """Return rows of :data:`COLUMNS`: :data:`PARTS` and roofs in milliseconds, and realised shares."""
     generators = {path: load_generator(checkpoint(path)) for path in paths}
     compiled = {
         (path, storage): runtime.compile(generator, weights=None if storage == "default" else storage)
@@ -54,14 +57,24 @@ def table(paths: Sequence[str], storages: Sequence[str], rounds: int) -> list[di
         for key, network in compiled.items():
             times[key].append(parts(network, z_batch([0], network.z_dim)))
     macs = {path: sum(count_macs(generator).values()) for path, generator in generators.items()}
+    roof = {key: _roof(network) for key, network in compiled.items()}
     rows = []
     for (path, storage), found in times.items():
         medians = {part: statistics.median(one[part] for one in found) for part in PARTS}
         first = statistics.median(a["whole"] / b["whole"] for a, b in zip(times[paths[0], storage], found))
         stored = "/".join(dict.fromkeys(compiled[path, storage].storage.values())) or "float32"
         weights = f"{storage} ({stored})" if storage == "default" else storage
-        rows.append({"generator": path, "weights": weights} | medians | {"share": first * macs[path] / macs[paths[0]]})
+        kept, least = macs[path] / macs[paths[0]], roof[path, storage]
+        limit = roof[paths[0], storage] / least * kept
+        shares = {"share": first * kept, "roof": least, "of roofs": limit}
+        rows.append({"generator": path, "weights": weights} | medians | shares)
     return rows
+
+
+def _roof(compiled: runtime.CompiledGenerator) -> float:
+    measured = roofs("cpu", torch.float32)
+    rows = compiled.profile(z_batch([0], compiled.z_dim), repeats=1)
+    return sum(roof_ms(row, measured, elementwise=True)[0] for row in rows)
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -76,10 +89,9 @@ def main(arguments: list[str] | None = None) -> int:
     keep_memory()
     for threads in options.threads:
         print(f"\n{pin_threads(threads)} threads, batch 1, milliseconds (median of {options.rounds} rounds)\n")
-        columns = ("generator", "weights", *PARTS, "share")
-        print("| " + " | ".join(columns) + " |\n" + "|---" * len(columns) + "|")
+        print("| " + " | ".join(COLUMNS) + " |\n" + "|---" * len(COLUMNS) + "|")
         for row in table(options.generators, options.weights, options.rounds):
-            cells = [value if isinstance(value, str) else f"{value:.3f}" for value in map(row.get, columns)]
+            cells = [value if isinstance(value, str) else f"{value:.3f}" for value in map(row.get, COLUMNS)]
             print("| " + " | ".join(cells) + " |")
     return 0
 

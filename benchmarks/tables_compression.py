@@ -16,7 +16,7 @@ MARKERS = "<!-- compression:begin -->", "<!-- compression:end -->"
 STEPS = "<!-- steps:begin -->", "<!-- steps:end -->"
 AGNOSTIC, USUAL_STEPS = "content-agnostic", 1000
 # Documents of :mod:`benchmarks.bench_compression` in the folder of a device, by the teacher of their students.
-FACES64, FACES128 = "compression.json", "compression128.json"
+FACES64, FACES256 = "compression.json", "compression256.json"
 
 
 def students(document: dict[str, Any], table: str = "students", **values: object) -> str:
