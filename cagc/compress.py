@@ -73,6 +73,8 @@ class CompressConfig(Inputs):
     distillation: DistillConfig | None = None
     """Settings of the distillation; its steps and seed are those given here. What is left as in the recipe follows the
     teacher's resolution as the recipe does."""
+    given: tuple[str, ...] = ()
+    """Names of settings of the distillation that keep their values at any resolution: those typed."""
     baseline: str | None = None
     """Also prune by this score, such as l1-out, distil as long, and report it beside the student."""
     evaluation_samples: int = 1000
@@ -100,15 +102,12 @@ class CompressConfig(Inputs):
         chosen = recipe(self.recipe, side)
         names = ("metric", "samples", "batch_rule", "rescale")
         filled = {name: getattr(chosen, name) for name in names if getattr(self, name) is None}
-        training = adapted(self.distillation or chosen.distillation, self.recipe, side)
+        training = adapted(self.distillation or chosen.distillation, self.recipe, side, self.given)
         steps = training.steps if self.steps is None else self.steps
         return replace(
-            self,
-            **filled,
-            content=self.content or chosen.content or "faces",
-            steps=steps,
+            self, **filled, content=self.content or chosen.content or "faces", steps=steps, given=(),
             distillation=replace(training, steps=steps, seed=self.seed),
-        )
+        )  # fmt: skip
 
     @property
     def pairs(self) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
 
@@ -139,7 +140,15 @@ def recipe(name: str, side: int = 0) -> Recipe:
     return large if side > limit else RECIPES[name]
 
 
-def adapted(training: DistillConfig, name: str, side: int) -> DistillConfig:
-    """Return ``training``, with what equals the recipe's values for small images replaced by those for ``side``."""
+def adapted(training: DistillConfig, name: str, side: int, given: Sequence[str] = ()) -> DistillConfig:
+    """Return ``training`` with the recipe's values for images of ``side`` pixels in place of those for small images.
+
+    Args:
+        training: settings, of which those that equal the recipe's for small images are replaced.
+        name: the recipe.
+        side: the longer side of the images in pixels.
+        given: names of settings that stay as they are even so.
+    """
     small, chosen = asdict(recipe(name).distillation), asdict(recipe(name, side).distillation)
-    return replace(training, **{key: chosen[key] for key in small if getattr(training, key) == small[key]})
+    left = [key for key in small if key not in given and getattr(training, key) == small[key]]
+    return replace(training, **{key: chosen[key] for key in left})

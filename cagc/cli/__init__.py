@@ -29,8 +29,15 @@ def _named_recipe(args: list[str]) -> Recipe | None:
     return None
 
 
-def _commands(named: Recipe | None) -> type:
-    compress = Compress(distillation=(named or RECIPES["quick"]).distillation)
+def _given_settings(args: list[str]) -> tuple[str, ...]:
+    """Return the names of the distillation's settings that the command line gives."""
+    prefix = "--distillation."
+    words = [word.partition("=")[0].removeprefix(prefix) for word in args if word.startswith(prefix)]
+    return tuple(word.removeprefix("no-").replace("-", "_") for word in words)
+
+
+def _commands(named: Recipe | None, given: tuple[str, ...]) -> type:
+    compress = Compress(distillation=(named or RECIPES["quick"]).distillation, given=given)
     distill = Distill(out=tyro.MISSING, config=named.distillation if named else DistillConfig())
     return Union[
         Annotated[Compress, tyro.conf.subcommand("compress", default=compress)],
@@ -71,7 +78,7 @@ def main(args: list[str] | None = None) -> None:
         if args == ["--version"]:
             print(__version__)
             return
-        commands = _commands(_named_recipe(args))
+        commands = _commands(_named_recipe(args), _given_settings(args))
         with option_errors():
             command = tyro.cli(commands, prog="cagc", description=__doc__, args=args, config=_STYLE)
         with shown_warnings():

@@ -83,6 +83,8 @@ class Compress(CompressConfig):
     distillation: DistillConfig = RECIPES["quick"].distillation
     """Settings of the distillation, with the recipe's as defaults. What is left as in the recipe follows the teacher's
     resolution as the recipe does."""
+    given: tyro.conf.Suppress[tuple[str, ...]] = ()
+    """Settings of the distillation that the command line gives."""
     resume: bool = False
     """Continue the interrupted compression in --out with its own options."""
 

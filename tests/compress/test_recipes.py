@@ -9,7 +9,7 @@ import torch
 
 from cagc import recipes
 from cagc.checkpoints import load_generator
-from cagc.cli import main
+from cagc.cli import commands, main
 from cagc.common.errors import CagcError
 from cagc.compress import CompressConfig, compress, resume_compress
 from cagc.distill import DistillConfig
@@ -78,6 +78,16 @@ def test_large_images_have_fewer_steps_samples_and_targets_where_none_were_given
     assert typed.resolve(256).distillation.batch_size == 4
     assert CompressConfig(distillation=replace(expected, steps=600)).resolve(256).steps == 600
     assert large.resolve(256) == large
+    kept = CompressConfig(distillation=RECIPES["quick"].distillation, given=("target_pool",)).resolve(256)
+    assert (kept.steps, kept.distillation.target_pool, kept.given) == (500, 1400, ())
+
+
+def test_a_setting_that_is_typed_stays_though_it_is_the_recipes_for_small_images(monkeypatch):
+    asked = []
+    monkeypatch.setattr(commands, "compress", asked.append)
+    main(["compress", "--distillation.target-pool", "1400", "--distillation.steps=800"])
+    settings = asked[0].resolve(256).distillation
+    assert (settings.target_pool, settings.steps, settings.perceptual_limit) == (1400, 800, 128)
 
 
 def test_a_run_on_large_images_goes_on_as_it_began(tmp_path, small_teacher, small_images, monkeypatch):
