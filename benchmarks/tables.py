@@ -5,11 +5,11 @@ Each function selects and sorts its rows; the macro of the same name in ``templa
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Sequence
 from functools import cache, partial
 from pathlib import Path
 from statistics import fmean, median, stdev
+from typing import NamedTuple
 
 from jinja2 import ChainableUndefined, Environment, FileSystemLoader, Template
 
@@ -158,8 +158,23 @@ def widths(rows: Sequence[Row]) -> str:
     return table("widths", [(row, full.get((row["case"]["resolution"], row["implementation"]))) for row in found])
 
 
-def _layer_groups(rows: Sequence[Row]) -> list[tuple[str, list[dict], dict[str, float]]]:
-    """Return (title, layers in the form of ``benchmarks.layers``, roofs) of each generator whose layers were timed."""
+class LayerGroup(NamedTuple):
+    """The layers of one generator in the form of ``benchmarks.layers``, and the machine's roofs."""
+
+    resolution: int
+    widths: str
+    batch: int
+    executor: str
+    layers: list[dict]
+    roofs: dict[str, float]
+
+    @property
+    def title(self) -> str:
+        return f"{self.resolution} px, widths {self.widths}, batch {self.batch}, {self.executor}"
+
+
+def _layer_groups(rows: Sequence[Row]) -> list[LayerGroup]:
+    """Return the layers of each generator whose layers were timed."""
     groups, made = {}, []
     for row in of(rows, "layers"):
         case = row["case"]
@@ -175,7 +190,7 @@ def _layer_groups(rows: Sequence[Row]) -> list[tuple[str, list[dict], dict[str, 
             }
             for row in group
         ]  # fmt: skip
-        made.append((f"{resolution} px, widths {width}, batch {batch}, {executor}", as_layers, group[0]["roofs"]))
+        made.append(LayerGroup(resolution, width, batch, executor, as_layers, group[0]["roofs"]))
     return made
 
 
@@ -206,32 +221,37 @@ def layer_table(found: list[dict], measured: dict[str, float]) -> str:
         for row in found
     ]  # fmt: skip
     names = ("macs", "bytes", "ms", "products", "elementwise", "roof", "all")
-    return table("layers", lines, whole={name: sum(line.get(name) or 0 for line in lines) for name in names})
+    return table("layers", lines, whole={name: sum(line[name] for line in lines) for name in names})
 
 
 def layers(rows: Sequence[Row]) -> str:
     """Tables of layers, one per generator, as ``python -m benchmarks.layers`` prints them."""
     return "\n\n".join(
-        f"{title}; {roof_line(roofs)}\n\n{layer_table(found, roofs)}" for title, found, roofs in _layer_groups(rows)
+        f"{group.title}; {roof_line(group.roofs)}\n\n{layer_table(group.layers, group.roofs)}"
+        for group in _layer_groups(rows)
     )
 
 
 def layer_sums(rows: Sequence[Row]) -> str:
     """Table of generators beside the sum of their layers' roofs, with the layer that has the most to gain."""
-    lines = []
-    for title, found, roofs in _layer_groups(rows):
-        least = [roof_ms(layer, roofs, elementwise=True)[0] for layer in found]
-        gain, far = max((layer["ms"] - roof, layer["name"]) for layer, roof in zip(found, least, strict=True))
-        sums = {name: sum(layer[name] for layer in found) for name in ("ms", "macs")}
-        roof = {"roof": sum(roof_ms(layer, roofs)[0] for layer in found), "all": sum(least), "roofs": roof_line(roofs)}
-        lines.append(sums | roof | {"title": title, "layer": far, "gain": gain, "share": None, "limit": None})
-    full = {line["title"]: line for line in lines}
-    for line in lines:
-        of_full = full.get(re.sub("widths .*, batch", "widths full, batch", line["title"]))
-        if of_full and of_full is not line:
-            cut = of_full["macs"] / line["macs"]
-            line["share"], line["limit"] = (of_full[name] / line[name] / cut for name in ("ms", "all"))
+    groups = _layer_groups(rows)
+    lines = [_layer_sum(group) for group in groups]
+    full = {(g.resolution, g.batch, g.executor): line for g, line in zip(groups, lines) if g.widths == "full"}
+    for group, line in zip(groups, lines, strict=True):
+        of_full = full.get((group.resolution, group.batch, group.executor), line)
+        cut = of_full["macs"] / line["macs"]
+        shares = ((name, of_full[time] / line[time] / cut) for name, time in (("share", "ms"), ("limit", "all")))
+        line |= dict.fromkeys(("share", "limit")) if of_full is line else dict(shares)
     return table("layer_sums", lines)
+
+
+def _layer_sum(group: LayerGroup) -> dict:
+    found, roofs = group.layers, group.roofs
+    least = [roof_ms(layer, roofs, elementwise=True)[0] for layer in found]
+    gain, far = max((layer["ms"] - roof, layer["name"]) for layer, roof in zip(found, least, strict=True))
+    sums = {name: sum(layer[name] for layer in found) for name in ("ms", "macs")}
+    roof = {"roof": sum(roof_ms(layer, roofs)[0] for layer in found), "all": sum(least), "roofs": roof_line(roofs)}
+    return sums | roof | {"title": group.title, "layer": far, "gain": gain}
 
 
 def roof_line(roofs: dict[str, float]) -> str:
